@@ -1,0 +1,54 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swift: [SwiftSetting] = [.treatAllWarnings(as: .error), .swiftLanguageMode(.v6)]
+
+// The whole architecture, from the ground up. A layer may import what it `knows`, and nothing else;
+// Tests/Repository checks that no import goes around this list.
+let package = Package(
+    name: "tele",
+    products: [.executable(name: "tele", targets: ["tele"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        cLayer("CRing", at: "Sources/CRing/Ring", links: ":liburing.a"),
+        cLayer("CSlab", at: "Sources/CRing/Slab"),
+
+        layer("Wire", at: "Sources/Engine/Wire"),
+        layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
+        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing"]),
+        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CRing"],
+              uses: [.product(name: "Logging", package: "swift-log")]),
+
+        .executableTarget(
+            name: "tele", dependencies: [
+                "Proxy", "Loop",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ], path: "Sources/tele", swiftSettings: swift),
+
+        tests("RingTests", of: ["CRing"]),
+        tests("SlabTests", of: ["CSlab"]),
+        tests("WireTests", of: ["Wire"]),
+        tests("TunnelTests", of: ["Tunnel", "Wire"]),
+    ],
+    cLanguageStandard: .gnu17
+)
+
+
+func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
+           uses: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift)
+}
+
+func cLayer(_ name: String, at path: String, links library: String? = nil) -> Target {
+    .target(name: name, path: path, publicHeadersPath: "include",
+            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")],
+            linkerSettings: library.map { [.linkedLibrary($0)] } ?? [])
+}
+
+func tests(_ name: String, of layers: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: layers, path: "Tests/\(name)", swiftSettings: swift)
+}

@@ -1,0 +1,76 @@
+/*
+ * Memory for bytes on their way: an arena of slabs in one mapping, reference counts, and byte queues over it.
+ *
+ * The arena is one memfd mapping, so that a later process could be handed all bytes in flight. It gives out blocks of
+ * two sizes: slabs (256 KiB, filled by large receives) and pages (4 KiB, for small bytes that must wait). A block lives
+ * while somebody holds a reference. One thread owns an arena and its queues.
+ *
+ * A byte queue is a FIFO of bytes with absolute 64-bit positions [head, tail): a ring of pieces, each a range of a
+ * block. Large runs are referenced where they lie (zero-copy), small ones are copied densely into pages. It holds the
+ * bytes that wait for a carrier, the bytes a carrier may have to retransmit, and the bytes that wait for a reader.
+ * An empty queue owns no memory beyond its struct.
+ */
+#ifndef CSLAB_H
+#define CSLAB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+enum { SLAB_BYTES = 256 * 1024, PAGE_BYTES = 4096 };
+
+typedef struct arena arena;
+
+/* Reserves address space for `maximum` bytes (rounded up to slabs, 1 MiB…64 GiB); memory is committed as it is used.
+ * 0 or -errno. */
+int   arena_create(arena **arena_out, size_t maximum);
+void  arena_destroy(arena *arena);
+/* A block with one reference, or NULL when `maximum` is in use. Contents are undefined. */
+void *arena_slab(arena *arena);
+void *arena_page(arena *arena);
+/* `bytes` points anywhere into a live block. Releasing the last reference gives the block back. */
+void  arena_retain(arena *arena, const void *bytes);
+void  arena_release(arena *arena, const void *bytes);
+uint32_t arena_references(const arena *arena, const void *bytes);
+/* Bytes of blocks that are given out; bytes of the mapping that are backed by memory. */
+size_t arena_used(const arena *arena);
+size_t arena_committed(const arena *arena);
+/* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work; call when idle. */
+void  arena_trim(arena *arena, size_t keep);
+int   arena_descriptor(const arena *arena);
+
+typedef struct {
+    uint64_t start;            /* Absolute position of the piece's first byte. */
+    uint8_t *bytes;            /* In a block on which the piece holds one reference. */
+    uint32_t count;
+    uint32_t room;             /* Bytes behind the piece, in its page, that only this queue may fill. 0 for slabs. */
+} queue_piece;
+
+typedef struct {
+    queue_piece *pieces;       /* A ring of `capacity` (power of two, or 0) pieces. */
+    uint32_t capacity, first, length;
+    uint64_t head, tail;       /* Positions of the oldest byte and behind the newest. */
+} byte_queue;
+
+/* An empty queue whose next byte has the given position. */
+void queue_init(byte_queue *queue, uint64_t position);
+/* Releases everything; the queue is then empty at its tail. */
+void queue_clear(byte_queue *queue, arena *arena);
+/* 0, or -ENOMEM (then nothing was appended). */
+int  queue_append_copy(byte_queue *queue, arena *arena, const void *bytes, size_t count);
+/* Appends a range of a live block by reference: takes one reference of its own. Merges with the last piece when the
+ * range follows it directly in the same block. 0 or -ENOMEM. */
+int  queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t count);
+/* Moves the first `count` bytes of `from` to the end of `to`: pieces shorter than `copy_below` are copied, longer ones
+ * handed over by reference. 0, or -ENOMEM (then nothing moved). count ≤ tail - head. */
+int  queue_move(byte_queue *to, byte_queue *from, arena *arena, size_t count, size_t copy_below);
+/* Fills iovecs with the bytes at [position, min(position + limit, tail)), head ≤ position ≤ tail. Returns how many;
+ * `gathered` receives the byte count. O(log pieces) + O(iovecs). */
+unsigned queue_gather(const byte_queue *queue, uint64_t position, size_t limit,
+                      struct iovec *iovecs, unsigned maximum, size_t *gathered);
+/* Forgets every byte before `position` (head ≤ position ≤ tail). */
+void queue_release(byte_queue *queue, arena *arena, uint64_t position);
+static inline size_t queue_count(const byte_queue *queue) { return (size_t)(queue->tail - queue->head); }
+
+#endif
