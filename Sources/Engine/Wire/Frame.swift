@@ -7,7 +7,6 @@ public enum Frame: Equatable {
     case fin(stream: UInt64, finalSize: UInt64)
     case reset(stream: UInt64, code: ResetCode)
     case streamCredit(stream: UInt64, limit: UInt64)
-    case goAway
     // Unsequenced: state of this moment, never repeated.
     case acknowledgment(offset: UInt64, dataLimit: UInt64)
     case ping(token: UInt64)
@@ -21,7 +20,7 @@ public enum Frame: Equatable {
     @inlinable
     public var isSequenced: Bool {
         switch self {
-        case .open, .data, .fin, .reset, .streamCredit, .goAway: true
+        case .open, .data, .fin, .reset, .streamCredit: true
         case .acknowledgment, .ping, .pong, .close, .welcome, .refuse: false
         case .unknown(let sequenced): sequenced
         }
@@ -73,8 +72,6 @@ private func decodeBody(_ type: UInt8, _ body: RawSpan) throws(ProtocolFault) ->
         frame = .fin(stream: try value(), finalSize: try value())
     case FrameType.reset:
         frame = .reset(stream: try value(), code: ResetCode(rawValue: try value()))
-    case FrameType.goAway:
-        frame = .goAway
     case FrameType.ping:
         frame = .ping(token: try value())
     case FrameType.pong:

@@ -29,11 +29,6 @@ extension ByteWriter {
         append(FrameType.streamCredit, stream, limit)
     }
 
-    public mutating func appendGoAway() {
-        append(FrameType.goAway)
-        append(varint: 0)
-    }
-
     public mutating func appendAcknowledgment(offset: UInt64, dataLimit: UInt64) {
         append(FrameType.acknowledgment, offset, dataLimit)
     }

@@ -45,5 +45,4 @@ public enum FrameType {
     public static let fin: UInt8 = 0x43
     public static let reset: UInt8 = 0x44
     public static let streamCredit: UInt8 = 0x45
-    public static let goAway: UInt8 = 0x46
 }
