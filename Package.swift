@@ -45,7 +45,8 @@ func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
 
 func cLayer(_ name: String, at path: String, links library: String? = nil) -> Target {
     .target(name: name, path: path, publicHeadersPath: "include",
-            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")],
+            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
+                        .define("RING_FAULTS", .when(configuration: .debug))],
             linkerSettings: library.map { [.linkedLibrary($0)] } ?? [])
 }
 
