@@ -15,11 +15,13 @@ let package = Package(
     targets: [
         cLayer("CRing", at: "Sources/CRing/Ring", links: ":liburing.a"),
         cLayer("CSlab", at: "Sources/CRing/Slab"),
+        cLayer("CSystem", at: "Sources/CRing/System"),
+        cLayer("CProof", at: "Sources/CRing/Proof", links: ":libcrypto.a"),
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
-        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing"]),
-        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CRing"],
+        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
+        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CProof"],
               uses: [.product(name: "Logging", package: "swift-log")]),
 
         .executableTarget(
