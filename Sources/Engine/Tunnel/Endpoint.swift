@@ -192,6 +192,9 @@ public struct Endpoint: ~Copyable {
         isAttached && liveness.becomesSuspected(now: now)
     }
 
+    /// The path may have changed: ask the peer at once and suspect the carrier soon.
+    public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
+
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
     public var roundTrip: Interval { liveness.roundTrip }
 

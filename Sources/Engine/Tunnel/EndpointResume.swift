@@ -7,6 +7,8 @@ extension Endpoint {
     /// go on meanwhile.
     public struct Offer: Equatable {
         public let reception: Reception
+        /// What HELLO names as received.
+        public var received: UInt64 { reception.position }
         public let replay: UInt64
         public let earlyByteCount: Int
     }

@@ -6,6 +6,7 @@
 struct Liveness {
     static let suspicionMinimum = Interval.milliseconds(750)
     static let suspicionMaximum = Interval.seconds(5)
+    static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle, and in doubt.
     static let pingActive = Interval.seconds(1)
     static let pingIdle = Interval.seconds(10)
@@ -15,6 +16,7 @@ struct Liveness {
     /// Since when an answer has been due without any byte from the peer.
     private var dueSince: Instant?
     private var patientUntil = Instant(nanoseconds: 0)
+    private var doubtedUntil = Instant.never
     private var heardAt: Instant
     private var pingedAt: Instant
     private var openPing: UInt64?
@@ -32,6 +34,7 @@ struct Liveness {
     mutating func heard(isDue: Bool, now: Instant) {
         heardAt = now
         isSuspected = false
+        doubtedUntil = .never
         dueSince = isDue || openPing != nil ? now : nil
         wasActive = true
     }
@@ -45,13 +48,22 @@ struct Liveness {
     /// The owner knows that the path is slow rather than dead (TCP's own acknowledgments arrive).
     mutating func bePatient(until: Instant) { patientUntil = until }
 
+    /// The path may have changed: ask at once, and take a short silence for an answer.
+    mutating func doubt(now: Instant) {
+        guard !isSuspected else { return }
+        pingedAt = Instant(nanoseconds: 0)
+        openPing = nil
+        wasActive = true
+        doubtedUntil = now + max(Liveness.doubtMinimum, roundTrip * 2)
+    }
+
     private var suspicionDelay: Interval {
         min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
     }
 
     private var suspicionAt: Instant {
         guard let dueSince, !isSuspected else { return .never }
-        return max(dueSince + suspicionDelay, patientUntil)
+        return min(max(dueSince + suspicionDelay, patientUntil), doubtedUntil)
     }
 
     private var pingAt: Instant {
@@ -99,6 +111,7 @@ struct Liveness {
         openPing = nil
         heardAt = now
         patientUntil = Instant(nanoseconds: 0)
+        doubtedUntil = .never
         wasActive = true
         pingedAt = Instant(nanoseconds: 0)
     }
