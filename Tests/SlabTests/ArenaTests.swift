@@ -29,7 +29,8 @@ struct ArenaTests {
         #expect(arena.fault == nil)
 
         // One page kept in each slab keeps all of them divided.
-        let kept = Dictionary(grouping: pages) { UInt(bitPattern: $0) / UInt(slabBytes) }.values.map { $0[17] }
+        let slabs = Dictionary(grouping: pages) { UInt(bitPattern: $0) / UInt(slabBytes) }
+        let kept = slabs.values.map { $0[17] }
         for page in pages where !kept.contains(page) { arena.release(page) }
         #expect(arena.slab() == nil)
         #expect(arena.used == 4 * pageBytes)
@@ -167,7 +168,7 @@ struct ArenaTests {
             #expect(arena.used == used)
             try #require(arena.fault == nil)
         }
-        #expect(refused > 0)                                           // Else the arena was too large for this test.
+        #expect(refused > 0)                                       // Else the arena was too large for this.
         for block in held { arena.release(block.bytes) }
         #expect(arena.used == 0)
         #expect(arena.fault == nil)

@@ -69,7 +69,9 @@ final class Queue {
 
     /// All appends and moves: whether there was memory.
     func copy(_ bytes: [UInt8]) -> Bool {
-        succeeded(bytes.withUnsafeBytes { queue_append_copy(&queue, arena.pointer, $0.baseAddress, $0.count) })
+        bytes.withUnsafeBytes { range in
+            succeeded(queue_append_copy(&queue, arena.pointer, range.baseAddress, range.count))
+        }
     }
 
     func refer(_ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {

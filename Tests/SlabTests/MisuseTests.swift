@@ -2,7 +2,7 @@ import CSlab
 import Glibc
 import Testing
 
-/// Our own bookkeeping gone wrong must end the process with a sentence, in every build. Each test is a process.
+/// Our own bookkeeping gone wrong ends the process with a sentence, in every build. Each test is a process.
 struct MisuseTests {
     @Test func releasingADeadSlabTraps() async throws {
         let result = await #expect(

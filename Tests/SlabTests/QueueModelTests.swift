@@ -71,8 +71,9 @@ private struct Model {
         var offset = 0
         for _ in 0..<chance.upTo(6) where offset < blockBytes {
             let bytes = chance.bytes(chance.upTo(min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
-            bytes.withUnsafeBytes { (block + offset).copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(block),
-                                                                byteCount: $0.count) }
+            bytes.withUnsafeBytes { source in
+                UnsafeMutableRawBufferPointer(start: block + offset, count: source.count).copyMemory(from: source)
+            }
             let index = chance.oneIn(4) ? someQueue() : favourite
             note(index, bytes, queues[index].refer(block + offset, bytes.count))
             offset += bytes.count
@@ -113,8 +114,9 @@ private struct Model {
                 var end = offset
                 for range in queue.gather(offset, limit: limit, iovecs: iovecs) {
                     try #require(end + range.count <= wanted.count)
-                    let difference = wanted.withUnsafeBytes { memcmp($0.baseAddress! + end, range.baseAddress!,
-                                                                     range.count) }
+                    let difference = wanted.withUnsafeBytes { bytes in
+                        memcmp(bytes.baseAddress! + end, range.baseAddress!, range.count)
+                    }
                     try #require(difference == 0)
                     end += range.count
                 }

@@ -66,7 +66,7 @@ struct QueueTests {
         #expect(queue.pieces.count == 4)
         for block in slabs + pages { arena.release(block) }
         #expect(queue.fault == nil)
-        queue.release(slabBytes + 1)                                   // The first slab goes, the second stays.
+        queue.release(slabBytes + 1)                               // The first slab goes, the second stays.
         #expect(arena.used == slabBytes + 2 * pageBytes)
     }
 
@@ -129,7 +129,7 @@ struct QueueTests {
         let arena = try Arena(), queue = Queue(arena)
         #expect(queue.copy(pattern(4_000)))
         var pages = arena.exhaust()
-        arena.release(pages.removeLast())                              // One page is left, and 96 bytes of room.
+        arena.release(pages.removeLast())                          // One page is left, and 96 bytes of room.
         let used = arena.used
         #expect(!queue.copy(pattern(96 + pageBytes + 1)))
         #expect(!queue.copy(pattern(100_000)))

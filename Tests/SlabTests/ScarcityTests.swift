@@ -62,8 +62,8 @@ struct ScarcityTests {
 }
 
 /// Lowers a limit of this process for the time of `body`.
-private func withLimit<Result>(_ resource: __rlimit_resource, _ limit: UInt, _ body: () throws -> Result) throws
-    -> Result {
+private func withLimit<Result>(_ resource: __rlimit_resource, _ limit: UInt,
+                               _ body: () throws -> Result) throws -> Result {
     var before = rlimit()
     try #require(getrlimit(__rlimit_resource_t(resource.rawValue), &before) == 0)
     var lowered = rlimit(rlim_cur: min(rlim_t(limit), before.rlim_max), rlim_max: before.rlim_max)
