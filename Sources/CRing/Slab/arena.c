@@ -32,7 +32,7 @@
 
 static const size_t MAXIMUM_LEAST = (size_t)1 << 20, MAXIMUM_MOST = (size_t)64 << 30;
 
-static const size_t TRIM_SLABS_PER_CALL = 32;     /* 8 MiB: bounds the pause of one arena_trim. */
+static const size_t TRIM_SLABS_PER_CALL = 16;     /* 4 MiB: keeps the pause below a millisecond or so. */
 static const uint32_t NONE = UINT32_MAX;          /* No slab. */
 
 enum kind { FREE = 0, WHOLE, DIVIDED };

@@ -16,7 +16,7 @@ _Noreturn void slab_trap(const char *sentence) __attribute__((cold, noinline));
 /* A memfd of so many bytes, or -1 where there can be none: seccomp, descriptors, a limit on file sizes. */
 int mapping_descriptor(size_t bytes);
 
-/* Maps so many zero bytes (whole pages) aligned to a slab, by the descriptor unless it is -1. NULL with errno. */
+/* Maps so many zero bytes, whole pages, aligned to a slab; `descriptor` may be -1. NULL with errno. */
 uint8_t *mapping_open(size_t bytes, int descriptor);
 
 /* How many bytes its block holds from `bytes` on. Traps for a pointer into no block of the arena. */

@@ -37,7 +37,7 @@ uint32_t arena_references(const arena *arena, const void *bytes);
  * used since the last trim). */
 size_t arena_used(const arena *arena);
 size_t arena_committed(const arena *arena);
-/* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work (8 MiB per call); call when idle. */
+/* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work (4 MiB per call); call when idle. */
 void  arena_trim(arena *arena, size_t keep);
 /* The memfd, which stays the arena's, or -1 where none could be made. */
 int   arena_descriptor(const arena *arena);
