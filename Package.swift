@@ -31,10 +31,12 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Sources/tele", swiftSettings: swift),
 
-        tests("RingTests", of: ["CRing"]),
+        tests("RingTests", of: ["CRing", "CSeccomp"]),
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
+                cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
     ],
     cLanguageStandard: .gnu17
 )
