@@ -33,6 +33,8 @@ let package = Package(
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
+        tests("CommandTests", of: ["tele", "tele-stand-in"]),
     ],
     cLanguageStandard: .gnu17
 )

@@ -43,6 +43,7 @@ enum Command {
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
         let settings = try Settings(Tele.parsed(spelled))
 
+        try Leash.follow()
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel
@@ -67,6 +68,7 @@ enum Command {
     private static func demo(_ arguments: [String]) throws -> ExitStatus {
         let spelled = try GoFlags(GoFlag.ofDemo).normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.demo) }
-        return .failure
+        var demo = Demo(try DemoSettings(DemoArguments.parsed(spelled)))
+        return demo.run()
     }
 }

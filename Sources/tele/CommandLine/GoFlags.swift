@@ -89,10 +89,8 @@ struct GoFlags {
 /// Text that came from outside, in quotes and without characters that could drive a terminal.
 func quoted(_ text: String) -> String { "\"\(visible(text))\"" }
 
-/// The first 80 characters of a text, control characters as `?`.
-func visible(_ text: String) -> String {
-    let shown = text.unicodeScalars.prefix(80).map {
-        $0.properties.generalCategory == .control ? "?" : String($0)
-    }
-    return shown.joined() + (text.unicodeScalars.count > 80 ? "…" : "")
+/// The first characters of a text, control characters as `?`.
+func visible(_ text: String, limit: Int = 80) -> String {
+    let shown = text.unicodeScalars.prefix(limit).map { Escape.unprintable($0) ? "?" : String($0) }
+    return shown.joined() + (text.unicodeScalars.count > limit ? "…" : "")
 }
