@@ -38,7 +38,7 @@ enum Command {
     }
 
     private static func tele(_ arguments: [String]) throws -> ExitStatus {
-        let spelled = try GoFlags(GoFlag.ofTele).normalised(arguments)
+        let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
         let settings = try Settings(Tele.parsed(spelled))
@@ -66,7 +66,7 @@ enum Command {
     }
 
     private static func demo(_ arguments: [String]) throws -> ExitStatus {
-        let spelled = try GoFlags(GoFlag.ofDemo).normalised(arguments)
+        let spelled = try GoFlags(GoFlag.ofDemo, listedBy: "tele demo -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.demo) }
         var demo = Demo(try DemoSettings(DemoArguments.parsed(spelled)))
         return demo.run()

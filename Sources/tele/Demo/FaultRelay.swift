@@ -87,7 +87,10 @@ final class FaultRelay: Sendable {
         case .carry:
             lighten(&knocks, &pairs)
         case .blackhole:
-            for index in pairs.indices { pairs[index].forget() }
+            for index in pairs.indices {
+                pairs[index].bury()
+                pairs[index].forget()
+            }
             darken(&knocks)
         case .stall:
             darken(&knocks)

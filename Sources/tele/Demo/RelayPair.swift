@@ -41,8 +41,10 @@ struct RelayPair {
         func entry(_ own: Half, _ other: Half) -> pollfd {
             var events: Int32 = 0
             if isForgotten {
-                events = POLLIN
-            } else if !isFrozen {
+                // Once it has ended only its reset is of interest, which poll reports unasked.
+                return pollfd(fd: own.descriptor, events: Int16(own.isEnded ? 0 : POLLIN), revents: 0)
+            }
+            if !isFrozen {
                 if !own.isEnded, other.isDrained { events |= POLLIN }
                 if !own.isDrained || (own.finishes && !own.hasFinished) { events |= POLLOUT }
             }
@@ -74,6 +76,15 @@ struct RelayPair {
     /// From now on nothing passes, also not what is on the way.
     mutating func forget() {
         isForgotten = true
+    }
+
+    /// Lets go of what was forgotten and has ended, long enough ago that its owner does not listen any more.
+    mutating func bury() {
+        guard isForgotten else { return }
+        for half in [\Self.halves.0, \Self.halves.1] where self[keyPath: half].isEnded {
+            close(self[keyPath: half].descriptor)
+            self[keyPath: half].descriptor = -1
+        }
     }
 
     /// RST to both sides. The pair is not to be used afterwards.
@@ -111,11 +122,13 @@ struct RelayPair {
         return true
     }
 
-    /// Reads and throws away; closes a side that has ended, which the other never hears of.
+    /// Reads and throws away. A side that has ended stays open, or its owner would hear of it; what is reset
+    /// is gone.
     private static func swallow(_ own: inout Half) {
         withUnsafeTemporaryAllocation(byteCount: pieceByteCount, alignment: 8) { scratch in
             let count = recv(own.descriptor, scratch.baseAddress, scratch.count, 0)
-            if count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR) {
+            if count == 0 { own.isEnded = true }
+            if count < 0, errno != EAGAIN, errno != EINTR {
                 close(own.descriptor)
                 own.descriptor = -1
             }
