@@ -37,6 +37,8 @@ let package = Package(
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
+        .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
+        tests("CommandTests", of: ["tele", "tele-stand-in"]),
     ],
     cLanguageStandard: .gnu17
 )

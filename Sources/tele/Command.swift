@@ -38,11 +38,12 @@ enum Command {
     }
 
     private static func tele(_ arguments: [String]) throws -> ExitStatus {
-        let spelled = try GoFlags(GoFlag.ofTele).normalised(arguments)
+        let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
         let settings = try Settings(Tele.parsed(spelled))
 
+        try Leash.follow()
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel
@@ -65,8 +66,9 @@ enum Command {
     }
 
     private static func demo(_ arguments: [String]) throws -> ExitStatus {
-        let spelled = try GoFlags(GoFlag.ofDemo).normalised(arguments)
+        let spelled = try GoFlags(GoFlag.ofDemo, listedBy: "tele demo -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.demo) }
-        return .failure
+        var demo = Demo(try DemoSettings(DemoArguments.parsed(spelled)))
+        return demo.run()
     }
 }

@@ -8,6 +8,9 @@ enum ExitStatus: Int32 {
     case usage = 64
     case unavailable = 69
     case configuration = 78
+    /// The demo was stopped, by SIGINT or by another signal, in the numbers that shells use.
+    case interrupted = 130
+    case terminated = 143
 
     init(_ kind: StartFault.Kind) {
         switch kind {

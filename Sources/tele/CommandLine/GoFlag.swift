@@ -25,6 +25,7 @@ struct GoFlag: Equatable {
     ]
 
     static let ofDemo: [GoFlag] = [
-        .value("seconds", "20"), .value("io", "auto"), .toggle("help"), .toggle("h"),
+        .value("seconds", "20"), .value("faults", "blackhole,reset,stall"), .value("io", "auto"),
+        .value("binary", "/usr/bin/tele"), .toggle("help"), .toggle("h"),
     ]
 }

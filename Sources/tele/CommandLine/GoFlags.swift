@@ -4,9 +4,14 @@
 /// `-name` and `--name` are the same flag; a value follows after `=` or as the next word; a toggle takes a
 /// value only after `=`; flags come in any order; of a flag given twice the last one counts.
 struct GoFlags {
-    let flags: [GoFlag]
+    private let flags: [GoFlag]
+    /// Where to look when there is nothing better to say.
+    private let help: String
 
-    init(_ flags: [GoFlag]) { self.flags = flags }
+    init(_ flags: [GoFlag], listedBy command: String) {
+        self.flags = flags
+        help = "run \"\(command)\" for the list of flags"
+    }
 
     func normalised(_ arguments: [String]) throws(UsageFault) -> [String] {
         var result: [String] = []
@@ -22,7 +27,10 @@ struct GoFlags {
                 if let attached, try !truth(of: attached, name) { break }
                 result.append(name == "h" ? "--help" : "--\(name)")
             case .value(let example):
-                let value = if let attached { attached } else { try next(&rest, after: name, example) }
+                let value = if let attached { attached } else { next(&rest) }
+                guard !value.isEmpty else {
+                    throw UsageFault("-\(name) needs a value", hint: "write it as -\(name)=\(example)")
+                }
                 result.append("--\(name)=\(value)")
             }
         }
@@ -50,12 +58,8 @@ struct GoFlags {
     }
 
     /// The value in the next word. A word with a dash is the next flag, so the value was forgotten.
-    private func next(
-        _ rest: inout ArraySlice<String>, after name: String, _ example: String
-    ) throws(UsageFault) -> String {
-        guard let word = rest.first, !word.hasPrefix("-") || word == "-" else {
-            throw UsageFault("-\(name) needs a value", hint: "write it as -\(name)=\(example)")
-        }
+    private func next(_ rest: inout ArraySlice<String>) -> String {
+        guard let word = rest.first, !word.hasPrefix("-") else { return "" }
         rest.removeFirst()
         return word
     }
@@ -75,24 +79,22 @@ struct GoFlags {
             return UsageFault("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")
         }
         return UsageFault(
-            "unexpected argument \(quoted(word))", hint: "run \"tele -help\" for the list of flags")
+            "unexpected argument \(quoted(word))", hint: help)
     }
 
     private func unknown(spelled word: String, _ name: String) -> UsageFault {
         let near = Spelling.nearest(to: name, among: flags.map(\.name).filter { $0 != "h" })
         return UsageFault(
             "there is no flag \(visible("-\(name)"))",
-            hint: near.map { "did you mean -\($0)?" } ?? "run \"tele -help\" for the list of flags")
+            hint: near.map { "did you mean -\($0)?" } ?? help)
     }
 }
 
 /// Text that came from outside, in quotes and without characters that could drive a terminal.
 func quoted(_ text: String) -> String { "\"\(visible(text))\"" }
 
-/// The first 80 characters of a text, control characters as `?`.
-func visible(_ text: String) -> String {
-    let shown = text.unicodeScalars.prefix(80).map {
-        $0.properties.generalCategory == .control ? "?" : String($0)
-    }
-    return shown.joined() + (text.unicodeScalars.count > 80 ? "…" : "")
+/// The first characters of a text, control characters as `?`.
+func visible(_ text: String, limit: Int = 80) -> String {
+    let shown = text.unicodeScalars.prefix(limit).map { Escape.unprintable($0) ? "?" : String($0) }
+    return shown.joined() + (text.unicodeScalars.count > limit ? "…" : "")
 }

@@ -79,10 +79,18 @@ enum Help {
 
         flags
           -seconds=20              about how long it takes, 5 to 3600
+          -faults=blackhole,reset,stall
+                                   what goes wrong, in turn; or none
           -io=auto                 how tele talks to the kernel: auto, uring or epoll
+          -binary=PATH             another tele than this one
           -help
 
+        faults
+          blackhole                nothing passes, and what was connected stays dead
+          reset                    every connection is reset
+          stall                    nothing passes, then everything goes on, late
+
         exit status
-          0 every byte arrived, in order and once, after every fault; 1 not so
+          0 every byte arrived, once and in order; 1 not so, and how
         """
 }

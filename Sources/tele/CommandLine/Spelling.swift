@@ -3,9 +3,17 @@ enum Spelling {
     /// The candidate fewest edits away, if that is few enough for the length of the word; nil when nothing is
     /// near.
     static func nearest(to word: String, among candidates: [String]) -> String? {
-        let ranked = candidates.map { (name: $0, edits: edits(from: word.lowercased(), to: $0)) }
+        let word = word.lowercased()
+        // `-output`, `-mem`: the beginning of one is the other.
+        if let longer = candidates.first(where: {
+            word.hasPrefix($0) || (word.count > 2 && $0.hasPrefix(word))
+        }) {
+            return longer
+        }
+        let ranked = candidates.map { (name: $0, edits: edits(from: word, to: $0)) }
         guard let best = ranked.min(by: { $0.edits < $1.edits }) else { return nil }
-        return best.edits <= max(1, min(3, best.name.count / 2)) ? best.name : nil
+        let isNear = best.edits <= min(3, max(best.name.count, word.count) / 2)
+        return isNear && (best.edits == 1 || best.name.first == word.first) ? best.name : nil
     }
 
     /// Insertions, deletions, replacements and swaps of neighbours (Damerau-Levenshtein, optimal string

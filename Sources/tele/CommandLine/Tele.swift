@@ -73,6 +73,11 @@ struct DemoArguments: ParsableCommand {
         name: .go("io"), help: "How to talk to the kernel.", completion: .list(["auto", "uring", "epoll"]))
     var io: String?
 
+    @Option(name: .go("faults"), help: ArgumentHelp("What goes wrong, in turn.", valueName: "kinds"))
+    var faults: String?
+    @Option(name: .go("binary"), help: "The tele to show.", completion: .file())
+    var binary: String?
+
     static func parsed(_ normalised: [String]) throws -> DemoArguments {
         do { return try parse(normalised) } catch {
             throw UsageFault(message(for: error), hint: "run \"tele demo -help\" for the list of flags")
