@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 from machine import descriptor_limit
-from processes import Program, Trouble
+from processes import Memory, Program, Trouble
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 10
@@ -22,7 +22,7 @@ SPARE_DESCRIPTORS = 500  # of each process, beside those of its connections
 
 @dataclass(frozen=True)
 class Ports:
-    """`user` is where the user connects, `between` joins the two relays, `origin` is where the origin listens."""
+    """The user connects to `user`, `between` joins the two relays, the origin listens on `origin`."""
     user: int
     between: int
     origin: int
@@ -46,7 +46,8 @@ class Candidate:
         return self.program is None or shutil.which(self.program) is not None
 
     def idle_count(self, wanted: int) -> int:
-        return min(wanted, self.idle_maximum, (descriptor_limit() - SPARE_DESCRIPTORS) // self.descriptors_each)
+        reachable = (descriptor_limit() - SPARE_DESCRIPTORS) // self.descriptors_each
+        return min(wanted, self.idle_maximum, reachable)
 
 
 class Pair:
@@ -73,7 +74,7 @@ class Pair:
     def cpu_seconds(self) -> float:
         return sum(program.cpu_seconds() for program in self.programs)
 
-    def memory(self) -> dict[str, int]:
+    def memory(self) -> dict[str, Memory]:
         return {program.role: program.memory() for program in self.programs}
 
     def check(self):
@@ -127,25 +128,26 @@ def _socat(ports: Ports, scratch: Path):
         return ["socat", "-b", "262144",
                 f"TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
                 f"TCP:127.0.0.1:{to},nodelay"]
-    return [("server", relay(ports.between, ports.origin)), ("client", relay(ports.user, ports.between))]
+    return [("server", relay(ports.between, ports.origin)),
+            ("client", relay(ports.user, ports.between))]
 
 
 # Chosen by measurement, see README.md.
-HAPROXY_BUFFER_BYTES = 262144
+HAPROXY_BUFFER_BYTES = 524288
 HAPROXY_PIPE_BYTES = 1048576
 
 
-def _haproxy(splice: bool):
-    if splice:
-        tuning = ["option splice-auto"], [f"tune.pipesize {HAPROXY_PIPE_BYTES}", "maxpipes 64"]
-    else:
-        tuning = [], [f"tune.bufsize {HAPROXY_BUFFER_BYTES}"]
+def _haproxy(*splicing: str):
+    """`splicing`: the options that let it move bytes from socket to socket inside the kernel."""
+    tuning = [f"tune.bufsize {HAPROXY_BUFFER_BYTES}"]
+    if splicing:
+        tuning += [f"tune.pipesize {HAPROXY_PIPE_BYTES}", "maxpipes 64"]
 
     def commands(ports: Ports, scratch: Path):
         def relay(role: str, listen: int, to: int) -> list[str]:
             connections = (descriptor_limit() - SPARE_DESCRIPTORS + 100) // 2
-            lines = ["global", "nbthread 1", f"maxconn {min(connections, 30000)}", *tuning[1],
-                     "defaults", "mode tcp", "backlog 4096", *tuning[0],
+            lines = ["global", "nbthread 1", f"maxconn {min(connections, 30000)}", *tuning,
+                     "defaults", "mode tcp", "backlog 4096", *splicing,
                      "timeout connect 10s", "timeout client 1h", "timeout server 1h",
                      "listen relay", f"bind 127.0.0.1:{listen}", f"server next 127.0.0.1:{to}"]
             file = scratch / f"{role}.cfg"
@@ -163,20 +165,26 @@ def tele_path() -> str:
 def _tele(driver: str):
     def commands(ports: Ports, scratch: Path):
         carrier = f"-out=127.0.0.1:{ports.between}"
-        return [("server", [tele_path(), "-server", f"-in=127.0.0.1:{ports.origin}", carrier, f"-io={driver}"]),
-                ("client", [tele_path(), "-client", f"-in=127.0.0.1:{ports.user}", carrier, f"-io={driver}"])]
+        def relay(role: str, port: int) -> list[str]:
+            return [tele_path(), f"-{role}", f"-in=127.0.0.1:{port}", carrier, f"-io={driver}"]
+        return [("server", relay("server", ports.origin)), ("client", relay("client", ports.user))]
     return commands
 
 
 def candidates() -> list[Candidate]:
     build = "swift build -c release --product tele, or name another binary in TELE"
+
+    def haproxy(name: str, title: str, *splicing: str) -> Candidate:
+        return Candidate(name, title, "haproxy", "apt-get install haproxy", _haproxy(*splicing),
+                         descriptors_each=2)
+
     return [
         Candidate("direct", "direct, nothing in between"),
         Candidate("socat", "socat pair, 256 KiB", "socat", "apt-get install socat", _socat, idle_maximum=250),
-        Candidate("haproxy", "HAProxy pair", "haproxy", "apt-get install haproxy", _haproxy(splice=False),
-                  descriptors_each=2),
-        Candidate("haproxy-splice", "HAProxy pair, splice", "haproxy", "apt-get install haproxy",
-                  _haproxy(splice=True), descriptors_each=2),
+        haproxy("haproxy", "HAProxy pair, 512 KiB"),
+        haproxy("haproxy-splice", "HAProxy pair, splice-auto", "option splice-auto"),
+        haproxy("haproxy-splice-always", "HAProxy pair, splice always",
+                "option splice-request", "option splice-response"),
         Candidate("tele-uring", "tele, io_uring", tele_path(), build, _tele("uring")),
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
     ]

@@ -76,7 +76,8 @@ static void *new_table(size_t count, size_t size) {
 static void begin_connect(int socket, int port) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (connect(socket, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS) fail("cannot connect");
+    if (connect(socket, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS)
+        fail("cannot connect");
 }
 
 static int new_socket(int flags) {
@@ -155,7 +156,8 @@ static void stream(int port, int count, double seconds, int up) {
             uint64_t told;
             memcpy(&told, flow->tail, sizeof told);
             if (!up && flow->received >= 8) flow->count = flow->received - 8;
-            if ((up && flow->received != 8) || told != flow->count) wrong("bytes are missing at the end of a stream");
+            if ((up && flow->received != 8) || told != flow->count)
+                wrong("bytes are missing at the end of a stream");
             close(flow->socket);
             open--;
         }
@@ -169,7 +171,8 @@ static void stream(int port, int count, double seconds, int up) {
         if (flows[i].count > most) most = flows[i].count;
     }
     printf("{\"bytes\": %llu, \"seconds\": %.6f, \"least\": %llu, \"most\": %llu, \"cpu\": %.4f}\n",
-           (unsigned long long)total, elapsed, (unsigned long long)least, (unsigned long long)most, cpu_seconds());
+           (unsigned long long)total, elapsed, (unsigned long long)least, (unsigned long long)most,
+           cpu_seconds());
 }
 
 // MARK: ping
@@ -196,9 +199,10 @@ static void ping(int port, double seconds) {
         samples[count++] = (uint32_t)(now - sent);
     }
     qsort(samples, count, sizeof *samples, ascending);
-    printf("{\"count\": %zu, \"seconds\": %.6f, \"p50\": %u, \"p99\": %u, \"p999\": %u, \"most\": %u}\n",
+    printf("{\"count\": %zu, \"seconds\": %.6f, \"p50\": %u, \"p99\": %u, \"p999\": %u, "
+           "\"most\": %u, \"cpu\": %.4f}\n",
            count, (double)(now - start) / 1e9, samples[count / 2], samples[count * 99 / 100],
-           samples[count * 999 / 1000], samples[count - 1]);
+           samples[count * 999 / 1000], samples[count - 1], cpu_seconds());
 }
 
 // MARK: connect
@@ -294,7 +298,8 @@ static void idle(int port, int count) {
     while (read(STDIN_FILENO, block, sizeof block) > 0) {}
     // Nobody may have been dropped while nothing happened.
     for (int i = 0; i < count; i++)
-        if (recv(sockets[i], block, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN) wrong("an idle connection was lost");
+        if (recv(sockets[i], block, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+            wrong("an idle connection was lost");
 }
 
 int main(int count, char **words) {
@@ -303,7 +308,8 @@ int main(int count, char **words) {
     else if (!strcmp(what, "stream") && count == 6)
         stream(atoi(words[2]), atoi(words[3]), atof(words[4]), !strcmp(words[5], "up"));
     else if (!strcmp(what, "ping") && count == 4) ping(atoi(words[2]), atof(words[3]));
-    else if (!strcmp(what, "connect") && count == 5) connect_often(atoi(words[2]), atoi(words[3]), atof(words[4]));
+    else if (!strcmp(what, "connect") && count == 5)
+        connect_often(atoi(words[2]), atoi(words[3]), atof(words[4]));
     else if (!strcmp(what, "idle") && count == 4) idle(atoi(words[2]), atoi(words[3]));
     else {
         fputs("usage: load origin | stream PORT COUNT SECONDS up|down | ping PORT SECONDS | "

@@ -1,7 +1,7 @@
-// What the two sides of the load agree on: the first byte of a connection says what the user wants of the origin.
+// What the two sides of the load agree on: the first byte of a connection says what the user wants.
 //
-//   SINK    the user sends until its FIN; the origin answers with the count it received (u64, host order), FIN
-//   SOURCE  u32 milliseconds follow; the origin sends for that long, then its own count (u64, host order), FIN
+//   SINK    the user sends until its FIN; the origin answers with the count it received (u64), FIN
+//   SOURCE  u32 milliseconds follow; the origin sends for that long, then its own count (u64), FIN
 //   ECHO    whatever follows comes back
 //   ANSWER  a request of REQUEST_BYTES in all (this byte included); the origin answers ANSWER_BYTES, FIN
 //

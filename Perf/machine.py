@@ -99,7 +99,8 @@ class Machine:
                 f"congestion control stayed {original} ({error.strerror}) while tele sets {SHARED} on its "
                 f"loopback sockets: not a fair comparison, run it as root in the initial network namespace")
             return
-        self.remarks.append(f"congestion control was {SHARED} for everyone for the duration, now {original} again")
+        self.remarks.append(f"congestion control was {SHARED} for everyone for the duration, "
+                            f"and is {original} again")
 
     def __exit__(self, *_):
         self.guard.close()

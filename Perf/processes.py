@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -10,6 +11,23 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 class Trouble(Exception):
     """A candidate or the load did not do what it was started for; the text says who and how."""
+
+
+def busy_seconds() -> float:
+    """CPU time that the whole machine has spent on anything, time stolen by the hypervisor included."""
+    user, nice, system, _idle, _iowait, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + sum(rest)) / TICKS_PER_SECOND
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a program's processes. Forked ones share most pages, which only the PSS counts once."""
+    processes: int
+    rss: int
+    pss: int
+
+    def grown_since(self, before: "Memory") -> int:
+        return self.rss - before.rss if self.processes == 1 else self.pss - before.pss
 
 
 class Program:
@@ -43,11 +61,9 @@ class Program:
         """User and system time since the start, of the living and of all children already waited for."""
         return sum(sum(map(int, fields[11:15])) for _, fields in self._members()) / TICKS_PER_SECOND
 
-    def memory(self) -> int:
-        """Bytes: the RSS of one process; of several the sum of their PSS, as they share most pages."""
-        found = [_smaps_rollup(pid) for pid, _ in self._members()]
-        found = [sizes for sizes in found if sizes]
-        return found[0]["Rss"] if len(found) == 1 else sum(sizes["Pss"] for sizes in found)
+    def memory(self) -> "Memory":
+        found = [sizes for pid, _ in self._members() if (sizes := _smaps_rollup(pid))]
+        return Memory(len(found), sum(sizes["Rss"] for sizes in found), sum(sizes["Pss"] for sizes in found))
 
     def stop(self):
         self._signal(signal.SIGTERM)

@@ -21,7 +21,8 @@ COLUMNS = {
 
 # In sentences about targets: (words, divisor).
 UNITS = {"gbit_per_second": ("Gbit/s", 1), "cpu_seconds_per_gib": ("CPU s/GiB", 1),
-         "p50_us": ("p50 µs", 1), "p99_us": ("p99 µs", 1), "cpu_us_per_round_trip": ("CPU µs per round trip", 1),
+         "p50_us": ("p50 µs", 1), "p99_us": ("p99 µs", 1),
+         "cpu_us_per_round_trip": ("CPU µs per round trip", 1),
          "connections_per_second": ("connections per second", 1),
          "client_base_bytes": ("client base MiB", 1 << 20), "server_base_bytes": ("server base MiB", 1 << 20),
          "client_bytes_per_connection": ("client KiB each", 1024),
@@ -86,22 +87,35 @@ def _number(value: float | None, target: Target) -> str:
 def target_table(verdicts: list[Verdict], measured: set[str]) -> list[str]:
     rows = []
     for verdict in verdicts:
-        if verdict.target.measure not in measured:
+        target = verdict.target
+        if target.measure not in measured:
             continue
-        outcome = {True: "met", False: "missed", None: "cannot be judged without " + ", ".join(verdict.missing)}
-        rows.append(["floor" if verdict.target.floor else "aim", verdict.target.measure, _sentence(verdict.target),
-                     _number(verdict.got, verdict.target), _number(verdict.needed, verdict.target), outcome[verdict.met]])
+        outcome = {True: "met", False: "missed", None: f"not judged without {', '.join(verdict.missing)}"}
+        rows.append(["floor" if target.floor else "aim", target.measure, _sentence(target),
+                     _number(verdict.got, target), _number(verdict.needed, target), outcome[verdict.met]])
     return ["", "**Targets** (a floor decides the exit status, an aim is information)", "",
             *_table(["", "measure", "target", "got", "needed", ""], rows)] if rows else []
+
+
+def disturbance(samples: Samples) -> str:
+    """How much other work the machine had meanwhile: what a wide spread may come from."""
+    found = [used for measures in samples.values() for values in measures.values()
+             for used in values.get("cores_used_by_others", [])]
+    if not found:
+        return "other programs on the machine were not observed"
+    text = f"other programs used {median(found):.2f} cores meanwhile (median; at most {max(found):.2f})"
+    return text + ": disturbed, trust CPU before wall time, or repeat" if max(found) > 0.2 else text
+
+
+def _summary(found: list[float]) -> dict:
+    return {"median": median(found), "least": min(found), "most": max(found), "samples": found}
 
 
 def as_json(machine: dict, settings: dict, remarks: list[str], samples: Samples,
             failures: dict[tuple[str, str], str], verdicts: list[Verdict]) -> dict:
     return {
         "machine": machine, "settings": settings, "remarks": remarks,
-        "results": {candidate: {measure: {value: {"median": median(found), "least": min(found), "most": max(found),
-                                                  "samples": found}
-                                          for value, found in values.items()}
+        "results": {candidate: {measure: {value: _summary(found) for value, found in values.items()}
                                 for measure, values in measures.items()}
                     for candidate, measures in samples.items()},
         "failures": [{"candidate": candidate, "measure": measure, "reason": reason}

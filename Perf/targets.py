@@ -41,7 +41,8 @@ class Verdict:
 def _floors():
     for measure in ("stream-1", "stream-8"):
         for subject in ("tele-uring", "tele-epoll"):
-            yield Target(True, measure, "gbit_per_second", subject, ">=", 1, ("socat", "haproxy"), "slower", min)
+            yield Target(True, measure, "gbit_per_second", subject, ">=", 1,
+                         ("socat", "haproxy"), "slower", min)
 
 
 def _aims():
