@@ -182,6 +182,7 @@ class Runner:
         if self.stopping.is_set():
             return None, ""
         if job.expect is not None and verdict != "SKIP":
+            context.table = []
             return self._canary(job, verdict, text)
         context.table += [f"| {line}" for line in details] if verdict == "FAIL" else []
         return verdict, text
