@@ -54,6 +54,8 @@ class Options:
     outage: float = 4
     stop: float = 5
     long: bool = False
+    #: Whether the cases were asked for by name.
+    named: bool = False
     seed: int = 1
     ci: bool = False
     venv: str | None = None
@@ -236,6 +238,8 @@ def matches(name, pattern):
 def jobs_of(cases, options):
     jobs = []
     for case in cases:
+        if not case.short and not options.long and not options.named:
+            continue
         path = "direct" if case.direct else options.path
         if case.only_tele and path != "tele":
             continue
