@@ -7,6 +7,7 @@ show that a case notices a middleman who cheats.
 
 import os
 import subprocess
+import sys
 
 from lab import SERVER_ADDRESS
 from process import Failure
@@ -40,7 +41,7 @@ class Path:
                                f"TCP-LISTEN:{self.user_port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
                                f"TCP:{SERVER_ADDRESS}:{self.origin_port},nodelay"])
         elif self.kind.startswith("bad-"):
-            self._start_relay(["python3", os.path.join(HERE, "workers", "bad_relay.py"), self.kind[4:],
+            self._start_relay([sys.executable, os.path.join(HERE, "workers", "bad_relay.py"), self.kind[4:],
                                str(self.user_port), SERVER_ADDRESS, str(self.origin_port)])
         elif self.kind != "direct":
             raise Failure(f"there is no path called {self.kind}")

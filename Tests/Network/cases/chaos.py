@@ -5,6 +5,7 @@ What one side sent is what the other received, by length and SHA-256; every half
 
 import json
 import os
+import sys
 
 from faults import FAULTS, LOSS
 from path import HERE
@@ -58,7 +59,7 @@ def story(context, seconds, with_faults):
 
 def worker(lab, role, host, seed, seconds, address):
     config = {"address": address, "seed": seed, "connections": CONNECTIONS, "seconds": seconds, "patience": PATIENCE}
-    return lab.start(f"chaos-{role}", ["python3", os.path.join(HERE, "workers", "chaos.py"), role,
+    return lab.start(f"chaos-{role}", [sys.executable, os.path.join(HERE, "workers", "chaos.py"), role,
                                        json.dumps(config)], host=host, stdin="pipe")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 
 from oracle import DOWN, UP, Misplaced, Stream
@@ -62,7 +63,7 @@ def stuck(side):
 
 
 def worker(*arguments):
-    return ["python3", os.path.join(HERE, "workers", "pump.py"), *map(str, arguments)]
+    return [sys.executable, os.path.join(HERE, "workers", "pump.py"), *map(str, arguments)]
 
 
 def latest(process):

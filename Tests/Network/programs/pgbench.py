@@ -41,7 +41,7 @@ class Pgbench(Program):
 
     def start(self, path):
         host, port = path.address
-        seconds = 30 if self.options.long else 6
+        seconds = 30 if self.options.long else 8
         rate = [] if self.options.long else ["-R", "300"]
         return self.lab.start("pgbench", [
             self.program("pgbench"), "-h", host, "-p", str(port), "-U", "postgres", "-n", "-c", str(CLIENTS),
