@@ -1,0 +1,7 @@
+"""All cases, in the order in which they start: those that measure the whole machine come when it is idle."""
+
+from . import chaos, close, command, programs, recovery, restart, robust, stuck
+
+
+def all_cases():
+    return [case for module in (stuck, recovery, chaos, close, restart, robust, command, programs) for case in module.cases()]

@@ -1,0 +1,39 @@
+"""The ways in which the network fails. Each fault can be inflicted on a laboratory and healed again.
+
+Up is the way from the client to the server. A fault that stops a process needs a path that has one.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    inflict: Callable
+    heal: Callable
+    #: The process that it stops: "client", "server" or None.
+    stops: str | None = None
+
+    def applies(self, path):
+        return self.stops is None or getattr(path, self.stops) is not None
+
+
+def rules(name, *lines):
+    return Fault(name, lambda lab, path: lab.forward(*lines), lambda lab, path: lab.forward())
+
+
+FAULTS = {fault.name: fault for fault in [
+    rules("blackhole", "drop"),
+    rules("blackhole-up", "iifname client0 drop"),
+    rules("blackhole-down", "iifname server0 drop"),
+    rules("reset", "meta l4proto tcp reject with tcp reset", "drop"),
+    rules("unreachable", "reject with icmpx type host-unreachable"),
+    Fault("link-down", lambda lab, path: lab.link(False), lambda lab, path: lab.link(True)),
+    Fault("address", lambda lab, path: lab.take_address(), lambda lab, path: lab.give_address()),
+    Fault("stop-client", lambda lab, path: path.client.stop(), lambda lab, path: path.client.resume(), "client"),
+    Fault("stop-server", lambda lab, path: path.server.stop(), lambda lab, path: path.server.resume(), "server"),
+]}
+
+#: Only for chaos: it slows, it does not stop.
+LOSS = rules("loss", "numgen random mod 100 < 25 drop")

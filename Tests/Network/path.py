@@ -1,0 +1,97 @@
+"""How the user's client reaches the origin: directly, through a neutral relay, through a bad one, or through tele.
+
+The origin always listens in the server's namespace at `origin_port`, on every address; the user's client connects to
+`address` in the client's namespace. The neutral relay shows that a program tolerates a middleman; the bad relays
+show that a case notices a middleman who cheats.
+"""
+
+import os
+import subprocess
+import sys
+
+from lab import SERVER_ADDRESS
+from process import Failure
+
+CARRIER_PORT = 40300
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Path:
+    #: The processes between, if any; faults stop them.
+    client = None
+    server = None
+
+    def __init__(self, lab, kind, driver, origin_port, user_port=None, client_flags=(), server_flags=(),
+                 server_limits=(), client_limits=(), start=True):
+        self.lab, self.kind, self.driver = lab, kind, driver
+        self.origin_port, self.user_port = origin_port, user_port or origin_port + 10000
+        self.client_flags, self.server_flags = list(client_flags), list(server_flags)
+        self.client_limits, self.server_limits = list(client_limits), list(server_limits)
+        self.carrier_host = SERVER_ADDRESS
+        self.address = (SERVER_ADDRESS, origin_port) if kind == "direct" else ("127.0.0.1", self.user_port)
+        if start:
+            self.start()
+
+    def start(self):
+        if self.kind == "tele":
+            self.start_server()
+            self.start_client()
+        elif self.kind == "relay":
+            self._start_relay(["socat", "-b", "262144",
+                               f"TCP-LISTEN:{self.user_port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
+                               f"TCP:{SERVER_ADDRESS}:{self.origin_port},nodelay"])
+        elif self.kind.startswith("bad-"):
+            self._start_relay([sys.executable, os.path.join(HERE, "workers", "bad_relay.py"), self.kind[4:],
+                               str(self.user_port), SERVER_ADDRESS, str(self.origin_port)])
+        elif self.kind != "direct":
+            raise Failure(f"there is no path called {self.kind}")
+
+    def _start_relay(self, argv):
+        self.relay = self.lab.start("relay", argv, host=self.lab.client)
+        self.relay.wait_for_port(self.user_port)
+
+    # tele
+
+    def start_server(self):
+        self.server = self.lab.start("tele-server", [
+            *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}", f"-out=:{CARRIER_PORT}",
+            f"-io={self.driver}", *self.server_flags], host=self.lab.server)
+        self.server.wait_for_port(CARRIER_PORT)
+
+    def start_client(self):
+        self.client = self.lab.start("tele-client", [
+            *self.client_limits, binary(), "-client", f"-in=127.0.0.1:{self.user_port}",
+            f"-out={self.carrier_host}:{CARRIER_PORT}", f"-io={self.driver}", *self.client_flags],
+            host=self.lab.client)
+        self.client.wait_for_port(self.user_port)
+
+    def check_alive(self):
+        for process in (self.client, self.server):
+            if process and not process.running:
+                raise Failure(f"{process.name} ended with status {process.status}")
+
+    def log_tail(self, count=12):
+        """The last log lines of both tele processes, for a person who asks why a case failed."""
+        lines = []
+        for process in (self.client, self.server):
+            if process and os.path.exists(process.stderr_path):
+                lines += [f"{process.name}: {line}" for line in process.errors.splitlines()[-count:]]
+        return lines
+
+
+found = None
+
+
+def binary():
+    """The tele under test: the environment's TELE, else the release build's."""
+    global found
+    if found is None:
+        path = os.environ.get("TELE")
+        if not path:
+            shown = subprocess.run(["swift", "build", "-c", "release", "--show-bin-path"], capture_output=True,
+                                   text=True, cwd=os.path.dirname(os.path.dirname(HERE)))
+            path = os.path.join(shown.stdout.strip(), "tele")
+        if not os.access(path, os.X_OK):
+            raise Failure(f"there is no program at {path}; build it or name it in TELE")
+        found = os.path.abspath(path)
+    return found
