@@ -32,7 +32,9 @@ final class Hub {
     let maximumUsers: Int
     /// Bytes that all sessions hold for their peers.
     var heldByteCount = 0
+    /// Sockets that receive into slabs of their own; more than `maximumHotUsers` share the pool.
     var hotUsers: [UInt32] = []
+    let maximumHotUsers: Int
 
     var client: ClientHost?
     var server: ServerHost?
@@ -65,13 +67,14 @@ final class Hub {
         }
         let limit = Descriptors.raiseLimit()
         maximumUsers = max(8, limit - max(16, min(256, limit / 4)))
+        maximumHotUsers = max(4, min(64, configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
         let driver: Loop.Driver = switch configuration.driver {
         case .auto: .auto
         case .uring: .uring
         case .epoll: .epoll
         }
         do {
-            loop = try Loop(driver: driver)
+            loop = try Loop(driver: driver, poolCount: Hub.poolCount, poolByteCount: Hub.poolByteCount)
         } catch {
             throw StartFault(.unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
                              hint: "use -io=auto, which takes epoll where io_uring is not allowed")

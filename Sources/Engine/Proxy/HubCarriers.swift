@@ -150,7 +150,7 @@ extension Hub {
             var gathered = 0
             count += Int(queue_gather(store, carrier.early.start, carrier.early.count, iovecs + count,
                                       UInt32(Hub.iovecMaximum - count), &gathered))
-            carrier.pinnedFrom = carrier.early.start
+            pin(carrier, from: carrier.early.start)
         }
         submitSend(carrier, count)
     }
@@ -175,7 +175,7 @@ extension Hub {
         }
         gather(batch.start + UInt64(batch.rest), batch.more)
         carrier.batch = batch
-        if batch.rest + batch.more > 0 { carrier.pinnedFrom = batch.start }
+        if batch.rest + batch.more > 0 { pin(carrier, from: batch.start) }
         submitSend(carrier, count)
     }
 
@@ -223,6 +223,12 @@ extension Hub {
         if let session = carrier.session { sendGreeting(carrier, &session.store) } else { sendGreeting(carrier, nil) }
     }
 
+    /// The kernel reads the session's store from `offset` on until the send completes, whoever owns the session then.
+    private func pin(_ carrier: Carrier, from offset: UInt64) {
+        carrier.pinnedFrom = offset
+        carrier.session?.pinning.append(carrier)
+    }
+
     private func unpin(_ carrier: Carrier) {
         guard carrier.pinnedFrom != nil else { return }
         carrier.pinnedFrom = nil
@@ -252,7 +258,6 @@ extension Hub {
     /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
     func close(_ carrier: Carrier) {
         guard carrier.state != .closing else { return }
-        if let session = carrier.session, carrier.pinnedFrom != nil { session.pinning.append(carrier) }
         carrier.state = .closing
         Socket.abortOnClose(carrier.fd)
         if carrier.hasOperations { loop.cancel(carrier.fd) } else { release(carrier) }
@@ -261,7 +266,6 @@ extension Hub {
     /// Ends the connection in order: what the kernel was given still arrives, within a second.
     func closeGently(_ carrier: Carrier) {
         guard carrier.state != .closing else { return }
-        if let session = carrier.session, carrier.pinnedFrom != nil { session.pinning.append(carrier) }
         carrier.state = .closing
         if carrier.sendSubmitted {
             carrier.hasLastWords = true

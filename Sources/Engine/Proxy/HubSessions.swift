@@ -49,7 +49,6 @@ extension Hub {
 
     private func releaseAcknowledged(_ session: SessionHost) {
         var through = min(session.endpoint.acknowledged, session.endpoint.cursor)
-        if let pinned = session.carrier?.pinnedFrom { through = min(through, pinned) }
         for carrier in session.pinning { through = min(through, carrier.pinnedFrom ?? .max) }
         guard through > session.store.head else { return }
         heldByteCount -= Int(through - session.store.head)

@@ -6,7 +6,8 @@ import Wire
 
 /// The bytes of users: from their sockets towards the session, and from the session into their sockets.
 extension Hub {
-    static let poolByteCount = 4096
+    static let poolByteCount = 16 << 10
+    static let poolCount = 128
     /// A hot socket whose receive brings less than this is cold again.
     static let coldBelow = 2048
     /// Room that a slab must have for another receive.
@@ -75,7 +76,7 @@ extension Hub {
 
     private func retryLater(_ index: UInt32) {
         timers.add(Operation.sweep.token(), at: now + 10_000_000)
-        users[index].pointee.flags.remove(.hot)
+        becomeCold(index, users[index])
         if let session = users[index].pointee.session?.takeUnretainedValue() {
             users[index].pointee.flags.insert(.readBlocked)
             session.readBlocked.append(index)
@@ -116,7 +117,7 @@ extension Hub {
             } else {
                 failed = queue_append_block(&user.pointee.inbound, arena, user.pointee.block! + user.pointee.filled, count)
                 user.pointee.filled += count
-                if count < Hub.coldBelow { becomeCold(user) }
+                if count < Hub.coldBelow { becomeCold(index, user) }
             }
             guard failed == 0 else {
                 log.error("out of memory for a user's bytes, connection reset")
@@ -130,14 +131,14 @@ extension Hub {
             armReceive(index)
         } else if result == 0 {
             user.pointee.flags.insert(.readEnded)
-            becomeCold(user)
+            becomeCold(index, user)
             session.endpoint.finish(user.pointee.slot)
             markDirty(session)
             watch(index, user)
         } else {
             let error = SystemError(-result)
             if error.code == ECANCELED || error.code == ENOBUFS || error.code == EAGAIN || error.code == EINTR {
-                becomeCold(user)
+                becomeCold(index, user)
                 armReceive(index)
             } else {
                 userReset(index, user, session)
@@ -146,14 +147,17 @@ extension Hub {
     }
 
     private func becomeHot(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
-        guard !user.pointee.flags.contains(.hot) else { return }
+        guard !user.pointee.flags.contains(.hot), hotUsers.count < maximumHotUsers else { return }
         user.pointee.flags.insert(.hot)
         if hotUsers.isEmpty { timers.add(Operation.sweep.token(), at: now + 1_000_000_000) }
         hotUsers.append(index)
     }
 
-    private func becomeCold(_ user: UnsafeMutablePointer<UserSocket>) {
-        user.pointee.flags.remove(.hot)
+    private func becomeCold(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        if user.pointee.flags.contains(.hot) {
+            user.pointee.flags.remove(.hot)
+            hotUsers.removeAll { $0 == index }
+        }
         if let block = user.pointee.block, !user.pointee.flags.contains(.receiveSubmitted) {
             arena_release(arena, block)
             user.pointee.block = nil
@@ -163,21 +167,17 @@ extension Hub {
     /// Hot sockets that have gone quiet give their slabs back: an idle stream holds no buffer. Also wakes readers that
     /// waited for memory.
     func sweepHotUsers() {
-        var remaining: [UInt32] = []
+        var cooled: [UInt32] = []
         for index in hotUsers {
             let user = users[index]
-            guard user.pointee.fd >= 0, user.pointee.flags.contains(.hot), !user.pointee.flags.contains(.closing) else {
-                continue
-            }
             if user.pointee.flags.contains(.receiveSubmitted), now - user.pointee.armedAt > 1_000_000_000,
                !user.pointee.flags.contains(.sendSubmitted) {
                 user.pointee.flags.remove(.hot)
+                cooled.append(index)
                 loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
-            } else {
-                remaining.append(index)
             }
         }
-        hotUsers = remaining
+        hotUsers.removeAll { cooled.contains($0) }
         if !hotUsers.isEmpty { timers.add(Operation.sweep.token(), at: now + 1_000_000_000) }
         for session in sessions.all where !session.readBlocked.isEmpty { markDirty(session) }
     }
@@ -337,8 +337,7 @@ extension Hub {
     private func release(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
         loop.close(user.pointee.fd)
         queue_clear(&user.pointee.outbound, arena)
-        if let block = user.pointee.block { arena_release(arena, block) }
-        user.pointee.block = nil
+        becomeCold(index, user)
         user.pointee.session = nil
         users.remove(index)
         armAccept()

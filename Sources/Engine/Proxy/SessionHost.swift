@@ -12,7 +12,7 @@ final class SessionHost {
     var store = byte_queue()
     /// The carrier that owns the session.
     var carrier: Carrier?
-    /// Carriers that were replaced while the kernel still read from the store.
+    /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.
     var pinning: [Carrier] = []
 
     var identity = SessionIdentity.none

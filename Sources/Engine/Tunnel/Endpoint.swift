@@ -34,7 +34,7 @@ public struct Endpoint: ~Copyable {
     /// An acknowledgment waits this long for company.
     public static let acknowledgmentDelay = Interval.milliseconds(20)
     /// Received bytes that make an acknowledgment due at once.
-    static let acknowledgmentThreshold: UInt64 = 256 << 10
+    static let acknowledgmentThreshold: UInt64 = 128 << 10
     /// Room for control frames above `Limits.retained`, so that full buffers never hold back a reset or credit.
     static let controlReserve = 1 << 20
     /// Distance of the frame borders that are remembered.
@@ -151,7 +151,7 @@ public struct Endpoint: ~Copyable {
     public mutating func consume(_ slot: StreamSlot, _ count: Int, now: Instant) {
         dataConsumed += UInt64(count)
         let ceiling = UInt64(max(0, limits.received - Int(dataReceived - dataConsumed)) / 2)
-        if table[slot].receive.consume(UInt64(count), ceiling: ceiling, roundTrip: liveness.roundTrip, now: now) {
+        if table[slot].receive.consume(UInt64(count), ceiling: ceiling, roundTrip: liveness.minimumRoundTrip, now: now) {
             table[slot].pending.insert(.credit)
             scheduler.addControl(slot, &table)
         }

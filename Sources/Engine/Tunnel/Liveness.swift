@@ -22,7 +22,10 @@ struct Liveness {
     private var openPing: UInt64?
     private var wasActive = false
     private var nextToken: UInt64 = 1
+    /// Smoothed, queues included: for patience.
     private(set) var roundTrip = Interval.milliseconds(100)
+    /// The path without queues: for credit. Follows a longer path slowly.
+    private(set) var minimumRoundTrip = Interval.milliseconds(100)
     private var isMeasured = false
 
     init(now: Instant) {
@@ -100,6 +103,10 @@ struct Liveness {
         let sample = now.since(pingedAt)
         roundTrip = isMeasured
             ? Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8) : sample
+        minimumRoundTrip = !isMeasured || sample < minimumRoundTrip
+            ? sample
+            : Interval(nanoseconds: minimumRoundTrip.nanoseconds
+                       + (sample.nanoseconds - minimumRoundTrip.nanoseconds) / 16)
         isMeasured = true
         if !isDue { dueSince = nil }
     }
@@ -113,6 +120,7 @@ struct Liveness {
         patientUntil = Instant(nanoseconds: 0)
         doubtedUntil = .never
         wasActive = true
+        isMeasured = false
         pingedAt = Instant(nanoseconds: 0)
     }
 }

@@ -247,7 +247,7 @@ def refused(context):
         try:
             user = lab.client.connect(path.address)
             user.sendall(words)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             took.append(0.0)
             continue
         took.append(require_reset(user, 1, "the user of a refusing origin"))
