@@ -72,7 +72,8 @@ private struct Model {
         for _ in 0..<chance.upTo(6) where offset < blockBytes {
             let bytes = chance.bytes(chance.upTo(min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
             bytes.withUnsafeBytes { source in
-                UnsafeMutableRawBufferPointer(start: block + offset, count: source.count).copyMemory(from: source)
+                let range = UnsafeMutableRawBufferPointer(start: block + offset, count: source.count)
+                range.copyMemory(from: source)
             }
             let index = chance.oneIn(4) ? someQueue() : favourite
             note(index, bytes, queues[index].refer(block + offset, bytes.count))
