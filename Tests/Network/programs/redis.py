@@ -1,4 +1,4 @@
-"""redis-benchmark with 50 pipelined clients. INCR counts: a command lost or done twice would show in the sum."""
+"""redis-benchmark with 50 pipelined clients. A command lost or done twice shows in what INCR counts."""
 
 import re
 
@@ -38,7 +38,8 @@ class Redis(Program):
         done = {command: self._calls(command) for command in ("incr", "set", "get")}
         counter = int(self._ask("GET", "counter:__rand_int__").strip() or 0)
         if counter != self.count or done["incr"] != self.count or done["set"] != self.count:
-            raise Failure(f"{self.count} commands of each kind were sent; {done} arrived, the counter is {counter}")
+            raise Failure(f"{self.count} commands of each kind were sent; {done} arrived, "
+                          f"the counter is {counter}")
         return ", ".join(f"{name} {float(rate) / 1000:.0f} k/s" for name, rate in rates)
 
     def _ask(self, *command):
