@@ -15,11 +15,13 @@ let package = Package(
     targets: [
         cLayer("CRing", at: "Sources/CRing/Ring", links: ":liburing.a"),
         cLayer("CSlab", at: "Sources/CRing/Slab"),
+        cLayer("CSystem", at: "Sources/CRing/System"),
+        cLayer("CProof", at: "Sources/CRing/Proof", links: ":libcrypto.a"),
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
-        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing"]),
-        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CRing"],
+        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
+        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CProof"],
               uses: [.product(name: "Logging", package: "swift-log")]),
 
         .executableTarget(
@@ -29,10 +31,14 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Sources/tele", swiftSettings: swift),
 
-        tests("RingTests", of: ["CRing"]),
+        tests("RingTests", of: ["CRing", "CSeccomp"]),
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
+                cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
+        .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
+        tests("CommandTests", of: ["tele", "tele-stand-in"]),
     ],
     cLanguageStandard: .gnu17
 )
@@ -45,7 +51,8 @@ func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
 
 func cLayer(_ name: String, at path: String, links library: String? = nil) -> Target {
     .target(name: name, path: path, publicHeadersPath: "include",
-            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")],
+            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
+                        .define("RING_FAULTS", .when(configuration: .debug))],
             linkerSettings: library.map { [.linkedLibrary($0)] } ?? [])
 }
 

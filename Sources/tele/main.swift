@@ -1,1 +1,3 @@
-print("tele")
+import Glibc
+
+exit(Command.run(Array(CommandLine.arguments.dropFirst())).rawValue)

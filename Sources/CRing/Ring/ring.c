@@ -1,1 +1,305 @@
-#include "CRing.h"
+/* The front of the ring: it checks what the caller asks, keeps the operations, and chooses the driver. */
+#include "ring_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Opening and ending */
+
+static bool is_power_of_two_within(uint32_t value, uint32_t least, uint32_t most) {
+    return value >= least && value <= most && (value & (value - 1)) == 0;
+}
+
+static bool options_are_valid(const ring_options *options) {
+    return options && options->driver >= RING_DRIVER_AUTO && options->driver <= RING_DRIVER_EPOLL
+        && is_power_of_two_within(options->entries, 64, 4096)
+        && is_power_of_two_within(options->pool_count, 16, 32768)
+        && options->pool_bytes >= 512 && options->pool_bytes <= 65536;
+}
+
+static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driver name, const ring_options *options) {
+    ring *opened = calloc(1, sizeof *opened);
+    if (!opened) return -ENOMEM;
+    opened->driver = driver;
+    opened->driver_in_use = name;
+    opened->ready = (operation_list){ RING_NONE, RING_NONE };
+    table_open(&opened->table);
+    opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = opened->wake_fd < 0 ? -errno : pool_open(&opened->pool, options->pool_count, options->pool_bytes);
+    if (!error) error = driver->open(opened, options);
+    if (error) {
+        pool_close(&opened->pool);
+        if (opened->wake_fd >= 0) close(opened->wake_fd);
+        free(opened);
+        return error;
+    }
+    *ring_out = opened;
+    return 0;
+}
+
+int ring_open_untested(ring **ring_out, const ring_options *options) {
+    return open_with(ring_out, &ring_uring_calls, RING_DRIVER_URING, options);
+}
+
+static const char *reason_of(int error) {
+    switch (-error) {
+    case EPERM:  return "io_uring is forbidden here (EPERM)";
+    case ENOSYS: return "this kernel has no io_uring (ENOSYS)";
+    case EINVAL: case EOPNOTSUPP: return "io_uring of this kernel is too old, it takes Linux 6.1";
+    case ENOMEM: return "io_uring got no memory (ENOMEM)";
+    case EMFILE: case ENFILE: return "io_uring got no descriptor";
+    default:     return NULL;
+    }
+}
+
+int ring_open(ring **ring_out, const ring_options *options, char *why, size_t why_bytes) {
+    char sentence[160] = "";
+    if (why && why_bytes) why[0] = 0;
+    if (!ring_out || !options_are_valid(options)) return -EINVAL;
+    *ring_out = NULL;
+    int error = 0;
+    if (options->driver != RING_DRIVER_EPOLL) {
+        error = ring_self_test(sentence, sizeof sentence);
+        if (!error) error = ring_open_untested(ring_out, options);
+    }
+    if (error && !sentence[0]) {
+        const char *reason = reason_of(error);
+        if (reason) snprintf(sentence, sizeof sentence, "%s", reason);
+        else snprintf(sentence, sizeof sentence, "io_uring failed with error %d", -error);
+    }
+    if (options->driver == RING_DRIVER_EPOLL || (error && options->driver == RING_DRIVER_AUTO)) {
+        error = open_with(ring_out, &ring_epoll_calls, RING_DRIVER_EPOLL, options);
+    }
+    if (why && why_bytes) snprintf(why, why_bytes, "%s", sentence);
+    if (!error) faults_adopt(*ring_out);
+    return error;
+}
+
+/* Connections that were accepted and never told of have no other owner. */
+static void close_accepted(ring *ring) {
+    uint32_t slot;
+    while ((slot = list_take(&ring->table, &ring->ready)) != RING_NONE) {
+        const operation *operation = table_at(&ring->table, slot);
+        if (operation->kind == OPERATION_ACCEPT && operation->result >= 0) close(operation->result);
+    }
+}
+
+void ring_close(ring *ring) {
+    if (!ring) return;
+    ring->driver->close(ring);
+    close_accepted(ring);
+    table_close(&ring->table);
+    pool_close(&ring->pool);
+    close(ring->wake_fd);
+    free(ring);
+}
+
+ring_driver ring_driver_in_use(const ring *ring) {
+    return ring->driver_in_use;
+}
+
+/* Queueing */
+
+operation_direction operation_direction_of(operation_kind kind) {
+    switch (kind) {
+    case OPERATION_CONNECT: case OPERATION_SEND: return DIRECTION_WRITING;
+    case OPERATION_WATCH_HANGUP: return DIRECTION_WATCHING;
+    default: return DIRECTION_READING;
+    }
+}
+
+static bool has_message(const operation *operation) {
+    return operation->kind == OPERATION_SEND || operation->kind == OPERATION_CONNECT;
+}
+
+/* A slot for an operation on the descriptor, in its row. */
+static int reserve(ring *ring, int fd, operation_direction direction, uint32_t *slot) {
+    int fault = FAULT_OF(ring, RING_FAULT_QUEUE);
+    if (fault) return fault;
+    descriptor *row = table_descriptor(&ring->table, fd);
+    if (!row) return -ENOMEM;
+    if (row->slots[direction] != RING_NONE) return -EINVAL;
+    *slot = table_take(&ring->table);
+    if (*slot == RING_NONE) return -ENOMEM;
+    row->slots[direction] = *slot;
+    return 0;
+}
+
+/* Queues what `wanted` describes; owns its message from here on. */
+static int queue(ring *ring, operation wanted) {
+    operation_table *table = &ring->table;
+    operation_direction direction = operation_direction_of(wanted.kind);
+    uint32_t slot;
+    int error = reserve(ring, wanted.fd, direction, &slot);
+    if (error) {
+        if (has_message(&wanted)) table_give_back_message(table, wanted.message);
+        return error;
+    }
+    operation *operation = table_at(table, slot);
+    wanted.generation = operation->generation;
+    *operation = wanted;
+
+    int32_t fault = faults_apply(ring, operation);
+    if (fault) {
+        operation_finish(ring, slot, fault);
+        return 0;
+    }
+    error = ring->driver->queue(ring, slot);
+    if (error) {
+        table->descriptors[operation->fd].slots[direction] = RING_NONE;
+        if (has_message(operation)) {
+            table_give_back_message(table, operation->message);
+            operation->message = NULL;
+        }
+        table_give_back(table, slot);
+    }
+    return error;
+}
+
+int ring_accept(ring *ring, int listener, uint64_t token) {
+    if (listener < 0) return -EINVAL;
+    return queue(ring, (operation){ .kind = OPERATION_ACCEPT, .fd = listener, .token = token });
+}
+
+int ring_connect(ring *ring, int fd, const struct sockaddr *address, socklen_t length, uint64_t token) {
+    if (fd < 0 || !address || length == 0 || length > sizeof(struct sockaddr_storage)) return -EINVAL;
+    message *message = table_take_message(&ring->table, 1);
+    if (!message) return -ENOMEM;
+    memcpy(&message->address, address, length);
+    return queue(ring, (operation){
+        .kind = OPERATION_CONNECT, .fd = fd, .token = token, .message = message, .bytes = length });
+}
+
+int ring_receive(ring *ring, int fd, void *memory, size_t bytes, uint64_t token) {
+    if (fd < 0 || !memory || bytes == 0) return -EINVAL;
+    uint32_t most = bytes < INT_MAX ? (uint32_t)bytes : INT_MAX;
+    return queue(ring, (operation){
+        .kind = OPERATION_RECEIVE, .fd = fd, .token = token, .memory = memory, .bytes = most });
+}
+
+int ring_receive_pooled(ring *ring, int fd, uint64_t token) {
+    if (fd < 0) return -EINVAL;
+    return queue(ring, (operation){
+        .kind = OPERATION_RECEIVE_POOLED, .fd = fd, .token = token, .bytes = ring->pool.bytes });
+}
+
+int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token) {
+    if (fd < 0 || !iovecs || count == 0 || count > RING_IOVECS_MAXIMUM || (flags & ~MSG_DONTWAIT)) return -EINVAL;
+    message *message = table_take_message(&ring->table, count);
+    if (!message) return -ENOMEM;
+    memcpy(message->iovecs, iovecs, count * sizeof *iovecs);
+    message->header = (struct msghdr){ .msg_iov = message->iovecs, .msg_iovlen = count };
+    return queue(ring, (operation){
+        .kind = OPERATION_SEND, .fd = fd, .token = token, .message = message,
+        .flags = flags ? OPERATION_DONTWAIT : 0 });
+}
+
+int ring_readable(ring *ring, int fd, uint64_t token) {
+    if (fd < 0) return -EINVAL;
+    return queue(ring, (operation){ .kind = OPERATION_READABLE, .fd = fd, .token = token });
+}
+
+int ring_watch_hangup(ring *ring, int fd, uint64_t token) {
+    if (fd < 0) return -EINVAL;
+    return queue(ring, (operation){ .kind = OPERATION_WATCH_HANGUP, .fd = fd, .token = token });
+}
+
+int ring_cancel(ring *ring, int fd) {
+    if (fd < 0) return -EINVAL;
+    if ((uint32_t)fd >= ring->table.descriptor_count) return 0;
+    for (unsigned direction = 0; direction < DIRECTIONS; direction++) {
+        uint32_t slot = ring->table.descriptors[fd].slots[direction];
+        if (slot == RING_NONE || table_at(&ring->table, slot)->flags & OPERATION_CANCELLING) continue;
+        int error = ring->driver->cancel(ring, slot);
+        if (error) return error;
+    }
+    return 0;
+}
+
+void ring_forget(ring *ring, int fd) {
+    if (fd < 0 || (uint32_t)fd >= ring->table.descriptor_count) return;
+    for (unsigned direction = 0; direction < DIRECTIONS; direction++) {
+        assert(ring->table.descriptors[fd].slots[direction] == RING_NONE);
+    }
+    ring->driver->forget(ring, fd);
+}
+
+/* Completing */
+
+void operation_finish(ring *ring, uint32_t slot, int32_t result) {
+    operation *operation = table_at(&ring->table, slot);
+    ring->table.descriptors[operation->fd].slots[operation_direction_of(operation->kind)] = RING_NONE;
+    if (has_message(operation)) {
+        table_give_back_message(&ring->table, operation->message);
+        operation->message = NULL;
+    }
+    if (operation->flags & OPERATION_HAS_BUFFER) ring->pool.lent[operation->buffer] = 1;
+    operation->result = result;
+    list_append(&ring->table, &ring->ready, slot);
+}
+
+static unsigned deliver(ring *ring, ring_completion *completions, unsigned capacity) {
+    unsigned count = 0;
+    while (count < capacity) {
+        uint32_t slot = list_take(&ring->table, &ring->ready);
+        if (slot == RING_NONE) break;
+        const operation *operation = table_at(&ring->table, slot);
+        completions[count++] = (ring_completion){
+            .token = operation->token, .result = operation->result, .buffer = operation->buffer,
+            .flags = operation->flags & OPERATION_HAS_BUFFER ? RING_COMPLETION_BUFFER : 0 };
+        table_give_back(&ring->table, slot);
+    }
+    return count;
+}
+
+static int64_t now_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int ring_wait(ring *ring, int64_t timeout, ring_completion *completions, unsigned capacity) {
+    if (!completions || capacity == 0 || capacity > INT_MAX) return -EINVAL;
+    int fault = FAULT_OF(ring, RING_FAULT_WAIT);
+    if (fault) return fault;
+    int64_t start = timeout > 0 ? now_nanoseconds() : 0;
+    int64_t remaining = timeout;
+    for (;;) {
+        int error = ring->driver->turn(ring, ring->ready.head == RING_NONE ? remaining : 0);
+        unsigned count = deliver(ring, completions, capacity);
+        if (error && count == 0) return error;
+        if (count > 0 || ring->woken || timeout == 0) {
+            ring->woken = false;
+            return (int)count;
+        }
+        if (timeout > 0) {
+            remaining = timeout - (now_nanoseconds() - start);
+            if (remaining <= 0) return 0;
+        }
+    }
+}
+
+size_t ring_in_flight(const ring *ring) {
+    return ring->table.in_use;
+}
+
+/* Waking */
+
+void ring_wake(ring *ring) {
+    int saved = errno;   /* We may be in a signal handler. */
+    uint64_t one = 1;
+    /* The only failure is a full counter, and then the ring is awake already. */
+    ssize_t ignored = write(ring->wake_fd, &one, sizeof one);
+    (void)ignored;
+    errno = saved;
+}
+
+void ring_take_wake(ring *ring) {
+    uint64_t count;
+    if (read(ring->wake_fd, &count, sizeof count) == sizeof count) ring->woken = true;
+}

@@ -1,4 +1,6 @@
+import Glibc
 import Logging
+import Loop
 
 /// Why a tele process ended; the command turns it into an exit status and, where there is one, prints the fault.
 public enum Ending: Equatable, Sendable {
@@ -32,5 +34,62 @@ public struct StartFault: Error, Equatable, Sendable {
 /// Runs one tele process until it is told to stop. Blocks the calling thread, which becomes the loop.
 /// `listening` is called once, when the process accepts connections, with the numeric address that it listens on.
 public func run(_ configuration: Configuration, logger: Logger, listening: (String) -> Void) -> Ending {
-    .failed(StartFault(.other, "not built yet", hint: "wait"))
+    do {
+        let hub = try Hub(configuration, log: logger)
+        let listened = configuration.role == .client ? configuration.input : configuration.output
+        hub.listener = try listen(on: listened)
+        guard let local = Socket.localAddress(hub.listener) else {
+            throw StartFault(.other, "cannot learn the listening address", hint: "please report this")
+        }
+        switch configuration.role {
+        case .client:
+            hub.client = ClientHost(hub, target: configuration.output)
+            logger.info("listening for users", metadata: ["address": "\(local)", "server": "\(configuration.output)",
+                                                          "driver": "\(hub.loop.driverName)"])
+        case .server:
+            let found = try? Resolver.lookUp(configuration.input, passive: false).get()
+            hub.server = ServerHost(hub, origin: configuration.input, originAddresses: found ?? [])
+            logger.info("listening for carriers", metadata: ["address": "\(local)", "origin": "\(configuration.input)",
+                                                             "driver": "\(hub.loop.driverName)"])
+            if !local.isLoopback {
+                logger.warning("no key is set: anyone who can reach this port can use the origin",
+                               metadata: ["address": "\(local)"])
+            }
+        }
+        listening("\(local)")
+        hub.client?.start()
+        hub.armAccept()
+        return hub.run()
+    } catch let fault as StartFault {
+        return .failed(fault)
+    } catch {
+        return .failed(StartFault(.other, "cannot start (\(error))", hint: "please report this"))
+    }
+}
+
+/// The listening socket for an address as a person wrote it.
+private func listen(on address: HostPort) throws -> Int32 {
+    let found: [Address]
+    switch Resolver.lookUp(address, passive: true) {
+    case .success(let addresses): found = addresses
+    case .failure(let failure):
+        throw StartFault(.unavailable, "cannot listen on \(address) (\(failure))", hint: "use an address of this machine")
+    }
+    // The IPv6 wildcard takes IPv4 as well; where IPv6 is off, the next address serves.
+    let ordered = address.host.isEmpty ? found.sorted { $0.family > $1.family } : found
+    var last = SystemError(EADDRNOTAVAIL)
+    for candidate in ordered {
+        do throws(SystemError) {
+            return try Socket.listen(on: candidate)
+        } catch {
+            last = error
+        }
+    }
+    let hint = switch last.code {
+    case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
+    case EACCES: "ports below 1024 need privileges; choose a higher one"
+    case EADDRNOTAVAIL: "use an address of this machine, or :\(address.port) for all of them"
+    default: "check the address"
+    }
+    throw StartFault(.unavailable, "cannot listen on \(address) (\(last))", hint: hint)
 }

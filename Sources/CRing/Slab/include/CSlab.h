@@ -33,12 +33,16 @@ void *arena_page(arena *arena);
 void  arena_retain(arena *arena, const void *bytes);
 void  arena_release(arena *arena, const void *bytes);
 uint32_t arena_references(const arena *arena, const void *bytes);
-/* Bytes of blocks that are given out; bytes of the mapping that are backed by memory. */
+/* Bytes of blocks that are given out; bytes of the mapping that may be backed by memory (in slabs: all that were
+ * used since the last trim). */
 size_t arena_used(const arena *arena);
 size_t arena_committed(const arena *arena);
-/* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work; call when idle. */
+/* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work (4 MiB per call); call when idle. */
 void  arena_trim(arena *arena, size_t keep);
+/* The memfd, which stays the arena's, or -1 where none could be made. */
 int   arena_descriptor(const arena *arena);
+/* NULL, or a sentence about the invariant that does not hold. Walks every used slab: for tests and debug builds. */
+const char *arena_check(const arena *arena);
 
 typedef struct {
     uint64_t start;            /* Absolute position of the piece's first byte. */
@@ -63,7 +67,8 @@ int  queue_append_copy(byte_queue *queue, arena *arena, const void *bytes, size_
  * range follows it directly in the same block. 0 or -ENOMEM. */
 int  queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t count);
 /* Moves the first `count` bytes of `from` to the end of `to`: pieces shorter than `copy_below` are copied, longer ones
- * handed over by reference. 0, or -ENOMEM (then nothing moved). count ≤ tail - head. */
+ * handed over by reference. When the arena has no block left for the copies, all goes by reference, so a full arena
+ * stops no queue. 0, or -ENOMEM (then nothing moved). count ≤ tail - head, to ≠ from. */
 int  queue_move(byte_queue *to, byte_queue *from, arena *arena, size_t count, size_t copy_below);
 /* Fills iovecs with the bytes at [position, min(position + limit, tail)), head ≤ position ≤ tail. Returns how many;
  * `gathered` receives the byte count. O(log pieces) + O(iovecs). */
@@ -71,6 +76,8 @@ unsigned queue_gather(const byte_queue *queue, uint64_t position, size_t limit,
                       struct iovec *iovecs, unsigned maximum, size_t *gathered);
 /* Forgets every byte before `position` (head ≤ position ≤ tail). */
 void queue_release(byte_queue *queue, arena *arena, uint64_t position);
+/* NULL, or a sentence about the invariant that does not hold. O(pieces): for tests and debug builds. */
+const char *queue_check(const byte_queue *queue, const arena *arena);
 static inline size_t queue_count(const byte_queue *queue) { return (size_t)(queue->tail - queue->head); }
 
 #endif

@@ -1,0 +1,167 @@
+/*
+ * What the files of the ring share: operations, descriptors, the pool, and the seam behind which the two drivers stand.
+ *
+ * An operation lives in a slot from the verb that queues it until ring_wait hands out its completion:
+ *
+ *     verb ──▶ queued ──driver──▶ finished (on the ready list) ──ring_wait──▶ slot is free, generation + 1
+ *
+ * Always: a slot stands in its descriptor's row exactly while it is queued and not finished.
+ */
+#ifndef RING_INTERNAL_H
+#define RING_INTERNAL_H
+
+#include "CRing.h"
+
+#include <errno.h>
+#include <limits.h>
+
+#ifdef RING_FAULTS
+#include "CRingFaults.h"
+#endif
+
+#define RING_NONE UINT32_MAX
+
+typedef enum {
+    OPERATION_ACCEPT, OPERATION_CONNECT, OPERATION_RECEIVE, OPERATION_RECEIVE_POOLED, OPERATION_SEND,
+    OPERATION_READABLE, OPERATION_WATCH_HANGUP, OPERATION_KINDS
+} operation_kind;
+
+typedef enum { DIRECTION_READING, DIRECTION_WRITING, DIRECTION_WATCHING, DIRECTIONS } operation_direction;
+
+enum {
+    OPERATION_DONTWAIT = 1,     /* A send that reports -EAGAIN rather than wait. */
+    OPERATION_CANCELLING = 2,   /* ring_cancel has asked it to end. */
+    OPERATION_PARKED = 4,       /* epoll: was tried, waits for an event. */
+    OPERATION_HAS_BUFFER = 8,   /* `buffer` is the caller's from the completion on. */
+};
+
+/* What a send or connect needs beyond the slot; borrowed from a free list while the operation is in flight. */
+typedef struct message {
+    union { struct msghdr header; struct message *next; };
+    uint32_t size_class;
+    union { struct iovec iovecs[1]; struct sockaddr_storage address; };
+} message;
+
+/* 48 bytes: an idle receive costs this and nothing else on our side. */
+typedef struct {
+    uint64_t token;
+    union { void *memory; message *message; };   /* receive: the caller's; send and connect: ours. */
+    uint32_t next;                                /* On the free list, the epoll driver's queue or the ready list. */
+    uint32_t generation;
+    int32_t  fd;
+    int32_t  result;
+    uint32_t bytes;                               /* Most to receive; length of the address. */
+    uint16_t buffer;
+    uint8_t  kind;
+    uint8_t  flags;
+} operation;
+
+typedef struct {
+    uint32_t slots[DIRECTIONS];   /* RING_NONE, or the operation in flight. */
+    bool     registered;          /* epoll: the descriptor is in the interest list. */
+} descriptor;
+
+typedef struct { uint32_t head, tail; } operation_list;   /* Singly linked through `next`; RING_NONE when empty. */
+
+enum { OPERATION_CHUNK_BITS = 10, OPERATION_CHUNK = 1 << OPERATION_CHUNK_BITS, MESSAGE_SIZE_CLASSES = 3 };
+
+/* Slots come in chunks so that they never move; rows of descriptors may move. */
+typedef struct {
+    operation **chunks;
+    uint32_t    chunk_count, chunk_capacity;
+    uint32_t    free_head;
+    size_t      in_use;
+    descriptor *descriptors;
+    uint32_t    descriptor_count;
+    message    *free_messages[MESSAGE_SIZE_CLASSES];
+} operation_table;
+
+typedef struct {
+    uint8_t  *memory;        /* count * bytes, untouched pages cost nothing. */
+    uint8_t  *lent;          /* One flag per buffer: with the caller. */
+    uint16_t *free_stack;    /* epoll only: last returned, first reused, so the hot ones stay in the cache. */
+    uint32_t  count, bytes, free_count;
+} receive_pool;
+
+typedef struct ring_driver_calls {
+    int  (*open)(ring *ring, const ring_options *options);
+    void (*close)(ring *ring);
+    /* Takes the operation in the slot over. 0, or -errno and then it was not taken. */
+    int  (*queue)(ring *ring, uint32_t slot);
+    /* Asks it to end; the driver finishes it sooner or later. */
+    int  (*cancel)(ring *ring, uint32_t slot);
+    void (*forget)(ring *ring, int fd);
+    /* Submits, waits up to `timeout` ns (< 0: for ever) until at least one operation finished or the ring was woken. May
+     * return early for no reason. 0 or -errno. */
+    int  (*turn)(ring *ring, int64_t timeout);
+    void (*pool_return)(ring *ring, uint16_t buffer);
+} ring_driver_calls;
+
+struct ring {
+    const ring_driver_calls *driver;
+    ring_driver     driver_in_use;
+    operation_table table;
+    operation_list  ready;
+    receive_pool    pool;
+    int             wake_fd;      /* eventfd, non-blocking; the driver reads it empty and sets `woken`. */
+    bool            woken;
+    void           *state;        /* The driver's own. */
+#ifdef RING_FAULTS
+    ring_fault_plan faults;
+#endif
+};
+
+extern const ring_driver_calls ring_uring_calls, ring_epoll_calls;
+
+/* table.c */
+void       table_open(operation_table *table);
+void       table_close(operation_table *table);
+descriptor *table_descriptor(operation_table *table, int fd);          /* Grows; NULL: out of memory. */
+uint32_t   table_take(operation_table *table);                         /* RING_NONE: out of memory. */
+void       table_give_back(operation_table *table, uint32_t slot);
+message   *table_take_message(operation_table *table, unsigned iovec_count);
+void       table_give_back_message(operation_table *table, message *message);
+
+static inline operation *table_at(const operation_table *table, uint32_t slot) {
+    return &table->chunks[slot >> OPERATION_CHUNK_BITS][slot & (OPERATION_CHUNK - 1)];
+}
+
+void list_append(const operation_table *table, operation_list *list, uint32_t slot);
+uint32_t list_take(const operation_table *table, operation_list *list);
+
+/* pool.c */
+int  pool_open(receive_pool *pool, uint32_t count, uint32_t bytes);
+void pool_close(receive_pool *pool);
+static inline void *pool_at(const receive_pool *pool, uint16_t buffer) {
+    return pool->memory + (size_t)buffer * pool->bytes;
+}
+
+/* ring.c: the one way an operation ends. `result` as the completion will show it. */
+void operation_finish(ring *ring, uint32_t slot, int32_t result);
+operation_direction operation_direction_of(operation_kind kind);
+/* Reads the wake descriptor empty. */
+void ring_take_wake(ring *ring);
+
+/* selftest.c: 0, or -errno with one sentence in `why`. */
+int ring_self_test(char *why, size_t why_bytes);
+
+/* ring.c: an io_uring ring that nothing has tested, for the self-test. */
+int ring_open_untested(ring **ring_out, const ring_options *options);
+
+/* faults.c: 0, or the -errno with which the operation, the verb or the wait shall fail. */
+#ifdef RING_FAULTS
+int32_t faults_apply(ring *ring, operation *operation);
+int  faults_apply_to(ring *ring, int kind);
+void faults_adopt(ring *ring);
+#define FAULT_OF(ring, kind) faults_apply_to(ring, kind)
+#else
+static inline int32_t faults_apply(ring *ring, operation *operation) { (void)ring; (void)operation; return 0; }
+static inline void faults_adopt(ring *ring) { (void)ring; }
+#define FAULT_OF(ring, kind) 0
+#endif
+
+/* What POLL results are let through, the same for both drivers. */
+#define RING_READABLE_BITS (POLLIN | POLLERR | POLLHUP)
+#define RING_HANGUP_BITS   (POLLERR | POLLHUP)
+
+#endif

@@ -1,0 +1,357 @@
+/*
+ * The io_uring driver. One-shot operations only: no credit to keep, nothing to re-arm, and what is not asked for does
+ * not flow. Takes the features of Linux 6.1; the ring starts disabled so that the thread that first waits owns it.
+ *
+ * The hang-up watch goes through a small epoll set that the ring polls: POLL_ADD always reports POLLRDHUP too
+ * (io_uring/poll.c, IO_POLL_UNMASK), so after a half-close it would complete at once, for ever.
+ */
+#include "ring_internal.h"
+
+#include <liburing.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, WATCH_BATCH = 64, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
+
+/* Slots that are none: what completes under these names stays inside. */
+enum { INTERNAL_WAKE = UINT32_MAX - 1, INTERNAL_WATCHES = UINT32_MAX - 2, INTERNAL_CANCEL = UINT32_MAX - 3 };
+
+typedef struct {
+    struct io_uring           ring;
+    struct io_uring_buf_ring *buffers;
+    size_t                    buffers_bytes;
+    bool                      enabled;
+    bool                      wake_armed, watches_armed;
+    int                       watch_fd;       /* epoll set of the hang-up watches; -1 until the first. */
+    size_t                    in_kernel;      /* Operations whose entry has been made and has not completed. */
+} uring;
+
+static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
+    static const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_FAST_POLL;
+    static const int operations[] = { IORING_OP_ACCEPT, IORING_OP_CONNECT, IORING_OP_RECV, IORING_OP_SENDMSG,
+                                      IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL };
+    if ((parameters->features & needed) != needed) return -EOPNOTSUPP;
+    struct io_uring_probe *probe = io_uring_get_probe_ring((struct io_uring *)ring);
+    if (!probe) return -EOPNOTSUPP;
+    bool all = true;
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
+        all = all && io_uring_opcode_supported(probe, operations[i]);
+    }
+    io_uring_free_probe(probe);
+    return all ? 0 : -EOPNOTSUPP;
+}
+
+static void give_buffer(ring *ring, uint16_t buffer) {
+    uring *state = ring->state;
+    io_uring_buf_ring_add(state->buffers, pool_at(&ring->pool, buffer), ring->pool.bytes, buffer,
+                          io_uring_buf_ring_mask(ring->pool.count), 0);
+    io_uring_buf_ring_advance(state->buffers, 1);
+}
+
+static int open_pool(ring *ring) {
+    uring *state = ring->state;
+    state->buffers_bytes = ring->pool.count * sizeof(struct io_uring_buf);
+    void *memory = mmap(NULL, state->buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return -errno;
+    state->buffers = memory;
+    struct io_uring_buf_reg registration = {
+        .ring_addr = (uintptr_t)memory, .ring_entries = ring->pool.count, .bgid = POOL_GROUP };
+    int error = io_uring_register_buf_ring(&state->ring, &registration, 0);
+    if (error) {
+        munmap(memory, state->buffers_bytes);
+        return error;
+    }
+    io_uring_buf_ring_init(state->buffers);
+    for (uint32_t i = 0; i < ring->pool.count; i++) give_buffer(ring, (uint16_t)i);
+    return 0;
+}
+
+static int uring_open(ring *ring, const ring_options *options) {
+    uring *state = calloc(1, sizeof *state);
+    if (!state) return -ENOMEM;
+    state->watch_fd = -1;
+    struct io_uring_params parameters = {
+        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED
+               | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+        .cq_entries = options->entries * COMPLETIONS_PER_ENTRY };
+    int error = io_uring_queue_init_params(options->entries, &state->ring, &parameters);
+    if (error) {
+        free(state);
+        return error;
+    }
+    ring->state = state;
+    error = check_features(&state->ring, &parameters);
+    if (!error) error = open_pool(ring);
+    if (error) {
+        io_uring_queue_exit(&state->ring);
+        free(state);
+        ring->state = NULL;
+    }
+    return error;
+}
+
+static int enable(uring *state) {
+    if (state->enabled) return 0;
+    int error = io_uring_enable_rings(&state->ring);
+    state->enabled = error == 0;
+    return error;
+}
+
+/* Room for one more entry; a full queue is submitted first. NULL when the kernel takes nothing now. */
+static struct io_uring_sqe *next_entry(uring *state) {
+    for (;;) {
+        struct io_uring_sqe *entry = io_uring_get_sqe(&state->ring);
+        if (entry) return entry;
+        if (enable(state)) return NULL;
+        int submitted = io_uring_submit(&state->ring);
+        if (submitted <= 0 && submitted != -EINTR) return NULL;
+    }
+}
+
+static uint64_t name_of(const ring *ring, uint32_t slot) {
+    return (uint64_t)table_at(&ring->table, slot)->generation << 32 | slot;
+}
+
+/* Makes the entry of an operation: at first, and again where the kernel's result only means "once more". */
+static int make_entry(ring *ring, uint32_t slot) {
+    uring *state = ring->state;
+    operation *operation = table_at(&ring->table, slot);
+    struct io_uring_sqe *entry = next_entry(state);
+    if (!entry) return -ENOMEM;
+    switch ((operation_kind)operation->kind) {
+    case OPERATION_ACCEPT:
+        io_uring_prep_accept(entry, operation->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        break;
+    case OPERATION_CONNECT:
+        io_uring_prep_connect(entry, operation->fd, (const struct sockaddr *)&operation->message->address,
+                              operation->bytes);
+        break;
+    case OPERATION_RECEIVE:
+        io_uring_prep_recv(entry, operation->fd, operation->memory, operation->bytes, 0);
+        break;
+    case OPERATION_RECEIVE_POOLED:
+        io_uring_prep_recv(entry, operation->fd, NULL, operation->bytes, 0);
+        entry->flags |= IOSQE_BUFFER_SELECT;
+        entry->buf_group = POOL_GROUP;
+        /* Without it an empty pool would fail the receive of an idle socket, too. */
+        entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+        break;
+    case OPERATION_SEND: {
+        unsigned dont_wait = operation->flags & OPERATION_DONTWAIT ? MSG_DONTWAIT : 0;
+        io_uring_prep_sendmsg(entry, operation->fd, &operation->message->header, MSG_NOSIGNAL | dont_wait);
+        break;
+    }
+    default:
+        io_uring_prep_poll_add(entry, operation->fd, POLLIN);
+        break;
+    }
+    io_uring_sqe_set_data64(entry, name_of(ring, slot));
+    state->in_kernel++;
+    return 0;
+}
+
+/* Hang-up watches */
+
+static int watch(ring *ring, uint32_t slot) {
+    uring *state = ring->state;
+    if (state->watch_fd < 0) {
+        state->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (state->watch_fd < 0) return errno == ENOMEM ? -ENOMEM : -errno;
+    }
+    int fd = table_at(&ring->table, slot)->fd;
+    struct epoll_event event = { .events = EPOLLONESHOT, .data.u64 = name_of(ring, slot) };   /* ERR, HUP: implied */
+    if (epoll_ctl(state->watch_fd, EPOLL_CTL_ADD, fd, &event) == 0) return 0;
+    operation_finish(ring, slot, -errno);
+    return 0;
+}
+
+static void unwatch(uring *state, int fd) {
+    epoll_ctl(state->watch_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static bool is_current(const ring *ring, uint64_t name) {
+    return (uint32_t)name >> OPERATION_CHUNK_BITS < ring->table.chunk_count
+        && table_at(&ring->table, (uint32_t)name)->generation == name >> 32;
+}
+
+static void take_hangups(ring *ring) {
+    uring *state = ring->state;
+    struct epoll_event events[WATCH_BATCH];
+    int count;
+    do {
+        count = epoll_wait(state->watch_fd, events, WATCH_BATCH, 0);
+        for (int i = 0; i < count; i++) {
+            if (!is_current(ring, events[i].data.u64)) continue;
+            uint32_t slot = (uint32_t)events[i].data.u64;
+            unwatch(state, table_at(&ring->table, slot)->fd);
+            operation_finish(ring, slot, (int32_t)(events[i].events & RING_HANGUP_BITS));
+        }
+    } while (count == WATCH_BATCH);
+}
+
+/* Keeps the polls of the wake descriptor and of the watches armed. */
+static void arm_internal(ring *ring) {
+    uring *state = ring->state;
+    struct io_uring_sqe *entry;
+    if (!state->wake_armed && (entry = next_entry(state))) {
+        io_uring_prep_poll_add(entry, ring->wake_fd, POLLIN);
+        io_uring_sqe_set_data64(entry, INTERNAL_WAKE);
+        state->wake_armed = true;
+    }
+    if (!state->watches_armed && state->watch_fd >= 0 && (entry = next_entry(state))) {
+        io_uring_prep_poll_add(entry, state->watch_fd, POLLIN);
+        io_uring_sqe_set_data64(entry, INTERNAL_WATCHES);
+        state->watches_armed = true;
+    }
+}
+
+/* The calls of the front */
+
+static int uring_queue(ring *ring, uint32_t slot) {
+    return table_at(&ring->table, slot)->kind == OPERATION_WATCH_HANGUP ? watch(ring, slot) : make_entry(ring, slot);
+}
+
+static int uring_cancel(ring *ring, uint32_t slot) {
+    uring *state = ring->state;
+    operation *operation = table_at(&ring->table, slot);
+    if (operation->kind == OPERATION_WATCH_HANGUP) {
+        unwatch(state, operation->fd);
+        operation_finish(ring, slot, -ECANCELED);
+        return 0;
+    }
+    struct io_uring_sqe *entry = next_entry(state);
+    if (!entry) return -ENOMEM;
+    /* By name, which is a hash look-up; by descriptor the kernel walks everything that is armed. */
+    io_uring_prep_cancel64(entry, name_of(ring, slot), 0);
+    io_uring_sqe_set_data64(entry, INTERNAL_CANCEL);
+    operation->flags |= OPERATION_CANCELLING;
+    return 0;
+}
+
+static void uring_forget(ring *ring, int fd) {
+    (void)ring;
+    (void)fd;
+}
+
+/* An empty pool hides what a receive would have said; only data may be answered with -ENOBUFS. */
+static int32_t peek(int fd) {
+    char byte;
+    ssize_t count = recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT);
+    if (count == 0) return 0;
+    return count > 0 || errno == EAGAIN || errno == EINTR ? -ENOBUFS : -errno;
+}
+
+static void complete(ring *ring, const struct io_uring_cqe *completion) {
+    uring *state = ring->state;
+    uint64_t name = completion->user_data;
+    int32_t result = completion->res;
+    switch ((uint32_t)name) {
+    case INTERNAL_CANCEL:
+        return;
+    case INTERNAL_WAKE:
+        state->wake_armed = false;
+        ring_take_wake(ring);
+        return;
+    case INTERNAL_WATCHES:
+        state->watches_armed = false;
+        take_hangups(ring);
+        return;
+    }
+    if (!is_current(ring, name)) return;
+    state->in_kernel--;
+    uint32_t slot = (uint32_t)name;
+    operation *operation = table_at(&ring->table, slot);
+    if (completion->flags & IORING_CQE_F_BUFFER) {
+        uint16_t buffer = (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT);
+        if (result > 0) {
+            operation->buffer = buffer;
+            operation->flags |= OPERATION_HAS_BUFFER;
+        } else {
+            give_buffer(ring, buffer);
+        }
+    }
+    bool cancelling = operation->flags & OPERATION_CANCELLING;
+    if (result == -EINTR && cancelling) result = -ECANCELED;   /* It was running in a worker. */
+    bool again = result == -EINTR || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
+    if (again && !cancelling && make_entry(ring, slot) == 0) return;
+    if (again && cancelling) result = -ECANCELED;
+    if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) result = peek(operation->fd);
+    if (result > 0 && operation->kind == OPERATION_READABLE) result &= RING_READABLE_BITS;
+    operation_finish(ring, slot, result);
+}
+
+static void reap(ring *ring) {
+    uring *state = ring->state;
+    struct io_uring_cqe *completion;
+    unsigned head, count = 0;
+    io_uring_for_each_cqe(&state->ring, head, completion) {
+        complete(ring, completion);
+        count++;
+    }
+    io_uring_cq_advance(&state->ring, count);
+}
+
+static int uring_turn(ring *ring, int64_t timeout) {
+    uring *state = ring->state;
+    int result = enable(state);
+    if (result) return result;
+    arm_internal(ring);
+    if (io_uring_cq_ready(&state->ring)) timeout = 0;
+    if (timeout == 0) {
+        result = io_uring_submit_and_get_events(&state->ring);
+    } else if (timeout < 0) {
+        result = io_uring_submit_and_wait(&state->ring, 1);
+    } else {
+        struct __kernel_timespec limit = { .tv_sec = timeout / 1000000000, .tv_nsec = timeout % 1000000000 };
+        struct io_uring_cqe *first;
+        result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
+    }
+    reap(ring);
+    if (result >= 0 || result == -ETIME || result == -EINTR) return 0;
+    if (result == -EAGAIN || result == -EBUSY) {
+        /* The kernel is short of memory. What was not taken stays queued; do not spin on it. */
+        usleep(1000);
+        return 0;
+    }
+    return result;
+}
+
+static void uring_pool_return(ring *ring, uint16_t buffer) {
+    give_buffer(ring, buffer);
+}
+
+/* The kernel takes a ring down at its leisure, but the caller is about to free what operations write to, and to bind
+ * listeners anew: so end everything first. From a foreign thread that is refused, and only the exit below remains. */
+static void end_operations(ring *ring) {
+    uring *state = ring->state;
+    struct io_uring_sqe *entry = state->enabled ? next_entry(state) : NULL;
+    if (!entry) return;
+    io_uring_prep_cancel64(entry, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+    io_uring_sqe_set_data64(entry, INTERNAL_CANCEL);
+    for (int round = 0; round < CLOSE_ROUNDS; round++) {
+        struct __kernel_timespec limit = { .tv_nsec = CLOSE_ROUND_MS * 1000000 };
+        struct io_uring_cqe *first;
+        int result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
+        reap(ring);
+        bool ended = state->in_kernel == 0 && !state->wake_armed && !state->watches_armed;
+        if (ended || (result < 0 && result != -ETIME && result != -EINTR)) return;
+    }
+}
+
+static void uring_close(ring *ring) {
+    uring *state = ring->state;
+    end_operations(ring);
+    if (state->watch_fd >= 0) close(state->watch_fd);
+    io_uring_queue_exit(&state->ring);
+    munmap(state->buffers, state->buffers_bytes);
+    free(state);
+}
+
+const ring_driver_calls ring_uring_calls = {
+    .open = uring_open, .close = uring_close, .queue = uring_queue, .cancel = uring_cancel, .forget = uring_forget,
+    .turn = uring_turn, .pool_return = uring_pool_return,
+};

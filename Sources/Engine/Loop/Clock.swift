@@ -1,0 +1,12 @@
+import Glibc
+
+/// The one clock of a tele process: CLOCK_BOOTTIME, which is monotonic and goes on while the machine is suspended, so
+/// that a notebook that wakes knows how long it slept.
+public enum Clock {
+    /// Nanoseconds since boot.
+    public static func now() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_BOOTTIME, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+}

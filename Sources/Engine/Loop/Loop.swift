@@ -1,0 +1,126 @@
+import CRing
+import CSystem
+import Glibc
+
+/// The submission loop: queue operations, then wait once for submissions, completions and the next deadline together.
+/// Knows sockets, memory, tokens and time, and nothing of what they are for. Owned by one thread; `waker` may travel.
+public final class Loop {
+    public enum Driver: Sendable { case auto, uring, epoll }
+
+    let ring: OpaquePointer
+    /// The words for a log when `auto` could not have io_uring.
+    public let fallbackReason: String?
+    public let driverName: String
+    private let completions: UnsafeMutablePointer<ring_completion>
+    private static let batch = 256
+
+    /// A shared receive pool of `poolCount` buffers of `poolByteCount` serves all idle sockets.
+    public init(driver: Driver, poolCount: Int = 256, poolByteCount: Int = 4096) throws(SystemError) {
+        var options = ring_options()
+        options.driver = switch driver {
+        case .auto: RING_DRIVER_AUTO
+        case .uring: RING_DRIVER_URING
+        case .epoll: RING_DRIVER_EPOLL
+        }
+        options.entries = 512
+        options.pool_count = UInt32(poolCount)
+        options.pool_bytes = UInt32(poolByteCount)
+        var opened: OpaquePointer?
+        var why = [CChar](repeating: 0, count: 256)
+        let failed = ring_open(&opened, &options, &why, why.count)
+        guard failed == 0, let opened else { throw SystemError(-failed) }
+        ring = opened
+        let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        fallbackReason = words.isEmpty ? nil : words
+        driverName = ring_driver_in_use(opened) == RING_DRIVER_URING ? "io_uring" : "epoll"
+        completions = .allocate(capacity: Loop.batch)
+    }
+
+    deinit {
+        ring_close(ring)
+        completions.deallocate()
+    }
+
+    /// Wakes the loop from any thread.
+    public var waker: @Sendable () -> Void {
+        let address = UInt(bitPattern: UnsafeRawPointer(ring))
+        return { ring_wake(OpaquePointer(bitPattern: address)) }
+    }
+
+    // MARK: Operations. Each completes exactly once. False: the operation could not be queued (no memory).
+
+    public func accept(_ listener: Int32, _ token: Token) -> Bool {
+        ring_accept(ring, listener, token.rawValue) == 0
+    }
+
+    public func connect(_ fd: Int32, _ address: Address, _ token: Token) -> Bool {
+        address.withPointer { ring_connect(ring, fd, $0, $1, token.rawValue) } == 0
+    }
+
+    /// `memory` stays valid until the completion.
+    public func receive(_ fd: Int32, _ memory: UnsafeMutableRawPointer, _ count: Int, _ token: Token) -> Bool {
+        ring_receive(ring, fd, memory, count, token.rawValue) == 0
+    }
+
+    /// Into a buffer of the pool, picked when bytes are there.
+    public func receivePooled(_ fd: Int32, _ token: Token) -> Bool {
+        ring_receive_pooled(ring, fd, token.rawValue) == 0
+    }
+
+    /// What the iovecs point to stays valid until the completion; the iovecs themselves are copied.
+    public func send(_ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int, waiting: Bool = true,
+                     _ token: Token) -> Bool {
+        let flags = waiting ? 0 : Int32(SYSTEM_DONTWAIT)
+        return ring_send(ring, fd, iovecs, UInt32(count), flags, token.rawValue) == 0
+    }
+
+    public func readable(_ fd: Int32, _ token: Token) -> Bool { ring_readable(ring, fd, token.rawValue) == 0 }
+    public func watchHangup(_ fd: Int32, _ token: Token) -> Bool { ring_watch_hangup(ring, fd, token.rawValue) == 0 }
+
+    /// Every operation on the descriptor completes soon.
+    public func cancel(_ fd: Int32) { ring_cancel(ring, fd) }
+
+    /// Closes a descriptor that has no operation in flight.
+    public func close(_ fd: Int32) {
+        ring_forget(ring, fd)
+        Socket.close(fd)
+    }
+
+    public func poolBytes(_ buffer: UInt16) -> UnsafeRawPointer { ring_pool_bytes(ring, buffer) }
+    public func returnToPool(_ buffer: UInt16) { ring_pool_return(ring, buffer) }
+
+    /// Waits for completions until `deadline` (nanoseconds on `Clock`; nil: for ever) and passes each to `handle`.
+    public func wait(until deadline: UInt64?, _ handle: (Completion) -> Void) throws(SystemError) {
+        let timeout: Int64
+        if let deadline {
+            let now = Clock.now()
+            timeout = deadline > now ? Int64(clamping: deadline - now) : 0
+        } else {
+            timeout = -1
+        }
+        let count = ring_wait(ring, timeout, completions, UInt32(Loop.batch))
+        guard count >= 0 else {
+            if count == -EINTR { return }
+            throw SystemError(-count)
+        }
+        for index in 0..<Int(count) { handle(Completion(completions[index])) }
+    }
+}
+
+/// What became of one operation.
+public struct Completion {
+    public let token: Token
+    /// Bytes, the accepted descriptor, poll bits or 0; below zero: -errno.
+    public let result: Int32
+    /// A pool buffer that must be returned.
+    public let buffer: UInt16?
+
+    @usableFromInline
+    init(_ raw: ring_completion) {
+        token = Token(rawValue: raw.token)
+        result = raw.result
+        buffer = raw.flags & UInt16(RING_COMPLETION_BUFFER) != 0 ? raw.buffer : nil
+    }
+
+    public var error: SystemError? { result < 0 ? SystemError(-result) : nil }
+}

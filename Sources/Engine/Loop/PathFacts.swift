@@ -1,0 +1,37 @@
+import Glibc
+
+/// What TCP knows of a path, from TCP_INFO: enough to tell a dead carrier from a slow one.
+public struct PathFacts: Sendable {
+    /// Segments in flight.
+    public let unacknowledged: UInt32
+    /// How often the retransmission time-out has doubled.
+    public let backoff: UInt8
+    /// Milliseconds since the last acknowledgment arrived.
+    public let silenceMilliseconds: UInt32
+    public let roundTripMicroseconds: UInt32
+    public let roundTripVarianceMicroseconds: UInt32
+
+    /// Nil when the socket has none.
+    public init?(_ fd: Int32) {
+        // struct tcp_info of include/uapi/linux/tcp.h: eight bytes of flags, then 32-bit fields. glibc's is older
+        // and shorter than what the kernel fills, but begins alike.
+        var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+            = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        var length = socklen_t(MemoryLayout.size(ofValue: words))
+        let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
+        guard failed == 0, length >= 80 else { return nil }
+        (unacknowledged, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds)
+            = withUnsafeBytes(of: words) { bytes in
+                (bytes.load(fromByteOffset: 24, as: UInt32.self), bytes[4],
+                 bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
+                 bytes.load(fromByteOffset: 72, as: UInt32.self))
+            }
+    }
+
+    /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
+    public var explainsSilence: Bool {
+        guard unacknowledged > 0 else { return false }
+        let patience = max(3 * roundTripMicroseconds / 1000, 500)
+        return backoff < 2 && silenceMilliseconds < patience
+    }
+}

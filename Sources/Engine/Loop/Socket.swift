@@ -1,0 +1,101 @@
+import CSystem
+import Glibc
+
+/// What the loop does to sockets besides moving bytes. Descriptors are plain numbers here; who owns one closes it, and
+/// only when the ring holds none of its operations.
+public enum Socket {
+    /// A listening socket. On Linux an IPv6 wildcard takes IPv4 too.
+    public static func listen(on address: Address) throws(SystemError) -> Int32 {
+        let fd = try make(address.family)
+        do throws(SystemError) {
+            try set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+            if address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY, address.isAny ? 0 : 1) }
+            guard address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw SystemError.last }
+            tune(fd, address.isLoopback)
+            guard Glibc.listen(fd, 4096) == 0 else { throw SystemError.last }
+            return fd
+        } catch {
+            Glibc.close(fd)
+            throw error
+        }
+    }
+
+    /// A socket about to connect.
+    public static func dialling(_ address: Address) throws(SystemError) -> Int32 {
+        let fd = try make(address.family)
+        tune(fd, address.isLoopback)
+        return fd
+    }
+
+    public static func localAddress(_ fd: Int32) -> Address? { name(fd, getsockname) }
+    public static func peerAddress(_ fd: Int32) -> Address? { name(fd, getpeername) }
+
+    /// Small writes leave at once; a peer on this machine gets cubic, which costs a third less than bbr there.
+    /// Failing to tune is no reason not to talk.
+    public static func tune(_ fd: Int32, _ isLoopback: Bool) {
+        try? set(fd, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        if isLoopback {
+            let name: StaticString = "cubic"
+            setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, name.utf8Start, socklen_t(name.utf8CodeUnitCount))
+        }
+    }
+
+    /// A carrier is always read by its peer, so a window that stays shut means a dead path: give up after two minutes.
+    /// Retransmissions back off to one second only (Linux 6.15), and little waits where it cannot be reordered.
+    public static func tuneCarrier(_ fd: Int32, isLoopback: Bool) {
+        try? set(fd, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 120_000)
+        try? set(fd, Int32(IPPROTO_TCP), tcpRetransmissionMaximumMilliseconds, 1_000)
+        if !isLoopback { try? set(fd, Int32(IPPROTO_TCP), tcpNotSentLowWater, 128 << 10) }
+    }
+
+    /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere.
+    public static func tuneUser(_ fd: Int32) {
+        try? set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    }
+
+    /// close(2) will send RST and discard what is queued.
+    public static func abortOnClose(_ fd: Int32) {
+        var option = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
+    }
+
+    public static func shutdownWriting(_ fd: Int32) { shutdown(fd, Int32(SHUT_WR)) }
+
+    public static func close(_ fd: Int32) { Glibc.close(fd) }
+
+    /// The pending error, which is cleared.
+    public static func takeError(_ fd: Int32) -> SystemError? {
+        var code: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &length) == 0, code != 0 else { return nil }
+        return SystemError(code)
+    }
+
+    private static func make(_ family: Int32) throws(SystemError) -> Int32 {
+        let fd = system_socket(family, Int32(SYSTEM_STREAM), 0)
+        guard fd >= 0 else { throw SystemError.last }
+        return fd
+    }
+
+    private static func set(_ fd: Int32, _ level: Int32, _ option: Int32, _ value: Int32) throws(SystemError) {
+        var value = value
+        guard setsockopt(fd, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0 else {
+            throw SystemError.last
+        }
+    }
+
+    private static func name(_ fd: Int32, _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>)
+        -> Int32) -> Address? {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        return withUnsafeMutablePointer(to: &storage) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { name in
+                call(fd, name, &length) == 0 ? Address(name, length) : nil
+            }
+        }
+    }
+
+    // Newer than Debian 12's headers.
+    private static let tcpNotSentLowWater: Int32 = 25
+    private static let tcpRetransmissionMaximumMilliseconds: Int32 = 44
+}

@@ -1,0 +1,72 @@
+import CProof
+import Wire
+
+/// The proofs of HELLO and WELCOME: HMAC-SHA-256 over the message up to its proof field, keyed with the session's secret
+/// (docs/protocol.md §4).
+enum Proof {
+    /// Nil when libcrypto fails; then nobody is believed.
+    static func make(_ secret: Octets32, over bytes: UnsafeRawBufferPointer) -> Octets32? {
+        var key = secret.bytes
+        var proof = [UInt8](repeating: 0, count: Int(PROOF_BYTES))
+        guard proof_hmac(&key, bytes.baseAddress, bytes.count, &proof) == 0 else { return nil }
+        return Octets32(proof)
+    }
+}
+
+extension Octets32 {
+    var bytes: [UInt8] {
+        [words.0, words.1, words.2, words.3].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) } }
+    }
+
+    init(_ bytes: [UInt8]) {
+        func word(_ start: Int) -> UInt64 { bytes[start..<start + 8].reduce(0) { $0 << 8 | UInt64($1) } }
+        self.init(word(0), word(8), word(16), word(24))
+    }
+
+    static func random(using generator: inout SystemRandomNumberGenerator) -> Octets32 {
+        Octets32(generator.next(), generator.next(), generator.next(), generator.next())
+    }
+}
+
+extension Hello {
+    /// The encoded message, with its proof when `secret` is given.
+    func encoded(secret: Octets32?) -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0, count: Hello.byteCount)
+        return sealed(&bytes, Hello.provenByteCount, secret) { $0.encode(into: &$1) }
+    }
+}
+
+extension Welcome {
+    func encoded(provenWith key: Octets32?) -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0, count: Welcome.byteCount)
+        return sealed(&bytes, Welcome.provenByteCount, key) { $0.encode(into: &$1) }
+    }
+}
+
+extension Hello: Provable {}
+extension Welcome: Provable {}
+
+protocol Provable { var proof: Octets32 { get set } }
+
+extension Provable {
+    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Octets32?,
+                            encode: (Self, inout ByteWriter) -> Void) -> [UInt8]? {
+        var message = self
+        let made = bytes.withUnsafeMutableBytes { buffer -> Bool in
+            var writer = ByteWriter(buffer)
+            encode(message, &writer)
+            guard let secret else { return true }
+            guard let proof = Proof.make(secret, over: UnsafeRawBufferPointer(rebasing: buffer[..<covered])) else { return false }
+            message.proof = proof
+            writer = ByteWriter(buffer)
+            encode(message, &writer)
+            return true
+        }
+        return made ? bytes : nil
+    }
+
+    /// Whether the proof at the end of the received bytes holds.
+    func isProven(_ secret: Octets32, over bytes: UnsafeRawBufferPointer) -> Bool {
+        Proof.make(secret, over: bytes).map { $0 == proof } ?? false
+    }
+}

@@ -1,0 +1,246 @@
+import Wire
+
+/// One end of a session, without sockets, clock, chance or payload bytes: it is told what happened, and asked what to
+/// do next. The owner keeps the bytes; here they are counts and offsets.
+///
+/// The sequence of the session's bytes towards the peer (docs/protocol.md §5):
+///
+///     0 ──── acknowledged ──── cursor ──── handed ──── sent
+///            │ retained: may be replayed              │
+///
+/// `handed` is the highest offset that a carrier was ever given, `cursor` where the current one stands. (An
+/// acknowledgment may overtake the completion of the send that it answers: then `acknowledged` passes `cursor`.)
+///
+/// `nextFrame` gives a frame its place at `sent`; the owner appends header and payload to its store of retained bytes.
+/// `nextBatch` says which of them to hand to the carrier. `receive` reads what the carrier brought.
+public struct Endpoint: ~Copyable {
+    public enum Role: Sendable { case client, server }
+
+    public struct Limits: Sendable {
+        /// Bytes that may be sent and not acknowledged.
+        public var retained: Int
+        /// Payload bytes that may have arrived and not been consumed.
+        public var received: Int
+        /// Streams open at a time.
+        public var streams: Int
+
+        public init(retained: Int, received: Int, streams: Int) {
+            self.retained = retained
+            self.received = received
+            self.streams = streams
+        }
+    }
+
+    /// An acknowledgment waits this long for company.
+    public static let acknowledgmentDelay = Interval.milliseconds(20)
+    /// Received bytes that make an acknowledgment due at once.
+    static let acknowledgmentThreshold: UInt64 = 256 << 10
+    /// Room for control frames above `Limits.retained`, so that full buffers never hold back a reset or credit.
+    static let controlReserve = 1 << 20
+    /// Distance of the frame borders that are remembered.
+    static let borderDistance: UInt64 = 4 << 10
+    static let creditMinimum = 4 << 10
+
+    public let role: Role
+    public var limits: Limits
+
+    var table = StreamTable()
+    var scheduler = Scheduler()
+    var borders = OffsetQueue()
+
+    // Our bytes.
+    public internal(set) var acknowledged: UInt64 = 0
+    public internal(set) var cursor: UInt64 = 0
+    public internal(set) var sent: UInt64 = 0
+    var handed: UInt64 = 0
+    var dataSent: UInt64 = 0
+    var peerDataLimit: UInt64 = 0
+    var peerInitialCredit: UInt64 = 0
+    var peerMaximumStreams: UInt64 = 0
+    var nextOwnID: UInt64
+    var controlBytes = ControlBytes()
+
+    // The peer's bytes.
+    public internal(set) var received: UInt64 = 0
+    var delivered = Reading.betweenFrames
+    var reception = Reception(position: 0, reading: .betweenFrames)
+    var dataReceived: UInt64 = 0
+    var dataConsumed: UInt64 = 0
+    var announcedDataLimit: UInt64 = 0
+    var nextPeerID: UInt64
+
+    // State of this moment, told with the next batch.
+    var acknowledgedToPeer: UInt64 = 0
+    /// While a HELLO is out, acknowledgments on the old carrier stop at the offset it named: the server must still be
+    /// able to replay from there.
+    var acknowledgmentCeiling = UInt64.max
+    var acknowledgmentDue = Instant.never
+    var owedPong: UInt64?
+    var owedClose: (code: CloseCode, reason: StaticString)?
+    var closeIsEncoded = false
+
+    public internal(set) var isAttached = false
+    /// The session has been agreed on once: frames may take their place.
+    public internal(set) var isEstablished = false
+    public internal(set) var epoch: UInt32 = 0
+    var liveness: Liveness
+
+    public init(role: Role, limits: Limits, now: Instant) {
+        self.role = role
+        self.limits = limits
+        nextOwnID = role == .client ? 0 : 1
+        nextPeerID = role == .client ? 1 : 0
+        liveness = Liveness(now: now)
+    }
+
+    // MARK: What the owner wants
+
+    public var streamCount: Int { table.count }
+    public var canOpen: Bool {
+        table.count < limits.streams && (!isEstablished || UInt64(table.count) < peerMaximumStreams)
+            && nextOwnID + 2 < Specification.offsetMaximum
+    }
+
+    /// Opens a stream; costs no round trip, also without a carrier. `canOpen` must hold.
+    public mutating func open(owner: StreamOwner, target: UInt64, now: Instant) -> StreamSlot {
+        precondition(canOpen, "opened more streams than agreed")
+        let credit = initialCredit(of: limits.received)
+        var stream = Stream(id: nextOwnID, owner: owner, send: SendHalf(limit: 0),
+                            receive: ReceiveHalf(initial: credit, now: now))
+        stream.pending = .open
+        stream.target = target
+        nextOwnID += 2
+        let slot = table.insert(stream)
+        scheduler.addControl(slot, &table)
+        return slot
+    }
+
+    /// Answers `.opened`: the stream belongs to `owner` from now on.
+    public mutating func adopt(_ slot: StreamSlot, owner: StreamOwner) {
+        table[slot].owner = owner
+    }
+
+    /// The owner holds `count` more bytes for the peer.
+    public mutating func write(_ slot: StreamSlot, _ count: Int) {
+        table[slot].send.write(count)
+        if table[slot].send.hasWork { scheduler.ready(slot, &table) }
+    }
+
+    /// No more bytes will be written. FIN follows the last one.
+    public mutating func finish(_ slot: StreamSlot) {
+        table[slot].send.finish()
+        if table[slot].send.hasWork && !table[slot].pending.contains(.open) { scheduler.ready(slot, &table) }
+    }
+
+    /// Ends both halves abruptly. The owner forgets the slot and its bytes at once.
+    public mutating func reset(_ slot: StreamSlot, _ code: ResetCode) {
+        consumeAll(slot)
+        table[slot].send.abandon()
+        table[slot].owner = .max
+        scheduler.forget(slot, &table)
+        if table[slot].pending.contains(.open) {
+            table.remove(slot)  // The peer never heard of it.
+            return
+        }
+        table[slot].pending = .reset
+        table[slot].resetCode = code.rawValue
+        scheduler.addControl(slot, &table)
+    }
+
+    /// The user took `count` bytes of the stream.
+    public mutating func consume(_ slot: StreamSlot, _ count: Int, now: Instant) {
+        dataConsumed += UInt64(count)
+        let ceiling = UInt64(max(0, limits.received - Int(dataReceived - dataConsumed)) / 2)
+        if table[slot].receive.consume(UInt64(count), ceiling: ceiling, roundTrip: liveness.roundTrip, now: now) {
+            table[slot].pending.insert(.credit)
+            scheduler.addControl(slot, &table)
+        }
+        announceIfUseful()
+    }
+
+    /// The end of the peer's bytes was passed on to the user. True: the stream is over, its slot is gone.
+    public mutating func drain(_ slot: StreamSlot) -> Bool {
+        table[slot].receive.drain()
+        table[slot].pending.remove(.credit)
+        if table[slot].pending.isEmpty { scheduler.removeControl(slot, &table) }
+        return removeIfOver(slot)
+    }
+
+    /// Bytes of the stream that the owner holds and that have no place in the sequence yet.
+    public func waiting(_ slot: StreamSlot) -> Int { table[slot].send.waiting }
+    /// Credit covers all bytes that wait.
+    public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
+
+    /// Ends the session with the next batch.
+    public mutating func close(_ code: CloseCode, _ reason: StaticString) {
+        owedClose = (code, reason)
+    }
+
+    /// Calls `body` with the owner of every stream that has one. Linear.
+    public func forEachOwner(_ body: (StreamOwner) -> Void) {
+        table.forEach { _, stream in if stream.owner != .max { body(stream.owner) } }
+    }
+
+    // MARK: Time
+
+    public var nextTimeout: Instant {
+        isAttached ? min(acknowledgmentDue, liveness.deadline) : .never
+    }
+
+    /// True when the carrier has just become suspected. Afterwards a batch may be due.
+    public mutating func handleTimeout(now: Instant) -> Bool {
+        isAttached && liveness.becomesSuspected(now: now)
+    }
+
+    /// The path may have changed: ask the peer at once and suspect the carrier soon.
+    public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
+
+    public var isSuspected: Bool { isAttached && liveness.isSuspected }
+    public var roundTrip: Interval { liveness.roundTrip }
+
+    /// TCP's own acknowledgments arrive: the path is slow, not dead. No suspicion before `until`.
+    public mutating func bePatient(until: Instant) { liveness.bePatient(until: until) }
+
+    // MARK: Helpers
+
+    /// A share of `budget` that lets a few streams start at full speed and keeps thousands of stuck ones from using
+    /// the budget up: the sum over n streams grows with log n only.
+    func initialCredit(of budget: Int) -> UInt64 {
+        let share = budget / (8 * (table.count + 8))
+        return min(UInt64(max(share, Endpoint.creditMinimum)), Specification.initialCreditMaximum)
+    }
+
+    mutating func consumeAll(_ slot: StreamSlot) {
+        let held = table[slot].receive.held
+        dataConsumed += held
+        announceIfUseful()
+    }
+
+    mutating func removeIfOver(_ slot: StreamSlot) -> Bool {
+        guard table[slot].isOver else { return false }
+        scheduler.forget(slot, &table)
+        table.remove(slot)
+        return true
+    }
+
+    /// The session's limit moved far enough to tell the peer at once: it may be blocked.
+    mutating func announceIfUseful() {
+        let limit = dataConsumed + UInt64(limits.received)
+        if limit > announcedDataLimit, limit - announcedDataLimit >= UInt64(limits.received / 4) {
+            acknowledgmentDue = Instant(nanoseconds: 0)
+        }
+    }
+
+    /// What the peer may send in all; never less than it was told.
+    mutating func announceDataLimit() -> UInt64 {
+        announcedDataLimit = max(announcedDataLimit,
+                                 min(dataConsumed + UInt64(limits.received), Specification.offsetMaximum))
+        return announcedDataLimit
+    }
+
+    public func checkInvariants() {
+        precondition(acknowledged <= handed && cursor <= handed && handed <= sent, "send offsets out of order")
+        precondition(dataConsumed <= dataReceived && dataReceived <= announcedDataLimit, "receive counts out of order")
+        precondition(acknowledgedToPeer <= received, "acknowledged bytes that did not arrive")
+    }
+}

@@ -1,0 +1,177 @@
+import Wire
+
+/// A frame that has just taken its place in the sequence. The owner must append the header, then `payload` bytes of
+/// the stream, to its store of retained bytes before anything else.
+public struct SequencedFrame {
+    public let owner: StreamOwner
+    public let headerByteCount: Int
+    public let payloadByteCount: Int
+    /// The stream is over: both ends are told, the slot is gone, the owner may close its socket.
+    public let isOver: Bool
+}
+
+/// What to hand to the carrier in one send: `rest` retained bytes from `start`, then the control bytes, then `more`
+/// retained bytes. Control bytes only ever stand at a frame border.
+public struct Batch {
+    public let start: UInt64
+    public let rest: Int
+    /// Which of the control buffer's bytes.
+    public let control: Range<Int>
+    public let more: Int
+
+    public var byteCount: Int { rest + control.count + more }
+    public var isEmpty: Bool { byteCount == 0 }
+}
+
+/// Unsequenced frames that were encoded for the current carrier and are not all handed over.
+struct ControlBytes {
+    var range = 0..<0
+    /// The border they stand at.
+    var offset: UInt64 = 0
+}
+
+extension Endpoint {
+    /// Bytes that the control buffer of a carrier must hold.
+    public static let controlBufferByteCount = 512
+    /// Longest header of a sequenced frame.
+    public static let headerMaximum = 48
+
+    public var unsentByteCount: Int { Int(sent - cursor) }
+    public var retainedByteCount: Int { Int(sent - acknowledged) }
+
+    /// Gives the next frame its place and writes its header. Nil: nobody has anything that may be sent now.
+    /// `payloadMaximum` ≥ 1 bounds the payload.
+    public mutating func nextFrame(into header: UnsafeMutableRawBufferPointer, payloadMaximum: Int) -> SequencedFrame? {
+        guard isEstablished, owedClose == nil else { return nil }
+        var writer = ByteWriter(header)
+        if scheduler.hasControl {
+            guard retainedByteCount < limits.retained + Endpoint.controlReserve else { return nil }
+            return nextControlFrame(&writer)
+        }
+        while scheduler.hasData {
+            let slot = scheduler.nextData(&table)
+            if table[slot].send.owesFin { return finFrame(slot, &writer) }
+            guard table[slot].send.sendable > 0 else {
+                if table[slot].send.waiting > 0 {
+                    scheduler.blocked(slot, &table)
+                } else {
+                    scheduler.ranDry(slot, &table)
+                }
+                continue
+            }
+            return dataFrame(slot, &writer, payloadMaximum)
+        }
+        return nil
+    }
+
+    private mutating func nextControlFrame(_ writer: inout ByteWriter) -> SequencedFrame? {
+        let slot = scheduler.firstControl
+        let id = table[slot].id
+        if table[slot].pending.contains(.open) {
+            let credit = min(initialCredit(of: Int(peerDataLimit - dataSent)), peerInitialCredit)
+            writer.appendOpen(stream: id, target: table[slot].target, sendCredit: credit,
+                              receiveCredit: table[slot].receive.tellCredit())
+            table[slot].send.raise(limit: credit)
+            table[slot].pending.subtract([.open, .credit])
+            if table[slot].send.hasWork { scheduler.ready(slot, &table) }
+        } else if table[slot].pending.contains(.reset) {
+            writer.appendReset(stream: id, code: ResetCode(rawValue: table[slot].resetCode))
+            scheduler.forget(slot, &table)
+            table.remove(slot)
+            return sequence(writer.count, owner: .max, payload: 0, isOver: false)
+        } else {
+            writer.appendStreamCredit(stream: id, limit: table[slot].receive.tellCredit())
+            table[slot].pending.remove(.credit)
+        }
+        if table[slot].pending.isEmpty { scheduler.removeControl(slot, &table) }
+        return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
+    }
+
+    private mutating func finFrame(_ slot: StreamSlot, _ writer: inout ByteWriter) -> SequencedFrame {
+        writer.appendFin(stream: table[slot].id, finalSize: table[slot].send.sequenced)
+        table[slot].send.finSequenced()
+        scheduler.ranDry(slot, &table)
+        let owner = table[slot].owner
+        return sequence(writer.count, owner: owner, payload: 0, isOver: removeIfOver(slot))
+    }
+
+    private mutating func dataFrame(_ slot: StreamSlot, _ writer: inout ByteWriter, _ maximum: Int) -> SequencedFrame? {
+        let turn = scheduler.isAlone(slot) ? Int.max : Int(table[slot].deficit)
+        let room = max(0, limits.retained - retainedByteCount)
+        let count = min(table[slot].send.sendable, turn, maximum, room, Int(peerDataLimit - dataSent),
+                        Specification.dataBodyMaximum - Varint.maximumByteCount)
+        guard count > 0 else { return nil }
+        writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
+        table[slot].send.take(count)
+        table[slot].deficit = Int32(clamping: Int(table[slot].deficit) - count)
+        dataSent += UInt64(count)
+        return sequence(writer.count, owner: table[slot].owner, payload: count, isOver: false)
+    }
+
+    private mutating func sequence(_ header: Int, owner: StreamOwner, payload: Int, isOver: Bool) -> SequencedFrame {
+        sent += UInt64(header + payload)
+        if sent - (borders.last ?? acknowledged) >= Endpoint.borderDistance { borders.append(sent) }
+        return SequencedFrame(owner: owner, headerByteCount: header, payloadByteCount: payload, isOver: isOver)
+    }
+
+    // MARK: Batches
+
+    /// Something is to be handed over, now.
+    public func wantsBatch(now: Instant) -> Bool {
+        isAttached && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
+    }
+
+    private func owesControl(_ now: Instant) -> Bool {
+        acknowledgmentDue <= now || owedPong != nil || (owedClose != nil && !closeIsEncoded) || liveness.owesPing(now: now)
+    }
+
+    /// The next send, of about `limit` bytes. The previous one must have been reported by `batchSent`.
+    /// `control` belongs to the carrier and keeps its contents until then.
+    public mutating func nextBatch(limit: Int, control: UnsafeMutableRawBufferPointer, now: Instant) -> Batch {
+        precondition(isAttached, "a batch without a carrier")
+        if controlBytes.range.isEmpty, owesControl(now) || (sent > cursor && acknowledgedToPeer < received) {
+            controlBytes.range = 0..<encodeControl(control, now)
+            controlBytes.offset = sent == cursor ? sent : borders.first(from: cursor) ?? sent
+        }
+        let batch: Batch
+        if controlBytes.range.isEmpty {
+            batch = Batch(start: cursor, rest: 0, control: 0..<0, more: min(limit, Int(sent - cursor)))
+        } else {
+            let rest = Int(controlBytes.offset - cursor)
+            let more = min(max(0, limit - rest), Int(sent - controlBytes.offset))
+            batch = Batch(start: cursor, rest: rest, control: controlBytes.range, more: more)
+        }
+        handed = max(handed, cursor + UInt64(batch.rest + batch.more))
+        if batch.rest + batch.more > 0 { liveness.sent(now: now) }
+        return batch
+    }
+
+    /// The carrier took the first `count` bytes of `batch`.
+    public mutating func batchSent(_ batch: Batch, _ count: Int) {
+        precondition(count <= batch.byteCount && cursor == batch.start, "a send reported more than it was given")
+        let rest = min(count, batch.rest)
+        let control = min(count - rest, batch.control.count)
+        controlBytes.range = (controlBytes.range.lowerBound + control)..<controlBytes.range.upperBound
+        cursor += UInt64(count - control)
+    }
+
+    private mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
+        var writer = ByteWriter(buffer)
+        acknowledgedToPeer = min(received, acknowledgmentCeiling)
+        writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: announceDataLimit())
+        acknowledgmentDue = .never
+        if let token = owedPong {
+            writer.appendPong(token: token)
+            owedPong = nil
+        }
+        if liveness.owesPing(now: now) { writer.appendPing(token: liveness.nextPing(now: now)) }
+        if let (code, reason) = owedClose, !closeIsEncoded {
+            writer.appendClose(code: code, reason: reason.description)
+            closeIsEncoded = true
+        }
+        return writer.count
+    }
+
+    /// Everything owed has been handed over, CLOSE included.
+    public var isClosed: Bool { closeIsEncoded && controlBytes.range.isEmpty }
+}

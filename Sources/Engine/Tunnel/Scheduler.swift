@@ -1,0 +1,113 @@
+/// Who goes next on the carrier: control first, then sparse streams, then the rest by deficit round robin
+/// (RFC 8290 §4.1, without its CoDel).
+///
+/// A stream that gets something to send enters the sparse list with one quantum. When the quantum is used up it
+/// stands with the bulk. A sparse stream that runs dry while others wait goes behind the bulk once before it leaves,
+/// so that nobody stays sparse by sending often.
+struct Scheduler {
+    /// Bytes that a stream may send before it is another's turn.
+    static let quantum: Int32 = 64 << 10
+
+    private var sparse = List()
+    private var bulk = List()
+    private var control = List()
+
+    struct List {
+        var first = StreamTable.none
+        var last = StreamTable.none
+        var isEmpty: Bool { first == StreamTable.none }
+    }
+
+    var hasControl: Bool { !control.isEmpty }
+    var hasData: Bool { !sparse.isEmpty || !bulk.isEmpty }
+    var firstControl: StreamSlot { control.first }
+
+    /// The stream whose turn it is, with a deficit above zero; `none` when nobody waits.
+    mutating func nextData(_ table: inout StreamTable) -> StreamSlot {
+        while true {
+            let slot = sparse.isEmpty ? bulk.first : sparse.first
+            guard slot != StreamTable.none else { return slot }
+            if table[slot].deficit > 0 { return slot }
+            table[slot].deficit += Scheduler.quantum
+            remove(slot, &table)
+            append(slot, .bulk, &table)
+        }
+    }
+
+    /// True when nobody else waits, so that turns need not be kept.
+    func isAlone(_ slot: StreamSlot) -> Bool {
+        (sparse.first == slot && sparse.last == slot && bulk.isEmpty)
+            || (sparse.isEmpty && bulk.first == slot && bulk.last == slot)
+    }
+
+    mutating func ready(_ slot: StreamSlot, _ table: inout StreamTable) {
+        guard table[slot].place == .none else { return }
+        table[slot].deficit = Scheduler.quantum
+        append(slot, .sparse, &table)
+    }
+
+    /// The stream whose turn it was has nothing more to send, or is blocked.
+    mutating func ranDry(_ slot: StreamSlot, _ table: inout StreamTable) {
+        let wasSparse = table[slot].place == .sparse
+        remove(slot, &table)
+        if wasSparse && !bulk.isEmpty { append(slot, .bulk, &table) }
+    }
+
+    mutating func blocked(_ slot: StreamSlot, _ table: inout StreamTable) {
+        remove(slot, &table)
+    }
+
+    mutating func addControl(_ slot: StreamSlot, _ table: inout StreamTable) {
+        guard !table[slot].isInControl else { return }
+        table[slot].isInControl = true
+        table[slot].controlNext = StreamTable.none
+        table[slot].controlPrevious = control.last
+        if control.isEmpty { control.first = slot } else { table[control.last].controlNext = slot }
+        control.last = slot
+    }
+
+    mutating func removeControl(_ slot: StreamSlot, _ table: inout StreamTable) {
+        guard table[slot].isInControl else { return }
+        let (next, previous) = (table[slot].controlNext, table[slot].controlPrevious)
+        if previous == StreamTable.none { control.first = next } else { table[previous].controlNext = next }
+        if next == StreamTable.none { control.last = previous } else { table[next].controlPrevious = previous }
+        table[slot].isInControl = false
+    }
+
+    /// Takes the stream out of every list, before it leaves the table.
+    mutating func forget(_ slot: StreamSlot, _ table: inout StreamTable) {
+        remove(slot, &table)
+        removeControl(slot, &table)
+    }
+
+    private mutating func append(_ slot: StreamSlot, _ place: Stream.Place, _ table: inout StreamTable) {
+        let last = place == .sparse ? sparse.last : bulk.last
+        table[slot].place = place
+        table[slot].dataNext = StreamTable.none
+        table[slot].dataPrevious = last
+        if last != StreamTable.none { table[last].dataNext = slot }
+        if place == .sparse {
+            if sparse.isEmpty { sparse.first = slot }
+            sparse.last = slot
+        } else {
+            if bulk.isEmpty { bulk.first = slot }
+            bulk.last = slot
+        }
+    }
+
+    private mutating func remove(_ slot: StreamSlot, _ table: inout StreamTable) {
+        let place = table[slot].place
+        guard place != .none else { return }
+        let (next, previous) = (table[slot].dataNext, table[slot].dataPrevious)
+        if previous != StreamTable.none { table[previous].dataNext = next }
+        if next != StreamTable.none { table[next].dataPrevious = previous }
+        if place == .sparse {
+            if sparse.first == slot { sparse.first = next }
+            if sparse.last == slot { sparse.last = previous }
+        } else {
+            if bulk.first == slot { bulk.first = next }
+            if bulk.last == slot { bulk.last = previous }
+        }
+        table[slot].place = .none
+    }
+}

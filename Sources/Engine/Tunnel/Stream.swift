@@ -1,0 +1,139 @@
+import Wire
+
+/// Where a stream stands in its table. Valid until the stream is over.
+public typealias StreamSlot = UInt32
+
+/// What the owner knows a stream by: the index of its socket.
+public typealias StreamOwner = UInt32
+
+/// One proxied connection: two halves, and what the scheduler notes about them.
+struct Stream {
+    let id: UInt64
+    var owner: StreamOwner
+    var send: SendHalf
+    var receive: ReceiveHalf
+
+    /// Control frames that must take their place in the session's sequence.
+    struct Pending: OptionSet {
+        let rawValue: UInt8
+        static let open = Pending(rawValue: 1)
+        static let credit = Pending(rawValue: 2)
+        static let reset = Pending(rawValue: 4)
+    }
+    var pending: Pending = []
+    /// Meant with `Pending.open` and `Pending.reset`.
+    var target: UInt64 = 0
+    var resetCode: UInt64 = 0
+
+    /// Which data list the stream stands in, and its neighbours there (`StreamTable.none` at the ends).
+    enum Place: UInt8 { case none, sparse, bulk }
+    var place: Place = .none
+    var deficit: Int32 = 0
+    var dataNext = StreamTable.none
+    var dataPrevious = StreamTable.none
+    var isInControl = false
+    var controlNext = StreamTable.none
+    var controlPrevious = StreamTable.none
+
+    /// The stream is over when both halves have ended in order.
+    var isOver: Bool { send.isFinished && receive.isDrained && pending.isEmpty }
+}
+
+/// Our bytes towards the peer.
+///
+///     open ──finish──▶ finishing ──all bytes sequenced, FIN──▶ finished
+struct SendHalf {
+    private enum State: UInt8 { case open, finishing, finished }
+    private var state: State = .open
+    /// Bytes that the owner holds and that have no place in the session's sequence yet.
+    private(set) var waiting = 0
+    /// Bytes that have one: the stream offset of the next.
+    private(set) var sequenced: UInt64 = 0
+    /// The peer's absolute limit on `sequenced`.
+    private(set) var limit: UInt64
+
+    init(limit: UInt64) { self.limit = limit }
+
+    var isOpen: Bool { state == .open }
+    var isFinished: Bool { state == .finished }
+    /// FIN may take its place now.
+    var owesFin: Bool { state == .finishing && waiting == 0 }
+    /// Bytes that credit allows now.
+    var sendable: Int { min(waiting, Int(limit - sequenced)) }
+    var hasWork: Bool { sendable > 0 || owesFin }
+
+    mutating func write(_ count: Int) {
+        precondition(state == .open, "written to a finished half")
+        waiting += count
+    }
+
+    mutating func finish() {
+        precondition(state == .open, "finished twice")
+        state = .finishing
+    }
+
+    mutating func take(_ count: Int) {
+        precondition(count <= sendable, "sent more than credit allows")
+        waiting -= count
+        sequenced += UInt64(count)
+    }
+
+    mutating func finSequenced() {
+        precondition(owesFin, "FIN before the last byte")
+        state = .finished
+    }
+
+    /// Absolute and monotonic: an older limit changes nothing.
+    mutating func raise(limit newLimit: UInt64) {
+        limit = max(limit, newLimit)
+    }
+
+    /// Nothing more will be sent; returns the bytes that the owner still holds.
+    mutating func abandon() {
+        waiting = 0
+        state = .finished
+    }
+}
+
+/// The peer's bytes towards our user.
+///
+///     open ──FIN──▶ finished ──all consumed and the end passed on──▶ drained
+struct ReceiveHalf {
+    private enum State: UInt8 { case open, finished, drained }
+    private var state: State = .open
+    private(set) var received: UInt64 = 0
+    private(set) var consumed: UInt64 = 0
+    private(set) var window: CreditWindow
+
+    init(initial: UInt64, now: Instant) { window = CreditWindow(initial: initial, now: now) }
+
+    var isOpen: Bool { state == .open }
+    var isDrained: Bool { state == .drained }
+    var held: UInt64 { received - consumed }
+
+    mutating func receive(_ count: UInt64) throws(ProtocolFault) {
+        guard state == .open else { throw ProtocolFault("bytes after the end of a stream") }
+        guard count <= window.limit - received else { throw ProtocolFault("a stream exceeds its credit") }
+        received += count
+    }
+
+    mutating func receiveFin(finalSize: UInt64) throws(ProtocolFault) {
+        guard state == .open else { throw ProtocolFault("a second end of a stream") }
+        guard finalSize == received else { throw ProtocolFault("the final size of a stream is not what arrived") }
+        state = .finished
+    }
+
+    /// The user took `count` bytes. True when new credit should be told.
+    mutating func consume(_ count: UInt64, ceiling: UInt64, roundTrip: Interval, now: Instant) -> Bool {
+        precondition(count <= held, "consumed more than arrived")
+        consumed += count
+        return state == .open && window.consumed(to: consumed, ceiling: ceiling, roundTrip: roundTrip, now: now)
+    }
+
+    mutating func drain() {
+        precondition(state == .finished && held == 0, "drained before the last byte")
+        state = .drained
+    }
+
+    mutating func tellCredit() -> UInt64 { window.tell() }
+}

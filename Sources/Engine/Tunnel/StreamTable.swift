@@ -1,0 +1,134 @@
+/// The streams of one session: records in raw memory, found by slot or by identifier, no step linear in their number
+/// except when the table doubles.
+///
+/// Identifiers are found by open addressing with linear probing and backward-shift deletion, so that a table that
+/// lives for years does not fill with tombstones.
+struct StreamTable: ~Copyable {
+    static let none = StreamSlot.max
+
+    private var records: UnsafeMutablePointer<Stream>
+    /// Next free slot, by slot; meaningful for free slots only.
+    private var links: UnsafeMutablePointer<StreamSlot>
+    private var isUsed: UnsafeMutablePointer<Bool>
+    private var capacity: Int
+    private var freeHead = none
+    private var buckets: UnsafeMutablePointer<StreamSlot>
+    private var bucketMask: Int
+    private(set) var count = 0
+
+    init() {
+        capacity = 8
+        records = .allocate(capacity: capacity)
+        links = .allocate(capacity: capacity)
+        isUsed = .allocate(capacity: capacity)
+        buckets = .allocate(capacity: 16)
+        buckets.initialize(repeating: StreamTable.none, count: 16)
+        bucketMask = 15
+        addFree(0..<capacity)
+    }
+
+    deinit {
+        records.deallocate()
+        links.deallocate()
+        isUsed.deallocate()
+        buckets.deallocate()
+    }
+
+    /// The record in a slot that is in use.
+    subscript(slot: StreamSlot) -> Stream {
+        _read {
+            assert(Int(slot) < capacity && isUsed[Int(slot)], "no stream in this slot")
+            yield records[Int(slot)]
+        }
+        _modify {
+            assert(Int(slot) < capacity && isUsed[Int(slot)], "no stream in this slot")
+            yield &records[Int(slot)]
+        }
+    }
+
+    func find(_ id: UInt64) -> StreamSlot? {
+        var bucket = home(id)
+        while buckets[bucket] != StreamTable.none {
+            if records[Int(buckets[bucket])].id == id { return buckets[bucket] }
+            bucket = (bucket + 1) & bucketMask
+        }
+        return nil
+    }
+
+    /// `stream.id` must be new.
+    mutating func insert(_ stream: Stream) -> StreamSlot {
+        if freeHead == StreamTable.none { grow() }
+        let slot = freeHead
+        freeHead = links[Int(slot)]
+        (records + Int(slot)).initialize(to: stream)
+        isUsed[Int(slot)] = true
+        count += 1
+        place(slot)
+        return slot
+    }
+
+    mutating func remove(_ slot: StreamSlot) {
+        precondition(isUsed[Int(slot)], "removed a stream twice")
+        var hole = home(records[Int(slot)].id)
+        while buckets[hole] != slot { hole = (hole + 1) & bucketMask }
+        var next = (hole + 1) & bucketMask
+        while buckets[next] != StreamTable.none {
+            // A follower may fill the hole unless its home lies between the hole and itself.
+            let distance = (next - home(records[Int(buckets[next])].id)) & bucketMask
+            if distance >= (next - hole) & bucketMask {
+                buckets[hole] = buckets[next]
+                hole = next
+            }
+            next = (next + 1) & bucketMask
+        }
+        buckets[hole] = StreamTable.none
+        isUsed[Int(slot)] = false
+        links[Int(slot)] = freeHead
+        freeHead = slot
+        count -= 1
+    }
+
+    /// Calls `body` for every stream. Linear: for the end of a session only.
+    func forEach(_ body: (StreamSlot, borrowing Stream) -> Void) {
+        for slot in 0..<capacity where isUsed[slot] { body(StreamSlot(slot), records[slot]) }
+    }
+
+    private func home(_ id: UInt64) -> Int {
+        Int(truncatingIfNeeded: (id &* 0x9e37_79b9_7f4a_7c15) >> 32) & bucketMask
+    }
+
+    private mutating func place(_ slot: StreamSlot) {
+        var bucket = home(records[Int(slot)].id)
+        while buckets[bucket] != StreamTable.none { bucket = (bucket + 1) & bucketMask }
+        buckets[bucket] = slot
+    }
+
+    private mutating func addFree(_ slots: Range<Int>) {
+        for slot in slots.reversed() {
+            isUsed[slot] = false
+            links[slot] = freeHead
+            freeHead = StreamSlot(slot)
+        }
+    }
+
+    private mutating func grow() {
+        let old = capacity
+        capacity *= 2
+        records = moved(records, old)
+        links = moved(links, old)
+        isUsed = moved(isUsed, old)
+        addFree(old..<capacity)
+        buckets.deallocate()
+        buckets = .allocate(capacity: capacity * 2)
+        buckets.initialize(repeating: StreamTable.none, count: capacity * 2)
+        bucketMask = capacity * 2 - 1
+        for slot in 0..<old where isUsed[slot] { place(StreamSlot(slot)) }
+    }
+
+    private func moved<Element>(_ memory: UnsafeMutablePointer<Element>, _ count: Int) -> UnsafeMutablePointer<Element> {
+        let larger = UnsafeMutablePointer<Element>.allocate(capacity: capacity)
+        larger.moveInitialize(from: memory, count: count)
+        memory.deallocate()
+        return larger
+    }
+}

@@ -1,0 +1,246 @@
+/// 128 random bits that name a session. Guessing one is useless without the secret.
+public struct SessionIdentity: Hashable, Sendable {
+    public let high: UInt64
+    public let low: UInt64
+
+    public init(high: UInt64, low: UInt64) {
+        self.high = high
+        self.low = low
+    }
+
+    public static let none = SessionIdentity(high: 0, low: 0)
+}
+
+/// 256 bits: a resume secret, or a proof made with it.
+public struct Octets32: Equatable, Sendable {
+    public var words: (UInt64, UInt64, UInt64, UInt64)
+
+    public init(_ a: UInt64, _ b: UInt64, _ c: UInt64, _ d: UInt64) { words = (a, b, c, d) }
+
+    public static let zero = Octets32(0, 0, 0, 0)
+
+    /// Takes the same time wherever the difference lies, so that a proof cannot be guessed byte by byte.
+    public static func == (left: Octets32, right: Octets32) -> Bool {
+        (left.words.0 ^ right.words.0) | (left.words.1 ^ right.words.1)
+            | (left.words.2 ^ right.words.2) | (left.words.3 ^ right.words.3) == 0
+    }
+}
+
+/// The client's first words on a carrier: which session, and from where each side goes on.
+public struct Hello: Equatable, Sendable {
+    public var versionMinimum: UInt8 = Specification.version
+    public var versionMaximum: UInt8 = Specification.version
+    /// `.none`: a new session is wanted.
+    public var identity: SessionIdentity
+    /// Counts this client's carriers of the session, strictly increasing; an older one can never displace a newer one.
+    public var attempt: UInt64
+    /// Session offset up to which the client has received: the server replays from here.
+    public var received: UInt64
+    /// Session offset at which the early bytes start: what the client knows to be acknowledged.
+    public var replay: UInt64
+    /// Sequenced bytes that follow this HELLO at once, with nothing between them.
+    public var earlyByteCount: UInt32
+    /// How many payload bytes in all the server may send in this session.
+    public var dataLimit: UInt64
+    /// A MAC over all of HELLO before this field, keyed with the session's secret. Zero for a new session.
+    public var proof: Octets32
+
+    public init(identity: SessionIdentity, attempt: UInt64, received: UInt64, replay: UInt64, earlyByteCount: UInt32,
+                dataLimit: UInt64, proof: Octets32 = .zero) {
+        self.identity = identity
+        self.attempt = attempt
+        self.received = received
+        self.replay = replay
+        self.earlyByteCount = earlyByteCount
+        self.dataLimit = dataLimit
+        self.proof = proof
+    }
+
+    static let fixedBodyByteCount = 16 + 8 + 8 + 8 + 4 + 8 + 32
+    public static let byteCount = Specification.prefaceByteCount + fixedBodyByteCount
+    /// Where the proof starts: the bytes that it covers.
+    public static let provenByteCount = byteCount - 32
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.append(contentsOf: Specification.magic)
+        writer.append(versionMinimum)
+        writer.append(versionMaximum)
+        writer.append(integer: UInt16(Hello.fixedBodyByteCount))
+        writer.append(identity)
+        writer.append(integer: attempt)
+        writer.append(integer: received)
+        writer.append(integer: replay)
+        writer.append(integer: earlyByteCount)
+        writer.append(integer: dataLimit)
+        writer.append(proof)
+    }
+
+    /// Reads the HELLO at the start of `bytes`; nil when more bytes are needed. A fault as soon as a byte is wrong, so
+    /// a stranger is not waited for. Bytes behind the fields known here belong to later versions and are passed over.
+    public static func decode(_ bytes: RawSpan) throws(ProtocolFault) -> (hello: Hello, byteCount: Int)? {
+        for index in 0..<min(bytes.byteCount, Specification.magic.count)
+        where bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self) != Specification.magic[index] {
+            throw ProtocolFault("the peer does not speak tele")
+        }
+        var offset = Specification.magic.count
+        guard let minimum = bytes.byte(at: &offset), let maximum = bytes.byte(at: &offset),
+              let length = bytes.integer(UInt16.self, at: &offset) else { return nil }
+        guard length >= fixedBodyByteCount, length <= Specification.helloBodyMaximum else {
+            throw ProtocolFault("HELLO has an impossible length")
+        }
+        guard minimum <= maximum else { throw ProtocolFault("HELLO has an empty version range") }
+        let end = offset + Int(length)
+        guard bytes.byteCount >= end else { return nil }
+        guard let identity = bytes.identity(at: &offset),
+              let attempt = bytes.integer(UInt64.self, at: &offset),
+              let received = bytes.integer(UInt64.self, at: &offset),
+              let replay = bytes.integer(UInt64.self, at: &offset),
+              let early = bytes.integer(UInt32.self, at: &offset),
+              let limit = bytes.integer(UInt64.self, at: &offset),
+              let proof = bytes.octets32(at: &offset) else { throw ProtocolFault("HELLO ends inside a field") }
+        guard received <= Specification.offsetMaximum, replay <= Specification.offsetMaximum,
+              limit <= Specification.offsetMaximum, attempt <= Specification.offsetMaximum,
+              early <= Specification.earlyMaximum else {
+            throw ProtocolFault("HELLO names an impossible offset")
+        }
+        var hello = Hello(identity: identity, attempt: attempt, received: received, replay: replay,
+                          earlyByteCount: early, dataLimit: limit, proof: proof)
+        hello.versionMinimum = minimum
+        hello.versionMaximum = maximum
+        return (hello, end)
+    }
+}
+
+/// The server's answer: the session goes on, from here.
+public struct Welcome: Equatable, Sendable {
+    public var version: UInt8 = Specification.version
+    public var identity: SessionIdentity
+    /// Of a new session only; else zero.
+    public var secret: Octets32
+    /// The attempt that is answered.
+    public var attempt: UInt64
+    /// The number of carriers that the session has had.
+    public var epoch: UInt32
+    /// Session offset up to which the server has received: the client goes on from here.
+    public var received: UInt64
+    /// How many payload bytes in all the client may send in this session.
+    public var dataLimit: UInt64
+    /// Streams that may be open at a time.
+    public var maximumStreams: UInt64
+    /// The most that the client may declare as `sendCredit` in OPEN.
+    public var initialCredit: UInt64
+    /// A MAC over all of WELCOME's body before this field, keyed with the session's secret. Zero for a new session.
+    public var proof: Octets32
+
+    public init(identity: SessionIdentity, secret: Octets32, attempt: UInt64, epoch: UInt32, received: UInt64,
+                dataLimit: UInt64, maximumStreams: UInt64, initialCredit: UInt64, proof: Octets32 = .zero) {
+        self.identity = identity
+        self.secret = secret
+        self.attempt = attempt
+        self.epoch = epoch
+        self.received = received
+        self.dataLimit = dataLimit
+        self.maximumStreams = maximumStreams
+        self.initialCredit = initialCredit
+        self.proof = proof
+    }
+
+    static let bodyByteCount = 1 + 16 + 32 + 8 + 4 + 8 + 8 + 8 + 8 + 32
+    public static let byteCount = 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount
+    /// Where the proof starts: the bytes that it covers.
+    public static let provenByteCount = byteCount - 32
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.append(FrameType.welcome)
+        writer.append(varint: UInt64(Welcome.bodyByteCount))
+        writer.append(version)
+        writer.append(identity)
+        writer.append(secret)
+        writer.append(integer: attempt)
+        writer.append(integer: epoch)
+        writer.append(integer: received)
+        writer.append(integer: dataLimit)
+        writer.append(integer: maximumStreams)
+        writer.append(integer: initialCredit)
+        writer.append(proof)
+    }
+
+    init(decoding body: RawSpan) throws(ProtocolFault) {
+        var offset = 0
+        guard let version = body.byte(at: &offset),
+              let identity = body.identity(at: &offset),
+              let secret = body.octets32(at: &offset),
+              let attempt = body.integer(UInt64.self, at: &offset),
+              let epoch = body.integer(UInt32.self, at: &offset),
+              let received = body.integer(UInt64.self, at: &offset),
+              let dataLimit = body.integer(UInt64.self, at: &offset),
+              let maximumStreams = body.integer(UInt64.self, at: &offset),
+              let initialCredit = body.integer(UInt64.self, at: &offset),
+              let proof = body.octets32(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
+        guard received <= Specification.offsetMaximum, dataLimit <= Specification.offsetMaximum else {
+            throw ProtocolFault("WELCOME names an impossible offset")
+        }
+        self.init(identity: identity, secret: secret, attempt: attempt, epoch: epoch, received: received,
+                  dataLimit: dataLimit, maximumStreams: maximumStreams, initialCredit: initialCredit, proof: proof)
+        self.version = version
+    }
+}
+
+/// The server's other answer.
+public struct Refusal: Equatable, Sendable {
+    public var code: CloseCode
+    /// The attempt that is answered.
+    public var attempt: UInt64
+    public var reason: String
+
+    public init(code: CloseCode, attempt: UInt64, reason: String) {
+        self.code = code
+        self.attempt = attempt
+        self.reason = reason
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        let words = reason.utf8.prefix(Specification.reasonMaximum)
+        writer.append(FrameType.refuse)
+        writer.append(varint: UInt64(Varint.byteCount(code.rawValue) + Varint.byteCount(attempt) + words.count))
+        writer.append(varint: code.rawValue)
+        writer.append(varint: attempt)
+        writer.append(contentsOf: words)
+    }
+
+    init(decoding body: RawSpan) throws(ProtocolFault) {
+        var offset = 0
+        guard let code = body.varint(at: &offset), let attempt = body.varint(at: &offset) else {
+            throw ProtocolFault("REFUSE ends inside a field")
+        }
+        self.init(code: CloseCode(rawValue: code), attempt: attempt,
+                  reason: Wire.reason(body.extracting(offset..<body.byteCount)))
+    }
+}
+
+extension ByteWriter {
+    mutating func append(_ identity: SessionIdentity) {
+        append(integer: identity.high)
+        append(integer: identity.low)
+    }
+
+    mutating func append(_ octets: Octets32) {
+        append(integer: octets.words.0)
+        append(integer: octets.words.1)
+        append(integer: octets.words.2)
+        append(integer: octets.words.3)
+    }
+}
+
+extension RawSpan {
+    func identity(at offset: inout Int) -> SessionIdentity? {
+        guard let high = integer(UInt64.self, at: &offset), let low = integer(UInt64.self, at: &offset) else { return nil }
+        return SessionIdentity(high: high, low: low)
+    }
+
+    func octets32(at offset: inout Int) -> Octets32? {
+        guard let a = integer(UInt64.self, at: &offset), let b = integer(UInt64.self, at: &offset),
+              let c = integer(UInt64.self, at: &offset), let d = integer(UInt64.self, at: &offset) else { return nil }
+        return Octets32(a, b, c, d)
+    }
+}

@@ -1,0 +1,48 @@
+/// Every constant that two tele processes must agree on, in one place (docs/protocol.md §3 and §9).
+public enum Specification {
+    /// The first bytes of every carrier, in every version.
+    public static let magic: [UInt8] = [0x54, 0x45, 0x4c, 0x45]
+    public static let version: UInt8 = 1
+
+    /// Longest body of a DATA frame. Its payload is passed on as it arrives, so no memory depends on it.
+    public static let dataBodyMaximum = 1 << 20
+    /// Longest body of any other frame; such a frame is held until it is whole.
+    public static let controlBodyMaximum = 1024
+    /// Longest header of a DATA frame: type, length, stream.
+    public static let dataHeaderMaximum = 1 + 4 + 8
+    /// Longest frame that is not DATA.
+    public static let controlFrameMaximum = 1 + 4 + controlBodyMaximum
+    /// Magic, version range, body length.
+    public static let prefaceByteCount = 4 + 1 + 1 + 2
+    /// Longest HELLO body, with parameters of later versions.
+    public static let helloBodyMaximum = 1024
+    /// Longest reason in CLOSE and REFUSE, UTF-8.
+    public static let reasonMaximum = 256
+
+    /// Initial stream credit never exceeds this, whatever a peer declares.
+    public static let initialCreditMaximum: UInt64 = 256 << 10
+    /// Early bytes that may follow a resuming HELLO before the WELCOME.
+    public static let earlyMaximum = 64 << 10
+    /// No offset reaches this; a peer that names a larger one lies.
+    public static let offsetMaximum = Varint.maximum
+}
+
+/// The first byte of a frame. Two bits speak for frames that a reader does not know: `sequenced` says whether the
+/// frame counts in the session's byte sequence, `optional` whether it may be skipped.
+public enum FrameType {
+    public static let sequenced: UInt8 = 0x40
+    public static let optional: UInt8 = 0x80
+
+    public static let acknowledgment: UInt8 = 0x01
+    public static let ping: UInt8 = 0x02
+    public static let pong: UInt8 = 0x03
+    public static let close: UInt8 = 0x04
+    public static let welcome: UInt8 = 0x11
+    public static let refuse: UInt8 = 0x12
+
+    public static let open: UInt8 = 0x41
+    public static let data: UInt8 = 0x42
+    public static let fin: UInt8 = 0x43
+    public static let reset: UInt8 = 0x44
+    public static let streamCredit: UInt8 = 0x45
+}

@@ -1,0 +1,74 @@
+import ArgumentParser
+import Glibc
+import Logging
+import Proxy
+
+/// The whole command: from the words on the command line to an exit status.
+enum Command {
+    /// Arguments that ArgumentParser answers on its own: completion scripts, the description that the man
+    /// page is made from, and the questions of an installed completion script.
+    private static let parserOwned = [
+        "--generate-completion-script", "--experimental-dump-help", "---completion",
+    ]
+
+    static func run(_ arguments: [String]) -> ExitStatus {
+        StandardStreams.prepare()
+        do {
+            if let first = arguments.first, parserOwned.contains(where: first.hasPrefix) {
+                return try StandardStreams.print(Tele.answer(arguments))
+            }
+            switch arguments.first {
+            case nil: return try StandardStreams.print(Help.screen)
+            case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
+            case "demo": return try demo(Array(arguments.dropFirst()))
+            default: return try tele(arguments)
+            }
+        } catch let fault as UsageFault {
+            Complaint(fault.sentence, hint: fault.hint).print()
+            return .usage
+        } catch let fault as OutputFault {
+            // A reader that has seen enough and left (`tele | head -1`) is no failure.
+            if fault.isReaderGone { return .fine }
+            Complaint("cannot write to stdout (\(fault.reason))", hint: "check where stdout leads").print()
+            return .failure
+        } catch {
+            Complaint("\(error)", hint: "run \"tele -help\" for the list of flags").print()
+            return .failure
+        }
+    }
+
+    private static func tele(_ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
+        if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
+        let settings = try Settings(Tele.parsed(spelled))
+
+        try Leash.follow()
+        let log = try LogSink(format: settings.logFormat)
+        var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
+        logger.logLevel = settings.logLevel
+
+        let ending = Proxy.run(settings.configuration, logger: logger) { address in
+            guard settings.printsAddress else { return }
+            do {
+                try StandardStreams.print(address)
+            } catch {
+                logger.warning("cannot print the address on stdout", metadata: ["address": "\(address)"])
+            }
+        }
+        defer { log.flush(withinMilliseconds: 1000) }
+        switch ending {
+        case .finished: return .fine
+        case .failed(let fault):
+            log.write(Complaint(fault.sentence, hint: fault.hint).text)
+            return ExitStatus(fault.kind)
+        }
+    }
+
+    private static func demo(_ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofDemo, listedBy: "tele demo -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(Help.demo) }
+        var demo = Demo(try DemoSettings(DemoArguments.parsed(spelled)))
+        return demo.run()
+    }
+}

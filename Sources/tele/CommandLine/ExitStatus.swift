@@ -1,0 +1,33 @@
+import Proxy
+
+/// How the process ends, in the numbers of sysexits.h. What is wrong on the command line itself is 64, also a
+/// value out of range; 78 is for what only shows when it is tried, such as a driver that this kernel forbids.
+enum ExitStatus: Int32 {
+    case fine = 0
+    case failure = 1
+    case usage = 64
+    case unavailable = 69
+    case configuration = 78
+    /// The demo was stopped, by SIGINT or by another signal, in the numbers that shells use.
+    case interrupted = 130
+    case terminated = 143
+
+    init(_ kind: StartFault.Kind) {
+        switch kind {
+        case .unavailable: self = .unavailable
+        case .configuration: self = .configuration
+        case .other: self = .failure
+        }
+    }
+}
+
+/// A command line that cannot be followed: one sentence and one hint, lower case, no final period.
+struct UsageFault: Error, Equatable {
+    let sentence: String
+    let hint: String
+
+    init(_ sentence: String, hint: String) {
+        self.sentence = sentence
+        self.hint = hint
+    }
+}

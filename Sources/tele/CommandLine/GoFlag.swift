@@ -1,0 +1,31 @@
+/// One flag as a person may write it. `Tele` and `DemoArguments` declare the same flags to ArgumentParser.
+struct GoFlag: Equatable {
+    enum Kind: Equatable {
+        /// Takes `=true` and `=false` only, and is true when it stands alone.
+        case toggle
+        /// Takes a value, `-name=value` or `-name value`; `example` completes the hint when it is missing.
+        case value(example: String)
+    }
+
+    let name: String
+    let kind: Kind
+
+    static func toggle(_ name: String) -> GoFlag { GoFlag(name: name, kind: .toggle) }
+    static func value(_ name: String, _ example: String) -> GoFlag {
+        GoFlag(name: name, kind: .value(example: example))
+    }
+
+    static let ofTele: [GoFlag] = [
+        .toggle("client"), .toggle("server"),
+        .value("in", ":22"), .value("out", "host:40300"),
+        .value("io", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "24h"),
+        .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"),
+        .value("log-format", "text"), .value("log-level", "info"),
+        .toggle("version"), .toggle("help"), .toggle("h"),
+    ]
+
+    static let ofDemo: [GoFlag] = [
+        .value("seconds", "20"), .value("faults", "blackhole,reset,stall"), .value("io", "auto"),
+        .value("binary", "/usr/bin/tele"), .toggle("help"), .toggle("h"),
+    ]
+}

@@ -1,0 +1,96 @@
+/// What `tele`, `tele -help` and `tele help demo` print. Plain ASCII and 79 columns, so that it reads
+/// anywhere.
+enum Help {
+    static func topic(_ words: [String]) throws(UsageFault) -> String {
+        switch words {
+        case []: return screen
+        case ["demo"]: return demo
+        default:
+            throw UsageFault(
+                "there is no help about \(quoted(words.joined(separator: " ")))",
+                hint: "\"tele help\" and \"tele help demo\" are all there is")
+        }
+    }
+
+    static let screen = #"""
+        tele carries TCP connections over a network that fails: they pause and go on.
+
+                              -in of the client
+                                      |
+            +-------------+           |  +-------------+
+            | your client |--localhost-->| tele client |---+
+            +-------------+              +-------------+   |
+                                                           ~
+          CLIENT-SIDE                                      |
+          - - - - - - - - - - - - - - - - - - - - - UNRELIABLE NETWORK - - - - -
+          SERVER-SIDE                                      |
+                                                           ~
+            +-------------+              +-------------+   |
+            | your server |<--localhost--| tele server |<--+
+            +-------------+ |            +-------------+ |
+                            |                            |
+                    -in of the server        -out of the server and of the client
+
+        usage
+          tele -server -in=:22 -out=:40300            on the server's machine
+          tele -client -in=:22999 -out=host:40300     on the client's machine
+          ssh -p 22999 localhost                      through both
+          tele demo                                   all of it here, with faults
+
+        addresses
+          HOST:PORT, [IPV6]:PORT or :PORT, which listens on every interface and dials
+          localhost. Without -in of the client (on localhost) or -out of the server (on
+          every interface) a free port is taken and its address printed on stdout.
+
+        flags, with one dash or two, as -name=value or -name value
+          -client, -server         which of the two this process is
+          -in=ADDRESS              client: where your clients connect
+                                   server: where your server listens
+          -out=ADDRESS             client: where the tele server is
+                                   server: where tele clients connect
+          -buffer=64MiB            bytes held per session and direction, 1MiB to 16GiB;
+                                   when it is full, tele stops reading the sender
+          -memory=1GiB             bytes held by all sessions, at least -buffer
+          -hold=24h                how long a lost session is kept, 1s to 31d
+          -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
+          -max-streams=100000      streams in one session, 1 to 1000000
+          -max-sessions=1024       sessions on a server, 1 to 100000
+          -io=auto                 auto, uring or epoll
+          -log-format=text         text or json, on stderr
+          -log-level=info          trace, debug, info, notice, warning, error, critical
+          -version, -help
+
+        exit status
+          0 fine, 64 wrong command line, 69 address not available, 78 cannot work as
+          configured on this machine, 1 anything else
+
+        more
+          tele help demo, tele --generate-completion-script bash|zsh|fish
+        """#
+
+    static let demo = """
+        tele demo shows tele carrying real data through faults, on this machine alone
+        and without root: an origin, a tele server, a tele client, and between the two
+        a network that goes silent, resets and stalls in turn. Every byte is compared.
+
+        usage
+          tele demo
+          tele demo -seconds=60
+
+        flags
+          -seconds=20              about how long it takes, 5 to 3600
+          -faults=blackhole,reset,stall
+                                   what goes wrong, in turn; or none
+          -io=auto                 how tele talks to the kernel: auto, uring or epoll
+          -binary=PATH             another tele than this one
+          -help
+
+        faults
+          blackhole                nothing passes, and what was connected stays dead
+          reset                    every connection is reset
+          stall                    nothing passes, then everything goes on, late
+
+        exit status
+          0 every byte arrived, once and in order; 1 not so, and how
+        """
+}

@@ -1,0 +1,173 @@
+import Logging
+import Loop
+import Proxy
+
+/// What the command line asks for, read and checked.
+struct Settings {
+    var configuration: Configuration
+    var logFormat: LogFormat
+    var logLevel: Logger.Level
+    /// The listening port was left to the kernel, so the caller must be told.
+    var printsAddress: Bool
+
+    static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
+
+    init(_ arguments: Tele) throws(UsageFault) {
+        let role = try Settings.role(arguments)
+        switch role {
+        case .client:
+            guard let output = arguments.output else {
+                throw UsageFault(
+                    "-out is missing, the address of the tele server",
+                    hint: "write -out=HOST:PORT, the same as -out of the tele server")
+            }
+            // Beside the user's client: a port nobody asked for stays on this machine.
+            let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
+            configuration = Configuration(
+                role: role, input: input, output: try Settings.remote(output, "out"))
+            printsAddress = input.port == 0
+        case .server:
+            guard let input = arguments.input else {
+                throw UsageFault(
+                    "-in is missing, the address of your server",
+                    hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
+            }
+            // Every interface: the tele client comes from elsewhere.
+            let output = try Settings.address(arguments.output ?? ":0", "out")
+            configuration = Configuration(role: role, input: try Settings.remote(input, "in"), output: output)
+            printsAddress = output.port == 0
+        }
+        logFormat = try Settings.choice(arguments.logFormat, "log-format", among: LogFormat.self) ?? .text
+        logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
+        try readLimits(arguments)
+    }
+
+    private mutating func readLimits(_ arguments: Tele) throws(UsageFault) {
+        if let driver = try Settings.choice(arguments.io, "io", among: Configuration.Driver.self) {
+            configuration.driver = driver
+        }
+        if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {
+            configuration.bufferByteCount = bytes
+        }
+        if let bytes = try Settings.size(arguments.memory, "memory", 1 << 20, 1 << 50, "1MiB to 1024TiB") {
+            guard bytes >= configuration.bufferByteCount else {
+                throw UsageFault(
+                    "-memory is less than -buffer, so one session could not fill its buffer",
+                    hint: "raise -memory or lower -buffer")
+            }
+            configuration.memoryByteCount = bytes
+        }
+        configuration.memoryByteCount = max(configuration.memoryByteCount, configuration.bufferByteCount)
+        if let seconds = try Settings.seconds(arguments.hold, "hold", 1, 31 * 86400, "1s to 31d") {
+            configuration.holdSeconds = seconds
+        }
+        if let seconds = try Settings.seconds(arguments.drain, "drain", 0, 86400, "0s to 1d") {
+            configuration.drainSeconds = seconds
+        }
+        if let count = try Settings.count(arguments.maxStreams, "max-streams", 1, 1_000_000, "1 to 1000000") {
+            configuration.maximumStreams = count
+        }
+        if let count = try Settings.count(arguments.maxSessions, "max-sessions", 1, 100_000, "1 to 100000") {
+            guard configuration.role == .server else {
+                throw UsageFault(
+                    "-max-sessions is a flag of the server; a client has one session",
+                    hint: "leave it out, or use it with -server")
+            }
+            configuration.maximumSessions = count
+        }
+    }
+
+    private static func role(_ arguments: Tele) throws(UsageFault) -> Configuration.Role {
+        switch (arguments.client, arguments.server) {
+        case (true, false): return .client
+        case (false, true): return .server
+        case (true, true):
+            throw UsageFault(
+                "-client and -server are both given", hint: "one process is one of them; start two")
+        case (false, false):
+            throw UsageFault(
+                "neither -client nor -server is given",
+                hint: "-client runs beside your client, -server beside your server; \"tele\" shows both")
+        }
+    }
+}
+
+// One reader for each kind of value. Absent is nil and leaves the default alone.
+extension Settings {
+    private static func address(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
+        do { return try HostPort(parsing: text) } catch {
+            throw UsageFault(
+                "-\(name)=\(visible(text)) \(error.reason)",
+                hint: "write HOST:PORT, :PORT or [IPV6]:PORT, for example -\(name)=localhost:22")
+        }
+    }
+
+    /// An address to dial, which needs a real port.
+    private static func remote(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
+        let address = try address(text, name)
+        guard address.port != 0 else {
+            throw UsageFault(
+                "-\(name)=\(visible(text)) has port 0, which cannot be dialled",
+                hint: "write the port that is listened on there")
+        }
+        return address
+    }
+
+    /// One of the words of an enumeration.
+    static func choice<Choice: RawRepresentable<String> & CaseIterable>(
+        _ text: String?, _ name: String, among type: Choice.Type
+    ) throws(UsageFault) -> Choice? {
+        guard let text else { return nil }
+        if let choice = Choice(rawValue: text) { return choice }
+        let names = type.allCases.map(\.rawValue)
+        let list = names.dropLast().joined(separator: ", ") + " or " + (names.last ?? "")
+        throw UsageFault("-\(name) cannot be \(quoted(text))", hint: "-\(name) is \(list)")
+    }
+
+    private static func size(
+        _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
+    ) throws(UsageFault) -> Int? {
+        guard let text else { return nil }
+        guard let bytes = Quantity.byteCount(text) else {
+            throw UsageFault(
+                "-\(name) cannot be \(quoted(text)), which is not a size",
+                hint: "write bytes or a unit, for example 65536, 512KiB, 64MiB or 1GB")
+        }
+        return try checked(bytes, text, name, least, most, range)
+    }
+
+    /// Part of a second counts as a whole one: the engine's clock for these is in seconds.
+    private static func seconds(
+        _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
+    ) throws(UsageFault) -> Int? {
+        guard let text else { return nil }
+        guard let milliseconds = Quantity.milliseconds(text) else {
+            throw UsageFault(
+                "-\(name) cannot be \(quoted(text)), which is not a duration",
+                hint: "write a number and a unit, for example 500ms, 10s, 5m, 24h or 7d")
+        }
+        let seconds = milliseconds / 1000 + (milliseconds % 1000 > 0 ? 1 : 0)
+        return try checked(seconds, text, name, least, most, range)
+    }
+
+    static func count(
+        _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
+    ) throws(UsageFault) -> Int? {
+        guard let text else { return nil }
+        guard let count = Quantity.count(text) else {
+            throw UsageFault(
+                "-\(name) cannot be \(quoted(text)), which is not a whole number",
+                hint: "-\(name) takes \(range)")
+        }
+        return try checked(count, text, name, least, most, range)
+    }
+
+    private static func checked(
+        _ value: Int, _ text: String, _ name: String, _ least: Int, _ most: Int, _ range: String
+    ) throws(UsageFault) -> Int {
+        guard value >= least, value <= most else {
+            throw UsageFault("-\(name)=\(visible(text)) is out of range", hint: "-\(name) takes \(range)")
+        }
+        return value
+    }
+}

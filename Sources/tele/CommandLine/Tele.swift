@@ -1,0 +1,95 @@
+import ArgumentParser
+
+/// The flags as ArgumentParser knows them. Values stay text here; `Settings` reads them, so that every
+/// refusal is one sentence and one hint of ours.
+struct Tele: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
+        version: Version.text, subcommands: [DemoArguments.self], helpNames: [.long, .short, .goLong("help")])
+
+    @Flag(name: .go("client"), help: "Run beside your client.") var client = false
+    @Flag(name: .go("server"), help: "Run beside your server.") var server = false
+    @Option(
+        name: .go("in"),
+        help: ArgumentHelp("Where users connect; of the server: your server.", valueName: "address"))
+    var input: String?
+    @Option(name: .go("out"), help: ArgumentHelp("Where the tele server is.", valueName: "address"))
+    var output: String?
+    @Option(
+        name: .go("io"), help: "How to talk to the kernel.", completion: .list(["auto", "uring", "epoll"]))
+    var io: String?
+    @Option(
+        name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction.", valueName: "size"))
+    var buffer: String?
+    @Option(
+        name: .go("memory"), help: ArgumentHelp("Bytes held by all sessions together.", valueName: "size"))
+    var memory: String?
+    @Option(name: .go("hold"), help: ArgumentHelp("How long a lost session is kept.", valueName: "duration"))
+    var hold: String?
+    @Option(name: .go("max-streams"), help: ArgumentHelp("Streams in one session.", valueName: "count"))
+    var maxStreams: String?
+    @Option(name: .go("max-sessions"), help: ArgumentHelp("Sessions on a server.", valueName: "count"))
+    var maxSessions: String?
+    @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may end.", valueName: "duration"))
+    var drain: String?
+    @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
+    var logFormat: String?
+    @Option(
+        name: .go("log-level"), help: "The least important lines to show.",
+        completion: .list(Settings.logLevelNames))
+    var logLevel: String?
+
+    /// Flags that `GoFlags` has checked. What ArgumentParser still refuses is a difference between the two
+    /// lists.
+    static func parsed(_ normalised: [String]) throws -> Tele {
+        do { return try parse(normalised) } catch {
+            throw UsageFault(message(for: error), hint: "run \"tele -help\" for the list of flags")
+        }
+    }
+
+    /// The text of a completion script or of the description of the flags.
+    static func answer(_ arguments: [String]) throws -> String {
+        do {
+            var command = try parseAsRoot(arguments)
+            try command.run()
+            return ""
+        } catch {
+            guard exitCode(for: error) == .success else {
+                throw UsageFault(message(for: error), hint: "bash, zsh and fish have completion scripts")
+            }
+            return message(for: error)
+        }
+    }
+}
+
+struct DemoArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "demo", abstract: "Shows tele carrying real data through faults, on this machine alone.",
+        helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("seconds"), help: ArgumentHelp("About how long it takes.", valueName: "count"))
+    var seconds: String?
+    @Option(
+        name: .go("io"), help: "How to talk to the kernel.", completion: .list(["auto", "uring", "epoll"]))
+    var io: String?
+
+    @Option(name: .go("faults"), help: ArgumentHelp("What goes wrong, in turn.", valueName: "kinds"))
+    var faults: String?
+    @Option(name: .go("binary"), help: "The tele to show.", completion: .file())
+    var binary: String?
+
+    static func parsed(_ normalised: [String]) throws -> DemoArguments {
+        do { return try parse(normalised) } catch {
+            throw UsageFault(message(for: error), hint: "run \"tele demo -help\" for the list of flags")
+        }
+    }
+}
+
+extension NameSpecification {
+    /// A flag with one dash, as the original has it, and with two.
+    static func go(_ name: String) -> NameSpecification { [.goLong(name), .customLong(name)] }
+}
+
+extension NameSpecification.Element {
+    static func goLong(_ name: String) -> Self { .customLong(name, withSingleDash: true) }
+}

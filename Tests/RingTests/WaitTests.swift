@@ -1,0 +1,199 @@
+import CRing
+import Glibc
+import Testing
+
+/// The one call that submits, waits and carries the deadline.
+@Suite struct WaitTests {
+    @Test(arguments: Driver.here) func zeroDoesNotWait(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let start = Clock.now
+        for _ in 0..<100 { #expect(ring.wait(nanoseconds: 0).isEmpty) }
+        #expect(Clock.now - start < 100_000_000)
+    }
+
+    @Test(arguments: Driver.here) func deadlineIsKept(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        for milliseconds in [1, 30, 120] as [Int64] {
+            let start = Clock.now
+            #expect(ring.wait(nanoseconds: milliseconds * 1_000_000).isEmpty)
+            let took = Clock.now - start
+            #expect(took >= milliseconds * 1_000_000, "\(took) ns")
+            #expect(took < milliseconds * 1_000_000 + 1_000_000_000, "\(took) ns")
+        }
+    }
+
+    @Test(arguments: Driver.here) func deadlineHoldsWithAnOperationParked(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        ring.receivePooled(one, 1)
+        let start = Clock.now
+        #expect(ring.wait(nanoseconds: 50_000_000).isEmpty)
+        #expect(Clock.now - start >= 50_000_000)
+        withExtendedLifetime(other) {}
+    }
+
+    @Test(arguments: Driver.here) func completionEndsTheWaitEarly(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        ring.receivePooled(one, 1)
+        let sender = OtherThread(after: 30) { other.plainSend([1]) }
+        let start = Clock.now
+        let completions = ring.wait(nanoseconds: 20_000_000_000)
+        #expect(completions.map(\.token) == [1])
+        #expect(Clock.now - start < 10_000_000_000)
+        sender.join()
+    }
+
+    @Test(arguments: Driver.here) func wakeFromAnotherThreadEndsAnEndlessWait(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let waker = OtherThread(after: 30) { ring_wake(ring.ring) }
+        #expect(ring.wait(nanoseconds: -1).isEmpty)
+        waker.join()
+        let start = Clock.now
+        #expect(ring.wait(nanoseconds: 30_000_000).isEmpty)
+        #expect(Clock.now - start >= 30_000_000, "a wake works once")
+    }
+
+    @Test(arguments: Driver.here) func wakeBeforeTheWaitIsNotLost(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        for _ in 0..<50 {
+            for _ in 0..<3 { ring_wake(ring.ring) }
+            #expect(ring.wait(nanoseconds: -1).isEmpty)
+        }
+        let start = Clock.now
+        #expect(ring.wait(nanoseconds: 20_000_000).isEmpty)
+        #expect(Clock.now - start >= 20_000_000, "many wakes are one")
+    }
+
+    @Test(arguments: Driver.here) func noWakeIsLostAmongCompletions(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        let rounds = 2000
+        let woken = Counter()
+        let waker = OtherThread(after: 0) {
+            for round in 1...rounds {
+                woken.set(round)
+                ring_wake(ring.ring)
+                if round % 7 == 0 { other.plainSend([1]) }
+            }
+        }
+        var token: UInt64 = 0
+        ring.receivePooled(one, token)
+        // Were the last wake lost, this would wait for ever; the collector of hanging tests would find us.
+        while woken.value < rounds || ring.inFlight == 0 {
+            for completion in ring.wait(nanoseconds: 5_000_000_000) {
+                _ = try ring.takePooled(completion)
+                token += 1
+                ring.receivePooled(one, token)
+            }
+        }
+        waker.join()
+    }
+
+    @Test(arguments: Driver.here) func signalsDoNotShortenTheWait(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in }
+        sigaction(SIGURG, &action, nil)
+        let waiter = pthread_self()
+        let annoyer = OtherThread(after: 0) {
+            for _ in 0..<10 {
+                usleep(10_000)
+                pthread_kill(waiter, SIGURG)
+            }
+        }
+        let start = Clock.now
+        #expect(ring.wait(nanoseconds: 150_000_000).isEmpty)
+        #expect(Clock.now - start >= 150_000_000)
+        annoyer.join()
+    }
+
+    @Test(arguments: Driver.here) func completionsThatDoNotFitAreKept(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let pairs = try (0..<10).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() { ring.send(pair.0, Memory("x"), UInt64(index)) }
+        var counts: [Int] = []
+        while counts.reduce(0, +) < 10 { counts.append(ring.wait(nanoseconds: 1_000_000_000, capacity: 3).count) }
+        #expect(counts == [3, 3, 3, 1])
+        #expect(ring.inFlight == 0)
+    }
+
+    @Test(arguments: Driver.here) func keptCompletionsDoNotHoldUpSubmissions(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let pairs = try (0..<4).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() { ring.send(pair.0, Memory("x"), UInt64(index)) }
+        #expect(ring.wait(nanoseconds: 1_000_000_000, capacity: 1).count == 1)
+        let (one, other) = try Socket.pair()
+        ring.send(one, Memory("y"), 100)
+        #expect(ring.wait(nanoseconds: 1_000_000_000, capacity: 1).count == 1)
+        #expect(try other.plainReceive() == [UInt8(ascii: "y")], "sent although older completions are still kept")
+        _ = try ring.collect(3)
+    }
+
+    @Test(arguments: Driver.here) func moreOperationsThanTheQueueHolds(driver: Driver) throws {
+        let ring = try TestRing(driver, entries: 64)
+        let pairs = try (0..<300).map { _ in try Socket.pair() }
+        let memory = Memory("x")
+        for (index, pair) in pairs.enumerated() {
+            ring.receivePooled(pair.1, UInt64(index) + 1000)
+            ring.send(pair.0, memory, UInt64(index))
+        }
+        #expect(ring.inFlight == 600)
+        var received = 0
+        var sent = 0
+        while received < 300 || sent < 300 {
+            for completion in ring.wait(nanoseconds: 5_000_000_000) {
+                if completion.token < 1000 {
+                    #expect(completion.result == 1)
+                    sent += 1
+                } else if completion.result == -ENOBUFS {
+                    ring.receivePooled(pairs[Int(completion.token) - 1000].1, completion.token)
+                } else {
+                    #expect(try ring.takePooled(completion) == memory.bytes(1))
+                    received += 1
+                }
+            }
+        }
+    }
+
+    @Test(arguments: Driver.here) func ringBelongsToTheThreadThatWaits(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        ring.send(one, Memory("x"), 1)
+        let owner = OtherThread(after: 0) {
+            #expect(ring.wait(nanoseconds: 1_000_000_000).map(\.result) == [1])
+            ring.close()
+        }
+        owner.join()
+        withExtendedLifetime(other) {}
+    }
+
+    @Test(arguments: Driver.here) func twoThousandSocketsAtOnce(driver: Driver) throws {
+        try #require(Socket.descriptorLimit >= 4500, "this machine allows too few descriptors")
+        let ring = try TestRing(driver, entries: 256, poolCount: 64)
+        let listener = try Socket.listener()
+        let pairs = try (0..<2000).map { _ in try Socket.pair(through: listener) }
+        for (index, pair) in pairs.enumerated() {
+            ring.receivePooled(pair.0, UInt64(index))
+            ring.watchHangup(pair.0, UInt64(index) + 10_000)
+        }
+        ring.expectQuiet()
+        #expect(ring.inFlight == 4000)
+        for (index, pair) in pairs.enumerated() { pair.1.plainSend([UInt8(truncatingIfNeeded: index)]) }
+        var received = 0
+        while received < 2000 {
+            for completion in ring.wait(nanoseconds: 5_000_000_000) {
+                if completion.result == -ENOBUFS {
+                    ring.receivePooled(pairs[Int(completion.token)].0, completion.token)
+                    continue
+                }
+                #expect(try ring.takePooled(completion) == [UInt8(truncatingIfNeeded: completion.token)])
+                received += 1
+            }
+        }
+        for pair in pairs { pair.1.reset() }
+        let ended = try ring.collect(2000)
+        #expect(ended.values.allSatisfy { $0.result & Int32(POLLHUP) != 0 && $0.token >= 10_000 })
+        #expect(ring.inFlight == 0)
+    }
+}
