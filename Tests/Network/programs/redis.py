@@ -14,10 +14,11 @@ class Redis(Program):
     weight = 2
     origin_port = 7379
     fault_after = 0.7
+    patience = 90
     without_tele = "ended with status"
 
     def prepare(self, path):
-        self.count = 1_600_000 if self.options.long else 800_000
+        self.count = 1_600_000 if self.options.long else 560_000
         self.origin(["redis-server", "--port", str(self.origin_port), "--bind", "0.0.0.0", "--save", "",
                      "--appendonly", "no", "--protected-mode", "no", "--dir", self.directory])
 
