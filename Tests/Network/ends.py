@@ -1,6 +1,6 @@
-"""Both ends of user connections, held by the suite itself, so that it can end them in any way and see what the other sees.
+"""Both ends of user connections, held by the suite, to end them in any way and see what the other sees.
 
-A user's connection begins with eight bytes that name it; the switchboard hands the accepted end to who asks for it.
+A user's connection begins with eight bytes that name it; the switchboard hands out the accepted end by name.
 """
 
 import errno
@@ -106,7 +106,7 @@ def exchange(user, origin, count=3000, seconds=10):
 
 
 def observe(end, until):
-    """What an end sees until the moment `until`: (bytes, "eof" | "reset" | "nothing" | another error's name)."""
+    """What an end sees until the moment `until`: (bytes, "eof" | "reset" | "nothing" | an error's name)."""
     data = bytearray()
     while True:
         left = until - time.monotonic()
@@ -144,7 +144,7 @@ def reset(end):
 
 
 class Holder:
-    """A process that holds the only descriptor of an end, so that killing it ends the connection as a crash does."""
+    """A process that holds the only descriptor of an end, so that its death is a crash."""
 
     def __init__(self, end):
         self.child = subprocess.Popen(["sleep", "600"], pass_fds=[end.fileno()], stdin=subprocess.DEVNULL)

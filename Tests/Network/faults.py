@@ -23,6 +23,11 @@ def rules(name, *lines):
     return Fault(name, lambda lab, path: lab.forward(*lines), lambda lab, path: lab.forward())
 
 
+def stopping(role):
+    return Fault(f"stop-{role}", lambda lab, path: getattr(path, role).stop(),
+                 lambda lab, path: getattr(path, role).resume(), role)
+
+
 FAULTS = {fault.name: fault for fault in [
     rules("blackhole", "drop"),
     rules("blackhole-up", "iifname client0 drop"),
@@ -31,8 +36,8 @@ FAULTS = {fault.name: fault for fault in [
     rules("unreachable", "reject with icmpx type host-unreachable"),
     Fault("link-down", lambda lab, path: lab.link(False), lambda lab, path: lab.link(True)),
     Fault("address", lambda lab, path: lab.take_address(), lambda lab, path: lab.give_address()),
-    Fault("stop-client", lambda lab, path: path.client.stop(), lambda lab, path: path.client.resume(), "client"),
-    Fault("stop-server", lambda lab, path: path.server.stop(), lambda lab, path: path.server.resume(), "server"),
+    stopping("client"),
+    stopping("server"),
 ]}
 
 #: Only for chaos: it slows, it does not stop.

@@ -1,10 +1,11 @@
-"""The laboratory: a client host, a router and a server host as network namespaces, and ways to break what lies between.
+"""The laboratory: a client host, a router and a server host as network namespaces, and what breaks them.
 
     client 10.213.1.2 ── veth ── 10.213.1.1 router 10.213.2.1 ── veth ── 10.213.2.2 server
 
-No namespace is connected to the machine's own network, so every laboratory uses the same addresses. Silence and
-refusals are made in the router's forward hook: a drop in a host's own output hook would tell the sender (EPERM).
-Names carry the pid and start time of the run that made them: two runs never collide, and `sweep` knows the dead ones.
+No namespace is connected to the machine's own network, so every laboratory uses the same addresses. Silence
+and refusals are made in the router's forward hook: a drop in a host's own output hook would tell the sender
+(EPERM). Names carry the pid and start time of the run that made them: two runs never collide, and `sweep`
+knows the dead ones.
 """
 
 import concurrent.futures
@@ -16,7 +17,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 
 from process import Failure, Process
 
@@ -77,7 +77,7 @@ class Namespace:
                        capture_output=True, check=False)
 
     def write_etc(self, file, text):
-        """A file of this host's own /etc, seen by processes started from now on; later writes are seen at once."""
+        """A file of this host's own /etc, for processes started from now on; they see later writes."""
         directory = f"/etc/netns/{self.name}"
         os.makedirs(directory, exist_ok=True)
         with open(os.path.join(directory, file), "w", encoding="utf-8") as opened:
@@ -166,7 +166,8 @@ class Lab:
 
     def forward(self, *rules):
         """What the router does to what it forwards; no rule at all: it forwards."""
-        self.nft("flush chain inet lab faults\n" + "".join(f"add rule inet lab faults {rule}\n" for rule in rules))
+        added = "".join(f"add rule inet lab faults {rule}\n" for rule in rules)
+        self.nft("flush chain inet lab faults\n" + added)
 
     def link(self, up):
         ip("-n", self.client.name, "link", "set", "eth0", "up" if up else "down")
@@ -221,7 +222,7 @@ def close_all():
 # Names and leftovers
 
 def start_time(pid):
-    """The start of a process in clock ticks since boot, or None: with the pid it names one process for ever."""
+    """The start of a process in clock ticks since boot, or None: with the pid it names one process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[19]
@@ -261,6 +262,7 @@ def obstacle():
     probe = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if probe.returncode:
         return f"cannot make a network namespace ({probe.stderr.strip()})"
-    rules = subprocess.run(["ip", "netns", "exec", name, "nft", "add table inet lab"], capture_output=True, text=True)
+    rules = subprocess.run(["ip", "netns", "exec", name, "nft", "add table inet lab"],
+                           capture_output=True, text=True)
     remove_namespace(name)
     return f"cannot use nftables ({rules.stderr.strip()})" if rules.returncode else None

@@ -1,7 +1,7 @@
-"""The bytes that a case sends: a function of (connection, direction, offset), so a misplaced byte names itself.
+"""The bytes that a case sends: a function of (connection, direction, offset), so a misplaced one tells.
 
-A stream is made of blocks of 4096 bytes. Each begins with a tag that says which block it is and goes on with bytes
-drawn from the tag, so a receiver needs nothing but the connection's number to know every byte it must see.
+A stream is made of blocks of 4096 bytes. Each begins with a tag that says which block it is and goes on with
+bytes drawn from the tag, so a receiver needs only the connection's number to know every byte it must see.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ def connection_of(start):
     """The connection whose stream begins with these bytes (at least `TAG.size` of them)."""
     magic, connection, _, index = TAG.unpack(start[:TAG.size])
     if magic != MAGIC or index != 0:
-        raise Misplaced(f"a connection begins with {start[:TAG.size].hex()}, which is no beginning of a stream")
+        raise Misplaced(f"a connection begins with {start[:TAG.size].hex()}, no beginning of a stream")
     return connection
 
 
@@ -76,7 +76,8 @@ class Stream:
         tag = wrong.find(MAGIC)
         if tag >= 0 and len(wrong) >= tag + TAG.size:
             _, connection, direction, index = TAG.unpack(wrong[tag:tag + TAG.size])
-            if direction in WAY and wrong[tag:tag + 64] == block(connection, direction, index)[:len(wrong) - tag][:64]:
+            seen = wrong[tag:tag + 64]
+            if direction in WAY and seen == block(connection, direction, index)[:len(seen)]:
                 position = index * BLOCK - tag
                 return f"the byte of connection {connection} {WAY[direction]} offset {position} came"
         if len(wrong) >= 12:

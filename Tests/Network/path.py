@@ -1,8 +1,8 @@
-"""How the user's client reaches the origin: directly, through a neutral relay, through a bad one, or through tele.
+"""How the user's client reaches the origin: directly, over a neutral relay, over a bad one, or through tele.
 
-The origin always listens in the server's namespace at `origin_port`, on every address; the user's client connects to
-`address` in the client's namespace. The neutral relay shows that a program tolerates a middleman; the bad relays
-show that a case notices a middleman who cheats.
+The origin always listens in the server's namespace at `origin_port`, on every address; the user's client
+connects to `address` in the client's namespace. The neutral relay shows that a program tolerates a middleman;
+the bad relays show that a case notices a middleman who cheats.
 """
 
 import os
@@ -38,7 +38,8 @@ class Path:
             self.start_client()
         elif self.kind == "relay":
             self._start_relay(["socat", "-b", "262144",
-                               f"TCP-LISTEN:{self.user_port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
+                               f"TCP-LISTEN:{self.user_port},bind=127.0.0.1,fork,reuseaddr,nodelay,"
+                               "backlog=1024",
                                f"TCP:{SERVER_ADDRESS}:{self.origin_port},nodelay"])
         elif self.kind.startswith("bad-"):
             self._start_relay([sys.executable, os.path.join(HERE, "workers", "bad_relay.py"), self.kind[4:],
@@ -54,8 +55,8 @@ class Path:
 
     def start_server(self):
         self.server = self.lab.start("tele-server", [
-            *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}", f"-out=:{CARRIER_PORT}",
-            f"-io={self.driver}", *self.server_flags], host=self.lab.server)
+            *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}",
+            f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *self.server_flags], host=self.lab.server)
         self.server.wait_for_port(CARRIER_PORT)
 
     def start_client(self):
@@ -88,8 +89,8 @@ def binary():
     if found is None:
         path = os.environ.get("TELE")
         if not path:
-            shown = subprocess.run(["swift", "build", "-c", "release", "--show-bin-path"], capture_output=True,
-                                   text=True, cwd=os.path.dirname(os.path.dirname(HERE)))
+            shown = subprocess.run(["swift", "build", "-c", "release", "--show-bin-path"],
+                                   capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(HERE)))
             path = os.path.join(shown.stdout.strip(), "tele")
         if not os.access(path, os.X_OK):
             raise Failure(f"there is no program at {path}; build it or name it in TELE")

@@ -25,8 +25,9 @@ class Process:
             argv = ["ip", "netns", "exec", namespace, *argv]
         with open(self.stdout_path, "ab") as out, open(self.stderr_path, "ab") as err:
             self.child = subprocess.Popen(
-                argv, stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL, stdout=out, stderr=err,
-                env={**os.environ, **(environment or {})}, pass_fds=pass_fds, start_new_session=True)
+                argv, stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL, stdout=out,
+                stderr=err, env={**os.environ, **(environment or {})}, pass_fds=pass_fds,
+                start_new_session=True)
         self.pid = self.child.pid
 
     # Life and end

@@ -26,7 +26,7 @@ class Stopped(Exception):
 class Case:
     name: str
     run: Callable
-    #: How much of the machine it wants, of `CAPACITY`: sleepers 1, workers 2 or 3, those that measure all of it.
+    #: How much of the machine it wants, of `CAPACITY`: sleepers 1, workers 2 or 3, measurements all.
     weight: int = 1
     #: The programs that it needs.
     needs: tuple = ()
@@ -77,7 +77,7 @@ class Job:
 
 
 class Context(ExitStack):
-    """What a case sees: its options, its laboratories, chance from its seed, and time that a stop interrupts."""
+    """What a case sees: its options, its laboratories, chance from its seed, and interruptible time."""
 
     def __init__(self, job, options, stopping):
         super().__init__()
@@ -214,7 +214,8 @@ class Runner:
     def skip_all(self, jobs, reason):
         for job in jobs:
             verdict = "FAIL" if self.options.ci else "SKIP"
-            self._report(verdict, job, 0, f"cannot run here: {reason}", Context(job, self.options, self.stopping))
+            context = Context(job, self.options, self.stopping)
+            self._report(verdict, job, 0, f"cannot run here: {reason}", context)
 
     def closing_line(self):
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"

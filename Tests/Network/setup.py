@@ -1,6 +1,6 @@
 """What the suite needs from outside, read from packages.txt: whether it is there, and how to get it.
 
-Debian's packages go where apt puts them; PyPI's go into a virtual environment of the suite's own in the user's cache.
+Debian's packages go where apt puts them; PyPI's go into a virtual environment in the user's cache.
 """
 
 import fcntl
@@ -53,15 +53,20 @@ def install():
         python = [package for source, package in missing if source == "pypi"]
         if debian:
             print(f"installing {' '.join(debian)}", flush=True)
-            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *debian], retry=["apt-get", "update", "-qq"])
+            apt(debian)
         if python:
             print(f"installing {' '.join(python)} into {VENV}", flush=True)
             if not os.path.exists(os.path.join(VENV, "bin", "pip")):
                 venv = ["/usr/bin/python3", "-m", "venv", VENV]
                 if subprocess.run(venv, capture_output=True).returncode:
-                    run(["apt-get", "install", "-y", "-qq", "python3-venv"], retry=["apt-get", "update", "-qq"])
+                    apt(["python3-venv"])
                     run(venv)
             run([os.path.join(VENV, "bin", "pip"), "install", "-q", *python])
+
+
+def apt(packages):
+    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        retry=["apt-get", "update", "-qq"])
 
 
 def run(argv, retry=None):

@@ -4,4 +4,5 @@ from . import chaos, close, command, programs, recovery, restart, robust, stuck
 
 
 def all_cases():
-    return [case for module in (stuck, recovery, chaos, close, restart, robust, command, programs) for case in module.cases()]
+    modules = (stuck, recovery, chaos, close, restart, robust, command, programs)
+    return [case for module in modules for case in module.cases()]

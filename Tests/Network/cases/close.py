@@ -1,7 +1,7 @@
 """The close matrix: every way to end a connection, by either side, before, during and after an outage.
 
-The measure is direct TCP over a healthy network, executed in the same case: an outage may delay what the other end
-sees, never change it. Each cell is one connection with a thread of its own; all cells share the outage.
+The measure is direct TCP over a healthy network, executed in the same case: an outage may delay what the
+other end sees, never change it. Each cell is one connection with a thread of its own; all cells share the outage.
 """
 
 import socket
@@ -16,7 +16,7 @@ from runner import Case
 
 ORIGIN_PORT = 7400
 LAST, ANSWER, UNREAD = 100_000, 200_000, 5000
-#: Seconds that an end may take to see what it must, and for which an idle one must see nothing, after the heal.
+#: Seconds after the heal in which an end must see what it must, and in which an idle one must see nothing.
 PATIENCE, QUIET = 8, 2
 #: Differing cells that are printed; a path that cannot do it differs in most.
 SHOWN = 12
@@ -25,7 +25,7 @@ WAYS = {}
 
 
 def way(function):
-    """A way to end a connection: called with the cell, the acting end and the other; returns what was seen."""
+    """A way to end a connection: takes the cell, the acting end and the other; returns what was seen."""
     WAYS[function.__name__] = function
     return function
 
@@ -177,7 +177,8 @@ class Cell:
 def execute(context, lab, path, cells, clock, fault=None):
     """Runs all cells over one path; with a fault, in three moments around it."""
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
-        threads = [threading.Thread(target=cell.run, args=(lab, path, switchboard), daemon=True) for cell in cells]
+        threads = [threading.Thread(target=cell.run, args=(lab, path, switchboard), daemon=True)
+                   for cell in cells]
         for thread in threads:
             thread.start()
         for cell in cells:
@@ -203,7 +204,8 @@ def execute(context, lab, path, cells, clock, fault=None):
 
 
 def all_cells(columns, clock):
-    return [Cell(way, side, column, clock) for way in WAYS for side in ("user", "origin") for column in columns]
+    sides = ("user", "origin")
+    return [Cell(way, side, column, clock) for way in WAYS for side in sides for column in columns]
 
 
 def matrix(fault_name):
@@ -221,8 +223,8 @@ def matrix(fault_name):
         execute(context, lab, context.path(lab, ORIGIN_PORT), cells, clock, fault)
         wrong = [cell for cell in cells if cell.seen != measure[cell.key]]
         for cell in wrong[:SHOWN]:
-            context.show(f"{cell.way} by the {cell.side}, {cell.column}: direct TCP shows “{measure[cell.key]}”, "
-                         f"here the other end saw “{cell.seen}”")
+            context.show(f"{cell.way} by the {cell.side}, {cell.column}: direct TCP shows "
+                         f"“{measure[cell.key]}”, here the other end saw “{cell.seen}”")
         if wrong:
             raise Failure(f"{len(wrong)} of {len(cells)} cells differ from direct TCP")
         return f"{len(cells)} cells as direct TCP"
@@ -235,7 +237,7 @@ def check_measure(measure):
         ending = {"rst": "reset", "rst_behind_data": "reset", "killed_with_unread": "reset", "idle": "alive",
                   "closed_then_written": "reset"}.get(way, "eof")
         if seen is None or not seen.endswith(ending):
-            raise Failure(f"direct TCP itself shows “{seen}” for {way} by the {side}; the measure is broken")
+            raise Failure(f"direct TCP itself shows “{seen}” for {way} by the {side}")
 
 
 def refused(context):
@@ -255,7 +257,7 @@ def refused(context):
 
 
 def cases():
-    # The relay of the canaries ends in order what was reset; the deaf one does not know half-closed connections.
+    # The relay of the canaries ends in order what was reset; the deaf one knows no half-close.
     yield Case("close.without", matrix(None), weight=1, drivers="both",
                canaries=(("relay", "cells differ"), ("bad-deaf", "cells differ")))
     for fault in ("blackhole", "reset", "address", "stop-client", "stop-server"):

@@ -1,4 +1,4 @@
-"""The command lines of the original's document, as printed, between two hosts; free ports; what a wrong line is told."""
+"""The command lines of the original's document, as printed; free ports; wrong lines."""
 
 import re
 import socket
@@ -27,7 +27,8 @@ class Original(Path):
     def __init__(self, lab):
         self.lab, self.address = lab, Original.address
         lab.client.write_etc("hosts", f"127.0.0.1 localhost\n::1 localhost\n{SERVER_ADDRESS} {HOST}\n")
-        self.server = lab.start("tele-server", [binary(), "-server", "-in=:22", "-out=:40300"], host=lab.server)
+        self.server = lab.start("tele-server", [binary(), "-server", "-in=:22", "-out=:40300"],
+                                host=lab.server)
         self.server.wait_for_port(40300)
         self.client = lab.start("tele-client", [binary(), "-client", "-in=:22999", f"-out={HOST}:40300"],
                                 host=lab.client)
@@ -53,9 +54,11 @@ def free_ports(context):
     """Without -out of the server and -in of the client, both take a free port and print it on stdout."""
     lab = context.lab()
     origin_port = 7900
-    server = lab.start("tele-server", [binary(), "--server", "--in", f"127.0.0.1:{origin_port}"], host=lab.server)
+    server = lab.start("tele-server", [binary(), "--server", "--in", f"127.0.0.1:{origin_port}"],
+                       host=lab.server)
     carrier = printed_address(context, server)
-    client = lab.start("tele-client", [binary(), "-client=true", f"-out={SERVER_ADDRESS}:{carrier}"], host=lab.client)
+    client = lab.start("tele-client", [binary(), "-client=true", f"-out={SERVER_ADDRESS}:{carrier}"],
+                       host=lab.client)
     path = Path(lab, "tele", "auto", origin_port, user_port=printed_address(context, client), start=False)
     path.client, path.server = client, server
     context.paths.append(path)
@@ -67,7 +70,8 @@ def free_ports(context):
 def printed_address(context, process):
     pattern = re.compile(r"^\S*:(\d+)$", re.MULTILINE)
     if not context.until(5, lambda: pattern.search(process.output)):
-        raise Failure(f"{process.name} printed no address on stdout: {process.output[:100]!r} {process.errors[:200]!r}")
+        raise Failure(f"{process.name} printed no address on stdout: {process.output[:100]!r}, "
+                      f"{process.errors[:200]!r}")
     port = int(pattern.search(process.output).group(1))
     process.wait_for_port(port)
     return port
@@ -97,7 +101,8 @@ def wrong_lines(context):
             said = run.stderr.strip().splitlines()
             if run.returncode != status:
                 raise Failure(f"`{line}` ended with {run.returncode}, not {status}: {' / '.join(said)[:200]}")
-            if len(said) != 2 or not said[0].startswith("tele: error: ") or not said[1].startswith("tele: hint: "):
+            heads = [text.split(": ", 2)[:2] for text in said]
+            if heads != [["tele", "error"], ["tele", "hint"]]:
                 raise Failure(f"`{line}` did not say one sentence and one hint: {said[:3]}")
             if run.stdout:
                 raise Failure(f"`{line}` wrote to stdout")

@@ -56,7 +56,7 @@ class Flow:
             expected += 1
             self.arrivals.append((time.monotonic(), sent))
 
-    def recovery(self, failed, healed):
+    def recovery(self, healed):
         """(seconds to the first record that came after the heal, seconds until nothing lags any more)."""
         after = [(came, sent) for came, sent in list(self.arrivals) if came > healed]
         if not after:
@@ -79,7 +79,6 @@ def recovery(context):
             results[way] = failure
 
     def with_lab(way):
-        nonlocal worst
         lab = context.lab()
         path = context.path(lab, ORIGIN_PORT, kind=way)
         rows = results.setdefault(way, [])
@@ -89,15 +88,14 @@ def recovery(context):
             for seconds in outages:
                 context.sleep(1.5)
                 FAULTS["blackhole"].inflict(lab, path)
-                failed = time.monotonic()
                 context.sleep(seconds)
                 FAULTS["blackhole"].heal(lab, path)
                 healed = time.monotonic()
-                context.until(30, lambda: all(flow.trouble or flow.recovery(failed, healed)[1] for flow in flows))
+                context.until(30, lambda: all(flow.trouble or flow.recovery(healed)[1] for flow in flows))
                 for flow in flows:
                     if flow.trouble:
                         raise Failure(flow.trouble)
-                rows.append([flow.recovery(failed, healed) for flow in flows])
+                rows.append([flow.recovery(healed) for flow in flows])
             for flow in flows:
                 flow.running = False
 
@@ -108,7 +106,8 @@ def recovery(context):
         while thread.is_alive():
             context.sleep(0.1)
 
-    context.show(f"{'path':8}{'outage':>8}{'first up':>10}{'first down':>12}{'level up':>10}{'level down':>12}   seconds")
+    context.show(f"{'path':8}{'outage':>8}{'first up':>10}{'first down':>12}{'level up':>10}"
+                 f"{'level down':>12}   seconds")
     for way in ways:
         if isinstance(results.get(way), Failure):
             if way == "direct":
@@ -117,7 +116,8 @@ def recovery(context):
             raise results[way]
         for seconds, row in zip(outages, results[way]):
             (up, level_up), (down, level_down) = row
-            cells = [f"{value:.3f}" if value is not None else "never" for value in (up, down, level_up, level_down)]
+            cells = ["never" if value is None else f"{value:.3f}"
+                     for value in (up, down, level_up, level_down)]
             context.show(f"{way:8}{seconds:>6} s{cells[0]:>10}{cells[1]:>12}{cells[2]:>10}{cells[3]:>12}")
             if way != "direct" or context.job.path == "direct":
                 worst = max(worst, *(LIMIT * 10 if value is None else value for value in (up, down)))

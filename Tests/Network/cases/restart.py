@@ -1,4 +1,7 @@
-"""The restart matrix: who is recycled, killed, stopped or forgotten, what old connections are told, and how soon new ones work."""
+"""The restart matrix: the origin is recycled, tele killed, stopped or forgotten.
+
+What are old connections told, and how soon do new ones work?
+"""
 
 import signal
 import time
@@ -23,8 +26,9 @@ def several(lab, path, switchboard):
 
 
 def new_connection(context, lab, path, switchboard):
-    """How long until a new connection works. One that came before the client knew of the loss may be reset with the
-    old ones, as its user cannot know better; the next one works."""
+    """How long until a new connection works. One that came before the client knew of the loss may be reset
+    with the old ones; the next one works.
+    """
     began = time.monotonic()
     while True:
         try:
@@ -81,7 +85,7 @@ def server_killed(context):
         for user, _ in pairs:
             _, seen = observe(user, max(began + 1, time.monotonic() + 0.01))
             if seen != "reset":
-                raise Failure(f"a user of before saw “{seen}” within a second after the restart, not a reset")
+                raise Failure(f"within a second after the restart a user saw “{seen}”, not a reset")
         return (f"{COUNT} users reset within {time.monotonic() - began:.2f} s of the restart, "
                 f"new connection after {fresh * 1000:.0f} ms")
 
@@ -128,7 +132,8 @@ def client_stopped(context):
                 for end, who in ((user, "a user"), (origin, "an origin")):
                     _, seen = observe(end, max(began + limit, time.monotonic() + 0.01))
                     if seen != "reset":
-                        raise Failure(f"{who} saw “{seen}” within {limit} s after {signals} × SIGTERM, not a reset")
+                        raise Failure(f"{who} saw “{seen}”, not a reset, within {limit} s after "
+                                      f"{signals} × SIGTERM")
             notes.append(f"{time.monotonic() - began:.1f} s after {signals} × SIGTERM")
             status = path.client.wait(limit)
             if status < 0 or (signals == 1 and status != 0):
@@ -167,5 +172,5 @@ def client_drains(context):
 
 def cases():
     for story in (origin_recycled, server_killed, client_killed, client_stopped, client_drains):
-        yield Case(f"restart.{story.__name__.replace('_', '-')}", story, only_tele=story is not origin_recycled,
-                   drivers="both")
+        name = story.__name__.replace("_", "-")
+        yield Case(f"restart.{name}", story, only_tele=story is not origin_recycled, drivers="both")

@@ -1,4 +1,4 @@
-"""What the machine refuses: descriptors that run out, and dials that fail in every way. tele goes on, and recovers."""
+"""What the machine refuses: descriptors that run out, and dials that fail. tele goes on, and recovers."""
 
 import time
 
@@ -16,7 +16,7 @@ NAME_OF_SERVER = "tele-server.test"
 
 
 def descriptors(role):
-    """With 64 descriptors a hundred users come: who got through goes on, the rest waits or is reset, nobody spins."""
+    """With 64 descriptors a hundred users come: who got through goes on, others wait or are reset."""
     def story(context):
         lab = context.lab()
         path = context.path(lab, ORIGIN_PORT,
@@ -33,7 +33,8 @@ def descriptors(role):
                 user.sendall(NAME.pack(name))
                 users.append((name, user))
             context.sleep(2)
-            pairs = [(user, switchboard.accepted(name, 1)) for name, user in users if name in switchboard.arrived]
+            pairs = [(user, switchboard.accepted(name, 1))
+                     for name, user in users if name in switchboard.arrived]
             if not 10 <= len(pairs) < WANTED:
                 raise Failure(f"{len(pairs)} of {WANTED} users got through with {DESCRIPTORS} descriptors")
             for user, origin in pairs:
@@ -57,7 +58,8 @@ def descriptors(role):
             took = retry(context, 3, lambda: call_and_close(lab, path, switchboard))
             if not context.until(3, lambda: process.descriptors() <= idle + 2):
                 raise Failure(f"{process.name} keeps {process.descriptors()} descriptors, {idle} before")
-            return f"{through} of {WANTED} got through, {load:.1%} of a processor, new connection after {took:.1f} s"
+            return (f"{through} of {WANTED} got through, {load:.1%} of a processor, "
+                    f"new connection after {took:.1f} s")
     return story
 
 
@@ -116,7 +118,7 @@ class Dials:
 
 
 def dials_of_a_session(way):
-    """The carrier breaks and every dial fails in this way for some seconds: the same connections go on afterwards."""
+    """The carrier breaks and every dial fails in this way for some seconds; the same connections go on."""
     def story(context):
         lab = context.lab()
         dials = Dials(lab)

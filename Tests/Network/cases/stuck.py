@@ -1,7 +1,7 @@
 """One stuck reader among a thousand streams: the others keep their speed, memory stays within the budget.
 
-Far more than the budget is pushed at an end that does not read. It must stop near the budget, and arrive whole when
-the end wakes. The speed of the others is taken in turn with and without the stuck one, in the same run.
+Far more than the budget is pushed at an end that does not read. It must stop near the budget, and arrive
+whole when the end wakes. The speed of the others is taken in turn with and without the stuck one, in the same run.
 """
 
 import json
@@ -54,8 +54,8 @@ def stuck(side):
             raise Failure(f"{lost} of the other connections ended")
         # The best of each: other work on the machine only ever takes speed away.
         ratio = max(beside) / max(free)
-        note = (f"stopped at {pushed // MIB} MiB of {size // MIB}, arrived whole; {memory}; the others went on at "
-                f"{max(beside) / 1e6:.0f} MB/s, {ratio:.0%} of before")
+        note = (f"stopped at {pushed // MIB} MiB of {size // MIB}, arrived whole; {memory}; "
+                f"the others went on at {max(beside) / 1e6:.0f} MB/s, {ratio:.0%} of before")
         if ratio < KEEP:
             raise Failure(note)
         return note
@@ -87,9 +87,9 @@ def measure(context, origin, others):
     context.sleep(0.5)
     if last["total"] == first["total"]:
         raise Failure("the other streams stand still")
-    still = [number for number, (before, after) in enumerate(zip(first["each"], last["each"])) if before == after]
+    still = sum(before == after for before, after in zip(first["each"], last["each"]))
     if still:
-        raise Failure(f"{len(still)} of the {OTHERS} other streams stand still")
+        raise Failure(f"{still} of the {OTHERS} other streams stand still")
     return (last["total"] - first["total"]) / (last["time"] - first["time"])
 
 
@@ -107,11 +107,12 @@ def until_it_stops(context, pusher):
 
 
 def check_budget(path, pushed, size):
-    """Both buffers and what the kernel holds in the sockets between bound what is pushed and what is resident."""
+    """Both buffers and what the kernel holds in the sockets between bound what is taken."""
     kernel = kernel_buffers(path.lab)
     limit = 2 * BUFFER + kernel + 4 * MIB
     if pushed >= size or pushed > limit:
-        raise Failure(f"{pushed // MIB} MiB were taken for a reader that sleeps; the budget allows {limit // MIB}")
+        raise Failure(f"{pushed // MIB} MiB were taken for a reader that sleeps; "
+                      f"the budget allows {limit // MIB}")
     parts = []
     for process in (path.client, path.server):
         if process is None:
@@ -119,7 +120,7 @@ def check_budget(path, pushed, size):
         resident, most = process.memory(), process.memory("VmHWM")
         parts.append(f"{process.name} {resident // MIB} MiB resident, {most // MIB} at most")
         if most > 2 * BUFFER + OWN_MEMORY:
-            raise Failure(f"{process.name} took {most // MIB} MiB with a budget of {BUFFER // MIB} MiB each way")
+            raise Failure(f"{process.name} took {most // MIB} MiB; its budget is {BUFFER // MIB} each way")
     return ", ".join(parts)
 
 
@@ -156,7 +157,7 @@ class Reader:
             except TimeoutError:
                 return False
             except OSError as error:
-                raise Failure(f"the stuck connection broke after {self.stream.offset} bytes: {error}") from None
+                raise Failure(f"the stuck stream broke after {self.stream.offset} bytes: {error}") from None
             if not data:
                 self.ended = True
                 break
@@ -165,7 +166,7 @@ class Reader:
             except Misplaced as wrong:
                 raise Failure(f"misplaced: {wrong}") from None
         if self.ended and self.stream.offset != self.size:
-            raise Failure(f"the stuck connection ended in order after {self.stream.offset} of {self.size} bytes")
+            raise Failure(f"the stuck stream ended in order after {self.stream.offset} of {self.size} bytes")
         return self.ended
 
     def arrived(self, origin):
@@ -199,7 +200,7 @@ class Writer:
             except TimeoutError:
                 return
             except OSError as error:
-                raise Failure(f"the pushing connection broke after {self.stream.offset} bytes: {error}") from None
+                raise Failure(f"the pushing user broke after {self.stream.offset} bytes: {error}") from None
         if self.stream.offset == self.size and not self.finished:
             self.sock.shutdown(socket.SHUT_WR)
             self.finished = True

@@ -1,4 +1,4 @@
-"""rsync over ssh, both ways: a tree of files goes to the server and comes back, and every file is what it was."""
+"""rsync over ssh, both ways: a tree of files goes to the server and comes back unchanged."""
 
 import hashlib
 import os
@@ -32,8 +32,9 @@ class Rsync(Program):
         shell = " ".join(["ssh", *client_options(self), "-p", str(port)])
         common = ["rsync", "-a", "--checksum", f"--bwlimit={RATE}", "-e", shell]
         script = 'set -e; "$@" "$SOURCE" "$REMOTE/there/"; "$@" "$REMOTE/there/" "$BACK"'
-        return self.lab.start("rsync", ["bash", "-c", script, "rsync", *common], host=self.lab.client, environment={
-            "SOURCE": f"{self.directory}/source/", "REMOTE": remote, "BACK": f"{self.directory}/back/"})
+        places = {"SOURCE": f"{self.directory}/source/", "REMOTE": remote, "BACK": f"{self.directory}/back/"}
+        return self.lab.start("rsync", ["bash", "-c", script, "rsync", *common], host=self.lab.client,
+                              environment=places)
 
     def check(self, user):
         self.expect_success(user)
@@ -41,7 +42,7 @@ class Rsync(Program):
         for folder in ("there", "back"):
             wrong = source.items() ^ checksums(os.path.join(self.directory, folder)).items()
             if wrong:
-                raise Failure(f"{len(wrong)} files differ after the transfer, as {sorted(wrong)[0][0]} ({folder})")
+                raise Failure(f"{len(wrong)} files differ ({folder}), as {sorted(wrong)[0][0]}")
         return f"{len(source)} files there and back"
 
 

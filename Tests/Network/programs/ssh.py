@@ -1,4 +1,4 @@
-"""A command over ssh that speaks slowly: every line and the exit status must arrive, whatever happens meanwhile."""
+"""A command over ssh that speaks slowly: every line and the exit status must arrive."""
 
 import os
 import subprocess
@@ -26,7 +26,8 @@ class Ssh(Program):
         host, port = path.address
         return self.lab.start("ssh", [
             "ssh", *client_options(self), "-p", str(port), f"root@{host}",
-            f"for i in $(seq {LINES}); do echo line $i; sleep {pause}; done; exit {STATUS}"], host=self.lab.client)
+            f"for i in $(seq {LINES}); do echo line $i; sleep {pause}; done; exit {STATUS}"],
+            host=self.lab.client)
 
     def check(self, user):
         if user.status != STATUS:
@@ -41,7 +42,8 @@ def prepare_sshd(program):
     """A server of our own: own host key, own user key, nothing of the machine's configuration."""
     folder = program.directory
     for key in ("host_key", "user_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", os.path.join(folder, key)], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/{key}"],
+                       check=True)
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     with open(os.path.join(folder, "sshd_config"), "w", encoding="utf-8") as file:
         file.write(f"""ListenAddress 0.0.0.0

@@ -2,8 +2,8 @@
 
     chaos.py user|origin CONFIG      CONFIG is JSON: address, seed, connections, seconds, patience
 
-The user opens `connections` long ones, and short ones all the time beside them (their numbers begin at 1000). A half
-ends in order (FIN) when its sender is done; the other half goes on. The origin ends when its stdin does.
+The user opens `connections` long ones, and short ones all the time beside them (their numbers begin at 1000).
+A half ends in order (FIN) when its sender is done; the other half goes on. The origin ends when its stdin does.
 The last line on stdout is JSON: one record for each connection, with bytes, SHA-256 and end of both halves.
 """
 

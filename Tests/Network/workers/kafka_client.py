@@ -34,8 +34,8 @@ def note_statistics(who):
 
 def settings(who, **more):
     # A request may wait through an outage of a minute; the library's own patience is exactly that long.
-    return {"bootstrap.servers": broker, "socket.timeout.ms": 1000 * PATIENCE, "error_cb": note_error, "stats_cb": note_statistics(who),
-            "statistics.interval.ms": 500, **more}
+    return {"bootstrap.servers": broker, "socket.timeout.ms": 1000 * PATIENCE,
+            "error_cb": note_error, "stats_cb": note_statistics(who), "statistics.interval.ms": 500, **more}
 
 
 def delivered(error, message):

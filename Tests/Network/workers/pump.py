@@ -3,7 +3,7 @@
     pump.py origin PORT                  serves by a connection's first byte:
                                            P  sends without end, between "go" and "pause" on stdin
                                            S  pushes SIZE bytes of the pattern, connection 1 down, then ends
-                                           T  does not read until told "wake" on stdin, then checks the pattern, 1 up
+                                           T  reads from "wake" on stdin on, checks the pattern, connection 1 up
     pump.py user HOST PORT COUNT         opens COUNT connections of kind P and reads them all
 
 Both print a line of JSON four times a second: what happened so far, with the monotonic clock.
