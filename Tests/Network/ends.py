@@ -57,6 +57,14 @@ class Switchboard:
                 raise Failure(f"a user's connection did not reach the origin within {seconds} s")
             return self.arrived.pop(name)
 
+    def drop_unclaimed(self):
+        """Closes the ends whose users gave up before the suite asked for them: half-closed connections are held
+        for as long as an origin keeps them."""
+        with self.changed:
+            for end in self.arrived.values():
+                end.close()
+            self.arrived.clear()
+
     def close(self):
         # A close alone does not wake the thread that accepts.
         try:

@@ -60,7 +60,11 @@ extension Hub {
             session.readBlocked.append(index)
             return
         }
-        if user.pointee.flags.contains(.hot), let block = slab(for: user) {
+        if user.pointee.flags.contains(.starved), let page = arena_page(arena) {
+            user.pointee.block = page
+            let token = Operation.userReceive.token(index, user.pointee.generation)
+            guard loop.receive(user.pointee.fd, page, Int(PAGE_BYTES), token) else { return retryLater(index) }
+        } else if user.pointee.flags.contains(.hot), let block = slab(for: user) {
             let memory = block + user.pointee.filled
             user.pointee.armedAt = now
             let token = Operation.userReceive.token(index, user.pointee.generation)
@@ -114,6 +118,9 @@ extension Hub {
             if let pooled {
                 failed = queue_append_copy(&user.pointee.inbound, arena, loop.poolBytes(pooled), count)
                 if count == Hub.poolByteCount { becomeHot(index, user) }
+            } else if user.pointee.flags.contains(.starved) {
+                failed = queue_append_copy(&user.pointee.inbound, arena, user.pointee.block, count)
+                releaseBlock(user)
             } else {
                 failed = queue_append_block(&user.pointee.inbound, arena, user.pointee.block! + user.pointee.filled, count)
                 user.pointee.filled += count
@@ -139,6 +146,7 @@ extension Hub {
             let error = SystemError(-result)
             if error.code == ECANCELED || error.code == ENOBUFS || error.code == EAGAIN || error.code == EINTR {
                 becomeCold(index, user)
+                if error.code == ENOBUFS { user.pointee.flags.insert(.starved) }
                 armReceive(index)
             } else {
                 userReset(index, user, session)
@@ -158,10 +166,14 @@ extension Hub {
             user.pointee.flags.remove(.hot)
             hotUsers.removeAll { $0 == index }
         }
-        if let block = user.pointee.block, !user.pointee.flags.contains(.receiveSubmitted) {
-            arena_release(arena, block)
-            user.pointee.block = nil
-        }
+        releaseBlock(user)
+    }
+
+    private func releaseBlock(_ user: UnsafeMutablePointer<UserSocket>) {
+        guard let block = user.pointee.block, !user.pointee.flags.contains(.receiveSubmitted) else { return }
+        arena_release(arena, block)
+        user.pointee.block = nil
+        user.pointee.flags.remove(.starved)
     }
 
     /// Hot sockets that have gone quiet give their slabs back: an idle stream holds no buffer. Also wakes readers that
