@@ -299,7 +299,10 @@ final class ClientHost {
 
     private func noteUp(_ carrier: Carrier, isNew: Bool, replayed: UInt64) {
         var facts: Logger.Metadata = ["session": "\(session.name)", "peer": "\(carrier.peer)"]
-        if let path = PathFacts(carrier.fd) { facts["rtt"] = "\(path.roundTripMicroseconds)us" }
+        if let path = PathFacts(carrier.fd) {
+            facts["rtt"] = "\(path.roundTripMicroseconds)us"
+            session.endpoint.pathMeasured(.microseconds(UInt64(path.roundTripMicroseconds)))
+        }
         let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min()
         if isNew {
             hub.log.info("carrier up", metadata: facts)

@@ -28,6 +28,10 @@ final class Hub {
 
     var dirtyUsers: [UInt32] = []
     var dirtySessions: [SessionHost] = []
+    /// Who receives next. Armed after this turn's sends are queued, so that what came last is sent while it is still in
+    /// the cache.
+    var readers: [UInt32] = []
+    var carrierReaders: [Carrier] = []
     /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
     let maximumUsers: Int
     /// Bytes that all sessions hold for their peers.
@@ -153,6 +157,10 @@ final class Hub {
             }
             dirtySessions.removeAll(keepingCapacity: true)
         }
+        for index in readers { armReceive(index) }
+        readers.removeAll(keepingCapacity: true)
+        for carrier in carrierReaders { armReceive(carrier) }
+        carrierReaders.removeAll(keepingCapacity: true)
     }
 
     func markDirty(_ session: SessionHost) {

@@ -85,7 +85,7 @@ extension Hub {
         }
         carrier.filled += Int(result)
         read(carrier)
-        armReceive(carrier)
+        carrierReaders.append(carrier)
     }
 
     /// Reads all that is whole.

@@ -54,6 +54,7 @@ extension Hub {
     /// Receives when there is room for what comes; notes the user as blocked when there is not.
     func armReceive(_ index: UInt32) {
         let user = users[index]
+        guard user.pointee.fd >= 0 else { return }
         guard user.pointee.mayReceive, let session = user.pointee.session?.takeUnretainedValue() else { return }
         guard mayHold(session, user.pointee.inboundCount) else {
             user.pointee.flags.insert(.readBlocked)
@@ -135,7 +136,7 @@ extension Hub {
             heldByteCount += count
             session.endpoint.write(user.pointee.slot, count)
             markDirty(session)
-            armReceive(index)
+            readers.append(index)
         } else if result == 0 {
             user.pointee.flags.insert(.readEnded)
             becomeCold(index, user)

@@ -192,6 +192,9 @@ final class ServerHost {
 
     private func noteUp(_ session: SessionHost, _ carrier: Carrier, isNew: Bool, replayed: UInt64) {
         var facts: Logger.Metadata = ["session": "\(session.name)", "peer": "\(carrier.peer)"]
+        if let path = PathFacts(carrier.fd) {
+            session.endpoint.pathMeasured(.microseconds(UInt64(path.roundTripMicroseconds)))
+        }
         if !isNew {
             let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min()
             facts["after"] = "\(hub.seconds(hub.now - (since ?? hub.now)))"

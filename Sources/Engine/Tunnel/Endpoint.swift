@@ -33,8 +33,8 @@ public struct Endpoint: ~Copyable {
 
     /// An acknowledgment waits this long for company.
     public static let acknowledgmentDelay = Interval.milliseconds(20)
-    /// Received bytes that make an acknowledgment due at once.
-    static let acknowledgmentThreshold: UInt64 = 128 << 10
+    /// Received bytes that make an acknowledgment due at once. Credit frames come more often and carry one along.
+    static let acknowledgmentThreshold: UInt64 = 512 << 10
     /// Room for control frames above `Limits.retained`, so that full buffers never hold back a reset or credit.
     static let controlReserve = 1 << 20
     /// Distance of the frame borders that are remembered.
@@ -191,6 +191,9 @@ public struct Endpoint: ~Copyable {
     public mutating func handleTimeout(now: Instant) -> Bool {
         isAttached && liveness.becomesSuspected(now: now)
     }
+
+    /// The carrier's round trip as TCP measured it when it connected.
+    public mutating func pathMeasured(_ roundTrip: Interval) { liveness.pathMeasured(roundTrip) }
 
     /// The path may have changed: ask the peer at once and suspect the carrier soon.
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }

@@ -33,6 +33,13 @@ struct Liveness {
         pingedAt = now
     }
 
+    /// What TCP measured when the carrier connected: the path without our own delays.
+    mutating func pathMeasured(_ roundTrip: Interval) {
+        minimumRoundTrip = isMeasured ? min(minimumRoundTrip, roundTrip) : roundTrip
+        if !isMeasured { self.roundTrip = roundTrip }
+        isMeasured = true
+    }
+
     /// Any byte of the peer on the current carrier.
     mutating func heard(isDue: Bool, now: Instant) {
         heardAt = now
