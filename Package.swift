@@ -33,6 +33,13 @@ let package = Package(
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+
+        // Both ends of a tunnel on virtual time, without sockets; and long campaigns of it from the command line.
+        .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
+                exclude: ["canaries"], swiftSettings: swift),
+        tests("SimulationTests", of: ["Simulation", "Tunnel"]),
+        .executableTarget(name: "tele-simulate", dependencies: ["Simulation"], path: "Tests/SimulateCommand",
+                          swiftSettings: swift),
     ],
     cLanguageStandard: .gnu17
 )

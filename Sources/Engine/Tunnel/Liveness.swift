@@ -49,7 +49,7 @@ struct Liveness {
         min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
     }
 
-    private var suspicionAt: Instant {
+    var suspicionAt: Instant {
         guard let dueSince, !isSuspected else { return .never }
         return max(dueSince + suspicionDelay, patientUntil)
     }
