@@ -39,6 +39,13 @@ let package = Package(
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
         tests("CommandTests", of: ["tele", "tele-stand-in"]),
+
+        // Both ends of a tunnel on virtual time, without sockets; and long campaigns of it from the command line.
+        .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
+                exclude: ["canaries"], swiftSettings: swift),
+        tests("SimulationTests", of: ["Simulation", "Tunnel"]),
+        .executableTarget(name: "tele-simulate", dependencies: ["Simulation"], path: "Tests/SimulateCommand",
+                          swiftSettings: swift),
     ],
     cLanguageStandard: .gnu17
 )

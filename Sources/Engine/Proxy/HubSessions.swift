@@ -7,6 +7,9 @@ import Wire
 
 /// Sessions: from waiting bytes to frames to batches, and what becomes of a session.
 extension Hub {
+    /// A path that TCP knows to be slow is asked about again after this.
+    static let patience = Interval.milliseconds(250)
+
     /// Gives waiting bytes their place in the sequence, starts the next send, lets go of what was acknowledged.
     func pump(_ session: SessionHost) {
         sequence(session)
@@ -82,11 +85,15 @@ extension Hub {
     func handleTimeout(_ session: SessionHost) {
         session.timerAt = .max
         guard !session.isEnded else { return }
+        if session.endpoint.isSuspicionDue(now: instant), let carrier = session.carrier,
+           PathFacts(carrier.fd)?.explainsSilence == true {
+            session.endpoint.bePatient(until: instant + Hub.patience)
+        }
         if session.endpoint.handleTimeout(now: instant) { suspected(session) }
         markDirty(session)
     }
 
-    /// Silence where an answer is due. TCP may know why: then patience; else a probe, beside the carrier.
+    /// Silence where an answer is due, and TCP does not explain it: a probe, beside the carrier.
     private func suspected(_ session: SessionHost) {
         guard let carrier = session.carrier else { return }
         session.suspectedAt = now

@@ -78,6 +78,8 @@ public struct Endpoint: ~Copyable {
     var owedPong: UInt64?
     var owedClose: (code: CloseCode, reason: StaticString)?
     var closeIsEncoded = false
+    /// `nextBatch` gave a batch that `batchSent` has not reported.
+    var isBatchOut = false
 
     public internal(set) var isAttached = false
     /// The session has been agreed on once: frames may take their place.
@@ -183,8 +185,11 @@ public struct Endpoint: ~Copyable {
 
     // MARK: Time
 
+    /// While a batch is with the carrier nothing else can be handed over, so nothing but suspicion has a deadline:
+    /// a carrier that takes no bytes must not keep its owner awake.
     public var nextTimeout: Instant {
-        isAttached ? min(acknowledgmentDue, liveness.deadline) : .never
+        guard isAttached else { return .never }
+        return isBatchOut ? liveness.suspicionAt : min(acknowledgmentDue, liveness.deadline)
     }
 
     /// True when the carrier has just become suspected. Afterwards a batch may be due.
@@ -200,6 +205,8 @@ public struct Endpoint: ~Copyable {
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
     public var roundTrip: Interval { liveness.roundTrip }
+
+    public func isSuspicionDue(now: Instant) -> Bool { isAttached && liveness.isSuspicionDue(now: now) }
 
     /// TCP's own acknowledgments arrive: the path is slow, not dead. No suspicion before `until`.
     public mutating func bePatient(until: Instant) { liveness.bePatient(until: until) }
@@ -246,4 +253,7 @@ public struct Endpoint: ~Copyable {
         precondition(dataConsumed <= dataReceived && dataReceived <= announcedDataLimit, "receive counts out of order")
         precondition(acknowledgedToPeer <= received, "acknowledged bytes that did not arrive")
     }
+}
+extension Endpoint {
+    public var debugState: String { "dataReceived \(dataReceived) dataConsumed \(dataConsumed) announced \(announcedDataLimit) dataSent \(dataSent) peerLimit \(peerDataLimit)" }
 }

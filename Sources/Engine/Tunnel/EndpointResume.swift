@@ -68,6 +68,7 @@ extension Endpoint {
     /// The carrier is gone; everything that it had not acknowledged will be replayed.
     public mutating func carrierLost() {
         isAttached = false
+        isBatchOut = false
         controlBytes = ControlBytes()
         owedPong = nil
     }
@@ -84,6 +85,7 @@ extension Endpoint {
         acknowledgmentCeiling = .max
         acknowledgmentDue = now
         controlBytes = ControlBytes()
+        isBatchOut = false
         owedPong = nil
         liveness.carrierAttached(now: now)
         isAttached = true

@@ -143,12 +143,14 @@ extension Endpoint {
         }
         handed = max(handed, cursor + UInt64(batch.rest + batch.more))
         if batch.rest + batch.more > 0 { liveness.sent(now: now) }
+        isBatchOut = !batch.isEmpty
         return batch
     }
 
     /// The carrier took the first `count` bytes of `batch`.
     public mutating func batchSent(_ batch: Batch, _ count: Int) {
         precondition(count <= batch.byteCount && cursor == batch.start, "a send reported more than it was given")
+        isBatchOut = false
         let rest = min(count, batch.rest)
         let control = min(count - rest, batch.control.count)
         controlBytes.range = (controlBytes.range.lowerBound + control)..<controlBytes.range.upperBound

@@ -71,7 +71,7 @@ struct Liveness {
         min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
     }
 
-    private var suspicionAt: Instant {
+    var suspicionAt: Instant {
         guard let dueSince, !isSuspected else { return .never }
         return min(max(dueSince + suspicionDelay, patientUntil), doubtedUntil)
     }
@@ -83,6 +83,9 @@ struct Liveness {
     }
 
     var deadline: Instant { min(suspicionAt, pingAt) }
+
+    /// Time to ask TCP whether it knows why the peer is silent.
+    func isSuspicionDue(now: Instant) -> Bool { now >= suspicionAt }
 
     /// True once per silence.
     mutating func becomesSuspected(now: Instant) -> Bool {

@@ -1,0 +1,164 @@
+import Tunnel
+
+public enum Side: Int, Sendable, CaseIterable {
+    case client = 0, server = 1
+    public var other: Side { self == .client ? .server : .client }
+}
+
+/// Nanoseconds of virtual time.
+func milliseconds(_ count: Int) -> UInt64 { UInt64(count) * 1_000_000 }
+func microseconds(_ count: Int) -> UInt64 { UInt64(count) * 1_000 }
+
+/// Everything that is decided before a run begins. Most plans are drawn from a seed; each seed enables its own subset
+/// of the faults and its own budgets, so that rare combinations come up alone and undisturbed as well.
+public struct Plan: Sendable {
+    /// The faults that a seed may enable.
+    public enum Fault: Int, CaseIterable, Sendable {
+        case cut, cutAtByte, halfCut, blackhole, holdForEver, clogCarriers, clogUsers, refuseDials, freeze, clockJump
+        case restartWithState, restartWithout, probe, oldHello
+    }
+
+    /// One cut that a sweep asks for.
+    public struct Cut: Sendable {
+        /// Which carrier, counted from the first.
+        public var carrier: Int
+        /// Whose bytes are counted.
+        public var from: Side
+        /// The carrier dies when so many bytes have arrived.
+        public var afterBytes: Int
+        public var style: Int
+
+        public init(carrier: Int, from: Side, afterBytes: Int, style: Int) {
+            self.carrier = carrier
+            self.from = from
+            self.afterBytes = afterBytes
+            self.style = style
+        }
+    }
+
+    public var seed: UInt64
+    var chance: Chance
+
+    // The two processes.
+    var limits: [Endpoint.Limits]
+    var unsentTarget = 64 << 10
+    var batchLimit = 256 << 10
+    var payloadMaximum = 256 << 10
+    var earlyMaximum = 64 << 10
+    var copyBelow = 512
+
+    // The users.
+    var streamCount = 4
+    var opensWithin = milliseconds(50)
+    var serverOpens = false
+    var bytesMaximum = 64 << 10
+    var chunkMaximum = 8 << 10
+    var resetsOneIn = 8
+    var slowReadersOneIn = 4
+    var queueMaximum = 64 << 10
+
+    // The network.
+    var latency = milliseconds(1)
+    var jitter = milliseconds(1)
+    var kernelRoom = 256 << 10
+    /// Bytes that arrive at a time; 1: byte by byte.
+    var arrivalMaximum = 64 << 10
+    /// Bytes that the kernel takes at a time.
+    var takeMaximum = Int.max
+    var completionDelay = microseconds(10)
+    var takesLate = false
+
+    // Misfortune.
+    var faults: [Fault] = []
+    var faultGap = milliseconds(50)
+    var healsAt = milliseconds(1000)
+    var cut: Cut?
+    /// This side's bytes are mutated once a link is agreed.
+    public var liar: Side?
+    /// Ends the session with CLOSE when all is done.
+    var closes = false
+
+    /// The plan of a seed.
+    public init(seed: UInt64) {
+        self.seed = seed
+        var chance = Chance(seed: seed)
+        limits = [Plan.limits(&chance), Plan.limits(&chance)]
+        unsentTarget = 1 + chance.skewed(256 << 10)
+        batchLimit = 1 + chance.skewed(256 << 10)
+        payloadMaximum = chance.oneIn(2) ? 256 << 10 : 1 + chance.skewed(64 << 10)
+        earlyMaximum = chance.oneIn(3) ? 0 : chance.skewed(64 << 10)
+        copyBelow = chance.oneIn(2) ? 512 : chance.skewed(8 << 10)
+
+        streamCount = chance.oneIn(24) ? 200 : 1 + chance.skewed(16)
+        opensWithin = milliseconds(chance.skewed(2000))
+        serverOpens = chance.oneIn(3)
+        bytesMaximum = chance.skewed(streamCount > 64 ? 1 << 10 : 64 << 10)
+        if chance.oneIn(16) { bytesMaximum *= 8 }
+        chunkMaximum = 1 + chance.skewed(32 << 10)
+        // A byte at a time is a good story for short streams only.
+        chunkMaximum = max(chunkMaximum, bytesMaximum / 64)
+        resetsOneIn = chance.pick([1000, 16, 8, 3])
+        slowReadersOneIn = chance.pick([1000, 4, 2])
+        queueMaximum = 1 + chance.skewed(256 << 10)
+
+        latency = microseconds(chance.skewed(40_000))
+        jitter = microseconds(chance.skewed(10_000))
+        kernelRoom = 1 + chance.skewed(256 << 10)
+        arrivalMaximum = 1 + chance.skewed(64 << 10)
+        takeMaximum = chance.oneIn(2) ? Int.max : 1 + chance.skewed(64 << 10)
+        queueMaximum = max(queueMaximum, bytesMaximum / 256)
+        let transfer = bytesMaximum * streamCount
+        // The slowest pipes are for the smallest transfers: a run has a bounded number of steps.
+        kernelRoom = max(kernelRoom, transfer / 2048)
+        arrivalMaximum = max(arrivalMaximum, transfer / 2048)
+        takeMaximum = max(takeMaximum, transfer / 2048)
+        payloadMaximum = max(payloadMaximum, transfer / 2048)
+        batchLimit = max(batchLimit, transfer / 2048)
+        completionDelay = microseconds(chance.skewed(chance.oneIn(4) ? 200_000 : 100))
+        takesLate = chance.oneIn(3)
+        if completionDelay > milliseconds(1) || latency > milliseconds(1) {
+            kernelRoom = max(kernelRoom, 1024)
+            takeMaximum = max(takeMaximum, 256)
+        }
+
+        healsAt = milliseconds(20 + chance.skewed(8_000))
+        faultGap = milliseconds(1 + chance.skewed(400))
+        // Hundreds of faults are enough for one run.
+        faultGap = max(faultGap, healsAt / 400)
+        for fault in Fault.allCases where chance.oneIn(2) { faults.append(fault) }
+        if chance.oneIn(12) { faults = [] }
+        if chance.oneIn(2) { faults.removeAll { $0 == .restartWithout } }
+        closes = chance.oneIn(2)
+        self.chance = chance
+    }
+
+    /// A small transfer both ways on a calm network: the ground for sweeps.
+    public init(sweep cut: Cut) {
+        seed = 0
+        chance = Chance(seed: 0x5eed)
+        limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
+        streamCount = 4
+        bytesMaximum = 700
+        chunkMaximum = 120
+        opensWithin = milliseconds(4)
+        resetsOneIn = 5
+        serverOpens = true
+        healsAt = milliseconds(40)
+        earlyMaximum = 300
+        arrivalMaximum = 200
+        closes = true
+        self.cut = cut
+    }
+
+    private static func limits(_ chance: inout Chance) -> Endpoint.Limits {
+        func budget() -> Int {
+            switch chance.below(3) {
+            case 0: (4 << 10) + chance.skewed(60 << 10)
+            case 1: (64 << 10) + chance.skewed(960 << 10)
+            default: 64 << 20
+            }
+        }
+        return Endpoint.Limits(retained: budget(), received: budget(),
+                               streams: chance.oneIn(6) ? 1 + chance.skewed(8) : 100_000)
+    }
+}
