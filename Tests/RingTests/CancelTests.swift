@@ -182,26 +182,42 @@ import Testing
         }
     }
 
-    @Test(arguments: Driver.here) func ringClosesWithThingsInFlight(driver: Driver) throws {
-        let listener = try Socket.listener()
-        let port = listener.port
-        let (one, other) = try Socket.pair()
+    @Test(arguments: Driver.here) func socketThatReturnsUnderItsNumberIsServedAgain(driver: Driver) throws {
         let ring = try TestRing(driver)
-        let memory = Memory(count: 10)
-        ring.accept(listener, 1)
-        ring.receive(one, into: memory, 2)
-        ring.watchHangup(one, 3)
-        ring.expectQuiet()
-        ring.readable(other.fd, 4)   // Not even handed over.
-        ring.close()
-        other.plainSend([1])
-        usleep(20_000)
-        #expect(memory.bytes(1) == [0], "the memory is ours again")
-        #expect(try one.plainReceive() == [1])
-        listener.close()
-        _ = try Socket.listener(port: port)
-        one.close()
-        #expect(try other.plainReceive().isEmpty)
+        let (one, other) = try Socket.pair()
+        for token in 0..<10 as Range<UInt64> {
+            ring.receivePooled(one, token)
+            ring.expectQuiet(milliseconds: 5)
+            other.plainSend([UInt8(token)])
+            #expect(try ring.takePooled(#require(try ring.collect(1)[token])) == [UInt8(token)])
+            let held = Socket(dup(one.fd))
+            ring.forget(one)
+            one.replace(by: try Socket.tcp())
+            one.replace(by: held)
+        }
+    }
+
+    @Test(arguments: Driver.here) func ringClosesWithThingsInFlight(driver: Driver) throws {
+        for _ in 0..<20 {
+            let listener = try Socket.listener()
+            let port = listener.port
+            let (one, other) = try Socket.pair()
+            let ring = try TestRing(driver)
+            let memory = Memory(count: 10)
+            ring.accept(listener, 1)
+            ring.receive(one, into: memory, 2)
+            ring.watchHangup(one, 3)
+            ring.expectQuiet(milliseconds: 2)
+            ring.readable(other.fd, 4)   // Not even handed over.
+            ring.close()
+            listener.close()
+            _ = try Socket.listener(port: port)
+            other.plainSend([1])
+            #expect(try one.plainReceive() == [1])
+            #expect(memory.bytes(1) == [0], "the memory is ours again")
+            one.close()
+            #expect(try other.plainReceive().isEmpty)
+        }
     }
 
     @Test(arguments: Driver.here) func ringClosesConnectionsThatNobodyWasToldOf(driver: Driver) throws {

@@ -166,6 +166,22 @@ import Testing
         ring.forget(reader)
     }
 
+    @Test(arguments: Driver.here) func readableShowsTheSameBitsOfAnEndedSocket(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        ring.readable(one.fd, 1)
+        ring.expectQuiet()
+        other.finish()
+        #expect(try ring.result(of: 1) == Int32(POLLIN))
+        ring.readable(one.fd, 2)
+        #expect(try ring.result(of: 2) == Int32(POLLIN))
+        other.reset()
+        ring.watchHangup(one, 3)
+        _ = try ring.result(of: 3)
+        ring.readable(one.fd, 4)
+        #expect(try ring.result(of: 4) == Int32(POLLIN | POLLERR | POLLHUP))
+    }
+
     @Test(arguments: Driver.here) func sendingNothingMovesNothing(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()

@@ -35,13 +35,16 @@ final class TestRing {
         ring = try #require(opened, "ring_open: \(result)")
         #expect(result == 0)
         #expect(ring_driver_in_use(ring) == driver.name)
+        HangGuard.shared.ringOpened()
     }
 
     deinit { close() }
 
     func close() {
-        if isOpen { ring_close(ring) }
+        guard isOpen else { return }
         isOpen = false
+        ring_close(ring)
+        HangGuard.shared.ringClosed()
     }
 
     // MARK: Operations
@@ -137,9 +140,14 @@ final class TestRing {
 
 enum Clock {
     /// Monotonic nanoseconds.
-    static var now: Int64 {
+    static var now: Int64 { read(CLOCK_MONOTONIC) }
+
+    /// What this thread has used, in nanoseconds.
+    static var processor: Int64 { read(CLOCK_THREAD_CPUTIME_ID) }
+
+    private static func read(_ clock: clockid_t) -> Int64 {
         var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
+        clock_gettime(clock, &time)
         return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
     }
 }

@@ -3,7 +3,8 @@
  *
  * Operations are queued by the ring_… verbs, handed to the kernel by ring_wait, and come back from
  * ring_wait as completions, each exactly once, in any order. The ring knows descriptors, memory and
- * tokens; it knows nothing of what they mean. One thread owns a ring; only ring_wake may be called from another.
+ * tokens; it knows nothing of what they mean. One thread owns a ring, from its first verb or wait to ring_close (which
+ * thread opens it does not matter); only ring_wake may be called from another.
  *
  * Rules for the caller (the same for both drivers):
  *  - At most one operation of each direction is in flight per descriptor: one reading (accept, receive, pooled
