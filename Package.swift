@@ -4,7 +4,7 @@ import PackageDescription
 let swift: [SwiftSetting] = [.treatAllWarnings(as: .error), .swiftLanguageMode(.v6)]
 
 // The whole architecture, from the ground up. A layer may import what it `knows`, and nothing else;
-// Tests/Repository checks that no import goes around this list.
+// Tests/RepositoryTests checks that no import goes around this list.
 let package = Package(
     name: "tele",
     products: [.executable(name: "tele", targets: ["tele"])],
@@ -35,6 +35,7 @@ let package = Package(
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        tests("RepositoryTests", of: []),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
@@ -46,6 +47,8 @@ let package = Package(
         tests("SimulationTests", of: ["Simulation", "Tunnel"]),
         .executableTarget(name: "tele-simulate", dependencies: ["Simulation"], path: "Tests/SimulateCommand",
                           swiftSettings: swift),
+        tests("CommandTests", of: ["tele", "tele-stand-in", "Proxy", "Loop",
+                                   .product(name: "Logging", package: "swift-log")]),
     ],
     cLanguageStandard: .gnu17
 )
