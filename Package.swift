@@ -39,7 +39,6 @@ let package = Package(
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
-        tests("CommandTests", of: ["tele", "tele-stand-in"]),
 
         // Both ends of a tunnel on virtual time, without sockets; and long campaigns of it from the command line.
         .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
@@ -52,7 +51,6 @@ let package = Package(
     ],
     cLanguageStandard: .gnu17
 )
-
 
 func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
            uses: [Target.Dependency] = []) -> Target {
