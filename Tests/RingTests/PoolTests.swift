@@ -67,6 +67,43 @@ import Testing
         for completion in served.dropFirst() { ring_pool_return(ring.ring, completion.buffer) }
     }
 
+    /// Far more sockets with bytes than buffers, and a caller that returns each at once: everybody gets the same share.
+    @Test(arguments: Driver.here) func shortPoolServesInTurn(driver: Driver) throws {
+        let ring = try TestRing(driver, poolCount: 16, poolBytes: 512)
+        let pairs = try (0..<100).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() {
+            pair.1.plainSend([UInt8](repeating: UInt8(index), count: 20 * 512))
+            ring.receivePooled(pair.0, UInt64(index))
+        }
+        var served = [Int](repeating: 0, count: pairs.count)
+        while served.reduce(0, +) < 15 * pairs.count {
+            for completion in ring.wait(nanoseconds: 5_000_000_000) {
+                let index = Int(completion.token)
+                #expect(try ring.takePooled(completion) == [UInt8](repeating: UInt8(index), count: 512))
+                served[index] += 1
+                if served[index] < 20 { ring.receivePooled(pairs[index].0, completion.token) }
+            }
+        }
+        #expect(served.max()! - served.min()! <= 2, "shares from \(served.min()!) to \(served.max()!)")
+    }
+
+    @Test(arguments: Driver.here) func cancelEndsAReceiveThatWaitsForABuffer(driver: Driver) throws {
+        let ring = try TestRing(driver, poolCount: 16)
+        let pairs = try (0..<40).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() {
+            pair.1.plainSend([UInt8(index)])
+            ring.receivePooled(pair.0, UInt64(index))
+        }
+        let first = ring.wait(nanoseconds: 5_000_000_000)
+        #expect(first.count == 16)
+        for pair in pairs { ring.cancel(pair.0) }
+        for completion in first { #expect(try ring.takePooled(completion).count == 1) }
+        let rest = try ring.collect(24).values
+        for completion in rest where completion.result == 1 { #expect(try ring.takePooled(completion).count == 1) }
+        #expect(rest.allSatisfy { $0.result == 1 || $0.result == -ECANCELED })
+        #expect(ring.inFlight == 0)
+    }
+
     @Test(arguments: Driver.here) func emptyPoolHidesNeitherIdlenessNorTheEnd(driver: Driver) throws {
         let ring = try TestRing(driver)
         let eaters = try (0..<16).map { _ in try Socket.pair() }

@@ -16,7 +16,7 @@ enum { EVENT_BATCH = 512 };
 
 typedef struct {
     int                fd;
-    operation_list     queued;         /* Not yet tried, in the order of the verbs. */
+    operation_list     queued;         /* To be tried with the next turn, in the order of the verbs. */
     bool               milliseconds;   /* The kernel lacks epoll_pwait2 (5.11). */
     struct epoll_event events[EVENT_BATCH];
 } epoll_driver;
@@ -141,10 +141,22 @@ static int register_descriptor(ring *ring, int fd) {
     return 0;
 }
 
+/* Finished operations hold all buffers: the next turn tries again, in the same order, so that nobody is passed over. */
+static bool put_off(ring *ring, uint32_t slot) {
+    operation *operation = table_at(&ring->table, slot);
+    if (operation->kind != OPERATION_RECEIVE_POOLED || operation->flags & OPERATION_CANCELLING) return false;
+    if (ring->pool.free_count > 0 || ring->ready.head == RING_NONE) return false;
+    epoll_driver *state = ring->state;
+    operation->flags &= ~OPERATION_PARKED;
+    list_append(&ring->table, &state->queued, slot);
+    return true;
+}
+
 static void first_try(ring *ring, uint32_t slot) {
+    if (put_off(ring, slot)) return;
     operation *operation = table_at(&ring->table, slot);
     int32_t result = try(ring, operation);
-    if (result == WOULD_BLOCK && operation->flags & OPERATION_CANCELLING) result = -ECANCELED;
+    if (operation->flags & OPERATION_CANCELLING && (result == WOULD_BLOCK || result == -ENOBUFS)) result = -ECANCELED;
     if (result == WOULD_BLOCK) {
         operation->flags |= OPERATION_PARKED;
         result = register_descriptor(ring, operation->fd);
@@ -156,6 +168,7 @@ static void first_try(ring *ring, uint32_t slot) {
 static void try_parked(ring *ring, int fd, operation_direction direction) {
     uint32_t slot = ring->table.descriptors[fd].slots[direction];
     if (slot == RING_NONE || !(table_at(&ring->table, slot)->flags & OPERATION_PARKED)) return;
+    if (put_off(ring, slot)) return;
     int32_t result = try(ring, table_at(&ring->table, slot));
     if (result != WOULD_BLOCK) operation_finish(ring, slot, result);
 }
@@ -210,8 +223,10 @@ static int wait_for_events(epoll_driver *state, int64_t timeout) {
 
 static int epoll_turn(ring *ring, int64_t timeout) {
     epoll_driver *state = ring->state;
+    operation_list queued = state->queued;
+    state->queued = (operation_list){ RING_NONE, RING_NONE };
     uint32_t slot;
-    while ((slot = list_take(&ring->table, &state->queued)) != RING_NONE) first_try(ring, slot);
+    while ((slot = list_take(&ring->table, &queued)) != RING_NONE) first_try(ring, slot);
     if (ring->ready.head != RING_NONE) timeout = 0;
     int count = wait_for_events(state, timeout);
     if (count < 0) return errno == EINTR ? 0 : -errno;

@@ -33,6 +33,7 @@ enum {
     OPERATION_CANCELLING = 2,   /* ring_cancel has asked it to end. */
     OPERATION_PARKED = 4,       /* epoll: was tried, waits for an event. */
     OPERATION_HAS_BUFFER = 8,   /* `buffer` is the caller's from the completion on. */
+    OPERATION_HUNGRY = 16,      /* io_uring: waits with us, not in the kernel, for a buffer of the pool. */
 };
 
 /* What a send or connect needs beyond the slot; borrowed from a free list while the operation is in flight. */
@@ -80,7 +81,8 @@ typedef struct {
     uint8_t  *memory;        /* count * bytes, untouched pages cost nothing. */
     uint8_t  *lent;          /* One flag per buffer: with the caller. */
     uint16_t *free_stack;    /* epoll only: last returned, first reused, so the hot ones stay in the cache. */
-    uint32_t  count, bytes, free_count;
+    uint32_t  count, bytes;
+    uint32_t  free_count;    /* Neither with the caller nor named by a completion that was seen. */
 } receive_pool;
 
 typedef struct ring_driver_calls {

@@ -28,6 +28,7 @@ typedef struct {
     bool                      wake_armed, watches_armed;
     int                       watch_fd;       /* epoll set of the hang-up watches; -1 until the first. */
     size_t                    in_kernel;      /* Operations whose entry has been made and has not completed. */
+    operation_list            hungry;         /* Pooled receives that wait for a buffer, first come, first served. */
 } uring;
 
 static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
@@ -74,6 +75,7 @@ static int uring_open(ring *ring, const ring_options *options) {
     uring *state = calloc(1, sizeof *state);
     if (!state) return -ENOMEM;
     state->watch_fd = -1;
+    state->hungry = (operation_list){ RING_NONE, RING_NONE };
     struct io_uring_params parameters = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED
                | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
@@ -154,6 +156,30 @@ static int make_entry(ring *ring, uint32_t slot) {
     return 0;
 }
 
+/* The pool */
+
+/* The kernel gives the last buffer to whoever comes first and fails the rest. Those wait here, and who comes later waits
+ * behind them: else the same few would take every buffer that comes back. */
+static void wait_for_buffer(ring *ring, uint32_t slot) {
+    uring *state = ring->state;
+    table_at(&ring->table, slot)->flags |= OPERATION_HUNGRY;
+    list_append(&ring->table, &state->hungry, slot);
+}
+
+/* As many go to the kernel as there are buffers. When the caller holds them all, everybody goes, to be told. */
+static void feed_hungry(ring *ring) {
+    uring *state = ring->state;
+    uint32_t most = ring->pool.free_count;
+    if (most == 0 && ring->ready.head == RING_NONE) most = UINT32_MAX;
+    uint32_t slot;
+    while (most-- > 0 && (slot = list_take(&ring->table, &state->hungry)) != RING_NONE) {
+        operation *operation = table_at(&ring->table, slot);
+        operation->flags &= ~OPERATION_HUNGRY;
+        int error = operation->flags & OPERATION_CANCELLING ? -ECANCELED : make_entry(ring, slot);
+        if (error) operation_finish(ring, slot, error);
+    }
+}
+
 /* Hang-up watches */
 
 static int watch(ring *ring, uint32_t slot) {
@@ -212,7 +238,12 @@ static void arm_internal(ring *ring) {
 /* The calls of the front */
 
 static int uring_queue(ring *ring, uint32_t slot) {
-    return table_at(&ring->table, slot)->kind == OPERATION_WATCH_HANGUP ? watch(ring, slot) : make_entry(ring, slot);
+    uring *state = ring->state;
+    operation_kind kind = table_at(&ring->table, slot)->kind;
+    if (kind == OPERATION_WATCH_HANGUP) return watch(ring, slot);
+    if (kind != OPERATION_RECEIVE_POOLED || state->hungry.head == RING_NONE) return make_entry(ring, slot);
+    wait_for_buffer(ring, slot);
+    return 0;
 }
 
 static int uring_cancel(ring *ring, uint32_t slot) {
@@ -221,6 +252,10 @@ static int uring_cancel(ring *ring, uint32_t slot) {
     if (operation->kind == OPERATION_WATCH_HANGUP) {
         unwatch(state, operation->fd);
         operation_finish(ring, slot, -ECANCELED);
+        return 0;
+    }
+    if (operation->flags & OPERATION_HUNGRY) {
+        operation->flags |= OPERATION_CANCELLING;
         return 0;
     }
     struct io_uring_sqe *entry = next_entry(state);
@@ -270,6 +305,7 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         if (result > 0) {
             operation->buffer = buffer;
             operation->flags |= OPERATION_HAS_BUFFER;
+            ring->pool.free_count--;
         } else {
             give_buffer(ring, buffer);
         }
@@ -279,7 +315,11 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
     bool again = result == -EINTR || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
     if (again && !cancelling && make_entry(ring, slot) == 0) return;
     if (again && cancelling) result = -ECANCELED;
-    if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) result = peek(operation->fd);
+    if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) {
+        /* The completions that hold the buffers came before this one. */
+        if (ring->ready.head != RING_NONE && !cancelling) return wait_for_buffer(ring, slot);
+        result = peek(operation->fd);
+    }
     if (result > 0 && operation->kind == OPERATION_READABLE) result &= RING_READABLE_BITS;
     operation_finish(ring, slot, result);
 }
@@ -300,7 +340,9 @@ static int uring_turn(ring *ring, int64_t timeout) {
     int result = enable(state);
     if (result) return result;
     arm_internal(ring);
-    if (io_uring_cq_ready(&state->ring)) timeout = 0;
+    feed_hungry(ring);
+    bool more = io_uring_cq_ready(&state->ring) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
+    if (more) timeout = 0;
     if (timeout == 0) {
         result = io_uring_submit_and_get_events(&state->ring);
     } else if (timeout < 0) {
@@ -321,6 +363,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
 }
 
 static void uring_pool_return(ring *ring, uint16_t buffer) {
+    ring->pool.free_count++;
     give_buffer(ring, buffer);
 }
 

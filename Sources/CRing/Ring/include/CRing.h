@@ -58,7 +58,8 @@ int ring_accept(ring *ring, int listener, uint64_t token);          /* result: n
 int ring_connect(ring *ring, int fd, const struct sockaddr *address, socklen_t length, uint64_t token);
 int ring_receive(ring *ring, int fd, void *memory, size_t bytes, uint64_t token);
 /* Receives into a buffer picked from the pool only when data is there, so an idle socket holds no memory.
- * -ENOBUFS: the pool was empty; try again when buffers have been returned. End of stream and errors carry no buffer. */
+ * While completions that were not taken yet hold all buffers it waits its turn, first come, first served. -ENOBUFS:
+ * the caller holds them all; try again when some have been returned. End of stream and errors carry no buffer. */
 int ring_receive_pooled(ring *ring, int fd, uint64_t token);
 /* Sends what fits, possibly short; never raises SIGPIPE. `flags`: 0 or MSG_DONTWAIT (then -EAGAIN may be the result). */
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token);
