@@ -21,6 +21,8 @@ final class ServerHost {
     private var originAddresses: [Address]
     private var isLookingUp = false
     private var grantedByteCount = 0
+    private var unreachedCount = 0
+    private var unreachedToldAt: UInt64 = 0
 
     /// `originAddresses`: as resolved at the start, possibly none.
     init(_ hub: Hub, origin: HostPort, originAddresses: [Address]) {
@@ -275,12 +277,21 @@ final class ServerHost {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
         default: .unreachable
         }
-        hub.log.warning("origin not reached", metadata: [
-            "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)",
-            "hint": "is the user's server running? the user's connection was reset"])
+        noteOrigin(error, session)
         session.endpoint.reset(user.pointee.slot, code)
         hub.markDirty(session)
         hub.close(index, abort: true)
+    }
+
+    /// One line a second at most: a thousand users of a dead origin are one piece of news.
+    private func noteOrigin(_ error: SystemError, _ session: SessionHost) {
+        unreachedCount += 1
+        guard hub.now > unreachedToldAt + 1_000_000_000 else { return }
+        hub.log.warning("origin not reached", metadata: [
+            "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)", "times": "\(unreachedCount)",
+            "hint": "is the user's server running? the user's connection was reset"])
+        unreachedToldAt = hub.now
+        unreachedCount = 0
     }
 
     /// A name may have moved: look it up again in the background; the next dial uses the answer.
