@@ -66,9 +66,7 @@ extension Endpoint {
     /// The carrier is gone; everything that it had not acknowledged will be replayed.
     public mutating func carrierLost() {
         isAttached = false
-        isBatchOut = false
-        controlBytes = ControlBytes()
-        owedPong = nil
+        forgetControl()
     }
 
     private mutating func attach(peerReceived: UInt64, cursor newCursor: UInt64, dataLimit: UInt64,
@@ -83,9 +81,15 @@ extension Endpoint {
         acknowledgmentCeiling = .max
         acknowledgmentDue = now
         controlBytes = ControlBytes()
-        isBatchOut = false
-        owedPong = nil
+        forgetControl()
         liveness.carrierAttached(now: now)
         isAttached = true
+    }
+
+    /// What was encoded for a carrier dies with it; a CLOSE that was not all handed over is owed again.
+    private mutating func forgetControl() {
+        if !controlBytes.range.isEmpty { closeIsEncoded = false }
+        isBatchOut = false
+        owedPong = nil
     }
 }
