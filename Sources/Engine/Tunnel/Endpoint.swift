@@ -62,6 +62,8 @@ public struct Endpoint: ~Copyable {
 
     // The peer's bytes.
     public internal(set) var received: UInt64 = 0
+    /// `received` when the last arrival had been read.
+    var heardReceived: UInt64 = 0
     var delivered = Reading.betweenFrames
     var reception = Reception(position: 0, reading: .betweenFrames)
     var dataReceived: UInt64 = 0

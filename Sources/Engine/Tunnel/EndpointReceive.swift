@@ -43,7 +43,8 @@ extension Endpoint {
 
     /// After each arrival, when all of it has been read.
     public mutating func heard(now: Instant) {
-        liveness.heard(isDue: handed > acknowledged, now: now)
+        liveness.heard(isDue: handed > acknowledged, isActive: received > heardReceived, now: now)
+        heardReceived = received
     }
 
     private mutating func receive(_ frame: Frame, _ count: Int, _ now: Instant) throws(ProtocolFault) -> Received? {
