@@ -70,6 +70,8 @@ public struct Endpoint: ~Copyable {
     var dataConsumed: UInt64 = 0
     var announcedDataLimit: UInt64 = 0
     var nextPeerID: UInt64
+    /// The limit in the last acknowledgment: what it does know once that arrives.
+    var toldDataLimit: UInt64 = 0
 
     // State of this moment, told with the next batch.
     var acknowledgedToPeer: UInt64 = 0
@@ -230,7 +232,7 @@ public struct Endpoint: ~Copyable {
     /// The session's limit moved far enough to tell the peer at once: it may be blocked.
     mutating func announceIfUseful() {
         let limit = dataConsumed + UInt64(limits.received)
-        if limit > announcedDataLimit, limit - announcedDataLimit >= UInt64(limits.received / 4) {
+        if limit > toldDataLimit, limit - toldDataLimit >= UInt64(limits.received / 4) {
             acknowledgmentDue = Instant(nanoseconds: 0)
         }
     }

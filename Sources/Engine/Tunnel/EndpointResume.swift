@@ -21,9 +21,10 @@ extension Endpoint {
         return (offer, announceDataLimit())
     }
 
-    /// Client: no carrier with an open HELLO is left.
+    /// Client: no carrier with an open HELLO is left. What was held back on the old one is due.
     public mutating func withdrawOffers() {
         acknowledgmentCeiling = .max
+        if acknowledgedToPeer < received { acknowledgmentDue = Instant(nanoseconds: 0) }
     }
 
     /// Client: the WELCOME of a carrier whose HELLO made `offer`. A fault: the server's offsets cannot be true; the

@@ -160,7 +160,8 @@ extension Endpoint {
     private mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
         var writer = ByteWriter(buffer)
         acknowledgedToPeer = min(received, acknowledgmentCeiling)
-        writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: announceDataLimit())
+        toldDataLimit = announceDataLimit()
+        writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: toldDataLimit)
         acknowledgmentDue = .never
         if let token = owedPong {
             writer.appendPong(token: token)
