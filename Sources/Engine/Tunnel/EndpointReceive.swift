@@ -52,7 +52,7 @@ extension Endpoint {
         let end = reception.position + UInt64(count)
         reception.position = end
         let isRepeated = end <= received
-        guard isRepeated || end - UInt64(count) == received else {
+        guard isRepeated || end - UInt64(count) == received && delivered.payloadRemaining == 0 else {
             throw ProtocolFault("a replay does not match what it replays")
         }
         if !isRepeated {
@@ -96,8 +96,8 @@ extension Endpoint {
         reception.position = end
         reception.reading.payloadRemaining -= count
         guard fresh > 0 else { return nil }
-        guard end - UInt64(fresh) == received,
-              fresh <= delivered.payloadRemaining, delivered.stream == reception.reading.stream else {
+        guard end - UInt64(fresh) == received, delivered.stream == reception.reading.stream,
+              delivered.payloadRemaining == reception.reading.payloadRemaining + fresh else {
             throw ProtocolFault("a replay does not match what it replays")
         }
         received = end
