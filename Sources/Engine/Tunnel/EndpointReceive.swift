@@ -157,7 +157,10 @@ extension Endpoint {
 
     /// Nil for a stream that is gone; a fault for one that never was.
     private func find(_ id: UInt64) throws(ProtocolFault) -> StreamSlot? {
-        if let slot = table.find(id) { return slot }
+        if let slot = table.find(id) {
+            guard !table[slot].pending.contains(.open) else { throw ProtocolFault("a frame for a stream that was never opened") }
+            return slot
+        }
         let bound = id & 1 == nextOwnID & 1 ? nextOwnID : nextPeerID
         guard id < bound else { throw ProtocolFault("a frame for a stream that was never opened") }
         return nil
