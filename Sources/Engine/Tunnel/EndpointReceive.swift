@@ -140,7 +140,7 @@ extension Endpoint {
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
         }
-        guard table.count < limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
+        guard table.count < 2 * limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
         let isRefused = table.count >= limits.streams
         let slot = table.insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
@@ -152,7 +152,9 @@ extension Endpoint {
         return .opened(slot, target: target)
     }
 
-    /// Streams that a peer may open beyond the limit, because it learns late that others ended: each is reset.
+    /// A peer may open streams beyond the limit, because it does not know the limit yet or because streams that it has
+    /// ended live on here until their users have read all. Each is reset; so many of them and as many again as the
+    /// limit are no fault.
     static let streamSlack = 1024
 
     /// Nil for a stream that is gone; a fault for one that never was.

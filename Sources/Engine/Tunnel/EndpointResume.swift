@@ -81,7 +81,6 @@ extension Endpoint {
         acknowledgedToPeer = min(acknowledgedToPeer, received)
         acknowledgmentCeiling = .max
         acknowledgmentDue = now
-        controlBytes = ControlBytes()
         forgetControl()
         liveness.carrierAttached(now: now)
         isAttached = true
@@ -90,6 +89,7 @@ extension Endpoint {
     /// What was encoded for a carrier dies with it; a CLOSE that was not all handed over is owed again.
     private mutating func forgetControl() {
         if !controlBytes.range.isEmpty { closeIsEncoded = false }
+        controlBytes = ControlBytes()
         isBatchOut = false
         owedPong = nil
     }
