@@ -51,6 +51,7 @@ extension World {
         }
         func tell(_ end: End, _ delay: UInt64) { calendar.add(.down, end.number, at: time + delay) }
         kills += 1
+        for end in pair { end.wasKilled = true }
         switch style % 5 {
         case 0:
             pair.forEach { die($0); tell($0, 0) }

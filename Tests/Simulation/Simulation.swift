@@ -81,10 +81,11 @@ extension World {
         judgeSessions()
         guard failure == nil else { return }
         if plan.closes {
-            let peer = server.sessions.first { $0.identity == client.session.identity }
-            client.session.endpoint.close(.done, "all done")
-            touch(client.session)
-            guard proceed(until: { world in world.client.session.isOver && peer?.isOver != false }) else { return }
+            // CLOSE is sent once; on a carrier that dies nobody hears it.
+            let session = client.session, peer = server.sessions[0], end = client.session.end!
+            session.endpoint.close(.done, "all done")
+            touch(session)
+            guard proceed(until: { _ in end.wasKilled || session.isOver && peer.isOver }) else { return }
         }
         putAway()
     }
@@ -108,6 +109,8 @@ extension World {
     var isSettled: Bool {
         guard unopened == 0, openUsers == 0, client.session.endpoint.isAttached,
               client.session.endpoint.streamCount == 0, queue_count(&client.session.store) == 0 else { return false }
+        guard server.sessions.count == 1, client.candidates.isEmpty,
+              server.sessions[0].end?.number == client.session.end?.peer else { return false }
         for session in server.sessions {
             if session.identity != client.session.identity { return false }
             if session.endpoint.streamCount > 0 || queue_count(&session.store) > 0 { return false }

@@ -23,9 +23,10 @@ extension Endpoint {
         return (offer, announceDataLimit())
     }
 
-    /// Client: no carrier with an open HELLO is left.
+    /// Client: no carrier with an open HELLO is left. What was held back on the old one is due.
     public mutating func withdrawOffers() {
         acknowledgmentCeiling = .max
+        if acknowledgedToPeer < received { acknowledgmentDue = Instant(nanoseconds: 0) }
     }
 
     /// Client: the WELCOME of a carrier whose HELLO made `offer`. A fault: the server's offsets cannot be true; the
@@ -68,9 +69,7 @@ extension Endpoint {
     /// The carrier is gone; everything that it had not acknowledged will be replayed.
     public mutating func carrierLost() {
         isAttached = false
-        isBatchOut = false
-        controlBytes = ControlBytes()
-        owedPong = nil
+        forgetControl()
     }
 
     private mutating func attach(peerReceived: UInt64, cursor newCursor: UInt64, dataLimit: UInt64,
@@ -84,10 +83,16 @@ extension Endpoint {
         acknowledgedToPeer = min(acknowledgedToPeer, received)
         acknowledgmentCeiling = .max
         acknowledgmentDue = now
+        forgetControl()
+        liveness.carrierAttached(now: now)
+        isAttached = true
+    }
+
+    /// What was encoded for a carrier dies with it; a CLOSE that was not all handed over is owed again.
+    private mutating func forgetControl() {
+        if !controlBytes.range.isEmpty { closeIsEncoded = false }
         controlBytes = ControlBytes()
         isBatchOut = false
         owedPong = nil
-        liveness.carrierAttached(now: now)
-        isAttached = true
     }
 }

@@ -40,13 +40,14 @@ struct Liveness {
         isMeasured = true
     }
 
-    /// Any byte of the peer on the current carrier.
-    mutating func heard(isDue: Bool, now: Instant) {
+    /// Any byte of the peer on the current carrier. `isActive`: bytes of the session were among them; an answer to a
+    /// PING is no reason for the next one.
+    mutating func heard(isDue: Bool, isActive: Bool, now: Instant) {
         heardAt = now
         isSuspected = false
         doubtedUntil = .never
         dueSince = isDue || openPing != nil ? now : nil
-        wasActive = true
+        if isActive { wasActive = true }
     }
 
     /// Something that must be answered was handed to the carrier.
