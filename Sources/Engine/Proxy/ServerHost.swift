@@ -155,9 +155,6 @@ final class ServerHost {
             "unacknowledged": "\(session.endpoint.retainedByteCount)", "streams": "\(session.endpoint.streamCount)",
             "held-for": "\(hub.configuration.holdSeconds)s"])
         hub.detach(session)
-        if session.endpoint.received == 0 {
-            return remove(session)  // Nothing was ever said in it; its client will ask for a new one.
-        }
         hub.timers.add(Operation.sessionHold.token(session.index, session.generation),
                        at: hub.now + UInt64(hub.configuration.holdSeconds) * 1_000_000_000)
     }
@@ -170,20 +167,18 @@ final class ServerHost {
         hub.log.warning("session expired", metadata: [
             "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
             "reason": "no carrier for \(hub.configuration.holdSeconds)s"])
-        remove(session)
+        hub.discard(session)
     }
 
-    /// The session that has been without a carrier for longest gives way to a new one.
+    /// A session without a carrier gives way to a new one: one in which nothing was ever said before one that was used,
+    /// then the one that has been alone for longest.
     private func evictOne() {
         let detached = hub.sessions.all.filter { $0.detachedAt != nil }
-        guard let oldest = detached.min(by: { $0.detachedAt! < $1.detachedAt! }) else { return }
+        let unused = detached.filter { $0.endpoint.received == 0 }
+        guard let oldest = (unused.isEmpty ? detached : unused).min(by: { $0.detachedAt! < $1.detachedAt! }) else { return }
         hub.log.warning("session evicted", metadata: [
             "session": "\(oldest.name)", "reason": "too many sessions", "limit": "\(hub.configuration.maximumSessions)"])
-        remove(oldest)
-    }
-
-    private func remove(_ session: SessionHost) {
-        hub.discard(session)
+        hub.discard(oldest)
     }
 
     /// Called for every session that ends, whatever the reason.

@@ -23,6 +23,11 @@ extension Endpoint {
         return (offer, announceDataLimit())
     }
 
+    /// Client: another carrier won, but the HELLO with this offer is still under way and may win later.
+    public mutating func keep(_ offer: Offer) {
+        acknowledgmentCeiling = min(acknowledgmentCeiling, offer.received)
+    }
+
     /// Client: no carrier with an open HELLO is left. What was held back on the old one is due.
     public mutating func withdrawOffers() {
         acknowledgmentCeiling = .max

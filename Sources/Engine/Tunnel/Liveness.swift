@@ -36,7 +36,7 @@ struct Liveness {
     /// What TCP measured when the carrier connected: the path without our own delays.
     mutating func pathMeasured(_ roundTrip: Interval) {
         minimumRoundTrip = isMeasured ? min(minimumRoundTrip, roundTrip) : roundTrip
-        if !isMeasured { self.roundTrip = roundTrip }
+        self.roundTrip = max(self.roundTrip, roundTrip)
         isMeasured = true
     }
 
@@ -44,6 +44,10 @@ struct Liveness {
     /// PING is no reason for the next one.
     mutating func heard(isDue: Bool, isActive: Bool, now: Instant) {
         heardAt = now
+        if isSuspected, let dueSince {
+            // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
+            roundTrip = max(roundTrip, now.since(dueSince))
+        }
         isSuspected = false
         doubtedUntil = .never
         dueSince = isDue || openPing != nil ? now : nil
