@@ -92,8 +92,9 @@ public struct Plan: Sendable {
         streamCount = chance.oneIn(24) ? 200 : 1 + chance.skewed(16)
         opensWithin = milliseconds(chance.skewed(2000))
         serverOpens = chance.oneIn(3)
-        bytesMaximum = chance.skewed(streamCount > 64 ? 1 << 10 : 64 << 10)
-        if chance.oneIn(16) { bytesMaximum *= 8 }
+        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(2 << 10 ... 48 << 10)
+        if chance.oneIn(32) { bytesMaximum *= 16 }
+        if streamCount > 64 { bytesMaximum = min(bytesMaximum, 1 << 10) }
         chunkMaximum = 1 + chance.skewed(32 << 10)
         // A byte at a time is a good story for short streams only.
         chunkMaximum = max(chunkMaximum, bytesMaximum / 64)
@@ -122,9 +123,8 @@ public struct Plan: Sendable {
         }
 
         healsAt = milliseconds(20 + chance.skewed(8_000))
-        faultGap = milliseconds(1 + chance.skewed(400))
-        // Hundreds of faults are enough for one run.
-        faultGap = max(faultGap, healsAt / 400)
+        // From a few faults in a run to some hundreds.
+        faultGap = healsAt / UInt64(4 + chance.skewed(250))
         for fault in Fault.allCases where chance.oneIn(2) { faults.append(fault) }
         if chance.oneIn(12) { faults = [] }
         if chance.oneIn(2) { faults.removeAll { $0 == .restartWithout } }

@@ -83,6 +83,7 @@ extension World {
         if plan.closes {
             // CLOSE is sent once; on a carrier that dies nobody hears it.
             let session = client.session, peer = server.sessions[0], end = client.session.end!
+            client.isClosing = true
             session.endpoint.close(.done, "all done")
             touch(session)
             guard proceed(until: { _ in end.wasKilled || session.isOver && peer.isOver }) else { return }
