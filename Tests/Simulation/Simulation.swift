@@ -81,12 +81,14 @@ extension World {
         judgeSessions()
         guard failure == nil else { return }
         if plan.closes {
-            // CLOSE is sent once; on a carrier that dies nobody hears it.
+            // CLOSE is sent once; nobody hears it on a carrier that dies, or that a late HELLO of ours displaces.
             let session = client.session, peer = server.sessions[0], end = client.session.end!
             client.isClosing = true
             session.endpoint.close(.done, "all done")
             touch(session)
-            guard proceed(until: { _ in end.wasKilled || session.isOver && peer.isOver }) else { return }
+            guard proceed(until: { _ in
+                end.wasKilled || session.isOver && (peer.isOver || peer.attempt > end.attempt)
+            }) else { return }
         }
         putAway()
     }
@@ -129,7 +131,10 @@ extension World {
     }
 
     private func judgeSessions() {
-        require(client.session.held == 0, "bytes are counted as held that nobody holds")
+        for session in [client.session, server.sessions[0]] {
+            require(session.held == 0 && session.endpoint.unconsumedByteCount == 0,
+                    "bytes count against a session's credit that nobody holds")
+        }
         require(queue_count(&client.session.store) == 0, "acknowledged bytes are still stored")
     }
 

@@ -179,6 +179,9 @@ public struct Endpoint: ~Copyable {
     /// Credit covers all bytes that wait.
     public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
 
+    /// Payload bytes that the peer has sent, or begun to send, and no user has taken: never above `Limits.received`.
+    public var unconsumedByteCount: Int { Int(dataReceived - dataConsumed) }
+
     /// Ends the session with the next batch.
     public mutating func close(_ code: CloseCode, _ reason: StaticString) {
         owedClose = (code, reason)
@@ -228,6 +231,9 @@ public struct Endpoint: ~Copyable {
 
     mutating func consumeAll(_ slot: StreamSlot) {
         let held = table[slot].receive.held
+        #if CANARIES
+        if Canary.selected == .creditLeak { return }
+        #endif
         dataConsumed += held
         announceIfUseful()
     }

@@ -95,6 +95,11 @@ extension Endpoint {
         offset += count
         reception.position = end
         reception.reading.payloadRemaining -= count
+        #if CANARIES
+        if Canary.selected == .noDedupe, fresh == 0, let slot = table.find(reception.reading.stream) {
+            return .payload(table[slot].owner, (offset - count)..<offset)
+        }
+        #endif
         guard fresh > 0 else { return nil }
         guard end - UInt64(fresh) == received, delivered.stream == reception.reading.stream,
               delivered.payloadRemaining == reception.reading.payloadRemaining + fresh else {
@@ -113,17 +118,29 @@ extension Endpoint {
             return try receiveOpen(id, target, sendCredit, receiveCredit, now)
         case .fin(let id, let finalSize):
             guard let slot = try find(id), !table[slot].pending.contains(.reset) else { return nil }
+            #if CANARIES
+            if Canary.selected == .lostFin, epoch > 1 { return nil }
+            #endif
             try table[slot].receive.receiveFin(finalSize: finalSize)
             return .finished(table[slot].owner)
         case .reset(let id, let code):
             guard let slot = try find(id) else { return nil }
             let owner = table[slot].owner
+            #if CANARIES
+            if Canary.selected == .resetAsFin, owner != .max, table[slot].receive.isOpen {
+                try table[slot].receive.receiveFin(finalSize: table[slot].receive.received)
+                return .finished(owner)
+            }
+            #endif
             if !table[slot].pending.contains(.reset) { consumeAll(slot) }
             scheduler.forget(slot, &table)
             table.remove(slot)
             return owner == .max ? nil : .reset(owner, code)
         case .streamCredit(let id, let limit):
             guard let slot = try find(id) else { return nil }
+            #if CANARIES
+            if Canary.selected == .relativeCredit { table[slot].send.raise(limit: limit + table[slot].send.limit) }
+            #endif
             table[slot].send.raise(limit: limit)
             if table[slot].send.hasWork { scheduler.ready(slot, &table) }
             return nil

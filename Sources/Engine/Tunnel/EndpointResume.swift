@@ -68,6 +68,9 @@ extension Endpoint {
         let skip = min(UInt64(hello.earlyByteCount), received - hello.replay)
         attach(peerReceived: hello.received, cursor: hello.received, dataLimit: hello.dataLimit,
                Reception(position: received - skip, reading: delivered, skip: skip), now)
+        #if CANARIES
+        if Canary.selected == .earlySkip, skip > 0 { reception.skip += 1 }
+        #endif
         return (received, announceDataLimit())
     }
 
@@ -81,6 +84,9 @@ extension Endpoint {
                                  _ newReception: Reception, _ now: Instant) {
         acknowledged = peerReceived
         cursor = newCursor
+        #if CANARIES
+        if Canary.selected == .wrongReplay, cursor < handed { cursor += 1 }
+        #endif
         handed = max(handed, cursor)
         borders.removeThrough(acknowledged)
         peerDataLimit = max(peerDataLimit, dataLimit)

@@ -130,6 +130,9 @@ extension Endpoint {
         if controlBytes.range.isEmpty, owesControl(now) || (sent > cursor && acknowledgedToPeer < received) {
             controlBytes.range = 0..<encodeControl(control, now)
             controlBytes.offset = sent == cursor ? sent : borders.first(from: cursor) ?? sent
+            #if CANARIES
+            if Canary.selected == .controlInsideFrame { controlBytes.offset = cursor }
+            #endif
         }
         let batch: Batch
         if controlBytes.range.isEmpty {
@@ -159,7 +162,12 @@ extension Endpoint {
         var writer = ByteWriter(buffer)
         acknowledgedToPeer = min(received, acknowledgmentCeiling)
         toldDataLimit = announceDataLimit()
+        #if CANARIES
+        let early = Canary.selected == .earlyAcknowledgment ? UInt64(delivered.payloadRemaining) : 0
+        writer.appendAcknowledgment(offset: acknowledgedToPeer + early, dataLimit: toldDataLimit)
+        #else
         writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: toldDataLimit)
+        #endif
         acknowledgmentDue = .never
         if let token = owedPong {
             writer.appendPong(token: token)
