@@ -7,9 +7,10 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--liars] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
+        --liars   one side of each run lies about its bytes once a link is agreed
         --trace   print every step
         --canary  with a build of -DCANARIES: the number of the defect
 
@@ -21,10 +22,11 @@ func fail() -> Never {
 }
 
 var first: UInt64 = 1, count: UInt64 = 1000
+var withLiars = false
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
-    if name == "--trace" {
-        Trace.isOn = true
+    if name == "--trace" || name == "--liars" {
+        if name == "--trace" { Trace.isOn = true } else { withLiars = true }
         continue
     }
     guard let text = arguments.popFirst(), let value = UInt64(text) else {
@@ -40,5 +42,6 @@ while let name = arguments.popFirst() {
     }
 }
 
-let campaign = Campaign(first: first, count: count)
+var campaign = Campaign(first: first, count: count)
+campaign.withLiars = withLiars
 exit(campaign.run() ? 0 : 1)

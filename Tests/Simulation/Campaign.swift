@@ -6,6 +6,8 @@ public struct Campaign {
     public let count: UInt64
     /// So many failures are enough to look at.
     public var failuresMaximum = 10
+    /// One side of every run lies.
+    public var withLiars = false
 
     public init(first: UInt64, count: UInt64) {
         self.first = first
@@ -20,7 +22,9 @@ public struct Campaign {
         let start = seconds()
         for seed in first..<first + count where failures < failuresMaximum {
             nowRunning = seed
-            let report = simulation.run(Plan(seed: seed))
+            var plan = Plan(seed: seed)
+            if withLiars { plan.liar = seed & 1 == 0 ? .client : .server }
+            let report = simulation.run(plan)
             run += 1
             sum.add(report)
             if let failure = report.failure {

@@ -34,7 +34,7 @@ extension World {
         guard wantsCarrier || isWanted, client.candidates.count < candidatesMaximum, !client.session.isOver else { return }
         let end = makeCarrier()
         client.candidates.append(end)
-        calendar.add(.giveUp, end.number, at: time + milliseconds(1500))
+        calendar.add(.giveUp, end.number, at: time + plan.dialPatience)
         if time < client.refusedUntil {
             if chance.oneIn(2) { calendar.add(.down, end.number, at: time + latency()) }
         } else {

@@ -156,7 +156,7 @@ extension World {
         let first = send.control.lowerBound
         append(UnsafeRawBufferPointer(rebasing: end.control[first..<first + control]))
         appendStored(send.start + UInt64(send.rest), min(left, send.more))
-        if plan.liar == end.side, send.batch != nil { lie(end, from: before) }
+        if plan.liar == end.side, send.batch != nil { lie(end, behind: before) }
     }
 
     /// The kernel gives a send back.

@@ -73,6 +73,8 @@ public struct Plan: Sendable {
     var faultGap = milliseconds(50)
     var healsAt = milliseconds(1000)
     var cut: Cut?
+    /// A candidate has so long to become the carrier.
+    var dialPatience = milliseconds(1500)
     /// This side's bytes are mutated once a link is agreed.
     public var liar: Side?
     /// Ends the session with CLOSE when all is done.
@@ -125,7 +127,8 @@ public struct Plan: Sendable {
             takeMaximum = max(takeMaximum, 256)
         }
 
-        healsAt = milliseconds(20 + chance.skewed(8_000))
+        healsAt = milliseconds(20 + (chance.oneIn(2) ? chance.skewed(8_000) : chance.within(300 ... 3_000)))
+        dialPatience = milliseconds(chance.pick([60, 200, 1500]))
         opensWithin = UInt64(chance.skewed(Int(healsAt)))
         // From a few faults in a run to some hundreds.
         faultGap = healsAt / UInt64(4 + chance.skewed(250))

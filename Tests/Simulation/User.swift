@@ -59,7 +59,7 @@ extension World {
         touch(session)
     }
 
-    private func begin(_ user: Int, _ session: Session, _ slot: StreamSlot) {
+    func begin(_ user: Int, _ session: Session, _ slot: StreamSlot) {
         let isOpener = opener(of: stream(ofUser: user)) == session.side
         users[user].state = .open
         users[user].slot = slot
@@ -197,7 +197,7 @@ extension World {
     // MARK: What the endpoint says
 
     func userIsOpened(_ session: Session, _ slot: StreamSlot, _ target: UInt64) {
-        guard plan.liar == nil else { return liarOpened(session, slot) }
+        guard plan.liar == nil else { return liarOpened(session, slot, target) }
         guard target < UInt64(plan.streamCount) else { return require(false, "a stream was opened that nobody opened") }
         let user = userIndex(StreamOwner(target), session.side)
         require(opener(of: Int(target)) != session.side && users[user ^ 1].state != .absent,
