@@ -22,14 +22,9 @@ typedef struct {
     size_t                    buffers_bytes;
     bool                      enabled;
     bool                      wake_armed, watches_armed;
-<<<<<<< HEAD
-    int                       watch_fd;       /* epoll set of the hang-up watches; -1 until the first. */
-    size_t                    in_kernel;      /* Operations whose entry has been made and has not completed. */
-    operation_list            hungry;         /* Pooled receives that wait for a buffer, first come, first served. */
-=======
     int                       watch_set;      /* See hangup.c; -1 until the first watch. */
     size_t                    in_kernel;      /* Operations whose entry is made and has not completed. */
->>>>>>> main
+    operation_list            hungry;         /* Pooled receives that wait for a buffer, first come, first served. */
 } uring;
 
 static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
@@ -76,12 +71,8 @@ static int open_pool(ring *ring) {
 static int uring_open(ring *ring, const ring_options *options) {
     uring *state = calloc(1, sizeof *state);
     if (!state) return -ENOMEM;
-<<<<<<< HEAD
-    state->watch_fd = -1;
-    state->hungry = (operation_list){ RING_NONE, RING_NONE };
-=======
     state->watch_set = -1;
->>>>>>> main
+    state->hungry = (operation_list){ RING_NONE, RING_NONE };
     struct io_uring_params parameters = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED
                | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
@@ -158,7 +149,6 @@ static int make_entry(ring *ring, uint32_t slot) {
     return 0;
 }
 
-<<<<<<< HEAD
 /* The pool */
 
 /* The kernel gives the last buffer to whoever comes first and fails the rest. Those wait here, and who comes later waits
@@ -183,47 +173,6 @@ static void feed_hungry(ring *ring) {
     }
 }
 
-/* Hang-up watches */
-
-static int watch(ring *ring, uint32_t slot) {
-    uring *state = ring->state;
-    if (state->watch_fd < 0) {
-        state->watch_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (state->watch_fd < 0) return errno == ENOMEM ? -ENOMEM : -errno;
-    }
-    int fd = table_at(&ring->table, slot)->fd;
-    struct epoll_event event = { .events = EPOLLONESHOT, .data.u64 = name_of(ring, slot) };   /* ERR, HUP: implied */
-    if (epoll_ctl(state->watch_fd, EPOLL_CTL_ADD, fd, &event) == 0) return 0;
-    operation_finish(ring, slot, -errno);
-    return 0;
-}
-
-static void unwatch(uring *state, int fd) {
-    epoll_ctl(state->watch_fd, EPOLL_CTL_DEL, fd, NULL);
-}
-
-static bool is_current(const ring *ring, uint64_t name) {
-    return (uint32_t)name >> OPERATION_CHUNK_BITS < ring->table.chunk_count
-        && table_at(&ring->table, (uint32_t)name)->generation == name >> 32;
-}
-
-static void take_hangups(ring *ring) {
-    uring *state = ring->state;
-    struct epoll_event events[WATCH_BATCH];
-    int count;
-    do {
-        count = epoll_wait(state->watch_fd, events, WATCH_BATCH, 0);
-        for (int i = 0; i < count; i++) {
-            if (!is_current(ring, events[i].data.u64)) continue;
-            uint32_t slot = (uint32_t)events[i].data.u64;
-            unwatch(state, table_at(&ring->table, slot)->fd);
-            operation_finish(ring, slot, (int32_t)(events[i].events & RING_HANGUP_BITS));
-        }
-    } while (count == WATCH_BATCH);
-}
-
-=======
->>>>>>> main
 /* Keeps the polls of the wake descriptor and of the watches armed. */
 static void arm_internal(ring *ring) {
     uring *state = ring->state;
@@ -244,16 +193,11 @@ static void arm_internal(ring *ring) {
 
 static int uring_queue(ring *ring, uint32_t slot) {
     uring *state = ring->state;
-<<<<<<< HEAD
     operation_kind kind = table_at(&ring->table, slot)->kind;
-    if (kind == OPERATION_WATCH_HANGUP) return watch(ring, slot);
+    if (kind == OPERATION_WATCH_HANGUP) return hangup_watch(ring, &state->watch_set, slot);
     if (kind != OPERATION_RECEIVE_POOLED || state->hungry.head == RING_NONE) return make_entry(ring, slot);
     wait_for_buffer(ring, slot);
     return 0;
-=======
-    bool is_watch = table_at(&ring->table, slot)->kind == OPERATION_WATCH_HANGUP;
-    return is_watch ? hangup_watch(ring, &state->watch_set, slot) : make_entry(ring, slot);
->>>>>>> main
 }
 
 static int uring_cancel(ring *ring, uint32_t slot) {
@@ -323,17 +267,12 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
     bool cancelling = operation->flags & OPERATION_CANCELLING;
     bool again = result == -EINTR || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
     if (again && !cancelling && make_entry(ring, slot) == 0) return;
-<<<<<<< HEAD
-    if (again && cancelling) result = -ECANCELED;
+    if (again && cancelling) result = -ECANCELED;   /* -EINTR: a worker of the kernel had it. */
     if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) {
         /* The completions that hold the buffers came before this one. */
         if (ring->ready.head != RING_NONE && !cancelling) return wait_for_buffer(ring, slot);
         result = peek(operation->fd);
     }
-=======
-    if (again && cancelling) result = -ECANCELED;   /* -EINTR: a worker of the kernel had it. */
-    if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) result = peek(operation->fd);
->>>>>>> main
     if (result > 0 && operation->kind == OPERATION_READABLE) result &= RING_READABLE_BITS;
     operation_finish(ring, slot, result);
 }
