@@ -165,7 +165,7 @@ import Testing
             #expect(memory.bytes(1) == [UInt8(round)])
             ring.cancel(one)
             #expect(try ring.result(of: 10 * round + 1) == -ECANCELED)
-            // Someone else still holds the old socket, as a forked child would: its events must not be taken for ours.
+            // Someone else still holds the old socket, as a forked child would: its events are not ours.
             let held = Socket(dup(one.fd))
             ring.forget(one)
             let (next, nextPeer) = try Socket.pair()

@@ -176,7 +176,7 @@ import Testing
 }
 
 extension TestRing {
-    /// Leaves a send parked: sends until one has not completed for longer than the kernel probes a closed window.
+    /// Leaves a send parked: sends until one stays for longer than the kernel takes to probe a closed window.
     func parkSend(_ socket: Socket, _ token: UInt64) {
         socket.limitBuffers(to: 16384)
         let memory = Memory(count: 1 << 20)

@@ -3,7 +3,7 @@ import CSeccomp
 import Glibc
 import Testing
 
-/// Machines that forbid io_uring, or allow it and break it. Each test refuses the call on a thread of its own.
+/// Machines that forbid io_uring, or allow it and break it. Each test refuses the call on its own thread.
 @Suite struct ForbiddenTests {
     struct Opened {
         var result: Int32

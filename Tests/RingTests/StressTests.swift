@@ -2,7 +2,8 @@ import CRing
 import Glibc
 import Testing
 
-/// Random traffic through many connections; every byte is a function of its place, so a misplaced one names itself.
+/// Random traffic through many connections; every byte is a function of its place, so a misplaced one names
+/// itself.
 @Suite struct StressTests {
     @Test(arguments: Driver.here, [1, 2, 3, 4] as [UInt64])
     func bytesArriveInOrderUnderRandomOperations(driver: Driver, seed: UInt64) throws {
@@ -28,7 +29,8 @@ private final class Flow {
     }
 
     func check(_ bytes: UnsafeRawBufferPointer) {
-        let expected = UnsafeRawBufferPointer(start: outgoing.start + received, count: min(bytes.count, total - received))
+        let expected = UnsafeRawBufferPointer(
+            start: outgoing.start + received, count: min(bytes.count, total - received))
         #expect(bytes.elementsEqual(expected), "flow \(salt) goes wrong after byte \(received)")
         received += bytes.count
     }
@@ -129,7 +131,8 @@ private struct Stress {
         case -ENOBUFS: starved += 1
         case 1...:
             let isPooled = completion.flags != 0
-            let start = isPooled ? ring_pool_bytes(ring.ring, completion.buffer)! : UnsafeRawPointer(flow.incoming.start)
+            let pooled = isPooled ? ring_pool_bytes(ring.ring, completion.buffer) : nil
+            let start = pooled ?? UnsafeRawPointer(flow.incoming.start)
             flow.check(UnsafeRawBufferPointer(start: start, count: Int(completion.result)))
             if isPooled { lent.append(completion.buffer) }
         default: try #require(completion.result >= 0, "receive: \(completion.result)")

@@ -69,7 +69,7 @@ import Testing
         #expect(memory.bytes(1) == [3])
     }
 
-    @Test(arguments: Driver.here) func sendIsShortWhenTheSocketIsFullAndParksAfterwards(driver: Driver) throws {
+    @Test(arguments: Driver.here) func sendIsShortIntoAFullSocketAndParksAfterwards(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()
         one.limitBuffers(to: 65536)
@@ -221,7 +221,8 @@ import Testing
 
     @Test func optionsOutOfRangeAreRefused() {
         func open(_ change: (inout ring_options) -> Void) -> Int32 {
-            var options = ring_options(driver: RING_DRIVER_EPOLL, entries: 64, pool_count: 16, pool_bytes: 512)
+            var options = ring_options(
+                driver: RING_DRIVER_EPOLL, entries: 64, pool_count: 16, pool_bytes: 512)
             change(&options)
             var opened: OpaquePointer?
             let result = ring_open(&opened, &options, nil, 0)

@@ -1,32 +1,47 @@
 import Glibc
 import Simulation
+#if CANARIES
+import Tunnel
+#endif
 
-// tele-simulate [--first n] [--seeds n]
+// Runs many seeds and prints those that fail; a seed replays bit for bit.
+
+let usage = """
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--liars] [--trace]
+        --first   the first seed, 1 unless told
+        --seeds   how many seeds to run, 1000 unless told
+        --liars   one side of each run lies about its bytes once a link is agreed
+        --trace   print every step
+        --canary  with a build of -DCANARIES: the number of the defect
+
+    """
+
+func fail() -> Never {
+    _ = usage.withCString { write(2, $0, strlen($0)) }
+    exit(64)
+}
+
 var first: UInt64 = 1, count: UInt64 = 1000
+var withLiars = false
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
-    if name == "--trace" {
-        Trace.isOn = true
+    if name == "--trace" || name == "--liars" {
+        if name == "--trace" { Trace.isOn = true } else { withLiars = true }
         continue
     }
-    guard let text = arguments.popFirst(), let value = UInt64(text) else { fatalError("usage") }
-    if name == "--first" { first = value } else { count = value }
-}
-let simulation = Simulation()
-var failures = 0
-var steps = 0, resumes = 0, delivered = 0, worst = 0
-for seed in first..<first + count {
-    nowRunning = seed
-    let report = simulation.run(Plan(seed: seed))
-    steps += report.steps
-    resumes += report.resumes
-    delivered += report.delivered
-    worst = max(worst, report.steps)
-    if let failure = report.failure {
-        print("seed \(seed): \(failure) (step \(report.steps))")
-        failures += 1
-        if failures > 20 { break }
+    guard let text = arguments.popFirst(), let value = UInt64(text) else {
+        fail()
+    }
+    switch name {
+    case "--first": first = value
+    case "--seeds": count = value
+    #if CANARIES
+    case "--canary": Canary.selected = Canary(rawValue: Int(value))
+    #endif
+    default: fail()
     }
 }
-print("\(count) seeds, \(failures) failures, \(steps) steps, \(resumes) resumes, \(delivered) bytes, worst \(worst) steps")
-exit(failures == 0 ? 0 : 1)
+
+var campaign = Campaign(first: first, count: count)
+campaign.withLiars = withLiars
+exit(campaign.run() ? 0 : 1)

@@ -47,6 +47,8 @@ final class End {
     }
 
     var isOpen: Bool { state != .closed }
+    /// The network ended the carrier.
+    var wasKilled = false
 }
 
 /// One direction of a carrier: the sender's kernel, the network and the receiver's kernel in one.

@@ -108,6 +108,7 @@ extension World {
         plan.kernelRoom = 256 << 10
         plan.takeMaximum = .max
         plan.queueMaximum = 256 << 10
+        plan.dialPatience = milliseconds(1500)
         plan.arrivalMaximum = max(plan.arrivalMaximum, 4 << 10)
         plan.completionDelay = min(plan.completionDelay, microseconds(100))
         for end in ends {

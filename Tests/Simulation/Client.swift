@@ -9,15 +9,19 @@ struct Client {
     var isDialPlanned = false
     /// Dials fail or hang until then.
     var refusedUntil: UInt64 = 0
+    /// CLOSE is on its way. No HELLO may overtake it: the server would drop it with the old carrier.
+    var isClosing = false
 }
 
 extension World {
-    static var candidatesMaximum: Int { 3 }
+    var candidatesMaximum: Int { client.isClosing ? 1 : 3 }
 
-    var wantsCarrier: Bool { client.session.end == nil || client.session.endpoint.isSuspected }
+    var wantsCarrier: Bool {
+        client.session.end == nil || client.session.endpoint.isSuspected && !client.isClosing
+    }
 
     func considerDial() {
-        guard wantsCarrier, !client.isDialPlanned, client.candidates.count < World.candidatesMaximum,
+        guard wantsCarrier, !client.isDialPlanned, client.candidates.count < candidatesMaximum,
               !client.session.isOver else { return }
         client.isDialPlanned = true
         let delay = client.candidates.isEmpty ? chance.skewed(20_000) : 100_000 + chance.below(200_000)
@@ -27,10 +31,10 @@ extension World {
     /// `isWanted`: although the current carrier seems well.
     func dial(anyway isWanted: Bool) {
         if !isWanted { client.isDialPlanned = false }
-        guard wantsCarrier || isWanted, client.candidates.count < World.candidatesMaximum, !client.session.isOver else { return }
+        guard wantsCarrier || isWanted, client.candidates.count < candidatesMaximum, !client.session.isOver else { return }
         let end = makeCarrier()
         client.candidates.append(end)
-        calendar.add(.giveUp, end.number, at: time + milliseconds(1500))
+        calendar.add(.giveUp, end.number, at: time + plan.dialPatience)
         if time < client.refusedUntil {
             if chance.oneIn(2) { calendar.add(.down, end.number, at: time + latency()) }
         } else {

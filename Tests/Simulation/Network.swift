@@ -51,6 +51,7 @@ extension World {
         }
         func tell(_ end: End, _ delay: UInt64) { calendar.add(.down, end.number, at: time + delay) }
         kills += 1
+        for end in pair { end.wasKilled = true }
         switch style % 5 {
         case 0:
             pair.forEach { die($0); tell($0, 0) }
@@ -155,7 +156,7 @@ extension World {
         let first = send.control.lowerBound
         append(UnsafeRawBufferPointer(rebasing: end.control[first..<first + control]))
         appendStored(send.start + UInt64(send.rest), min(left, send.more))
-        if plan.liar == end.side, send.batch != nil { lie(end, from: before) }
+        if plan.liar == end.side, send.batch != nil { lie(end, behind: before) }
     }
 
     /// The kernel gives a send back.

@@ -73,6 +73,8 @@ public struct Plan: Sendable {
     var faultGap = milliseconds(50)
     var healsAt = milliseconds(1000)
     var cut: Cut?
+    /// A candidate has so long to become the carrier.
+    var dialPatience = milliseconds(1500)
     /// This side's bytes are mutated once a link is agreed.
     public var liar: Side?
     /// Ends the session with CLOSE when all is done.
@@ -90,10 +92,14 @@ public struct Plan: Sendable {
         copyBelow = chance.oneIn(2) ? 512 : chance.skewed(8 << 10)
 
         streamCount = chance.oneIn(24) ? 200 : 1 + chance.skewed(16)
-        opensWithin = milliseconds(chance.skewed(2000))
         serverOpens = chance.oneIn(3)
-        bytesMaximum = chance.skewed(streamCount > 64 ? 1 << 10 : 64 << 10)
-        if chance.oneIn(16) { bytesMaximum *= 8 }
+        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(2 << 10 ... 48 << 10)
+        if chance.oneIn(8) {
+            // A few long streams, which outlast their windows.
+            streamCount = min(streamCount, 3)
+            bytesMaximum = chance.within(64 << 10 ... 600 << 10)
+        }
+        if streamCount > 64 { bytesMaximum = min(bytesMaximum, 1 << 10) }
         chunkMaximum = 1 + chance.skewed(32 << 10)
         // A byte at a time is a good story for short streams only.
         chunkMaximum = max(chunkMaximum, bytesMaximum / 64)
@@ -121,13 +127,14 @@ public struct Plan: Sendable {
             takeMaximum = max(takeMaximum, 256)
         }
 
-        healsAt = milliseconds(20 + chance.skewed(8_000))
-        faultGap = milliseconds(1 + chance.skewed(400))
-        // Hundreds of faults are enough for one run.
-        faultGap = max(faultGap, healsAt / 400)
+        healsAt = milliseconds(20 + (chance.oneIn(2) ? chance.skewed(8_000) : chance.within(300 ... 3_000)))
+        dialPatience = milliseconds(chance.pick([60, 200, 1500]))
+        opensWithin = UInt64(chance.skewed(Int(healsAt)))
+        // From a few faults in a run to some hundreds.
+        faultGap = healsAt / UInt64(4 + chance.skewed(250))
         for fault in Fault.allCases where chance.oneIn(2) { faults.append(fault) }
         if chance.oneIn(12) { faults = [] }
-        if chance.oneIn(2) { faults.removeAll { $0 == .restartWithout } }
+        if !chance.oneIn(4) { faults.removeAll { $0 == .restartWithout } }
         closes = chance.oneIn(2)
         self.chance = chance
     }

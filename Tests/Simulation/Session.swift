@@ -98,6 +98,9 @@ extension World {
     /// Bytes go home when they are acknowledged, the cursor is past them and no send reads them any more.
     func releaseStore(_ session: Session) {
         var bound = min(session.endpoint.acknowledged, session.endpoint.cursor)
+        #if CANARIES
+        if Canary.selected == .earlyRelease { bound = session.endpoint.cursor }
+        #endif
         for end in session.sending { if let send = end.send { bound = min(bound, send.start) } }
         if bound > session.store.head { queue_release(&session.store, arenas[session.side.rawValue], bound) }
     }

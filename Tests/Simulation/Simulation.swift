@@ -81,10 +81,14 @@ extension World {
         judgeSessions()
         guard failure == nil else { return }
         if plan.closes {
-            let peer = server.sessions.first { $0.identity == client.session.identity }
-            client.session.endpoint.close(.done, "all done")
-            touch(client.session)
-            guard proceed(until: { world in world.client.session.isOver && peer?.isOver != false }) else { return }
+            // CLOSE is sent once; nobody hears it on a carrier that dies, or that a late HELLO of ours displaces.
+            let session = client.session, peer = server.sessions[0], end = client.session.end!
+            client.isClosing = true
+            session.endpoint.close(.done, "all done")
+            touch(session)
+            guard proceed(until: { _ in
+                end.wasKilled || session.isOver && (peer.isOver || peer.attempt > end.attempt)
+            }) else { return }
         }
         putAway()
     }
@@ -108,6 +112,8 @@ extension World {
     var isSettled: Bool {
         guard unopened == 0, openUsers == 0, client.session.endpoint.isAttached,
               client.session.endpoint.streamCount == 0, queue_count(&client.session.store) == 0 else { return false }
+        guard server.sessions.count == 1, client.candidates.isEmpty,
+              server.sessions[0].end?.number == client.session.end?.peer else { return false }
         for session in server.sessions {
             if session.identity != client.session.identity { return false }
             if session.endpoint.streamCount > 0 || queue_count(&session.store) > 0 { return false }
@@ -125,7 +131,10 @@ extension World {
     }
 
     private func judgeSessions() {
-        require(client.session.held == 0, "bytes are counted as held that nobody holds")
+        for session in [client.session, server.sessions[0]] {
+            require(session.held == 0 && session.endpoint.unconsumedByteCount == 0,
+                    "bytes count against a session's credit that nobody holds")
+        }
         require(queue_count(&client.session.store) == 0, "acknowledged bytes are still stored")
     }
 

@@ -10,7 +10,6 @@ extension World {
         for session in sessions where !session.isOver {
             line += " | \(session.side) \(session.number): acknowledged \(session.endpoint.acknowledged)"
                 + " cursor \(session.endpoint.cursor) sent \(session.endpoint.sent)"
-                + " \(session.endpoint.debugState) held \(session.held)"
                 + " received \(session.endpoint.received) streams \(session.endpoint.streamCount)"
             if let end = session.end { line += " on \(end.number)" }
         }

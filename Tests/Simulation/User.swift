@@ -34,6 +34,8 @@ struct User {
     var isClogged = false
 
     var resetCode: ResetCode?
+    /// The user resets when so many bytes have arrived.
+    var resetsAtArrival = Int.max
 
     var held: Int { arrived - consumed }
 }
@@ -57,7 +59,7 @@ extension World {
         touch(session)
     }
 
-    private func begin(_ user: Int, _ session: Session, _ slot: StreamSlot) {
+    func begin(_ user: Int, _ session: Session, _ slot: StreamSlot) {
         let isOpener = opener(of: stream(ofUser: user)) == session.side
         users[user].state = .open
         users[user].slot = slot
@@ -74,7 +76,12 @@ extension World {
             users[user].isClogged = chance.oneIn(4)
         }
         if chance.oneIn(plan.resetsOneIn) {
-            calendar.add(.reset, user, at: time + microseconds(chance.skewed(500_000)))
+            // At some time, or when some bytes are here that nobody has read.
+            switch chance.below(3) {
+            case 0: calendar.add(.reset, user, at: time + microseconds(chance.skewed(500_000)))
+            case 1: calendar.add(.reset, user, at: time + microseconds(chance.below(500_000)))
+            default: users[user].resetsAtArrival = 1 + chance.skewed(plan.bytesMaximum)
+            }
         }
         if users[user].start == .atOnce { startWriting(user) }
     }
@@ -190,7 +197,7 @@ extension World {
     // MARK: What the endpoint says
 
     func userIsOpened(_ session: Session, _ slot: StreamSlot, _ target: UInt64) {
-        guard plan.liar == nil else { return liarOpened(session, slot) }
+        guard plan.liar == nil else { return liarOpened(session, slot, target) }
         guard target < UInt64(plan.streamCount) else { return require(false, "a stream was opened that nobody opened") }
         let user = userIndex(StreamOwner(target), session.side)
         require(opener(of: Int(target)) != session.side && users[user ^ 1].state != .absent,
@@ -224,6 +231,7 @@ extension World {
         users[user].arrived += bytes.count
         session.held += bytes.count
         require(session.held <= plan.limits[session.side.rawValue].received, "more bytes than the budget of arrivals")
+        if users[user].arrived >= users[user].resetsAtArrival { return userResets(user) }
         if users[user].start == .afterFirstByte { startWriting(user) }
         if users[user].readGap == 0, !users[user].isClogged, !users[user].isReadScheduled {
             userReads(user)

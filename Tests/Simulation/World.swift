@@ -154,6 +154,8 @@ final class World {
         require(session.store.head <= session.endpoint.acknowledged, "bytes were released before they were acknowledged")
         require(session.endpoint.retainedByteCount <= limits.retained + World.controlReserve + Endpoint.headerMaximum,
                 "more bytes are retained than the budget allows")
+        require(session.held <= session.endpoint.unconsumedByteCount
+                    && session.endpoint.unconsumedByteCount <= limits.received, "arrivals exceed the session's credit")
         require(session.endpoint.streamCount <= limits.streams * 2 + 2048, "more streams than agreed")
     }
 

@@ -1,7 +1,8 @@
 /*
- * The epoll driver. An operation is tried when ring_wait comes; what would block is parked in its descriptor's row, and
- * an event tries it again. Descriptors are registered once, edge-triggered, when the first operation parks: adding
- * reports what is ready already, so no edge is lost between the try and the registration.
+ * The epoll driver. An operation is tried when ring_wait comes; what would block is parked in its
+ * descriptor's row, and an event tries it again. Descriptors are registered once, edge-triggered, when the
+ * first operation parks: adding reports what is ready already, so no edge is lost between the try and the
+ * registration.
  */
 #include "ring_internal.h"
 
@@ -204,7 +205,7 @@ static void epoll_forget(ring *ring, int fd) {
     epoll_driver *state = ring->state;
     descriptor *row = &ring->table.descriptors[fd];
     if (!row->registered) return;
-    /* close(2) alone leaves the registration behind when the socket lives on elsewhere, as in a forked child. */
+    /* close(2) alone leaves the registration behind when the socket lives on in a forked child. */
     epoll_ctl(state->fd, EPOLL_CTL_DEL, fd, NULL);
     row->registered = false;
 }
@@ -218,7 +219,8 @@ static int wait_for_events(epoll_driver *state, int64_t timeout) {
         state->milliseconds = true;
     }
     int64_t milliseconds = timeout < 0 ? -1 : timeout / 1000000 + (timeout % 1000000 != 0);
-    return epoll_wait(state->fd, state->events, EVENT_BATCH, milliseconds < INT_MAX ? (int)milliseconds : INT_MAX);
+    int most = milliseconds < INT_MAX ? (int)milliseconds : INT_MAX;
+    return epoll_wait(state->fd, state->events, EVENT_BATCH, most);
 }
 
 static int epoll_turn(ring *ring, int64_t timeout) {
@@ -239,6 +241,6 @@ static void epoll_pool_return(ring *ring, uint16_t buffer) {
 }
 
 const ring_driver_calls ring_epoll_calls = {
-    .open = epoll_open, .close = epoll_close, .queue = epoll_queue, .cancel = epoll_cancel, .forget = epoll_forget,
-    .turn = epoll_turn, .pool_return = epoll_pool_return,
+    .open = epoll_open, .close = epoll_close, .queue = epoll_queue, .cancel = epoll_cancel,
+    .forget = epoll_forget, .turn = epoll_turn, .pool_return = epoll_pool_return,
 };

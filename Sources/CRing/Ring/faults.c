@@ -1,4 +1,5 @@
-/* Faults on purpose: rules strike operations between the verb and the driver, so both drivers meet the same ones. */
+/* Faults on purpose: rules strike operations between the verb and the driver, so both drivers meet the same
+ * ones. */
 #include "ring_internal.h"
 
 #ifdef RING_FAULTS
@@ -23,7 +24,8 @@ int ring_fault_fail(ring *ring, ring_fault_kind kind, uint64_t ordinal, int erro
 }
 
 int ring_fault_shorten(ring *ring, ring_fault_kind kind, uint64_t ordinal, uint32_t bytes) {
-    bool moves_bytes = kind == RING_FAULT_RECEIVE || kind == RING_FAULT_RECEIVE_POOLED || kind == RING_FAULT_SEND;
+    bool moves_bytes = kind == RING_FAULT_RECEIVE || kind == RING_FAULT_RECEIVE_POOLED
+                    || kind == RING_FAULT_SEND;
     if (!moves_bytes || bytes == 0) return -EINVAL;
     return add(ring, (ring_fault_rule){ .ordinal = ordinal, .kind = (uint8_t)kind, .bytes = bytes });
 }
@@ -46,7 +48,8 @@ static const ring_fault_rule *strike(ring_fault_plan *plan, ring_fault_kind kind
     uint64_t ordinal = ++plan->seen[kind];
     for (uint32_t i = 0; i < plan->rule_count; i++) {
         const ring_fault_rule *rule = &plan->rules[i];
-        if (rule->kind == kind && (rule->ordinal == ordinal || rule->ordinal == RING_FAULT_EVERY)) return rule;
+        bool is_its_turn = rule->ordinal == ordinal || rule->ordinal == RING_FAULT_EVERY;
+        if (rule->kind == kind && is_its_turn) return rule;
     }
     return NULL;
 }

@@ -7,7 +7,8 @@
 
 int pool_open(receive_pool *pool, uint32_t count, uint32_t bytes) {
     *pool = (receive_pool){ .count = count, .bytes = bytes, .free_count = count };
-    void *memory = mmap(NULL, (size_t)count * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, (size_t)count * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
     if (memory == MAP_FAILED) return -errno;
     pool->memory = memory;
     pool->lent = calloc(count, sizeof *pool->lent);

@@ -21,7 +21,8 @@ static bool options_are_valid(const ring_options *options) {
         && options->pool_bytes >= 512 && options->pool_bytes <= 65536;
 }
 
-static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driver name, const ring_options *options) {
+static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driver name,
+                     const ring_options *options) {
     ring *opened = calloc(1, sizeof *opened);
     if (!opened) return -ENOMEM;
     opened->driver = driver;
@@ -29,7 +30,8 @@ static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driv
     opened->ready = (operation_list){ RING_NONE, RING_NONE };
     table_open(&opened->table);
     opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int error = opened->wake_fd < 0 ? -errno : pool_open(&opened->pool, options->pool_count, options->pool_bytes);
+    int error = opened->wake_fd < 0 ? -errno : 0;
+    if (!error) error = pool_open(&opened->pool, options->pool_count, options->pool_bytes);
     if (!error) error = driver->open(opened, options);
     if (error) {
         pool_close(&opened->pool);
@@ -188,7 +190,8 @@ int ring_receive_pooled(ring *ring, int fd, uint64_t token) {
 }
 
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token) {
-    if (fd < 0 || !iovecs || count == 0 || count > RING_IOVECS_MAXIMUM || (flags & ~MSG_DONTWAIT)) return -EINVAL;
+    if (fd < 0 || !iovecs || count == 0 || count > RING_IOVECS_MAXIMUM) return -EINVAL;
+    if (flags & ~MSG_DONTWAIT) return -EINVAL;
     message *message = table_take_message(&ring->table, count);
     if (!message) return -ENOMEM;
     memcpy(message->iovecs, iovecs, count * sizeof *iovecs);

@@ -1,9 +1,10 @@
 /*
- * What the files of the ring share: operations, descriptors, the pool, and the seam behind which the two drivers stand.
+ * What the files of the ring share: operations, descriptors, the pool, and the seam behind which the two
+ * drivers stand.
  *
  * An operation lives in a slot from the verb that queues it until ring_wait hands out its completion:
  *
- *     verb ──▶ queued ──driver──▶ finished (on the ready list) ──ring_wait──▶ slot is free, generation + 1
+ *     verb ──▶ queued ──driver──▶ finished (on the ready list) ──ring_wait──▶ slot is free again
  *
  * Always: a slot stands in its descriptor's row exactly while it is queued and not finished.
  */
@@ -36,18 +37,18 @@ enum {
     OPERATION_HUNGRY = 16,      /* io_uring: waits with us, not in the kernel, for a buffer of the pool. */
 };
 
-/* What a send or connect needs beyond the slot; borrowed from a free list while the operation is in flight. */
+/* What a send or connect needs beyond the slot; from a free list while the operation is in flight. */
 typedef struct message {
     union { struct msghdr header; struct message *next; };
     uint32_t size_class;
     union { struct iovec iovecs[1]; struct sockaddr_storage address; };
 } message;
 
-/* 48 bytes: an idle receive costs this and nothing else on our side. */
+/* An idle receive costs this and nothing else on our side. */
 typedef struct {
     uint64_t token;
     union { void *memory; message *message; };   /* receive: the caller's; send and connect: ours. */
-    uint32_t next;                                /* On the free list, the epoll driver's queue or the ready list. */
+    uint32_t next;                                /* On the free, the epoll driver's or the ready list. */
     uint32_t generation;
     int32_t  fd;
     int32_t  result;
@@ -57,12 +58,14 @@ typedef struct {
     uint8_t  flags;
 } operation;
 
+_Static_assert(sizeof(operation) <= 48, "tens of thousands of these are idle");
+
 typedef struct {
     uint32_t slots[DIRECTIONS];   /* RING_NONE, or the operation in flight. */
     bool     registered;          /* epoll: the descriptor is in the interest list. */
 } descriptor;
 
-typedef struct { uint32_t head, tail; } operation_list;   /* Singly linked through `next`; RING_NONE when empty. */
+typedef struct { uint32_t head, tail; } operation_list;   /* Linked through `next`; RING_NONE when empty. */
 
 enum { OPERATION_CHUNK_BITS = 10, OPERATION_CHUNK = 1 << OPERATION_CHUNK_BITS, MESSAGE_SIZE_CLASSES = 3 };
 
@@ -93,8 +96,8 @@ typedef struct ring_driver_calls {
     /* Asks it to end; the driver finishes it sooner or later. */
     int  (*cancel)(ring *ring, uint32_t slot);
     void (*forget)(ring *ring, int fd);
-    /* Submits, waits up to `timeout` ns (< 0: for ever) until at least one operation finished or the ring was woken. May
-     * return early for no reason. 0 or -errno. */
+    /* Submits, waits up to `timeout` ns (< 0: for ever) until at least one operation finished or the ring was
+     * woken. May return early for no reason. 0 or -errno. */
     int  (*turn)(ring *ring, int64_t timeout);
     void (*pool_return)(ring *ring, uint16_t buffer);
 } ring_driver_calls;
@@ -128,6 +131,15 @@ static inline operation *table_at(const operation_table *table, uint32_t slot) {
     return &table->chunks[slot >> OPERATION_CHUNK_BITS][slot & (OPERATION_CHUNK - 1)];
 }
 
+/* Slot and generation: what the kernel gives back to us. A name of an operation that has ended names none. */
+static inline uint64_t operation_name(const ring *ring, uint32_t slot) {
+    return (uint64_t)table_at(&ring->table, slot)->generation << 32 | slot;
+}
+static inline bool operation_is_current(const ring *ring, uint64_t name) {
+    return (uint32_t)name >> OPERATION_CHUNK_BITS < ring->table.chunk_count
+        && table_at(&ring->table, (uint32_t)name)->generation == name >> 32;
+}
+
 void list_append(const operation_table *table, operation_list *list, uint32_t slot);
 uint32_t list_take(const operation_table *table, operation_list *list);
 
@@ -144,6 +156,11 @@ operation_direction operation_direction_of(operation_kind kind);
 /* Reads the wake descriptor empty. */
 void ring_take_wake(ring *ring);
 
+/* hangup.c: `set` is an epoll descriptor, made by the first watch. */
+int  hangup_watch(ring *ring, int *set, uint32_t slot);
+void hangup_unwatch(int set, int fd);
+void hangup_take(ring *ring, int set);
+
 /* selftest.c: 0, or -errno with one sentence in `why`. */
 int ring_self_test(char *why, size_t why_bytes);
 
@@ -157,7 +174,11 @@ int  faults_apply_to(ring *ring, int kind);
 void faults_adopt(ring *ring);
 #define FAULT_OF(ring, kind) faults_apply_to(ring, kind)
 #else
-static inline int32_t faults_apply(ring *ring, operation *operation) { (void)ring; (void)operation; return 0; }
+static inline int32_t faults_apply(ring *ring, operation *operation) {
+    (void)ring;
+    (void)operation;
+    return 0;
+}
 static inline void faults_adopt(ring *ring) { (void)ring; }
 #define FAULT_OF(ring, kind) 0
 #endif

@@ -1,6 +1,6 @@
 /*
- * Does io_uring do here what it promises? Some sandboxes let it be set up and then drop completions. Every kind of
- * operation goes once through a ring of its own, over local sockets that need no network.
+ * Does io_uring do here what it promises? Some sandboxes let it be set up and then drop completions. Every
+ * kind of operation goes once through a ring of its own, over local sockets that need no network.
  */
 #include "ring_internal.h"
 
@@ -40,7 +40,8 @@ static bool connects(self_test *test) {
     if (getsockname(test->listener, (struct sockaddr *)&address, &length)) return false;
     if (ring_accept(test->ring, test->listener, TOKEN_ACCEPT)) return false;
     if (ring_wait(test->ring, 0, done, 1) != 0) return false;   /* Nobody is there: it has to stay. */
-    if (ring_connect(test->ring, test->client, (struct sockaddr *)&address, length, TOKEN_CONNECT)) return false;
+    const struct sockaddr *target = (const struct sockaddr *)&address;
+    if (ring_connect(test->ring, test->client, target, length, TOKEN_CONNECT)) return false;
     if (!collect(test, 2, done)) return false;
     test->server = done[TOKEN_ACCEPT].result;
     return test->server >= 0 && done[TOKEN_CONNECT].result == 0;
@@ -52,14 +53,17 @@ static bool moves_bytes(self_test *test) {
     struct iovec iovecs[2] = { { word, 2 }, { word + 2, 2 } };
     if (ring_receive_pooled(test->ring, test->server, TOKEN_RECEIVE)) return false;
     if (ring_wait(test->ring, 0, done, 1) != 0) return false;
-    if (ring_send(test->ring, test->client, iovecs, 2, 0, TOKEN_SEND) || !collect(test, 2, done)) return false;
+    if (ring_send(test->ring, test->client, iovecs, 2, 0, TOKEN_SEND)) return false;
+    if (!collect(test, 2, done)) return false;
     ring_completion received = done[TOKEN_RECEIVE];
-    if (done[TOKEN_SEND].result != 4 || received.result != 4 || received.flags != RING_COMPLETION_BUFFER) return false;
+    if (done[TOKEN_SEND].result != 4) return false;
+    if (received.result != 4 || received.flags != RING_COMPLETION_BUFFER) return false;
     bool equal = memcmp(ring_pool_bytes(test->ring, received.buffer), "tele", 4) == 0;
     ring_pool_return(test->ring, received.buffer);
 
     if (!equal || ring_readable(test->ring, test->server, TOKEN_READABLE)) return false;
-    if (ring_send(test->ring, test->client, iovecs, 1, MSG_DONTWAIT, TOKEN_SEND) || !collect(test, 2, done)) return false;
+    if (ring_send(test->ring, test->client, iovecs, 1, MSG_DONTWAIT, TOKEN_SEND)) return false;
+    if (!collect(test, 2, done)) return false;
     if (done[TOKEN_SEND].result != 2 || !(done[TOKEN_READABLE].result & POLLIN)) return false;
     if (ring_receive(test->ring, test->server, memory, sizeof memory, TOKEN_RECEIVE)) return false;
     return collect(test, 1, done) && done[TOKEN_RECEIVE].result == 2 && memcmp(memory, "te", 2) == 0;
@@ -98,7 +102,8 @@ int ring_self_test(char *why, size_t why_bytes) {
         { watches, "hang-up" }, { wakes, "wake" },
     };
     self_test test = { .listener = -1, .client = -1, .server = -1 };
-    ring_options options = { .driver = RING_DRIVER_URING, .entries = 64, .pool_count = 16, .pool_bytes = 512 };
+    ring_options options = {
+        .driver = RING_DRIVER_URING, .entries = 64, .pool_count = 16, .pool_bytes = 512 };
     int error = ring_open_untested(&test.ring, &options);
     if (error) return error;
     for (size_t i = 0; i < sizeof steps / sizeof *steps && !error; i++) {

@@ -6,7 +6,7 @@
 /* Iovecs per block. Most sends are a header and a body or two; an address fits the smallest. */
 static const unsigned message_iovecs[MESSAGE_SIZE_CLASSES] = { 8, 64, RING_IOVECS_MAXIMUM };
 
-_Static_assert(8 * sizeof(struct iovec) >= sizeof(struct sockaddr_storage), "an address fits the smallest block");
+_Static_assert(8 * sizeof(struct iovec) >= sizeof(struct sockaddr_storage), "an address fits every block");
 
 void table_open(operation_table *table) {
     *table = (operation_table){ .free_head = RING_NONE };

@@ -1,21 +1,17 @@
 /*
- * The io_uring driver. One-shot operations only: no credit to keep, nothing to re-arm, and what is not asked for does
- * not flow. Takes the features of Linux 6.1; the ring starts disabled so that the thread that first waits owns it.
- *
- * The hang-up watch goes through a small epoll set that the ring polls: POLL_ADD always reports POLLRDHUP too
- * (io_uring/poll.c, IO_POLL_UNMASK), so after a half-close it would complete at once, for ever.
+ * The io_uring driver. One-shot operations only: no credit to keep, nothing to re-arm, and what is not asked
+ * for does not flow. Takes the features of Linux 6.1; the ring starts disabled so that the thread that first
+ * waits owns it.
  */
 #include "ring_internal.h"
 
 #include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, WATCH_BATCH = 64, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
+enum { COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
 
 /* Slots that are none: what completes under these names stays inside. */
 enum { INTERNAL_WAKE = UINT32_MAX - 1, INTERNAL_WATCHES = UINT32_MAX - 2, INTERNAL_CANCEL = UINT32_MAX - 3 };
@@ -26,8 +22,8 @@ typedef struct {
     size_t                    buffers_bytes;
     bool                      enabled;
     bool                      wake_armed, watches_armed;
-    int                       watch_fd;       /* epoll set of the hang-up watches; -1 until the first. */
-    size_t                    in_kernel;      /* Operations whose entry has been made and has not completed. */
+    int                       watch_set;      /* See hangup.c; -1 until the first watch. */
+    size_t                    in_kernel;      /* Operations whose entry is made and has not completed. */
     operation_list            hungry;         /* Pooled receives that wait for a buffer, first come, first served. */
 } uring;
 
@@ -56,7 +52,8 @@ static void give_buffer(ring *ring, uint16_t buffer) {
 static int open_pool(ring *ring) {
     uring *state = ring->state;
     state->buffers_bytes = ring->pool.count * sizeof(struct io_uring_buf);
-    void *memory = mmap(NULL, state->buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, state->buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
     if (memory == MAP_FAILED) return -errno;
     state->buffers = memory;
     struct io_uring_buf_reg registration = {
@@ -74,7 +71,7 @@ static int open_pool(ring *ring) {
 static int uring_open(ring *ring, const ring_options *options) {
     uring *state = calloc(1, sizeof *state);
     if (!state) return -ENOMEM;
-    state->watch_fd = -1;
+    state->watch_set = -1;
     state->hungry = (operation_list){ RING_NONE, RING_NONE };
     struct io_uring_params parameters = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED
@@ -114,10 +111,6 @@ static struct io_uring_sqe *next_entry(uring *state) {
     }
 }
 
-static uint64_t name_of(const ring *ring, uint32_t slot) {
-    return (uint64_t)table_at(&ring->table, slot)->generation << 32 | slot;
-}
-
 /* Makes the entry of an operation: at first, and again where the kernel's result only means "once more". */
 static int make_entry(ring *ring, uint32_t slot) {
     uring *state = ring->state;
@@ -151,7 +144,7 @@ static int make_entry(ring *ring, uint32_t slot) {
         io_uring_prep_poll_add(entry, operation->fd, POLLIN);
         break;
     }
-    io_uring_sqe_set_data64(entry, name_of(ring, slot));
+    io_uring_sqe_set_data64(entry, operation_name(ring, slot));
     state->in_kernel++;
     return 0;
 }
@@ -180,45 +173,6 @@ static void feed_hungry(ring *ring) {
     }
 }
 
-/* Hang-up watches */
-
-static int watch(ring *ring, uint32_t slot) {
-    uring *state = ring->state;
-    if (state->watch_fd < 0) {
-        state->watch_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (state->watch_fd < 0) return errno == ENOMEM ? -ENOMEM : -errno;
-    }
-    int fd = table_at(&ring->table, slot)->fd;
-    struct epoll_event event = { .events = EPOLLONESHOT, .data.u64 = name_of(ring, slot) };   /* ERR, HUP: implied */
-    if (epoll_ctl(state->watch_fd, EPOLL_CTL_ADD, fd, &event) == 0) return 0;
-    operation_finish(ring, slot, -errno);
-    return 0;
-}
-
-static void unwatch(uring *state, int fd) {
-    epoll_ctl(state->watch_fd, EPOLL_CTL_DEL, fd, NULL);
-}
-
-static bool is_current(const ring *ring, uint64_t name) {
-    return (uint32_t)name >> OPERATION_CHUNK_BITS < ring->table.chunk_count
-        && table_at(&ring->table, (uint32_t)name)->generation == name >> 32;
-}
-
-static void take_hangups(ring *ring) {
-    uring *state = ring->state;
-    struct epoll_event events[WATCH_BATCH];
-    int count;
-    do {
-        count = epoll_wait(state->watch_fd, events, WATCH_BATCH, 0);
-        for (int i = 0; i < count; i++) {
-            if (!is_current(ring, events[i].data.u64)) continue;
-            uint32_t slot = (uint32_t)events[i].data.u64;
-            unwatch(state, table_at(&ring->table, slot)->fd);
-            operation_finish(ring, slot, (int32_t)(events[i].events & RING_HANGUP_BITS));
-        }
-    } while (count == WATCH_BATCH);
-}
-
 /* Keeps the polls of the wake descriptor and of the watches armed. */
 static void arm_internal(ring *ring) {
     uring *state = ring->state;
@@ -228,8 +182,8 @@ static void arm_internal(ring *ring) {
         io_uring_sqe_set_data64(entry, INTERNAL_WAKE);
         state->wake_armed = true;
     }
-    if (!state->watches_armed && state->watch_fd >= 0 && (entry = next_entry(state))) {
-        io_uring_prep_poll_add(entry, state->watch_fd, POLLIN);
+    if (!state->watches_armed && state->watch_set >= 0 && (entry = next_entry(state))) {
+        io_uring_prep_poll_add(entry, state->watch_set, POLLIN);
         io_uring_sqe_set_data64(entry, INTERNAL_WATCHES);
         state->watches_armed = true;
     }
@@ -240,7 +194,7 @@ static void arm_internal(ring *ring) {
 static int uring_queue(ring *ring, uint32_t slot) {
     uring *state = ring->state;
     operation_kind kind = table_at(&ring->table, slot)->kind;
-    if (kind == OPERATION_WATCH_HANGUP) return watch(ring, slot);
+    if (kind == OPERATION_WATCH_HANGUP) return hangup_watch(ring, &state->watch_set, slot);
     if (kind != OPERATION_RECEIVE_POOLED || state->hungry.head == RING_NONE) return make_entry(ring, slot);
     wait_for_buffer(ring, slot);
     return 0;
@@ -250,7 +204,7 @@ static int uring_cancel(ring *ring, uint32_t slot) {
     uring *state = ring->state;
     operation *operation = table_at(&ring->table, slot);
     if (operation->kind == OPERATION_WATCH_HANGUP) {
-        unwatch(state, operation->fd);
+        hangup_unwatch(state->watch_set, operation->fd);
         operation_finish(ring, slot, -ECANCELED);
         return 0;
     }
@@ -261,7 +215,7 @@ static int uring_cancel(ring *ring, uint32_t slot) {
     struct io_uring_sqe *entry = next_entry(state);
     if (!entry) return -ENOMEM;
     /* By name, which is a hash look-up; by descriptor the kernel walks everything that is armed. */
-    io_uring_prep_cancel64(entry, name_of(ring, slot), 0);
+    io_uring_prep_cancel64(entry, operation_name(ring, slot), 0);
     io_uring_sqe_set_data64(entry, INTERNAL_CANCEL);
     operation->flags |= OPERATION_CANCELLING;
     return 0;
@@ -293,10 +247,10 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         return;
     case INTERNAL_WATCHES:
         state->watches_armed = false;
-        take_hangups(ring);
+        hangup_take(ring, state->watch_set);
         return;
     }
-    if (!is_current(ring, name)) return;
+    if (!operation_is_current(ring, name)) return;
     state->in_kernel--;
     uint32_t slot = (uint32_t)name;
     operation *operation = table_at(&ring->table, slot);
@@ -311,10 +265,9 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         }
     }
     bool cancelling = operation->flags & OPERATION_CANCELLING;
-    if (result == -EINTR && cancelling) result = -ECANCELED;   /* It was running in a worker. */
     bool again = result == -EINTR || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
     if (again && !cancelling && make_entry(ring, slot) == 0) return;
-    if (again && cancelling) result = -ECANCELED;
+    if (again && cancelling) result = -ECANCELED;   /* -EINTR: a worker of the kernel had it. */
     if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) {
         /* The completions that hold the buffers came before this one. */
         if (ring->ready.head != RING_NONE && !cancelling) return wait_for_buffer(ring, slot);
@@ -367,8 +320,9 @@ static void uring_pool_return(ring *ring, uint16_t buffer) {
     give_buffer(ring, buffer);
 }
 
-/* The kernel takes a ring down at its leisure, but the caller is about to free what operations write to, and to bind
- * listeners anew: so end everything first. From a foreign thread that is refused, and only the exit below remains. */
+/* The kernel takes a ring down at its leisure, but the caller is about to free what operations write to, and
+ * to bind listeners anew: so end everything first. From a foreign thread that is refused, and only the exit
+ * below remains. */
 static void end_operations(ring *ring) {
     uring *state = ring->state;
     struct io_uring_sqe *entry = state->enabled ? next_entry(state) : NULL;
@@ -388,13 +342,13 @@ static void end_operations(ring *ring) {
 static void uring_close(ring *ring) {
     uring *state = ring->state;
     end_operations(ring);
-    if (state->watch_fd >= 0) close(state->watch_fd);
+    if (state->watch_set >= 0) close(state->watch_set);
     io_uring_queue_exit(&state->ring);
     munmap(state->buffers, state->buffers_bytes);
     free(state);
 }
 
 const ring_driver_calls ring_uring_calls = {
-    .open = uring_open, .close = uring_close, .queue = uring_queue, .cancel = uring_cancel, .forget = uring_forget,
-    .turn = uring_turn, .pool_return = uring_pool_return,
+    .open = uring_open, .close = uring_close, .queue = uring_queue, .cancel = uring_cancel,
+    .forget = uring_forget, .turn = uring_turn, .pool_return = uring_pool_return,
 };

@@ -30,6 +30,8 @@ final class Carrier {
     var offer: Endpoint.Offer?
     var attempt: UInt64 = 0
     var greetedAt: UInt64 = 0
+    /// How long the connect took: about a round trip.
+    var connectNanoseconds: UInt64 = 0
 
     /// HELLO, WELCOME or REFUSE, then early bytes of the session's store: sent before any batch.
     var greeting: [UInt8] = []

@@ -13,7 +13,7 @@ import Wire
 final class ClientHost {
     /// An attempt is abandoned when it is this old.
     static let attemptNanoseconds: UInt64 = 3_000_000_000
-    /// A second HELLO goes out beside an unanswered one after this.
+    /// A second HELLO goes out beside an unanswered one after this, or after three times what the connect took.
     static let greetingNanoseconds: UInt64 = 500_000_000
     static let maximumCandidates = 16
 
@@ -164,14 +164,18 @@ final class ClientHost {
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
         if let error { return hub.lost(carrier, error.description) }
         carrier.state = .connected
+        carrier.connectNanoseconds = hub.now - carrier.openedAt
         hub.armReceive(carrier)
         greetNext()
     }
 
     /// HELLO goes out on one candidate at a time: the newest, unless another's is still fresh.
     private func greetNext() {
-        let freshest = candidates.filter { $0.state == .greeted }.map(\.greetedAt).max()
-        if let freshest, hub.now < freshest + ClientHost.greetingNanoseconds { return }
+        guard needsCarrier else { return }
+        let freshest = candidates.last { $0.state == .greeted }
+        if let freshest, hub.now < freshest.greetedAt + max(ClientHost.greetingNanoseconds, 3 * freshest.connectNanoseconds) {
+            return
+        }
         guard let carrier = candidates.last(where: { $0.state == .connected }) else { return }
         greet(carrier)
     }
@@ -226,7 +230,7 @@ final class ClientHost {
                 return hub.lost(carrier, "the server does not know this session's secret")
             }
         }
-        let replayed = session.endpoint.sent - welcome.received
+        let replayed = session.endpoint.sent - min(session.endpoint.sent, welcome.received)
         do throws(ProtocolFault) {
             try session.endpoint.resume(offer, welcome, now: hub.instant)
         } catch {
@@ -239,12 +243,20 @@ final class ClientHost {
         carrier.state = .established
         if let old = session.carrier { hub.close(old) }
         session.carrier = carrier
-        candidates.removeAll { $0 === carrier }
-        for loser in candidates { hub.close(loser) }
-        candidates = []
+        keepOnlyLaterGreeted(than: carrier)
         noteUp(carrier, isNew: isNew, replayed: replayed)
         hub.markDirty(session)
         hub.armAccept()
+    }
+
+    /// A later HELLO that is under way will take the session over when the server reads it: its carrier must live. All
+    /// others have lost (docs/protocol.md §4.19).
+    private func keepOnlyLaterGreeted(than winner: Carrier) {
+        for loser in candidates where loser !== winner && !(loser.state == .greeted && loser.attempt > winner.attempt) {
+            hub.close(loser)
+        }
+        candidates.removeAll { $0 === winner || $0.state == .closing }
+        for carrier in candidates { if let offer = carrier.offer { session.endpoint.keep(offer) } }
     }
 
     private func refused(_ refusal: Refusal, _ carrier: Carrier) {

@@ -46,12 +46,15 @@ final class Hub {
     var isAccepting = false
     var isDraining = false
     var isStopped = false
+    private var trimmedAt: UInt64 = 0
 
     /// Scratch for the iovecs and the header of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Hub.iovecMaximum)
     let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
 
     static let iovecMaximum = 256
+    /// Free memory that stays committed: touching a fresh slab costs more than filling it.
+    static let spareByteCount = 32 << 20
     /// Bytes of one send on a carrier.
     static let batchByteCount = 512 << 10
     /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.
@@ -133,8 +136,16 @@ final class Hub {
             flush()
             while let token = timers.takeExpired(now: now) { handleTimer(token) }
             flush()
+            trim()
         }
         return .finished
+    }
+
+    /// Memory that a burst needed goes back to the system, a little at a time.
+    private func trim() {
+        guard now > trimmedAt + 1_000_000_000 else { return }
+        trimmedAt = now
+        if arena_committed(arena) > arena_used(arena) + Hub.spareByteCount { arena_trim(arena, Hub.spareByteCount / 2) }
     }
 
     /// Everybody who has work gets one send under way.

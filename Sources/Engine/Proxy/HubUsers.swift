@@ -10,6 +10,8 @@ extension Hub {
     static let poolCount = 128
     /// A hot socket whose receive brings less than this is cold again.
     static let coldBelow = 2048
+    /// A slab less a frame's header: with it, the bytes fill one receive of the peer, not one and a few bytes more.
+    static let directByteCount = Int(SLAB_BYTES) - 64
     /// Room that a slab must have for another receive.
     static let slabRoomMinimum = 64 << 10
     /// Pieces shorter than this are copied into the store, longer ones referenced.
@@ -69,7 +71,7 @@ extension Hub {
             let memory = block + user.pointee.filled
             user.pointee.armedAt = now
             let token = Operation.userReceive.token(index, user.pointee.generation)
-            guard loop.receive(user.pointee.fd, memory, Int(SLAB_BYTES) - user.pointee.filled, token) else {
+            guard loop.receive(user.pointee.fd, memory, Hub.directByteCount - user.pointee.filled, token) else {
                 return retryLater(index)
             }
         } else {
@@ -101,7 +103,7 @@ extension Hub {
     private func slab(for user: UnsafeMutablePointer<UserSocket>) -> UnsafeMutableRawPointer? {
         if let block = user.pointee.block {
             if arena_references(arena, block) == 1 { user.pointee.filled = 0 }
-            if Int(SLAB_BYTES) - user.pointee.filled >= Hub.slabRoomMinimum { return block }
+            if Hub.directByteCount - user.pointee.filled >= Hub.slabRoomMinimum { return block }
             arena_release(arena, block)
         }
         user.pointee.block = arena_slab(arena)

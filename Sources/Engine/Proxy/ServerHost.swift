@@ -21,6 +21,8 @@ final class ServerHost {
     private var originAddresses: [Address]
     private var isLookingUp = false
     private var grantedByteCount = 0
+    private var unreachedCount = 0
+    private var unreachedToldAt: UInt64 = 0
 
     /// `originAddresses`: as resolved at the start, possibly none.
     init(_ hub: Hub, origin: HostPort, originAddresses: [Address]) {
@@ -153,9 +155,6 @@ final class ServerHost {
             "unacknowledged": "\(session.endpoint.retainedByteCount)", "streams": "\(session.endpoint.streamCount)",
             "held-for": "\(hub.configuration.holdSeconds)s"])
         hub.detach(session)
-        if session.endpoint.received == 0 {
-            return remove(session)  // Nothing was ever said in it; its client will ask for a new one.
-        }
         hub.timers.add(Operation.sessionHold.token(session.index, session.generation),
                        at: hub.now + UInt64(hub.configuration.holdSeconds) * 1_000_000_000)
     }
@@ -168,20 +167,18 @@ final class ServerHost {
         hub.log.warning("session expired", metadata: [
             "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
             "reason": "no carrier for \(hub.configuration.holdSeconds)s"])
-        remove(session)
+        hub.discard(session)
     }
 
-    /// The session that has been without a carrier for longest gives way to a new one.
+    /// A session without a carrier gives way to a new one: one in which nothing was ever said before one that was used,
+    /// then the one that has been alone for longest.
     private func evictOne() {
         let detached = hub.sessions.all.filter { $0.detachedAt != nil }
-        guard let oldest = detached.min(by: { $0.detachedAt! < $1.detachedAt! }) else { return }
+        let unused = detached.filter { $0.endpoint.received == 0 }
+        guard let oldest = (unused.isEmpty ? detached : unused).min(by: { $0.detachedAt! < $1.detachedAt! }) else { return }
         hub.log.warning("session evicted", metadata: [
             "session": "\(oldest.name)", "reason": "too many sessions", "limit": "\(hub.configuration.maximumSessions)"])
-        remove(oldest)
-    }
-
-    private func remove(_ session: SessionHost) {
-        hub.discard(session)
+        hub.discard(oldest)
     }
 
     /// Called for every session that ends, whatever the reason.
@@ -275,12 +272,21 @@ final class ServerHost {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
         default: .unreachable
         }
-        hub.log.warning("origin not reached", metadata: [
-            "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)",
-            "hint": "is the user's server running? the user's connection was reset"])
+        noteOrigin(error, session)
         session.endpoint.reset(user.pointee.slot, code)
         hub.markDirty(session)
         hub.close(index, abort: true)
+    }
+
+    /// One line a second at most: a thousand users of a dead origin are one piece of news.
+    private func noteOrigin(_ error: SystemError, _ session: SessionHost) {
+        unreachedCount += 1
+        guard hub.now > unreachedToldAt + 1_000_000_000 else { return }
+        hub.log.warning("origin not reached", metadata: [
+            "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)", "times": "\(unreachedCount)",
+            "hint": "is the user's server running? the user's connection was reset"])
+        unreachedToldAt = hub.now
+        unreachedCount = 0
     }
 
     /// A name may have moved: look it up again in the background; the next dial uses the answer.

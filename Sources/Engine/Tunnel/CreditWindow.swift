@@ -13,6 +13,8 @@ struct CreditWindow {
     private var grantedAt: Instant
 
     static let minimum: UInt64 = 64 << 10
+    /// Both ends must also be scheduled: on a faster path than this, processes and not the path are the delay.
+    static let roundTripMinimum = Interval.microseconds(250)
 
     init(initial: UInt64, now: Instant) {
         limit = initial
@@ -26,7 +28,7 @@ struct CreditWindow {
         let useful = min(size, max(ceiling, CreditWindow.minimum))
         let wanted = min(consumed + useful, Specification.offsetMaximum)
         guard wanted > target, wanted - limit >= useful / 2 else { return false }
-        if now.since(grantedAt) < roundTrip * 2, size * 2 <= ceiling { size *= 2 }
+        if now.since(grantedAt) < max(roundTrip, CreditWindow.roundTripMinimum) * 2, size * 2 <= ceiling { size *= 2 }
         target = max(target, min(consumed + min(size, max(ceiling, CreditWindow.minimum)), Specification.offsetMaximum))
         grantedAt = now
         return true

@@ -62,11 +62,16 @@ public struct Endpoint: ~Copyable {
 
     // The peer's bytes.
     public internal(set) var received: UInt64 = 0
+    /// `received` when the last arrival had been read.
+    var heardReceived: UInt64 = 0
     var delivered = Reading.betweenFrames
     var reception = Reception(position: 0, reading: .betweenFrames)
     var dataReceived: UInt64 = 0
     var dataConsumed: UInt64 = 0
+    /// What the peer may send: the largest limit that it may know, also from a HELLO that perhaps never arrived.
     var announcedDataLimit: UInt64 = 0
+    /// The limit in the last acknowledgment: what it does know once that arrives.
+    var toldDataLimit: UInt64 = 0
     var nextPeerID: UInt64
 
     // State of this moment, told with the next batch.
@@ -98,9 +103,10 @@ public struct Endpoint: ~Copyable {
     // MARK: What the owner wants
 
     public var streamCount: Int { table.count }
+    /// Before the peer has told its limit, no more than every peer takes.
     public var canOpen: Bool {
-        table.count < limits.streams && (!isEstablished || UInt64(table.count) < peerMaximumStreams)
-            && nextOwnID + 2 < Specification.offsetMaximum
+        UInt64(table.count) < (isEstablished ? peerMaximumStreams : UInt64(Endpoint.streamSlack)) &&
+        table.count < limits.streams && nextOwnID + 2 < Specification.offsetMaximum
     }
 
     /// Opens a stream; costs no round trip, also without a carrier. `canOpen` must hold.
@@ -173,6 +179,9 @@ public struct Endpoint: ~Copyable {
     /// Credit covers all bytes that wait.
     public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
 
+    /// Payload bytes that the peer has sent, or begun to send, and no user has taken: never above `Limits.received`.
+    public var unconsumedByteCount: Int { Int(dataReceived - dataConsumed) }
+
     /// Ends the session with the next batch.
     public mutating func close(_ code: CloseCode, _ reason: StaticString) {
         owedClose = (code, reason)
@@ -222,6 +231,9 @@ public struct Endpoint: ~Copyable {
 
     mutating func consumeAll(_ slot: StreamSlot) {
         let held = table[slot].receive.held
+        #if CANARIES
+        if Canary.selected == .creditLeak { return }
+        #endif
         dataConsumed += held
         announceIfUseful()
     }
@@ -236,7 +248,7 @@ public struct Endpoint: ~Copyable {
     /// The session's limit moved far enough to tell the peer at once: it may be blocked.
     mutating func announceIfUseful() {
         let limit = dataConsumed + UInt64(limits.received)
-        if limit > announcedDataLimit, limit - announcedDataLimit >= UInt64(limits.received / 4) {
+        if limit > toldDataLimit, limit - toldDataLimit >= UInt64(limits.received / 4) {
             acknowledgmentDue = Instant(nanoseconds: 0)
         }
     }
@@ -253,7 +265,4 @@ public struct Endpoint: ~Copyable {
         precondition(dataConsumed <= dataReceived && dataReceived <= announcedDataLimit, "receive counts out of order")
         precondition(acknowledgedToPeer <= received, "acknowledged bytes that did not arrive")
     }
-}
-extension Endpoint {
-    public var debugState: String { "dataReceived \(dataReceived) dataConsumed \(dataConsumed) announced \(announcedDataLimit) dataSent \(dataSent) peerLimit \(peerDataLimit)" }
 }

@@ -43,7 +43,8 @@ extension Endpoint {
 
     /// After each arrival, when all of it has been read.
     public mutating func heard(now: Instant) {
-        liveness.heard(isDue: handed > acknowledged, now: now)
+        liveness.heard(isDue: handed > acknowledged, isActive: received > heardReceived, now: now)
+        heardReceived = received
     }
 
     private mutating func receive(_ frame: Frame, _ count: Int, _ now: Instant) throws(ProtocolFault) -> Received? {
@@ -51,7 +52,7 @@ extension Endpoint {
         let end = reception.position + UInt64(count)
         reception.position = end
         let isRepeated = end <= received
-        guard isRepeated || end - UInt64(count) == received else {
+        guard isRepeated || end - UInt64(count) == received && delivered.payloadRemaining == 0 else {
             throw ProtocolFault("a replay does not match what it replays")
         }
         if !isRepeated {
@@ -94,9 +95,14 @@ extension Endpoint {
         offset += count
         reception.position = end
         reception.reading.payloadRemaining -= count
+        #if CANARIES
+        if Canary.selected == .noDedupe, fresh == 0, let slot = table.find(reception.reading.stream) {
+            return .payload(table[slot].owner, (offset - count)..<offset)
+        }
+        #endif
         guard fresh > 0 else { return nil }
-        guard end - UInt64(fresh) == received,
-              fresh <= delivered.payloadRemaining, delivered.stream == reception.reading.stream else {
+        guard end - UInt64(fresh) == received, delivered.stream == reception.reading.stream,
+              delivered.payloadRemaining == reception.reading.payloadRemaining + fresh else {
             throw ProtocolFault("a replay does not match what it replays")
         }
         received = end
@@ -112,17 +118,29 @@ extension Endpoint {
             return try receiveOpen(id, target, sendCredit, receiveCredit, now)
         case .fin(let id, let finalSize):
             guard let slot = try find(id), !table[slot].pending.contains(.reset) else { return nil }
+            #if CANARIES
+            if Canary.selected == .lostFin, epoch > 1 { return nil }
+            #endif
             try table[slot].receive.receiveFin(finalSize: finalSize)
             return .finished(table[slot].owner)
         case .reset(let id, let code):
             guard let slot = try find(id) else { return nil }
             let owner = table[slot].owner
+            #if CANARIES
+            if Canary.selected == .resetAsFin, owner != .max, table[slot].receive.isOpen {
+                try table[slot].receive.receiveFin(finalSize: table[slot].receive.received)
+                return .finished(owner)
+            }
+            #endif
             if !table[slot].pending.contains(.reset) { consumeAll(slot) }
             scheduler.forget(slot, &table)
             table.remove(slot)
             return owner == .max ? nil : .reset(owner, code)
         case .streamCredit(let id, let limit):
             guard let slot = try find(id) else { return nil }
+            #if CANARIES
+            if Canary.selected == .relativeCredit { table[slot].send.raise(limit: limit + table[slot].send.limit) }
+            #endif
             table[slot].send.raise(limit: limit)
             if table[slot].send.hasWork { scheduler.ready(slot, &table) }
             return nil
@@ -139,7 +157,7 @@ extension Endpoint {
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
         }
-        guard table.count < limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
+        guard table.count < 2 * limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
         let isRefused = table.count >= limits.streams
         let slot = table.insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
@@ -151,12 +169,17 @@ extension Endpoint {
         return .opened(slot, target: target)
     }
 
-    /// Streams that a peer may open beyond the limit, because it learns late that others ended: each is reset.
+    /// A peer may open streams beyond the limit, because it does not know the limit yet or because streams that it has
+    /// ended live on here until their users have read all. Each is reset; so many of them and as many again as the
+    /// limit are no fault.
     static let streamSlack = 1024
 
     /// Nil for a stream that is gone; a fault for one that never was.
     private func find(_ id: UInt64) throws(ProtocolFault) -> StreamSlot? {
-        if let slot = table.find(id) { return slot }
+        if let slot = table.find(id) {
+            guard !table[slot].pending.contains(.open) else { throw ProtocolFault("a frame for a stream that was never opened") }
+            return slot
+        }
         let bound = id & 1 == nextOwnID & 1 ? nextOwnID : nextPeerID
         guard id < bound else { throw ProtocolFault("a frame for a stream that was never opened") }
         return nil

@@ -23,9 +23,15 @@ extension Endpoint {
         return (offer, announceDataLimit())
     }
 
-    /// Client: no carrier with an open HELLO is left.
+    /// Client: another carrier won, but the HELLO with this offer is still under way and may win later.
+    public mutating func keep(_ offer: Offer) {
+        acknowledgmentCeiling = min(acknowledgmentCeiling, offer.received)
+    }
+
+    /// Client: no carrier with an open HELLO is left. What was held back on the old one is due.
     public mutating func withdrawOffers() {
         acknowledgmentCeiling = .max
+        if acknowledgedToPeer < received { acknowledgmentDue = Instant(nanoseconds: 0) }
     }
 
     /// Client: the WELCOME of a carrier whose HELLO made `offer`. A fault: the server's offsets cannot be true; the
@@ -62,21 +68,25 @@ extension Endpoint {
         let skip = min(UInt64(hello.earlyByteCount), received - hello.replay)
         attach(peerReceived: hello.received, cursor: hello.received, dataLimit: hello.dataLimit,
                Reception(position: received - skip, reading: delivered, skip: skip), now)
+        #if CANARIES
+        if Canary.selected == .earlySkip, skip > 0 { reception.skip += 1 }
+        #endif
         return (received, announceDataLimit())
     }
 
     /// The carrier is gone; everything that it had not acknowledged will be replayed.
     public mutating func carrierLost() {
         isAttached = false
-        isBatchOut = false
-        controlBytes = ControlBytes()
-        owedPong = nil
+        forgetControl()
     }
 
     private mutating func attach(peerReceived: UInt64, cursor newCursor: UInt64, dataLimit: UInt64,
                                  _ newReception: Reception, _ now: Instant) {
         acknowledged = peerReceived
         cursor = newCursor
+        #if CANARIES
+        if Canary.selected == .wrongReplay, cursor < handed { cursor += 1 }
+        #endif
         handed = max(handed, cursor)
         borders.removeThrough(acknowledged)
         peerDataLimit = max(peerDataLimit, dataLimit)
@@ -84,10 +94,16 @@ extension Endpoint {
         acknowledgedToPeer = min(acknowledgedToPeer, received)
         acknowledgmentCeiling = .max
         acknowledgmentDue = now
+        forgetControl()
+        liveness.carrierAttached(now: now)
+        isAttached = true
+    }
+
+    /// What was encoded for a carrier dies with it; a CLOSE that was not all handed over is owed again.
+    private mutating func forgetControl() {
+        if !controlBytes.range.isEmpty { closeIsEncoded = false }
         controlBytes = ControlBytes()
         isBatchOut = false
         owedPong = nil
-        liveness.carrierAttached(now: now)
-        isAttached = true
     }
 }

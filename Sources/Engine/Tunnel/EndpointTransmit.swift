@@ -42,12 +42,10 @@ extension Endpoint {
     /// Gives the next frame its place and writes its header. Nil: nobody has anything that may be sent now.
     /// `payloadMaximum` ≥ 1 bounds the payload.
     public mutating func nextFrame(into header: UnsafeMutableRawBufferPointer, payloadMaximum: Int) -> SequencedFrame? {
-        guard isEstablished, owedClose == nil else { return nil }
+        guard isEstablished, owedClose == nil,
+              retainedByteCount < limits.retained + Endpoint.controlReserve else { return nil }
         var writer = ByteWriter(header)
-        if scheduler.hasControl {
-            guard retainedByteCount < limits.retained + Endpoint.controlReserve else { return nil }
-            return nextControlFrame(&writer)
-        }
+        if scheduler.hasControl { return nextControlFrame(&writer) }
         while scheduler.hasData {
             let slot = scheduler.nextData(&table)
             if table[slot].send.owesFin { return finFrame(slot, &writer) }
@@ -132,6 +130,9 @@ extension Endpoint {
         if controlBytes.range.isEmpty, owesControl(now) || (sent > cursor && acknowledgedToPeer < received) {
             controlBytes.range = 0..<encodeControl(control, now)
             controlBytes.offset = sent == cursor ? sent : borders.first(from: cursor) ?? sent
+            #if CANARIES
+            if Canary.selected == .controlInsideFrame { controlBytes.offset = cursor }
+            #endif
         }
         let batch: Batch
         if controlBytes.range.isEmpty {
@@ -160,7 +161,13 @@ extension Endpoint {
     private mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
         var writer = ByteWriter(buffer)
         acknowledgedToPeer = min(received, acknowledgmentCeiling)
-        writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: announceDataLimit())
+        toldDataLimit = announceDataLimit()
+        #if CANARIES
+        let early = Canary.selected == .earlyAcknowledgment ? UInt64(delivered.payloadRemaining) : 0
+        writer.appendAcknowledgment(offset: acknowledgedToPeer + early, dataLimit: toldDataLimit)
+        #else
+        writer.appendAcknowledgment(offset: acknowledgedToPeer, dataLimit: toldDataLimit)
+        #endif
         acknowledgmentDue = .never
         if let token = owedPong {
             writer.appendPong(token: token)

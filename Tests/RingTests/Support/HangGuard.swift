@@ -1,7 +1,7 @@
 import Glibc
 
-/// A lost completion shows as a test that waits for ever. When rings are open and none has been opened or closed for
-/// two minutes, the process says so and ends.
+/// A lost completion shows as a test that waits for ever. When rings are open and none has been opened or
+/// closed for two minutes, the process says so and ends.
 final class HangGuard: @unchecked Sendable {
     static let shared = HangGuard()
 

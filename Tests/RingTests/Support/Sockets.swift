@@ -39,7 +39,7 @@ final class Socket {
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, 4)
     }
 
-    /// Straight from the kernel, past the ring. Waits up to two seconds for the first byte; empty: end of stream.
+    /// Straight from the kernel, past the ring. Waits up to two seconds for a byte; empty: end of stream.
     func plainReceive(_ count: Int = 65536) throws -> [UInt8] {
         var state = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
         try #require(poll(&state, 1, 2000) == 1, "nothing came")

@@ -10,7 +10,7 @@ enum Driver: CaseIterable, CustomTestStringConvertible {
     var name: ring_driver { self == .uring ? RING_DRIVER_URING : RING_DRIVER_EPOLL }
     var testDescription: String { self == .uring ? "io_uring" : "epoll" }
 
-    /// io_uring drops out only where the system call itself is refused; wherever it is allowed, the driver has to work.
+    /// io_uring drops out only where the system call itself is refused; where it is allowed, it has to work.
     static let here: [Driver] = uringIsAllowed ? allCases : [.epoll]
 
     static let uringIsAllowed: Bool = {
@@ -28,6 +28,7 @@ final class TestRing {
     private var isOpen = true
 
     init(_ driver: Driver, entries: UInt32 = 64, poolCount: UInt32 = 16, poolBytes: UInt32 = 1024) throws {
+        _ = Socket.descriptorLimit   // Raised to what the machine allows: tests run beside each other.
         var options = ring_options(
             driver: driver.name, entries: entries, pool_count: poolCount, pool_bytes: poolBytes)
         var opened: OpaquePointer?
@@ -49,7 +50,9 @@ final class TestRing {
 
     // MARK: Operations
 
-    func accept(_ listener: Socket, _ token: UInt64) { submitted(ring_accept(ring, listener.fd, token), token) }
+    func accept(_ listener: Socket, _ token: UInt64) {
+        submitted(ring_accept(ring, listener.fd, token), token)
+    }
 
     func connect(_ socket: Socket, to address: sockaddr_in, _ token: UInt64) {
         var address = address
@@ -80,7 +83,11 @@ final class TestRing {
     }
 
     func readable(_ fd: Int32, _ token: UInt64) { submitted(ring_readable(ring, fd, token), token) }
-    func watchHangup(_ socket: Socket, _ token: UInt64) { submitted(ring_watch_hangup(ring, socket.fd, token), token) }
+
+    func watchHangup(_ socket: Socket, _ token: UInt64) {
+        submitted(ring_watch_hangup(ring, socket.fd, token), token)
+    }
+
     func cancel(_ socket: Socket) { #expect(ring_cancel(ring, socket.fd) == 0) }
     func forget(_ socket: Socket) { ring_forget(ring, socket.fd) }
     var inFlight: Int { ring_in_flight(ring) }
@@ -100,7 +107,8 @@ final class TestRing {
         completions.removeLast(capacity - Int(max(count, 0)))
         for completion in completions {
             held[completion.token] = nil
-            #expect(expected.remove(completion.token) != nil, "token \(completion.token) completed unasked or twice")
+            let wasExpected = expected.remove(completion.token) != nil
+            #expect(wasExpected, "token \(completion.token) completed unasked or twice")
         }
         return completions
     }
@@ -111,7 +119,7 @@ final class TestRing {
         let deadline = Clock.now + seconds * 1_000_000_000
         while found.count < count {
             let remaining = deadline - Clock.now
-            try #require(remaining > 0, "\(found.count) of \(count) completions came; missing \(expected.prefix(8))")
+            try #require(remaining > 0, "\(found.count) of \(count) came; missing \(expected.prefix(8))")
             for completion in wait(nanoseconds: remaining) { found[completion.token] = completion }
         }
         return found

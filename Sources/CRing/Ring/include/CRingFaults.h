@@ -1,9 +1,10 @@
 /*
- * Faults on purpose, for tests. Only debug builds carry them (RING_FAULTS); a release build does not define these
- * functions. A rule strikes operations by their number, counted per kind from 1 on, in the order they are queued.
+ * Faults on purpose, for tests. Only debug builds carry them (RING_FAULTS); a release build does not define
+ * these functions. A rule strikes operations by their number, counted per kind from 1 on, in the order they
+ * are queued.
  *
- * A failed operation never reaches the kernel; a shortened one asks the kernel for fewer bytes, and so moves what it
- * says. Rules for `ring` = NULL go to the next ring that the calling thread opens.
+ * A failed operation never reaches the kernel; a shortened one asks the kernel for fewer bytes, and so moves
+ * what it says. Rules for `ring` = NULL go to the next ring that the calling thread opens.
  */
 #ifndef CRING_FAULTS_H
 #define CRING_FAULTS_H
@@ -15,7 +16,7 @@
 typedef enum {
     RING_FAULT_ACCEPT, RING_FAULT_CONNECT, RING_FAULT_RECEIVE, RING_FAULT_RECEIVE_POOLED, RING_FAULT_SEND,
     RING_FAULT_READABLE, RING_FAULT_WATCH_HANGUP,
-    RING_FAULT_QUEUE,          /* Any verb that queues: it returns the error itself and no completion comes. */
+    RING_FAULT_QUEUE,          /* Any verb that queues: it returns the error, no completion comes. */
     RING_FAULT_WAIT,           /* ring_wait returns the error and does nothing. */
     RING_FAULT_KINDS
 } ring_fault_kind;

@@ -1,6 +1,6 @@
 /*
- * Test support: system calls refused on one thread, as a container's filter refuses them for a process. The filter ends
- * with the thread; programs started from the thread inherit it.
+ * Test support: system calls refused on one thread, as a container's filter refuses them for a process. The
+ * filter ends with the thread; programs started from the thread inherit it.
  */
 #ifndef CSECCOMP_H
 #define CSECCOMP_H

@@ -1,0 +1,33 @@
+#if CANARIES
+/// Deliberate defects, for the proof that the simulator sees them (Tests/Simulation/canaries). Nothing of them is in a
+/// build without the flag.
+public enum Canary: Int, CaseIterable, Sendable {
+    /// Replayed payload is passed on again.
+    case noDedupe = 1
+    /// A DATA frame is acknowledged when its header has arrived.
+    case earlyAcknowledgment
+    /// FIN is forgotten once the session has changed its carrier.
+    case lostFin
+    /// The replay starts one byte late.
+    case wrongReplay
+    /// An older attempt may displace a newer one (in the simulation's server).
+    case olderAttempt
+    /// Stored bytes go home when they are sent (in the simulation's store).
+    case earlyRelease
+    /// One byte more of an early replay is dropped.
+    case earlySkip
+    /// Control bytes stand where the cursor is.
+    case controlInsideFrame
+    /// The session's credit of a reset stream is never given back.
+    case creditLeak
+    /// RESET looks like FIN.
+    case resetAsFin
+    /// A credit frame is added to the limit, not taken as the limit.
+    case relativeCredit
+    /// Silence is never suspicious.
+    case noSuspicion
+
+    /// Set once, before anything runs.
+    nonisolated(unsafe) public static var selected: Canary?
+}
+#endif
