@@ -13,8 +13,9 @@ struct CreditWindow {
     private var grantedAt: Instant
 
     static let minimum: UInt64 = 64 << 10
-    /// Both ends must also be scheduled: on a faster path than this, processes and not the path are the delay.
-    static let roundTripMinimum = Interval.microseconds(250)
+    /// Both ends must also be scheduled: on a faster path than this, processes and not the path are the delay. Smaller
+    /// windows cost more wake-ups (measured on loopback: 1.2 CPU s/GiB with 250 µs, 1.0 with 2 ms).
+    static let roundTripMinimum = Interval.milliseconds(2)
 
     init(initial: UInt64, now: Instant) {
         limit = initial

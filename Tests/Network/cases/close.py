@@ -212,11 +212,18 @@ def matrix(fault_name):
     def story(context):
         fault = FAULTS[fault_name] if fault_name else None
         lab = context.lab()
-        clock = Clock()
-        direct = all_cells(["without"], clock)
-        execute(context, lab, context.path(lab, ORIGIN_PORT, kind="direct"), direct, clock)
-        measure = {cell.key: cell.seen for cell in direct}
-        check_measure(measure)
+        # The measure is taken anew when the machine was too busy for it; tele's own cells get one try.
+        for tries_left in (2, 1, 0):
+            clock = Clock()
+            direct = all_cells(["without"], clock)
+            execute(context, lab, context.path(lab, ORIGIN_PORT, kind="direct"), direct, clock)
+            measure = {cell.key: cell.seen for cell in direct}
+            try:
+                check_measure(measure)
+                break
+            except Failure:
+                if not tries_left:
+                    raise
 
         clock = Clock()
         cells = all_cells(["without"] if fault is None else ["before", "during", "after"], clock)
