@@ -31,7 +31,8 @@ extension World {
     }
 
     func liarOpened(_ session: Session, _ slot: StreamSlot, _ target: UInt64) {
-        if target < UInt64(plan.streamCount), users[userIndex(StreamOwner(target), session.side)].state == .absent {
+        if target < UInt64(plan.streamCount), opener(of: Int(target)) != session.side,
+           users[userIndex(StreamOwner(target), session.side)].state == .absent {
             let user = userIndex(StreamOwner(target), session.side)
             session.endpoint.adopt(slot, owner: StreamOwner(target))
             begin(user, session, slot)

@@ -28,7 +28,7 @@ extension World {
             session.secret = Octets32(chance.next(), chance.next(), chance.next(), chance.next())
             server.sessions.append(session)
         } else {
-            guard let known = server.sessions.first(where: { $0.identity == hello.identity }),
+            guard let known = server.sessions.first(where: { $0.identity == hello.identity && !$0.isOver }),
                   hello.proof == Proof.of(hello, secret: known.secret) else {
                 return refuse(end, .sessionUnknown)
             }

@@ -152,8 +152,7 @@ extension World {
             case .reset(let owner, let code): userWasReset(session, owner, code)
             case .closed(let code, _):
                 require(plan.closes && code == .done || plan.liar != nil, "a session was closed that nobody closed")
-                end.inbound.removeAll()
-                return endSession(session)
+                return session.side == .client ? loseClientSession() : endSession(session)
             }
         }
         session.endpoint.heard(now: now)

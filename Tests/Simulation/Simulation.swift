@@ -140,10 +140,12 @@ extension World {
 
     /// The end of both processes.
     func putAway() {
+        for candidate in client.candidates { close(candidate, orderly: false) }
         for session in sessions where !session.isOver { endSession(session) }
-        // The last sends come home.
-        var patience = 10_000
-        while sessions.contains(where: { !$0.sending.isEmpty }), failure == nil, patience > 0, step() { patience -= 1 }
+        // The last sends come home; nothing else happens any more.
+        while sessions.contains(where: { !$0.sending.isEmpty }), let event = calendar.next() {
+            if event.kind == .complete { complete(ends[Int(event.subject)]) }
+        }
     }
 
     /// After a failure nothing can be trusted, and the arenas must serve the next run.

@@ -217,7 +217,7 @@ extension World {
     func userReceived(_ session: Session, _ owner: StreamOwner, _ bytes: UnsafeRawBufferPointer) {
         let user = userIndex(owner, session.side)
         guard users[user].state == .open, users[user].session == session.number else {
-            return require(false, "bytes for a stream that has ended")
+            return require(false, "bytes for stream \(owner) at \(session.side), which is \(users[user].state)")
         }
         if plan.liar == nil {
             require(!users[user].hasFin, "bytes behind FIN")
@@ -255,7 +255,7 @@ extension World {
     func userWasReset(_ session: Session, _ owner: StreamOwner, _ code: ResetCode) {
         let user = userIndex(owner, session.side)
         guard users[user].state == .open, users[user].session == session.number else {
-            return require(false, "RESET for a stream that has ended")
+            return require(false, "RESET for stream \(owner) at \(session.side), which is \(users[user].state)")
         }
         let wasRefused = code == .tooMany && users[user ^ 1].state == .absent
             && plan.limits[session.side.other.rawValue].streams < 100
