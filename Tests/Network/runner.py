@@ -69,6 +69,8 @@ class Job:
     driver: str | None
     round: int = 1
     expect: str | None = None
+    #: How often it may be tried again, alone, when it failed beside others.
+    again: int = 0
 
     @property
     def title(self):
@@ -120,8 +122,16 @@ class Runner:
         self.changed = threading.Condition()
         self.printing = threading.Lock()
         self.passed = self.failed = self.skipped = 0
+        self.retries = []
 
     def run(self, jobs):
+        """All of them, several at a time; then, one by one, those that failed and may be tried again."""
+        self._run(jobs)
+        while self.retries and not self.stopping.is_set():
+            self._run([self.retries.pop(0)])
+        return self.failed == 0
+
+    def _run(self, jobs):
         threads = []
         waiting = list(jobs)
         while waiting and not self.stopping.is_set():
@@ -138,7 +148,6 @@ class Runner:
             threads.append(thread)
         while any(thread.is_alive() for thread in threads) and not self.stopping.is_set():
             self.stopping.wait(0.1)
-        return self.failed == 0
 
     def _share(self, job):
         return min(job.case.weight, self.capacity)
@@ -204,6 +213,10 @@ class Runner:
 
     def _report(self, verdict, job, seconds, text, context):
         with self.printing:
+            if verdict == "FAIL" and job.again > 0:
+                verdict = "AGAIN"
+                job.again -= 1
+                self.retries.append(job)
             self.passed += verdict == "PASS"
             self.failed += verdict == "FAIL"
             self.skipped += verdict == "SKIP"
