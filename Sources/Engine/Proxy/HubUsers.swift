@@ -63,11 +63,7 @@ extension Hub {
             session.readBlocked.append(index)
             return
         }
-        if user.pointee.flags.contains(.starved), let page = arena_page(arena) {
-            user.pointee.block = page
-            let token = Operation.userReceive.token(index, user.pointee.generation)
-            guard loop.receive(user.pointee.fd, page, Int(PAGE_BYTES), token) else { return retryLater(index) }
-        } else if user.pointee.flags.contains(.hot), let block = slab(for: user) {
+        if user.pointee.flags.contains(.hot), let block = slab(for: user) {
             let memory = block + user.pointee.filled
             user.pointee.armedAt = now
             let token = Operation.userReceive.token(index, user.pointee.generation)
@@ -121,9 +117,6 @@ extension Hub {
             if let pooled {
                 failed = queue_append_copy(&user.pointee.inbound, arena, loop.poolBytes(pooled), count)
                 if count == Hub.poolByteCount { becomeHot(index, user) }
-            } else if user.pointee.flags.contains(.starved) {
-                failed = queue_append_copy(&user.pointee.inbound, arena, user.pointee.block, count)
-                releaseBlock(user)
             } else {
                 failed = queue_append_block(&user.pointee.inbound, arena, user.pointee.block! + user.pointee.filled, count)
                 user.pointee.filled += count
@@ -149,7 +142,6 @@ extension Hub {
             let error = SystemError(-result)
             if error.code == ECANCELED || error.code == ENOBUFS || error.code == EAGAIN || error.code == EINTR {
                 becomeCold(index, user)
-                if error.code == ENOBUFS { user.pointee.flags.insert(.starved) }
                 armReceive(index)
             } else {
                 userReset(index, user, session)
@@ -176,7 +168,6 @@ extension Hub {
         guard let block = user.pointee.block, !user.pointee.flags.contains(.receiveSubmitted) else { return }
         arena_release(arena, block)
         user.pointee.block = nil
-        user.pointee.flags.remove(.starved)
     }
 
     /// Hot sockets that have gone quiet give their slabs back: an idle stream holds no buffer. Also wakes readers that

@@ -37,8 +37,6 @@ struct UserSocket {
         static let readBlocked = Flags(rawValue: 1 << 14)
         /// Bytes come fast: receive into a slab of its own.
         static let hot = Flags(rawValue: 1 << 15)
-        /// The pool was empty when bytes came: the next receive goes into a page of its own, lest others stay first.
-        static let starved = Flags(rawValue: 1 << 16)
 
         static let inFlight: Flags = [.receiveSubmitted, .sendSubmitted, .watchSubmitted, .connectSubmitted]
     }

@@ -3,7 +3,8 @@
 ///
 /// A stream that gets something to send enters the sparse list with one quantum. When the quantum is used up it
 /// stands with the bulk. A sparse stream that runs dry while others wait goes behind the bulk once before it leaves,
-/// so that nobody stays sparse by sending often.
+/// so that nobody stays sparse by sending often; one that was blocked comes back behind the bulk, so that nobody stays
+/// sparse by having little credit.
 struct Scheduler {
     /// Bytes that a stream may send before it is another's turn.
     static let quantum: Int32 = 64 << 10
@@ -42,19 +43,26 @@ struct Scheduler {
 
     mutating func ready(_ slot: StreamSlot, _ table: inout StreamTable) {
         guard table[slot].place == .none else { return }
-        table[slot].deficit = Scheduler.quantum
-        append(slot, .sparse, &table)
+        if table[slot].wasBlocked {
+            table[slot].wasBlocked = false
+            append(slot, .bulk, &table)
+        } else {
+            table[slot].deficit = Scheduler.quantum
+            append(slot, .sparse, &table)
+        }
     }
 
-    /// The stream whose turn it was has nothing more to send, or is blocked.
+    /// The stream whose turn it was has nothing more to send.
     mutating func ranDry(_ slot: StreamSlot, _ table: inout StreamTable) {
         let wasSparse = table[slot].place == .sparse
         remove(slot, &table)
         if wasSparse && !bulk.isEmpty { append(slot, .bulk, &table) }
     }
 
+    /// The stream whose turn it was has more to send than its credit covers: `ready` follows new credit.
     mutating func blocked(_ slot: StreamSlot, _ table: inout StreamTable) {
         remove(slot, &table)
+        table[slot].wasBlocked = true
     }
 
     mutating func addControl(_ slot: StreamSlot, _ table: inout StreamTable) {

@@ -29,6 +29,8 @@ struct Stream {
     enum Place: UInt8 { case none, sparse, bulk }
     var place: Place = .none
     var deficit: Int32 = 0
+    /// It left the lists for want of credit.
+    var wasBlocked = false
     var dataNext = StreamTable.none
     var dataPrevious = StreamTable.none
     var isInControl = false
