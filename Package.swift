@@ -44,7 +44,7 @@ let package = Package(
         .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
                 exclude: ["canaries"], swiftSettings: swift),
         tests("SimulationTests", of: ["Simulation", "Tunnel"]),
-        .executableTarget(name: "tele-simulate", dependencies: ["Simulation"], path: "Tests/SimulateCommand",
+        .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",
                           swiftSettings: swift),
         tests("CommandTests", of: ["tele", "tele-stand-in", "Proxy", "Loop",
                                    .product(name: "Logging", package: "swift-log")]),
