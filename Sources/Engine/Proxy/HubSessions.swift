@@ -120,8 +120,8 @@ extension Hub {
     func detach(_ session: SessionHost) {
         session.endpoint.carrierLost()
         session.carrier = nil
+        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? now
         session.suspectedAt = nil
-        session.detachedAt = session.detachedAt ?? now
         markDirty(session)
         // More may be held now than while the carrier worked.
         timers.add(Operation.sweep.token(), at: now)
