@@ -20,8 +20,9 @@ let package = Package(
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
+        layer("Control", at: "Sources/Engine/Control", knows: ["Wire", "Tunnel"]),
         layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
-        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Loop", "CSlab", "CProof"],
+        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof"],
               uses: [.product(name: "Logging", package: "swift-log")]),
 
         .executableTarget(
@@ -35,13 +36,14 @@ let package = Package(
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
         tests("RepositoryTests", of: []),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
 
         // Both ends of a tunnel on virtual time, without sockets; and long campaigns of it from the command line.
-        .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
+        .target(name: "Simulation", dependencies: ["Control", "Tunnel", "Wire", "CSlab"], path: "Tests/Simulation",
                 exclude: ["canaries"], swiftSettings: swift),
         tests("SimulationTests", of: ["Simulation", "Tunnel"]),
         .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",

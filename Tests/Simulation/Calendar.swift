@@ -12,7 +12,7 @@ struct Calendar {
         // The network.
         case deliver, take, fault, relieve, heal, breakUp
         // A side's process.
-        case complete, down, timer, dial, connected, giveUp, expire
+        case complete, down, timer, dial, connected, expire
         // Users.
         case open, write, read, reset
     }

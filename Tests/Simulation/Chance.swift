@@ -1,5 +1,5 @@
 /// All chance of a run: SplitMix64 from one seed. The same seed gives the same run, bit for bit.
-public struct Chance: Sendable {
+public struct Chance: RandomNumberGenerator, Sendable {
     private var state: UInt64
 
     public init(seed: UInt64) { state = Chance.mixed(seed &+ 0x1234_5678_9abc_def1) }

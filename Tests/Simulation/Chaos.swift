@@ -44,12 +44,16 @@ extension World {
             let side: Side = chance.oneIn(2) ? .client : .server
             clockOffset[side.rawValue] += someTime(3_600_000)
             for session in sessions where session.side == side && !session.isOver { touch(session) }
+            if side == .client {
+                if chance.oneIn(2) { client.dialer.handlePathChanged(now: now(.client)) }
+                runDialer()
+            }
         case .restartWithState:
             restart(chance.oneIn(2) ? .client : .server, keepsState: true)
         case .restartWithout:
             if chance.oneIn(4) { restart(chance.oneIn(2) ? .client : .server, keepsState: false) }
         case .probe:
-            dial(anyway: true)
+            doubtCarrier()
         case .oldHello: sendOldHello()
         }
     }
@@ -108,7 +112,6 @@ extension World {
         plan.kernelRoom = 256 << 10
         plan.takeMaximum = .max
         plan.queueMaximum = 256 << 10
-        plan.dialPatience = milliseconds(1500)
         plan.arrivalMaximum = max(plan.arrivalMaximum, 4 << 10)
         plan.completionDelay = min(plan.completionDelay, microseconds(100))
         for end in ends {
@@ -121,11 +124,12 @@ extension World {
             users[user].writeGap = min(users[user].writeGap, microseconds(100))
             unclog(user)
         }
-        calendar.add(.expire, 0, at: time + milliseconds(1000))
+        // Sessions that were lost may go; the one that lives may come back.
+        server.registry.limits.hold = Interval(nanoseconds: milliseconds(60_000))
     }
 
     func expire() {
         expireSessions()
-        calendar.add(.expire, 0, at: time + milliseconds(1000))
+        calendar.add(.expire, 0, at: time + milliseconds(isHealed ? 1000 : 100))
     }
 }

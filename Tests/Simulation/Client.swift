@@ -1,46 +1,76 @@
+import CSlab
+import Control
 import Tunnel
 import Wire
 
-/// The tele client: one session, one current carrier, and candidates beside or instead of it.
-struct Client {
+/// The tele client: one session, one current carrier, and the shipping dialer with its candidates.
+final class Client {
     var session: Session
-    var attempt: UInt64 = 0
-    var candidates: [End] = []
-    var isDialPlanned = false
+    var dialer: Dialer
+    var candidates: [Dialer.CandidateID: End] = [:]
+    /// When the dialer's event in the calendar rings; others are stale.
+    var timerAt = UInt64.max
     /// Dials fail or hang until then.
     var refusedUntil: UInt64 = 0
-    /// CLOSE is on its way. No HELLO may overtake it: the server would drop it with the old carrier.
-    var isClosing = false
+
+    init(session: Session, addressCount: Int, now: Instant) {
+        self.session = session
+        dialer = Dialer(now: now)
+        dialer.handleAddresses(addressCount, now: now)
+    }
 }
 
 extension World {
-    var candidatesMaximum: Int { client.isClosing ? 1 : 3 }
-
-    var wantsCarrier: Bool {
-        client.session.end == nil || client.session.endpoint.isSuspected && !client.isClosing
+    /// Does what the dialer says, and notes when it wants to be asked again. After each event of the client.
+    func runDialer() {
+        while failure == nil, let action = client.dialer.nextAction() { act(action) }
+        client.dialer.checkInvariants()
+        let due = client.dialer.nextTimeout
+        guard due != .never, failure == nil else { return }
+        let offset = clockOffset[Side.client.rawValue]
+        let at = max(due.nanoseconds > offset ? due.nanoseconds - offset : 0, time)
+        guard at < client.timerAt else { return }
+        client.timerAt = at
+        calendar.add(.dial, 0, at: at)
     }
 
-    func considerDial() {
-        guard wantsCarrier, !client.isDialPlanned, client.candidates.count < candidatesMaximum,
-              !client.session.isOver else { return }
-        client.isDialPlanned = true
-        let delay = client.candidates.isEmpty ? chance.skewed(20_000) : 100_000 + chance.below(200_000)
-        calendar.add(.dial, 0, at: time + microseconds(delay))
+    func handleDialTimer(_ at: UInt64) {
+        guard at == client.timerAt || time > client.timerAt else { return }
+        client.timerAt = .max
+        client.dialer.handleTimeout(now: now(.client), using: &chance)
+        runDialer()
     }
 
-    /// `isWanted`: although the current carrier seems well.
-    func dial(anyway isWanted: Bool) {
-        if !isWanted { client.isDialPlanned = false }
-        guard wantsCarrier || isWanted, client.candidates.count < candidatesMaximum, !client.session.isOver else { return }
+    private func act(_ action: Dialer.Action) {
+        switch action {
+        case .connect(let id, let address): connect(id, address)
+        case .greet(let id, let attempt): greet(client.candidates[id]!, attempt)
+        case .abandon(let id, _):
+            close(client.candidates[id]!, orderly: false)
+            client.candidates[id] = nil
+        case .keep(let id): client.session.endpoint.keep(client.candidates[id]!.offer!)
+        case .withdrawOffers:
+            client.session.endpoint.withdrawOffers()
+            touch(client.session)
+        }
+    }
+
+    private func connect(_ id: Dialer.CandidateID, _ address: Int) {
         let end = makeCarrier()
-        client.candidates.append(end)
-        calendar.add(.giveUp, end.number, at: time + plan.dialPatience)
-        if time < client.refusedUntil {
+        end.candidate = id
+        client.candidates[id] = end
+        if time < client.refusedUntil || plan.deadAddresses.contains(address) {
             if chance.oneIn(2) { calendar.add(.down, end.number, at: time + latency()) }
         } else {
+            if plan.swallowingAddresses.contains(address) { kill(end.number, style: 3) }
             calendar.add(.connected, end.number, at: time + 2 * latency())
         }
-        considerDial()
+    }
+
+    /// The chaos asks for a candidate, although the current carrier seems well.
+    func doubtCarrier() {
+        client.dialer.handleSuspected(now: now(.client))
+        runDialer()
     }
 
     func connected(_ end: End) {
@@ -49,10 +79,13 @@ extension World {
         serverEnd.state = .handshaking
         end.state = .handshaking
         outages += 1
+        client.dialer.handleConnected(end.candidate, now: now(.client))
+        runDialer()
+    }
 
+    private func greet(_ end: End, _ attempt: UInt64) {
         let session = client.session
-        client.attempt += 1
-        end.attempt = client.attempt
+        end.attempt = attempt
         let (offer, dataLimit) = session.endpoint.offer(earlyMaximum: plan.earlyMaximum)
         end.offer = offer
         var hello = Hello(identity: session.identity, attempt: end.attempt, received: session.endpoint.received,
@@ -82,7 +115,7 @@ extension World {
             require(refusal.attempt == end.attempt, "REFUSE of another attempt")
             switch refusal.code {
             case .sessionUnknown: loseClientSession()
-            case .stale: removeCandidate(end, orderly: false)
+            case .stale: candidateFailed(end)
             default: require(false, "REFUSE with an unexpected code")
             }
         default: require(false, "the server answers HELLO with another frame")
@@ -91,13 +124,16 @@ extension World {
 
     private func receiveWelcome(_ end: End, _ welcome: Welcome) {
         let session = client.session
-        require(welcome.attempt == end.attempt, "WELCOME of another attempt")
+        require(client.dialer.isAnswer(end.candidate, attempt: welcome.attempt), "WELCOME of another attempt")
         if session.identity == .none {
             session.identity = welcome.identity
             session.secret = welcome.secret
+        } else if welcome.identity != session.identity {
+            // Two HELLOs for a new session were under way, and each got one: the first counts.
+            require(welcome.epoch == 1 && welcome.secret != .zero, "WELCOME to another session")
+            return candidateFailed(end)
         } else {
-            require(welcome.identity == session.identity && welcome.proof == Proof.of(welcome, secret: session.secret),
-                    "WELCOME without proof")
+            require(welcome.proof == Proof.of(welcome, secret: session.secret), "WELCOME without proof")
         }
         let old = session.end
         do {
@@ -109,25 +145,20 @@ extension World {
         end.state = .established
         end.session = session
         session.end = end
+        if end.send == nil { session.endpoint.greetingSent() }
         if let old { close(old, orderly: false) }
-        for loser in client.candidates where loser !== end { close(loser, orderly: false) }
-        client.candidates = []
+        client.candidates[end.candidate] = nil
+        client.dialer.handleWon(end.candidate)
+        runDialer()
         receive(end, session)
         touch(session)
     }
 
-    private func removeCandidate(_ end: End, orderly: Bool) {
-        close(end, orderly: orderly)
-        client.candidates.removeAll { $0 === end }
-        if !client.candidates.contains(where: { $0.state == .handshaking }) {
-            client.session.endpoint.withdrawOffers()
-            touch(client.session)
-        }
-        considerDial()
-    }
-
-    func giveUp(_ end: End) {
-        if client.candidates.contains(where: { $0 === end }) { removeCandidate(end, orderly: false) }
+    private func candidateFailed(_ end: End) {
+        close(end, orderly: false)
+        client.candidates[end.candidate] = nil
+        client.dialer.handleFailed(end.candidate, now: now(.client))
+        runDialer()
     }
 
     /// The client's socket says that the carrier is gone.
@@ -138,21 +169,38 @@ extension World {
             session.end = nil
             session.endpoint.carrierLost()
             touch(session)
-            considerDial()
-        } else {
-            removeCandidate(end, orderly: false)
+            client.dialer.handleCarrierLost(now: now(.client))
+            runDialer()
+        } else if client.candidates[end.candidate] === end {
+            candidateFailed(end)
         }
     }
 
-    /// The server does not know the session any more, or this process was restarted.
-    func loseClientSession() {
+    /// The server does not know the session any more, or (`carries` nothing) this process was restarted. Streams that no
+    /// carrier ever heard of go on in the new session.
+    func loseClientSession(carries: Bool = true) {
         let old = client.session
-        for candidate in client.candidates { close(candidate, orderly: false) }
-        client.candidates = []
-        endSession(old)
         client.session = makeSession(.client)
-        client.attempt = 0
+        client.dialer.handleSessionReplaced(now: now(.client))
+        runDialer()
+        if carries { carryOver(from: old, to: client.session) }
+        endSession(old)
         oldHellos.removeAll()
-        considerDial()
+        touch(client.session)
+    }
+
+    private func carryOver(from old: Session, to new: Session) {
+        for user in users.indices where user & 1 == Side.client.rawValue && users[user].state == .open
+            && users[user].session == old.number && old.endpoint.isUnopened(users[user].slot) && new.endpoint.canOpen {
+            require(users[user].arrived == 0 && queue_count(&users[user].waiting) == users[user].written,
+                    "a stream that nobody heard of has sent or received")
+            let stream = stream(ofUser: user)
+            let slot = new.endpoint.open(owner: StreamOwner(stream), target: UInt64(stream), now: now(.client))
+            users[user].session = new.number
+            users[user].slot = slot
+            if users[user].written > 0 { new.endpoint.write(slot, users[user].written) }
+            if users[user].isFinished { new.endpoint.finish(slot) }
+            carried += 1
+        }
     }
 }

@@ -37,7 +37,7 @@ extension World {
             session.endpoint.adopt(slot, owner: StreamOwner(target))
             begin(user, session, slot)
         } else {
-            session.endpoint.reset(slot, .refused)
+            session.endpoint.reset(slot, .refused, now: now(session.side))
         }
     }
 

@@ -186,6 +186,7 @@ extension World {
         } else if end.state == .refusing {
             close(end, orderly: true)
         } else if let session = end.session {
+            if session.end === end { session.endpoint.greetingSent() }
             touch(session)
         }
     }

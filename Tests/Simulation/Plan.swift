@@ -73,8 +73,12 @@ public struct Plan: Sendable {
     var faultGap = milliseconds(50)
     var healsAt = milliseconds(1000)
     var cut: Cut?
-    /// A candidate has so long to become the carrier.
-    var dialPatience = milliseconds(1500)
+    /// Ways to the server; some lead nowhere, some take bytes and lose them.
+    var addressCount = 1
+    var deadAddresses: Set<Int> = []
+    var swallowingAddresses: Set<Int> = []
+    /// The server keeps a session without a carrier for so long.
+    var hold = milliseconds(3_600_000)
     /// This side's bytes are mutated once a link is agreed.
     public var liar: Side?
     /// Ends the session with CLOSE when all is done.
@@ -128,7 +132,11 @@ public struct Plan: Sendable {
         }
 
         healsAt = milliseconds(20 + (chance.oneIn(2) ? chance.skewed(8_000) : chance.within(300 ... 3_000)))
-        dialPatience = milliseconds(chance.pick([60, 200, 1500]))
+        addressCount = chance.pick([1, 1, 2, 3])
+        for address in 1..<max(addressCount, 2) where address < addressCount {
+            if chance.oneIn(3) { deadAddresses.insert(address) } else if chance.oneIn(3) { swallowingAddresses.insert(address) }
+        }
+        if chance.oneIn(12) { hold = milliseconds(chance.skewed(4_000)) }
         opensWithin = UInt64(chance.skewed(Int(healsAt)))
         // From a few faults in a run to some hundreds.
         faultGap = healsAt / UInt64(4 + chance.skewed(250))

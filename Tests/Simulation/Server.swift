@@ -1,9 +1,18 @@
+import Control
 import Tunnel
 import Wire
 
-/// The tele server: sessions by identity, with and without carriers.
-struct Server {
+/// The tele server: the shipping registry, and the sessions that it knows by their numbers.
+final class Server {
     var sessions: [Session] = []
+    var registry: Registry
+
+    init(_ plan: Plan) { registry = Registry(limits: Server.limits(plan)) }
+
+    static func limits(_ plan: Plan) -> Registry.Limits {
+        Registry.Limits(sessions: 1000, hold: Interval(nanoseconds: plan.hold), grantTotal: Int.max / 4,
+                        grantMaximum: plan.limits[Side.server.rawValue].received)
+    }
 }
 
 extension World {
@@ -21,32 +30,28 @@ extension World {
             return require(false, "the server cannot read HELLO: \(error.rule)")
         }
         end.attempt = hello.attempt
-        let session: Session
-        if hello.identity == .none {
-            session = makeSession(.server)
-            session.identity = SessionIdentity(high: chance.next(), low: UInt64(session.number))
-            session.secret = Octets32(chance.next(), chance.next(), chance.next(), chance.next())
-            server.sessions.append(session)
-        } else {
-            guard let known = server.sessions.first(where: { $0.identity == hello.identity && !$0.isOver }),
-                  hello.proof == Proof.of(hello, secret: known.secret) else {
-                return refuse(end, .sessionUnknown)
-            }
-            guard isNewer(hello.attempt, than: known.attempt) else { return refuse(end, .stale) }
-            session = known
+        let verdict = server.registry.judge(hello, isDraining: false) { hello.proof == Proof.of(hello, secret: $0) }
+        switch verdict {
+        case .begin(let grant): begin(end, hello, grant)
+        case .resume(let key): accept(end, hello, sessions[Int(key)])
+        case .refuse(let code, _): refuse(end, code)
         }
+    }
+
+    private func begin(_ end: End, _ hello: Hello, _ grant: Int) {
+        let session = makeSession(.server)
+        session.endpoint.limits.received = min(session.endpoint.limits.received, grant)
+        session.identity = SessionIdentity(high: chance.next(), low: UInt64(session.number))
+        session.secret = Octets32(chance.next(), chance.next(), chance.next(), chance.next())
+        let evicted = server.registry.admit(UInt32(session.number), session.identity, secret: session.secret,
+                                            attempt: hello.attempt, grant: grant, now: now(.server))
+        server.sessions.append(session)
+        if let evicted { endSession(sessions[Int(evicted)]) }
         accept(end, hello, session)
     }
 
-    /// An older HELLO can never displace a newer one.
-    private func isNewer(_ attempt: UInt64, than accepted: UInt64) -> Bool {
-        #if CANARIES
-        if Canary.selected == .olderAttempt { return attempt != accepted }
-        #endif
-        return attempt > accepted
-    }
-
     private func accept(_ end: End, _ hello: Hello, _ session: Session) {
+        let isNew = hello.identity == .none
         let from: UInt64, limit: UInt64
         do {
             guard let answer = try session.endpoint.accept(hello, now: now(.server)) else { return refuse(end, .stale) }
@@ -56,20 +61,35 @@ extension World {
         }
         require(hello.attempt > session.attempt, "an older attempt displaced a newer one")
         session.attempt = hello.attempt
+        if !isNew { server.registry.resumed(UInt32(session.number), attempt: hello.attempt) }
         if let old = session.end { close(old, orderly: false) }
         end.state = .established
         end.session = session
         session.end = end
-        var welcome = Welcome(identity: session.identity, secret: hello.identity == .none ? session.secret : .zero,
+        var welcome = Welcome(identity: session.identity, secret: isNew ? session.secret : .zero,
                               attempt: hello.attempt, epoch: session.endpoint.epoch, received: from, dataLimit: limit,
                               maximumStreams: UInt64(session.endpoint.limits.streams),
                               initialCredit: Specification.initialCreditMaximum)
-        if hello.identity != .none { welcome.proof = Proof.of(welcome, secret: session.secret) }
+        if !isNew { welcome.proof = Proof.of(welcome, secret: session.secret) }
         var writer = ByteWriter(end.preamble)
         welcome.encode(into: &writer)
         submit(end, Send(preamble: 0..<writer.count, of: session))
         receive(end, session)
         touch(session)
+    }
+
+    /// Frames came behind WELCOME.
+    func noteProven(_ session: Session) {
+        guard session.side == .server, !session.isProven else { return }
+        session.isProven = true
+        switch server.registry.proved(UInt32(session.number), now: now(.server)) {
+        case .known: break
+        case .welcome(let grant, let evicted):
+            session.endpoint.raiseReceiveLimit(to: min(grant, plan.limits[Side.server.rawValue].received), now: now(.server))
+            if let evicted { endSession(sessions[Int(evicted)]) }
+        case .full: require(false, "no room for one session")
+        }
+        server.registry.checkInvariants()
     }
 
     private func refuse(_ end: End, _ code: CloseCode) {
@@ -87,13 +107,16 @@ extension World {
         guard let session, session.end === end else { return }
         session.end = nil
         session.endpoint.carrierLost()
+        let isPrecious = session.endpoint.streamCount > 0 || session.endpoint.retainedByteCount > 0
+        server.registry.detached(UInt32(session.number), isPrecious: isPrecious, now: now(.server))
         touch(session)
     }
 
-    /// The hold of sessions that nobody will come back to is over.
+    /// The registry's time; after the heal also the end of sessions that nobody will come back to.
     func expireSessions() {
+        while let key = server.registry.nextExpired(now: now(.server)) { endSession(sessions[Int(key)]) }
         for session in server.sessions where (session.end == nil || session.endpoint.isSuspected)
-            && session.identity != client.session.identity {
+            && session.identity != client.session.identity && isHealed {
             endSession(session)
         }
         server.sessions.removeAll { $0.isOver }
@@ -106,10 +129,10 @@ extension World {
         }
         guard !keepsState else { return }
         if side == .client {
-            loseClientSession()
+            loseClientSession(carries: false)
         } else {
             for session in server.sessions { endSession(session) }
-            server.sessions = []
+            server = Server(plan)
         }
     }
 }

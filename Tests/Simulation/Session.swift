@@ -22,6 +22,8 @@ final class Session {
     /// Payload that arrived and that no user took.
     var held = 0
     var isOver = false
+    /// Server: the registry knows that frames came.
+    var isProven = false
     var isDirty = false
     /// When the timer in the calendar rings; others are stale.
     var timerAt = UInt64.max
@@ -109,10 +111,8 @@ extension World {
         let due = session.endpoint.nextTimeout
         guard due != .never else { return }
         let offset = clockOffset[session.side.rawValue]
-        var at = max(due.nanoseconds > offset ? due.nanoseconds - offset : 0, time)
-        if let send = session.end?.send, send.batch == nil {
-            at = max(at, time + milliseconds(10))
-        } else if at == time {
+        let at = max(due.nanoseconds > offset ? due.nanoseconds - offset : 0, time)
+        if at == time {
             require(session.rangAt != time, "a timer that is due and stays due would spin")
         }
         guard at < session.timerAt else { return }
@@ -125,8 +125,13 @@ extension World {
         session.timerAt = .max
         session.rangAt = time
         guard !session.isOver else { return }
-        if session.endpoint.handleTimeout(now: now(session.side)) { suspicions += 1 }
-        if session.side == .client { considerDial() }
+        if session.endpoint.handleTimeout(now: now(session.side)) {
+            suspicions += 1
+            if session.side == .client {
+                client.dialer.handleSuspected(now: now(.client))
+                runDialer()
+            }
+        }
         touch(session)
     }
 
@@ -156,6 +161,11 @@ extension World {
             }
         }
         session.endpoint.heard(now: now)
+        if offset > 0 { noteProven(session) }
+        if session === client.session, client.dialer.isSeeking, !session.endpoint.isSuspected {
+            client.dialer.handleRecovered()
+            runDialer()
+        }
         end.inbound.removeFirst(offset)
         require(end.inbound.count <= Specification.controlFrameMaximum, "the reader keeps more than one frame")
         touch(session)
@@ -165,6 +175,7 @@ extension World {
     func endSession(_ session: Session, orderly: Bool = false) {
         guard !session.isOver else { return }
         session.isOver = true
+        if session.side == .server { server.registry.forget(UInt32(session.number)) }
         loseUsers(session)
         if let end = session.end { close(end, orderly: orderly) }
         session.end = nil

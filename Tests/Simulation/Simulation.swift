@@ -18,6 +18,8 @@ public final class Simulation {
         public var kills = 0
         public var restarts = 0
         public var suspicions = 0
+        /// Streams that went on in another session, because nobody had heard of them.
+        public var carried = 0
         public var delivered = 0
         /// Of a lying peer: how it was caught.
         public var caught: String?
@@ -53,6 +55,7 @@ public final class Simulation {
         report.kills = world.kills
         report.restarts = world.restarts
         report.suspicions = world.suspicions
+        report.carried = world.carried
         report.delivered = world.delivered
         report.caught = world.caught?.rule.description
         if report.failure == nil, let sentence = leftovers() { report.failure = sentence }
@@ -83,11 +86,12 @@ extension World {
         if plan.closes {
             // CLOSE is sent once; nobody hears it on a carrier that dies, or that a late HELLO of ours displaces.
             let session = client.session, peer = server.sessions[0], end = client.session.end!
-            client.isClosing = true
+            client.dialer.stop()
+            runDialer()
             session.endpoint.close(.done, "all done")
             touch(session)
             guard proceed(until: { _ in
-                end.wasKilled || session.isOver && (peer.isOver || peer.attempt > end.attempt)
+                end.wasKilled || !session.isOver && session.end !== end || session.isOver && (peer.isOver || peer.attempt > end.attempt)
             }) else { return }
         }
         putAway()
@@ -140,7 +144,7 @@ extension World {
 
     /// The end of both processes.
     func putAway() {
-        for candidate in client.candidates { close(candidate, orderly: false) }
+        for candidate in client.candidates.values { close(candidate, orderly: false) }
         for session in sessions where !session.isOver { endSession(session) }
         // The last sends come home; nothing else happens any more.
         while sessions.contains(where: { !$0.sending.isEmpty }), let event = calendar.next() {

@@ -182,7 +182,7 @@ extension World {
         let session = sessions[users[user].session]
         let code = ResetCode(rawValue: UInt64(chance.below(6)))
         users[user].resetCode = code
-        session.endpoint.reset(users[user].slot, code)
+        session.endpoint.reset(users[user].slot, code, now: now(session.side))
         endUser(user, .didReset)
         touch(session)
     }
@@ -207,7 +207,7 @@ extension World {
         if chance.oneIn(plan.resetsOneIn * 4) {
             users[user].resetCode = .refused
             users[user].state = .didReset
-            session.endpoint.reset(slot, .refused)
+            session.endpoint.reset(slot, .refused, now: now(session.side))
         } else {
             session.endpoint.adopt(slot, owner: StreamOwner(target))
             begin(user, session, slot)

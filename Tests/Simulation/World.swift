@@ -1,4 +1,5 @@
 import CSlab
+import Control
 import Glibc
 import Tunnel
 import Wire
@@ -21,7 +22,7 @@ final class World {
     var dirty: [Session] = []
     var users: [User]
     var client: Client! = nil
-    var server = Server()
+    var server: Server
     let arenas: [OpaquePointer]
 
     /// HELLOs that went out, for somebody to send again.
@@ -38,7 +39,7 @@ final class World {
     // Counts for the report.
     var steps = 0
     var trace: UInt64 = 0
-    var outages = 0, resumes = 0, kills = 0, restarts = 0, suspicions = 0
+    var outages = 0, resumes = 0, kills = 0, restarts = 0, suspicions = 0, carried = 0
     var delivered = 0
 
     // Memory that lasts one call.
@@ -54,7 +55,8 @@ final class World {
         time = chance.oneIn(8) ? 0 : UInt64(chance.below(1 << 50))
         users = Array(repeating: User(), count: 2 * plan.streamCount)
         unopened = plan.streamCount
-        client = Client(session: makeSession(.client))
+        server = Server(plan)
+        client = Client(session: makeSession(.client), addressCount: plan.addressCount, now: now(.client))
         let start = time
         startTime = time
         for stream in 0..<plan.streamCount {
@@ -62,7 +64,8 @@ final class World {
         }
         if !plan.faults.isEmpty { calendar.add(.fault, 0, at: start + UInt64(chance.below(Int(plan.faultGap) + 1))) }
         calendar.add(.heal, 0, at: start + plan.healsAt)
-        considerDial()
+        calendar.add(.expire, 0, at: start + milliseconds(100))
+        runDialer()
         pumpDirty()
     }
 
@@ -102,9 +105,8 @@ final class World {
         case .complete: complete(ends[subject])
         case .down: lost(ends[subject])
         case .timer: handleTimer(sessions[subject], event.time)
-        case .dial: dial(anyway: false)
+        case .dial: handleDialTimer(event.time)
         case .connected: connected(ends[subject])
-        case .giveUp: giveUp(ends[subject])
         case .expire: expire()
         case .open: openStream(subject)
         case .write: userWrites(subject)
@@ -122,7 +124,7 @@ final class World {
         case .deliver: ends[subject].side.other
         case .complete, .down: ends[subject].side
         case .timer: sessions[subject].side
-        case .dial, .connected, .giveUp: .client
+        case .dial, .connected: .client
         case .expire: .server
         case .open: opener(of: subject)
         case .write, .read, .reset: side(ofUser: subject)

@@ -243,6 +243,7 @@ final class ClientHost {
         carrier.state = .established
         if let old = session.carrier { hub.close(old) }
         session.carrier = carrier
+        if carrier.isGreetingSent && !carrier.sendSubmitted { session.endpoint.greetingSent() }
         keepOnlyLaterGreeted(than: carrier)
         noteUp(carrier, isNew: isNew, replayed: replayed)
         hub.markDirty(session)

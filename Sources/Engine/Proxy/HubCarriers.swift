@@ -119,7 +119,7 @@ extension Hub {
                 if let server {
                     server.handleOpened(session, slot, target: target)
                 } else {
-                    session.endpoint.reset(slot, .refused)
+                    session.endpoint.reset(slot, .refused, now: instant)
                 }
             case .finished(let owner):
                 finishOutbound(owner)
@@ -215,6 +215,7 @@ extension Hub {
         } else if carrier.closesAfterGreeting {
             closeGently(carrier)
         } else if let session = carrier.session {
+            if session.carrier === carrier { session.endpoint.greetingSent() }
             markDirty(session)
         }
     }

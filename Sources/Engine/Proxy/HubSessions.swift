@@ -35,7 +35,7 @@ extension Hub {
                 failed = queue_move(&session.store, &user.pointee.inbound, arena, frame.payloadByteCount, Hub.copyBelow)
                 session.waitingByteCount -= frame.payloadByteCount
                 if user.pointee.flags.contains(.resetOwed), user.pointee.inboundCount == 0 {
-                    session.endpoint.reset(user.pointee.slot, .reset)
+                    session.endpoint.reset(user.pointee.slot, .reset, now: instant)
                     close(frame.owner, abort: true)
                 }
             }

@@ -124,7 +124,7 @@ extension Hub {
             }
             guard failed == 0 else {
                 log.error("out of memory for a user's bytes, connection reset")
-                session.endpoint.reset(user.pointee.slot, .tooMany)
+                session.endpoint.reset(user.pointee.slot, .tooMany, now: instant)
                 return close(index, abort: true)
             }
             session.waitingByteCount += count
@@ -196,7 +196,7 @@ extension Hub {
             user.pointee.flags.insert(.resetOwed)
             return
         }
-        session.endpoint.reset(user.pointee.slot, .reset)
+        session.endpoint.reset(user.pointee.slot, .reset, now: instant)
         close(index, abort: true)
     }
 

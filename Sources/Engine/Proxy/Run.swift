@@ -23,8 +23,15 @@ public struct StartFault: Error, Equatable, Sendable {
     public let kind: Kind
     public let sentence: String
     public let hint: String
+    /// It may go away by itself in a moment.
+    let isPortInUse: Bool
 
     public init(_ kind: Kind, _ sentence: String, hint: String) {
+        self.init(kind, sentence, hint: hint, isPortInUse: false)
+    }
+
+    init(_ kind: Kind, _ sentence: String, hint: String, isPortInUse: Bool) {
+        self.isPortInUse = isPortInUse
         self.kind = kind
         self.sentence = sentence
         self.hint = hint
@@ -37,7 +44,8 @@ public func run(_ configuration: Configuration, logger: Logger, listening: (Stri
     do {
         let hub = try Hub(configuration, log: logger)
         let listened = configuration.role == .client ? configuration.input : configuration.output
-        hub.listener = try listen(on: listened)
+        guard let listener = try listen(on: listened, for: hub) else { return .finished }
+        hub.listener = listener
         guard let local = Socket.localAddress(hub.listener) else {
             throw StartFault(.other, "cannot learn the listening address", hint: "please report this")
         }
@@ -67,7 +75,30 @@ public func run(_ configuration: Configuration, logger: Logger, listening: (Stri
     }
 }
 
-/// The listening socket for an address as a person wrote it.
+/// A process that was killed holds its port for a moment: io_uring is torn down after the process is gone. So long a
+/// port in use is tried again.
+private let bindPatienceNanoseconds: UInt64 = 3_000_000_000
+
+/// The listening socket for an address as a person wrote it. Nil: asked to stop meanwhile.
+private func listen(on address: HostPort, for hub: Hub) throws -> Int32? {
+    let start = Clock.now()
+    var wasTold = false
+    while true {
+        do {
+            return try listen(on: address)
+        } catch let fault as StartFault where fault.isPortInUse && Clock.now() < start + bindPatienceNanoseconds {
+            if !wasTold {
+                hub.log.notice("address in use, trying again", metadata: [
+                    "address": "\(address)", "for": "\(bindPatienceNanoseconds / 1_000_000_000)s",
+                    "hint": "a tele that was killed holds its port for a moment"])
+                wasTold = true
+            }
+            if let number = hub.signals.take(), number == SIGTERM || number == SIGINT { return nil }
+            usleep(50_000)
+        }
+    }
+}
+
 private func listen(on address: HostPort) throws -> Int32 {
     let found: [Address]
     switch Resolver.lookUp(address, passive: true) {
@@ -91,5 +122,5 @@ private func listen(on address: HostPort) throws -> Int32 {
     case EADDRNOTAVAIL: "use an address of this machine, or :\(address.port) for all of them"
     default: "check the address"
     }
-    throw StartFault(.unavailable, "cannot listen on \(address) (\(last))", hint: hint)
+    throw StartFault(.unavailable, "cannot listen on \(address) (\(last))", hint: hint, isPortInUse: last.code == EADDRINUSE)
 }

@@ -208,12 +208,12 @@ final class ServerHost {
     /// The peer opened a stream: dial the origin for it.
     func handleOpened(_ session: SessionHost, _ slot: StreamSlot, target: UInt64) {
         guard target == 0, !hub.isDraining else {
-            return session.endpoint.reset(slot, target == 0 ? .stopping : .unreachable)
+            return session.endpoint.reset(slot, target == 0 ? .stopping : .unreachable, now: hub.instant)
         }
-        guard hub.users.count < hub.maximumUsers else { return session.endpoint.reset(slot, .tooMany) }
+        guard hub.users.count < hub.maximumUsers else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
         refreshOrigin()
         guard let fd = dial(0) else {
-            return session.endpoint.reset(slot, originAddresses.isEmpty ? .unreachable : .tooMany)
+            return session.endpoint.reset(slot, originAddresses.isEmpty ? .unreachable : .tooMany, now: hub.instant)
         }
         let index = hub.users.insert(fd: fd, flags: [.hasStream, .connecting])
         let user = hub.users[index]
@@ -273,7 +273,7 @@ final class ServerHost {
         default: .unreachable
         }
         noteOrigin(error, session)
-        session.endpoint.reset(user.pointee.slot, code)
+        session.endpoint.reset(user.pointee.slot, code, now: hub.instant)
         hub.markDirty(session)
         hub.close(index, abort: true)
     }

@@ -64,6 +64,8 @@ public struct Endpoint: ~Copyable {
     public internal(set) var received: UInt64 = 0
     /// `received` when the last arrival had been read.
     var heardReceived: UInt64 = 0
+    /// Bytes read since the last `heard`.
+    var arrivedByteCount = 0
     var delivered = Reading.betweenFrames
     var reception = Reception(position: 0, reading: .betweenFrames)
     var dataReceived: UInt64 = 0
@@ -83,7 +85,7 @@ public struct Endpoint: ~Copyable {
     var owedPong: UInt64?
     var owedClose: (code: CloseCode, reason: StaticString)?
     var closeIsEncoded = false
-    /// `nextBatch` gave a batch that `batchSent` has not reported.
+    /// `nextBatch` gave a batch that `batchSent` has not reported; or the carrier is new and its greeting still leaves.
     var isBatchOut = false
 
     public internal(set) var isAttached = false
@@ -119,9 +121,12 @@ public struct Endpoint: ~Copyable {
         stream.target = target
         nextOwnID += 2
         let slot = table.insert(stream)
-        scheduler.addControl(slot, &table)
+        scheduler.addOpening(slot, &table)
         return slot
     }
+
+    /// No carrier was ever given the stream's OPEN: it can be opened in another session instead. Its bytes all wait.
+    public func isUnopened(_ slot: StreamSlot) -> Bool { table[slot].pending.contains(.open) }
 
     /// Answers `.opened`: the stream belongs to `owner` from now on.
     public mutating func adopt(_ slot: StreamSlot, owner: StreamOwner) {
@@ -141,8 +146,8 @@ public struct Endpoint: ~Copyable {
     }
 
     /// Ends both halves abruptly. The owner forgets the slot and its bytes at once.
-    public mutating func reset(_ slot: StreamSlot, _ code: ResetCode) {
-        consumeAll(slot)
+    public mutating func reset(_ slot: StreamSlot, _ code: ResetCode, now: Instant) {
+        consumeAll(slot, now)
         table[slot].send.abandon()
         table[slot].owner = .max
         scheduler.forget(slot, &table)
@@ -163,7 +168,7 @@ public struct Endpoint: ~Copyable {
             table[slot].pending.insert(.credit)
             scheduler.addControl(slot, &table)
         }
-        announceIfUseful()
+        announceIfUseful(now)
     }
 
     /// The end of the peer's bytes was passed on to the user. True: the stream is over, its slot is gone.
@@ -178,6 +183,13 @@ public struct Endpoint: ~Copyable {
     public func waiting(_ slot: StreamSlot) -> Int { table[slot].send.waiting }
     /// Credit covers all bytes that wait.
     public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
+
+    /// The budget of arrivals grows; it never shrinks.
+    public mutating func raiseReceiveLimit(to limit: Int, now: Instant) {
+        guard limit > limits.received else { return }
+        limits.received = limit
+        if isAttached { announceIfUseful(now) }
+    }
 
     /// Payload bytes that the peer has sent, or begun to send, and no user has taken: never above `Limits.received`.
     public var unconsumedByteCount: Int { Int(dataReceived - dataConsumed) }
@@ -213,8 +225,6 @@ public struct Endpoint: ~Copyable {
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
-    public var roundTrip: Interval { liveness.roundTrip }
-
     public func isSuspicionDue(now: Instant) -> Bool { isAttached && liveness.isSuspicionDue(now: now) }
 
     /// TCP's own acknowledgments arrive: the path is slow, not dead. No suspicion before `until`.
@@ -229,13 +239,13 @@ public struct Endpoint: ~Copyable {
         return min(UInt64(max(share, Endpoint.creditMinimum)), Specification.initialCreditMaximum)
     }
 
-    mutating func consumeAll(_ slot: StreamSlot) {
+    mutating func consumeAll(_ slot: StreamSlot, _ now: Instant) {
         let held = table[slot].receive.held
         #if CANARIES
         if Canary.selected == .creditLeak { return }
         #endif
         dataConsumed += held
-        announceIfUseful()
+        announceIfUseful(now)
     }
 
     mutating func removeIfOver(_ slot: StreamSlot) -> Bool {
@@ -245,11 +255,15 @@ public struct Endpoint: ~Copyable {
         return true
     }
 
-    /// The session's limit moved far enough to tell the peer at once: it may be blocked.
-    mutating func announceIfUseful() {
+    /// The session's limit moved far enough to tell the peer at once; or it moved at all, and the peer stands at it: it
+    /// would wait for a PING.
+    mutating func announceIfUseful(_ now: Instant) {
         let limit = dataConsumed + UInt64(limits.received)
-        if limit > toldDataLimit, limit - toldDataLimit >= UInt64(limits.received / 4) {
-            acknowledgmentDue = Instant(nanoseconds: 0)
+        guard limit > toldDataLimit else { return }
+        if limit - toldDataLimit >= UInt64(limits.received / 4) {
+            acknowledgmentDue = min(acknowledgmentDue, now)
+        } else if toldDataLimit < dataReceived + UInt64(Endpoint.creditMinimum) {
+            acknowledgmentDue = min(acknowledgmentDue, now + Endpoint.acknowledgmentDelay)
         }
     }
 

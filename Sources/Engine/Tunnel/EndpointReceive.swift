@@ -20,6 +20,8 @@ extension Endpoint {
     /// Reads on at `offset`, which moves past what was read. Call again until `.incomplete`, then `heard`.
     /// A fault ends the session: the peer cannot be believed any more.
     public mutating func receive(_ bytes: RawSpan, at offset: inout Int, now: Instant) throws(ProtocolFault) -> Received {
+        let start = offset
+        defer { arrivedByteCount += offset - start }
         while offset < bytes.byteCount {
             if reception.skip > 0 {
                 let count = min(reception.skip, UInt64(bytes.byteCount - offset))
@@ -43,7 +45,9 @@ extension Endpoint {
 
     /// After each arrival, when all of it has been read.
     public mutating func heard(now: Instant) {
-        liveness.heard(isDue: handed > acknowledged, isActive: received > heardReceived, now: now)
+        guard arrivedByteCount > 0 else { return }
+        liveness.heard(arrivedByteCount, isActive: received > heardReceived, now: now)
+        arrivedByteCount = 0
         heardReceived = received
     }
 
@@ -63,7 +67,7 @@ extension Endpoint {
             reception.reading = Reading(stream: stream, payloadRemaining: payload)
             if !isRepeated {
                 delivered = reception.reading
-                try acceptData(stream, UInt64(payload))
+                try acceptData(stream, UInt64(payload), now)
             }
             return nil
         }
@@ -71,18 +75,18 @@ extension Endpoint {
     }
 
     /// A DATA frame may hold no more than both limits allow, judged before its first byte is passed on.
-    private mutating func acceptData(_ stream: UInt64, _ count: UInt64) throws(ProtocolFault) {
+    private mutating func acceptData(_ stream: UInt64, _ count: UInt64, _ now: Instant) throws(ProtocolFault) {
         guard count <= announcedDataLimit - dataReceived else { throw ProtocolFault("a session exceeds its credit") }
         dataReceived += count
         guard let slot = try find(stream) else {
             dataConsumed += count  // A stream that is gone: its bytes are nobody's.
-            announceIfUseful()
+            announceIfUseful(now)
             return
         }
         try table[slot].receive.receive(count)
         if table[slot].pending.contains(.reset) {
             dataConsumed += count
-            announceIfUseful()
+            announceIfUseful(now)
         }
     }
 
@@ -132,7 +136,7 @@ extension Endpoint {
                 return .finished(owner)
             }
             #endif
-            if !table[slot].pending.contains(.reset) { consumeAll(slot) }
+            if !table[slot].pending.contains(.reset) { consumeAll(slot, now) }
             scheduler.forget(slot, &table)
             table.remove(slot)
             return owner == .max ? nil : .reset(owner, code)
@@ -163,7 +167,7 @@ extension Endpoint {
         let slot = table.insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
                                        receive: ReceiveHalf(initial: sendCredit, now: now)))
         if isRefused {
-            reset(slot, .tooMany)
+            reset(slot, .tooMany, now: now)
             return nil
         }
         return .opened(slot, target: target)
@@ -188,7 +192,7 @@ extension Endpoint {
     private mutating func receiveUnsequenced(_ frame: Frame, _ now: Instant) throws(ProtocolFault) -> Received? {
         switch frame {
         case .acknowledgment(let offset, let limit):
-            try receiveAcknowledgment(offset, limit)
+            try receiveAcknowledgment(offset, limit, now)
         case .ping(let token):
             owedPong = token
         case .pong(let token):
@@ -205,9 +209,10 @@ extension Endpoint {
         return nil
     }
 
-    private mutating func receiveAcknowledgment(_ offset: UInt64, _ limit: UInt64) throws(ProtocolFault) {
+    private mutating func receiveAcknowledgment(_ offset: UInt64, _ limit: UInt64, _ now: Instant) throws(ProtocolFault) {
         guard offset >= acknowledged else { throw ProtocolFault("an acknowledgment went back") }
         guard offset <= handed else { throw ProtocolFault("an acknowledgment of bytes that were never sent") }
+        if offset > acknowledged { liveness.answered(isDue: handed > offset, now: now) }
         acknowledged = offset
         peerDataLimit = max(peerDataLimit, limit)
         borders.removeThrough(min(acknowledged, cursor))

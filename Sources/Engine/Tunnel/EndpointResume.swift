@@ -97,6 +97,7 @@ extension Endpoint {
         forgetControl()
         liveness.carrierAttached(now: now)
         isAttached = true
+        isBatchOut = true
     }
 
     /// What was encoded for a carrier dies with it; a CLOSE that was not all handed over is owed again.

@@ -46,6 +46,7 @@ extension Endpoint {
               retainedByteCount < limits.retained + Endpoint.controlReserve else { return nil }
         var writer = ByteWriter(header)
         if scheduler.hasControl { return nextControlFrame(&writer) }
+        if opensStreams, scheduler.firstOpening != StreamTable.none { return openFrame(&writer) }
         while scheduler.hasData {
             let slot = scheduler.nextData(&table)
             if table[slot].send.owesFin { return finFrame(slot, &writer) }
@@ -65,14 +66,7 @@ extension Endpoint {
     private mutating func nextControlFrame(_ writer: inout ByteWriter) -> SequencedFrame? {
         let slot = scheduler.firstControl
         let id = table[slot].id
-        if table[slot].pending.contains(.open) {
-            let credit = min(initialCredit(of: Int(peerDataLimit - dataSent)), peerInitialCredit)
-            writer.appendOpen(stream: id, target: table[slot].target, sendCredit: credit,
-                              receiveCredit: table[slot].receive.tellCredit())
-            table[slot].send.raise(limit: credit)
-            table[slot].pending.subtract([.open, .credit])
-            if table[slot].send.hasWork { scheduler.ready(slot, &table) }
-        } else if table[slot].pending.contains(.reset) {
+        if table[slot].pending.contains(.reset) {
             writer.appendReset(stream: id, code: ResetCode(rawValue: table[slot].resetCode))
             scheduler.forget(slot, &table)
             table.remove(slot)
@@ -82,6 +76,22 @@ extension Endpoint {
             table[slot].pending.remove(.credit)
         }
         if table[slot].pending.isEmpty { scheduler.removeControl(slot, &table) }
+        return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
+    }
+
+    /// OPEN waits for a carrier that nobody doubts: a stream that the peer cannot have heard of may still move to
+    /// another session (`isUnopened`).
+    private var opensStreams: Bool { isAttached && !liveness.isSuspected }
+
+    private mutating func openFrame(_ writer: inout ByteWriter) -> SequencedFrame {
+        let slot = scheduler.firstOpening
+        let credit = min(initialCredit(of: Int(peerDataLimit - dataSent)), peerInitialCredit)
+        writer.appendOpen(stream: table[slot].id, target: table[slot].target, sendCredit: credit,
+                          receiveCredit: table[slot].receive.tellCredit())
+        table[slot].send.raise(limit: credit)
+        table[slot].pending.remove(.open)
+        scheduler.removeControl(slot, &table)
+        if table[slot].send.hasWork { scheduler.ready(slot, &table) }
         return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
     }
 
@@ -114,9 +124,12 @@ extension Endpoint {
 
     // MARK: Batches
 
+    /// The owner's greeting, with what follows it, has left: batches may follow.
+    public mutating func greetingSent() { isBatchOut = false }
+
     /// Something is to be handed over, now.
     public func wantsBatch(now: Instant) -> Bool {
-        isAttached && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
+        isAttached && !isBatchOut && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
     }
 
     private func owesControl(_ now: Instant) -> Bool {

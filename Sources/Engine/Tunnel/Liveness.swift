@@ -1,20 +1,35 @@
-/// Whether the carrier still lives, judged by silence where an answer is due.
+/// Whether the carrier still lives, judged by the answer that is due.
 ///
 /// An answer is due while bytes are unacknowledged or a PING is open: the peer always reads its carrier, so it
-/// acknowledges within a round trip and `Endpoint.acknowledgmentDelay`. Silence beyond that is suspicion, which costs
+/// acknowledges within a round trip and `Endpoint.acknowledgmentDelay`. No answer beyond that is suspicion, which costs
 /// nothing but a probe. On an idle carrier a PING makes an answer due.
+///
+/// Bytes that answer nothing excuse their sender for a while: its acknowledgment may stand behind them. They do not when
+/// they are so few that nothing can stand behind them, or so many that the acknowledgment would be among them: then one
+/// direction is stuck somewhere (docs/protocol.md §8.2).
+///
+///     trusted ──nothing came──▶ silent ──any byte──▶ trusted
+///        └──bytes came, no answer──▶ unanswered ──the answer──▶ trusted
 struct Liveness {
     static let suspicionMinimum = Interval.milliseconds(750)
     static let suspicionMaximum = Interval.seconds(5)
+    /// Bytes without an answer: as few as this excuse nobody, and neither do as many as these.
+    static let trickleByteCount = 16 << 10
+    static let streamByteCount = 512 << 10
+    static let floodByteCount = 8 << 20
     static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle, and in doubt.
     static let pingActive = Interval.seconds(1)
     static let pingIdle = Interval.seconds(10)
     static let pingInDoubt = Interval.milliseconds(250)
 
-    private(set) var isSuspected = false
-    /// Since when an answer has been due without any byte from the peer.
+    private enum State { case trusted, silent, unanswered }
+    private var state = State.trusted
+    var isSuspected: Bool { state != .trusted }
+    /// Since when an answer has been due: the last thing that answered something came before.
     private var dueSince: Instant?
+    /// Bytes of the peer since then.
+    private var heardSinceDue = 0
     private var patientUntil = Instant(nanoseconds: 0)
     private var doubtedUntil = Instant.never
     private var heardAt: Instant
@@ -40,24 +55,40 @@ struct Liveness {
         isMeasured = true
     }
 
-    /// Any byte of the peer on the current carrier. `isActive`: bytes of the session were among them; an answer to a
+    /// Bytes of the peer on the current carrier. `isActive`: bytes of the session were among them; an answer to a
     /// PING is no reason for the next one.
-    mutating func heard(isDue: Bool, isActive: Bool, now: Instant) {
+    mutating func heard(_ byteCount: Int, isActive: Bool, now: Instant) {
         heardAt = now
-        if isSuspected, let dueSince {
-            // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
-            roundTrip = max(roundTrip, now.since(dueSince))
-        }
-        isSuspected = false
+        heardSinceDue += byteCount
         doubtedUntil = .never
-        dueSince = isDue || openPing != nil ? now : nil
         if isActive { wasActive = true }
+        guard state == .silent else { return }
+        // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
+        if let dueSince { roundTrip = max(roundTrip, now.since(dueSince)) }
+        trust(isDue: dueSince != nil, now)
+    }
+
+    /// An acknowledgment moved, or a PONG came. `isDue`: bytes are still unacknowledged.
+    mutating func answered(isDue: Bool, now: Instant) {
+        trust(isDue: isDue || openPing != nil, now)
+    }
+
+    private mutating func trust(isDue: Bool, _ now: Instant) {
+        state = .trusted
+        dueSince = isDue ? now : nil
+        heardSinceDue = 0
     }
 
     /// Something that must be answered was handed to the carrier.
     mutating func sent(now: Instant) {
         wasActive = true
-        if dueSince == nil { dueSince = now }
+        expectAnswer(now)
+    }
+
+    private mutating func expectAnswer(_ now: Instant) {
+        guard dueSince == nil else { return }
+        dueSince = now
+        heardSinceDue = 0
     }
 
     /// The owner knows that the path is slow rather than dead (TCP's own acknowledgments arrive).
@@ -81,7 +112,17 @@ struct Liveness {
         #if CANARIES
         if Canary.selected == .noSuspicion { return .never }
         #endif
-        return min(max(dueSince + suspicionDelay, patientUntil), doubtedUntil)
+        let silence = max(dueSince, heardSinceDue > 0 ? heardAt : dueSince) + suspicionDelay
+        return min(max(min(silence, dueSince + answerDelay), patientUntil), doubtedUntil)
+    }
+
+    /// How long the answer may be missing while other bytes come.
+    private var answerDelay: Interval {
+        switch heardSinceDue {
+        case ..<Liveness.trickleByteCount, Liveness.floodByteCount...: suspicionDelay
+        case Liveness.streamByteCount...: max(suspicionDelay, Liveness.suspicionMaximum)
+        default: Interval(nanoseconds: .max)
+        }
     }
 
     private var pingAt: Instant {
@@ -98,7 +139,7 @@ struct Liveness {
     /// True once per silence.
     mutating func becomesSuspected(now: Instant) -> Bool {
         guard now >= suspicionAt else { return false }
-        isSuspected = true
+        state = heardSinceDue > 0 && now.since(heardAt) < suspicionDelay ? .unanswered : .silent
         return true
     }
 
@@ -110,7 +151,7 @@ struct Liveness {
         openPing = token
         pingedAt = now
         wasActive = false
-        if dueSince == nil { dueSince = now }
+        expectAnswer(now)
         return token
     }
 
@@ -119,20 +160,22 @@ struct Liveness {
         guard token == openPing else { return }
         openPing = nil
         let sample = now.since(pingedAt)
-        roundTrip = isMeasured
-            ? Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8) : sample
+        // A queue may grow faster than an average follows.
+        let average = Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
+        roundTrip = isMeasured ? max(average, Interval(nanoseconds: sample.nanoseconds / 2)) : sample
         minimumRoundTrip = !isMeasured || sample < minimumRoundTrip
             ? sample
             : Interval(nanoseconds: minimumRoundTrip.nanoseconds
                        + (sample.nanoseconds - minimumRoundTrip.nanoseconds) / 16)
         isMeasured = true
-        if !isDue { dueSince = nil }
+        answered(isDue: isDue, now: now)
     }
 
     /// A fresh carrier: nothing is due, nothing is suspected; the round trip is measured anew at once.
     mutating func carrierAttached(now: Instant) {
-        isSuspected = false
+        state = .trusted
         dueSince = nil
+        heardSinceDue = 0
         openPing = nil
         heardAt = now
         patientUntil = Instant(nanoseconds: 0)

@@ -12,6 +12,8 @@ struct Scheduler {
     private var sparse = List()
     private var bulk = List()
     private var control = List()
+    /// Streams whose OPEN has no place yet. Apart from the others: it waits for a carrier that works.
+    private var opening = List()
 
     struct List {
         var first = StreamTable.none
@@ -22,6 +24,8 @@ struct Scheduler {
     var hasControl: Bool { !control.isEmpty }
     var hasData: Bool { !sparse.isEmpty || !bulk.isEmpty }
     var firstControl: StreamSlot { control.first }
+    /// `none` when there is none.
+    var firstOpening: StreamSlot { opening.first }
 
     /// The stream whose turn it is, with a deficit above zero; `none` when nobody waits.
     mutating func nextData(_ table: inout StreamTable) -> StreamSlot {
@@ -65,21 +69,40 @@ struct Scheduler {
         table[slot].wasBlocked = true
     }
 
-    mutating func addControl(_ slot: StreamSlot, _ table: inout StreamTable) {
-        guard !table[slot].isInControl else { return }
-        table[slot].isInControl = true
+    mutating func addControl(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .control, &table) }
+
+    mutating func addOpening(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .opening, &table) }
+
+    private mutating func add(_ slot: StreamSlot, _ place: Stream.ControlPlace, _ table: inout StreamTable) {
+        guard table[slot].controlPlace == .none else { return }
+        let last = place == .control ? control.last : opening.last
+        table[slot].controlPlace = place
         table[slot].controlNext = StreamTable.none
-        table[slot].controlPrevious = control.last
-        if control.isEmpty { control.first = slot } else { table[control.last].controlNext = slot }
-        control.last = slot
+        table[slot].controlPrevious = last
+        if last != StreamTable.none { table[last].controlNext = slot }
+        if place == .control {
+            if control.isEmpty { control.first = slot }
+            control.last = slot
+        } else {
+            if opening.isEmpty { opening.first = slot }
+            opening.last = slot
+        }
     }
 
     mutating func removeControl(_ slot: StreamSlot, _ table: inout StreamTable) {
-        guard table[slot].isInControl else { return }
+        let place = table[slot].controlPlace
+        guard place != .none else { return }
         let (next, previous) = (table[slot].controlNext, table[slot].controlPrevious)
-        if previous == StreamTable.none { control.first = next } else { table[previous].controlNext = next }
-        if next == StreamTable.none { control.last = previous } else { table[next].controlPrevious = previous }
-        table[slot].isInControl = false
+        if previous != StreamTable.none { table[previous].controlNext = next }
+        if next != StreamTable.none { table[next].controlPrevious = previous }
+        if place == .control {
+            if control.first == slot { control.first = next }
+            if control.last == slot { control.last = previous }
+        } else {
+            if opening.first == slot { opening.first = next }
+            if opening.last == slot { opening.last = previous }
+        }
+        table[slot].controlPlace = .none
     }
 
     /// Takes the stream out of every list, before it leaves the table.

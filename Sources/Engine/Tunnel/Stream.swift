@@ -33,7 +33,9 @@ struct Stream {
     var wasBlocked = false
     var dataNext = StreamTable.none
     var dataPrevious = StreamTable.none
-    var isInControl = false
+    /// Which list of control frames it stands in.
+    enum ControlPlace: UInt8 { case none, control, opening }
+    var controlPlace: ControlPlace = .none
     var controlNext = StreamTable.none
     var controlPrevious = StreamTable.none
 

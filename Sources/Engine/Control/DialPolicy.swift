@@ -1,0 +1,38 @@
+import Tunnel
+
+/// The dialer's limits and delays (docs/protocol.md §9.3).
+public enum DialPolicy {
+    /// An attempt is abandoned when it is this old: a fresh one reaches a path that is whole again sooner.
+    public static let attemptMaximum = Interval.seconds(3)
+    /// One connect at a time may take longer: this at first, twice as much each time, up to what TCP itself bears (RFC
+    /// 9293 §3.8.3). So a path with a round trip of many seconds gets a carrier too.
+    public static let patienceMinimum = Interval.seconds(6)
+    public static let patienceMaximum = Interval.seconds(120)
+    /// An unanswered HELLO keeps the next one on the same way back for this, or for twice what its connect took. Shorter
+    /// than the pace: a middlebox that accepts and swallows must not slow the attempts down.
+    public static let greetingMinimum = Interval.milliseconds(150)
+    /// A connect that took hours of sleep says nothing of the path.
+    public static let greetingMaximum = Interval.seconds(5)
+    public static let answerMaximum = Interval.seconds(60)
+    public static let candidatesMaximum = 16
+}
+
+/// How fast fresh connects follow each other while the carrier is down or in doubt: fast for ten minutes, then once a
+/// second for ever, so that whoever is back is noticed within that. Jitter keeps a hundred clients apart.
+public struct DialPace {
+    public static let fast = Interval.milliseconds(200)
+    public static let slow = Interval.milliseconds(900)
+    public static let fastFor = Interval.seconds(600)
+
+    private var startedAt: Instant
+
+    public init(now: Instant) { startedAt = now }
+
+    public mutating func restart(now: Instant) { startedAt = now }
+
+    /// Until the next attempt; up to a tenth less than the pace.
+    public func next(now: Instant, using generator: inout some RandomNumberGenerator) -> Interval {
+        let base = (now.since(startedAt) < DialPace.fastFor ? DialPace.fast : DialPace.slow).nanoseconds
+        return Interval(nanoseconds: base / 10 * 9 + UInt64.random(in: 0...(base / 10), using: &generator))
+    }
+}

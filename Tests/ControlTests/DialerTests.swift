@@ -1,0 +1,195 @@
+import Testing
+import Tunnel
+@testable import Control
+
+/// A dialer on virtual time: milliseconds since the start.
+struct Bench: ~Copyable {
+    var dialer: Dialer
+    var generator = FixedChance()
+    private(set) var actions: [Dialer.Action] = []
+
+    init(addresses: Int = 1) {
+        dialer = Dialer(now: Bench.at(0))
+        dialer.handleAddresses(addresses, now: Bench.at(0))
+    }
+
+    static func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (1_000 + milliseconds) * 1_000_000) }
+
+    /// What the dialer wants when its time has come.
+    mutating func tick(_ milliseconds: UInt64) -> [Dialer.Action] {
+        dialer.handleTimeout(now: Bench.at(milliseconds), using: &generator)
+        return take()
+    }
+
+    mutating func take() -> [Dialer.Action] {
+        var taken: [Dialer.Action] = []
+        while let action = dialer.nextAction() { taken.append(action) }
+        dialer.checkInvariants()
+        return taken
+    }
+
+    mutating func connected(_ id: Dialer.CandidateID, _ milliseconds: UInt64) -> [Dialer.Action] {
+        dialer.handleConnected(id, now: Bench.at(milliseconds))
+        return take()
+    }
+
+    mutating func failed(_ id: Dialer.CandidateID, _ milliseconds: UInt64) -> [Dialer.Action] {
+        dialer.handleFailed(id, now: Bench.at(milliseconds))
+        return take()
+    }
+}
+
+/// No jitter at all: the longest delay.
+struct FixedChance: RandomNumberGenerator {
+    mutating func next() -> UInt64 { .max }
+}
+
+@Suite struct DialerTests {
+    @Test func aFreshAttemptStartsAtEachInterval() {
+        var bench = Bench()
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.tick(100) == [])
+        #expect(bench.tick(200) == [.connect(2, address: 0)])
+        #expect(bench.connected(2, 210) == [.greet(2, attempt: 1)])
+    }
+
+    @Test func theNextAddressIsTriedAtOnceWhenOneFailsButEachOnlyOnce() {
+        var bench = Bench(addresses: 3)
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.failed(1, 1) == [])
+        #expect(bench.dialer.nextTimeout == Bench.at(1))
+        #expect(bench.tick(1) == [.connect(2, address: 1)])
+        #expect(bench.failed(2, 2) == [])
+        #expect(bench.tick(2) == [.connect(3, address: 2)])
+        #expect(bench.failed(3, 3) == [])
+        #expect(bench.tick(3) == [])
+        #expect(bench.dialer.nextTimeout >= Bench.at(180))
+    }
+
+    /// RFC 8305: a dead first address costs no more than one attempt's delay.
+    @Test func aDeadFirstAddressCostsOneInterval() {
+        var bench = Bench(addresses: 2)
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.dialer.nextTimeout <= Bench.at(200))
+        #expect(bench.tick(200) == [.connect(2, address: 1)])
+        #expect(bench.connected(2, 201) == [.greet(2, attempt: 1)])
+        bench.dialer.handleWon(2)
+        #expect(bench.take() == [.abandon(1, .notNeeded)])
+        // What worked is tried first next time.
+        bench.dialer.handleCarrierLost(now: Bench.at(900))
+        #expect(bench.tick(900) == [.connect(3, address: 1)])
+    }
+
+    /// A middlebox that accepts and swallows: each fresh connection says HELLO, so the first one behind the heal wins.
+    @Test func aSwallowedHelloDoesNotSlowTheNext() {
+        var bench = Bench()
+        var greetings = 0
+        for turn in 0..<20 as Range<UInt64> {
+            for action in bench.tick(turn * 200) {
+                guard case .connect(let id, _) = action else { continue }
+                greetings += bench.connected(id, turn * 200 + 1).count { if case .greet = $0 { true } else { false } }
+            }
+        }
+        #expect(greetings == 20)
+    }
+
+    @Test func anAddressThatSwallowsDoesNotKeepTheOthersBack() {
+        var bench = Bench(addresses: 3)
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.connected(1, 1) == [.greet(1, attempt: 1)])
+        #expect(bench.tick(200) == [.connect(2, address: 1)])
+        #expect(bench.connected(2, 201) == [.greet(2, attempt: 2)])
+    }
+
+    /// On a long path a HELLO would displace the one before, which is on its way.
+    @Test func helloWaitsForTheAnswerOnALongPath() {
+        var bench = Bench()
+        _ = bench.tick(0)
+        _ = bench.tick(200)
+        #expect(bench.connected(1, 1000) == [.greet(1, attempt: 1)])
+        #expect(bench.connected(2, 1200) == [])
+        #expect(bench.tick(2500).allSatisfy { if case .greet = $0 { false } else { true } })
+        #expect(bench.tick(3000).contains(.greet(2, attempt: 2)))
+    }
+
+    @Test func aPathOfFourSecondsGetsACarrier() {
+        var bench = Bench()
+        var time: UInt64 = 0
+        var first: Dialer.CandidateID?
+        var alive: Set<Dialer.CandidateID> = []
+        while time < 4000 {
+            for action in bench.tick(time) {
+                if case .connect(let id, _) = action { alive.insert(id); first = first ?? id }
+                if case .abandon(let id, _) = action { alive.remove(id) }
+            }
+            time += 100
+        }
+        #expect(alive.contains(first!), "the patient attempt was abandoned")
+        #expect(bench.connected(first!, 4000) == [.greet(first!, attempt: 1)])
+        var answered = true
+        while time < 8000 {
+            answered = answered && !bench.tick(time).contains(.abandon(first!, .unanswered))
+            time += 100
+        }
+        #expect(answered, "the answer was not waited for")
+        #expect(bench.dialer.isAnswer(first!, attempt: 1) == true)
+    }
+
+    @Test func laterHellosLiveOnAndOthersLose() {
+        var bench = Bench()
+        _ = bench.tick(0); _ = bench.tick(200); _ = bench.tick(400); _ = bench.tick(600)
+        #expect(bench.connected(1, 610) == [.greet(1, attempt: 1)])
+        #expect(bench.tick(9_000).isEmpty == false)
+        var second = Bench()
+        _ = second.tick(0); _ = second.tick(200); _ = second.tick(400)
+        _ = second.connected(1, 1)
+        #expect(second.connected(2, 410) == [.greet(2, attempt: 2)])
+        second.dialer.handleWon(1)
+        #expect(second.take() == [.abandon(3, .notNeeded), .keep(2)])
+        #expect(second.failed(2, 500) == [.withdrawOffers])
+        #expect(second.dialer.isSeeking == false)
+    }
+
+    @Test func aWrongSuspicionLeavesGreetedCandidatesAlone() {
+        var bench = Bench()
+        _ = bench.tick(0)
+        _ = bench.connected(1, 1)
+        bench.dialer.handleWon(1)
+        _ = bench.take()
+        bench.dialer.handleSuspected(now: Bench.at(1000))
+        #expect(bench.tick(1000) == [.connect(2, address: 0)])
+        #expect(bench.connected(2, 1001) == [.greet(2, attempt: 2)])
+        #expect(bench.tick(1200) == [.connect(3, address: 0)])
+        bench.dialer.handleRecovered()
+        #expect(bench.take() == [.abandon(3, .notNeeded)])
+        #expect(bench.dialer.hasCandidates == true)
+    }
+
+    @Test func anOutageOfAnHourIsStillProbedEverySecond() {
+        var pace = DialPace(now: Bench.at(0))
+        var generator = FixedChance()
+        #expect(pace.next(now: Bench.at(599_000), using: &generator) <= .milliseconds(200))
+        #expect(pace.next(now: Bench.at(7_200_000), using: &generator) <= .seconds(1))
+        pace.restart(now: Bench.at(7_200_000))
+        #expect(pace.next(now: Bench.at(7_200_000), using: &generator) <= .milliseconds(200))
+    }
+
+    @Test func sleepDoesNotMakeAPathLong() {
+        var bench = Bench()
+        _ = bench.tick(0)
+        #expect(bench.connected(1, 3_600_000) == [.greet(1, attempt: 1)])
+        bench.dialer.handlePathChanged(now: Bench.at(3_600_001))
+        _ = bench.take()
+        #expect(bench.tick(3_600_002) == [.connect(2, address: 0)])
+        #expect(bench.connected(2, 3_600_003) == [.greet(2, attempt: 2)])
+    }
+
+    @Test func nothingIsDialledAfterTheEnd() {
+        var bench = Bench()
+        _ = bench.tick(0)
+        bench.dialer.stop()
+        #expect(bench.take() == [.abandon(1, .notNeeded)])
+        #expect(bench.tick(10_000) == [])
+        #expect(bench.dialer.nextTimeout == .never)
+    }
+}

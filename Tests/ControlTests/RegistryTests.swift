@@ -1,0 +1,137 @@
+import Testing
+import Tunnel
+import Wire
+@testable import Control
+
+@Suite struct RegistryTests {
+    private func registry(_ sessions: Int = 3, hold: Interval = .seconds(100)) -> Registry {
+        Registry(limits: .init(sessions: sessions, hold: hold, grantTotal: 64 << 20, grantMaximum: 16 << 20))
+    }
+
+    private func at(_ seconds: UInt64) -> Instant { Instant(nanoseconds: (1000 + seconds) * 1_000_000_000) }
+
+    private func identity(_ key: UInt32) -> SessionIdentity { SessionIdentity(high: 1, low: UInt64(key)) }
+
+    private func hello(_ key: UInt32?, attempt: UInt64 = 1) -> Hello {
+        Hello(identity: key.map(identity) ?? .none, attempt: attempt, received: 0, replay: 0, earlyByteCount: 0, dataLimit: 0)
+    }
+
+    private func admit(_ registry: inout Registry, _ key: UInt32, _ seconds: UInt64 = 0, proves: Bool = true)
+        -> (atAdmission: UInt32?, atProof: Registry.Admission) {
+        guard case .begin(let grant) = registry.judge(hello(nil), isDraining: false, isProven: { _ in false }) else {
+            return (nil, .full)
+        }
+        let evicted = registry.admit(key, identity(key), secret: Octets32(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
+                                     now: at(seconds))
+        if let evicted { registry.forget(evicted) }
+        let proof = proves ? registry.proved(key, now: at(seconds)) : .known
+        if case .welcome(_, let victim?) = proof { registry.forget(victim) }
+        registry.checkInvariants()
+        return (evicted, proof)
+    }
+
+    @Test func nothingHoldsWithoutAProof() {
+        var registry = registry()
+        _ = admit(&registry, 1)
+        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { _ in false })
+                == .refuse(.sessionUnknown, reason: "session unknown"))
+        #expect(registry.judge(hello(9, attempt: 2), isDraining: false, isProven: { _ in true })
+                == .refuse(.sessionUnknown, reason: "session unknown"))
+        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { $0 == Octets32(1, 0, 0, 0) }) == .resume(1))
+    }
+
+    @Test func anAttemptCountsOnce() {
+        var registry = registry()
+        _ = admit(&registry, 1)
+        registry.resumed(1, attempt: 5)
+        for attempt in 1...5 as ClosedRange<UInt64> {
+            #expect(registry.judge(hello(1, attempt: attempt), isDraining: false, isProven: { _ in true })
+                    == .refuse(.stale, reason: "a newer attempt was accepted"))
+        }
+        #expect(registry.judge(hello(1, attempt: 6), isDraining: false, isProven: { _ in true }) == .resume(1))
+    }
+
+    @Test func aDrainingServerTakesKnownSessionsAndNoNewOnes() {
+        var registry = registry()
+        _ = admit(&registry, 1)
+        #expect(registry.judge(hello(nil), isDraining: true, isProven: { _ in false })
+                == .refuse(.stopping, reason: "the server is stopping"))
+        #expect(registry.judge(hello(1, attempt: 2), isDraining: true, isProven: { _ in true }) == .resume(1))
+    }
+
+    /// Hazard 24: a table that strangers fill while a good client is away.
+    @Test func strangersCannotTakeTheSessionOfAClientInAnOutage() {
+        var registry = registry()
+        _ = admit(&registry, 1)
+        registry.detached(1, isPrecious: true, now: at(1))
+        for stranger in 2..<2002 as Range<UInt32> {
+            // Half of them answer their WELCOME, and all vanish.
+            _ = admit(&registry, stranger, 2, proves: stranger % 2 == 0)
+            registry.detached(stranger, isPrecious: false, now: at(2))
+        }
+        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { _ in true }) == .resume(1))
+        #expect(registry.count <= 3 + RegistryPolicy.newcomersMaximum)
+        // Newcomers are promised little, and that beside the sessions' share.
+        #expect(registry.grantedByteCount <= (64 << 20) + RegistryPolicy.newcomersMaximum * RegistryPolicy.newcomerGrant)
+    }
+
+    @Test func aFullTableOfSessionsWithStreamsEvictsNobody() {
+        var registry = registry()
+        for key in 1...3 as ClosedRange<UInt32> {
+            _ = admit(&registry, key)
+            registry.detached(key, isPrecious: true, now: at(1))
+        }
+        #expect(registry.judge(hello(nil), isDraining: false, isProven: { _ in false })
+                == .refuse(.tooManySessions, reason: "too many sessions"))
+        registry.resumed(2, attempt: 2)
+        registry.detached(2, isPrecious: false, now: at(2))
+        #expect(admit(&registry, 4, 3).atProof == .welcome(grant: 16 << 20, evict: 2)
+                || registry.count == 3)
+    }
+
+    @Test func newcomersGiveWayToNewcomersOnly() {
+        var registry = registry()
+        _ = admit(&registry, 1)
+        for key in 2..<(2 + UInt32(RegistryPolicy.newcomersMaximum)) { _ = admit(&registry, key, UInt64(key), proves: false) }
+        #expect(admit(&registry, 1000, 1000, proves: false).atAdmission == 2)
+    }
+
+    @Test func aSessionIsHeldAndThenExpires() {
+        var registry = registry(hold: .seconds(5))
+        _ = admit(&registry, 1)
+        #expect(registry.nextExpired(now: at(1000)) == nil)
+        registry.detached(1, isPrecious: true, now: at(1000))
+        #expect(registry.nextTimeout <= at(1005))
+        #expect(registry.nextExpired(now: at(1004)) == nil)
+        registry.resumed(1, attempt: 2)
+        #expect(registry.nextExpired(now: at(1006)) == nil)
+        #expect(registry.nextTimeout == .never)
+        registry.detached(1, isPrecious: true, now: at(1010))
+        #expect(registry.nextExpired(now: at(1015)) == 1)
+        registry.forget(1)
+        #expect(registry.nextExpired(now: at(1015)) == nil)
+        #expect(registry.grantedByteCount == 0)
+    }
+
+    /// Protocol 4.20: its WELCOME was lost; nobody can ever resume it.
+    @Test func anOrphanIsForgottenWithinAMinute() {
+        var registry = registry(hold: .seconds(86_400))
+        _ = admit(&registry, 1, proves: false)
+        registry.detached(1, isPrecious: false, now: at(3))
+        #expect(registry.nextExpired(now: at(62)) == nil)
+        #expect(registry.nextExpired(now: at(63)) == 1)
+    }
+
+    @Test func aNewcomerThatSaysNothingMustGo() {
+        var registry = registry()
+        _ = admit(&registry, 1, proves: false)
+        #expect(registry.nextTimeout == at(10))
+        #expect(registry.nextExpired(now: at(10)) == 1)
+    }
+
+    @Test func grantsLeaveRoomForTheNext() {
+        var registry = registry(1000)
+        for key in 1...500 as ClosedRange<UInt32> { _ = admit(&registry, key) }
+        #expect(registry.grantedByteCount <= (64 << 20) + 500 * RegistryPolicy.newcomerGrant)
+    }
+}

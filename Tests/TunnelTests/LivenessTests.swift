@@ -1,0 +1,93 @@
+import Testing
+@testable import Tunnel
+
+/// A carrier on virtual time, judged by what it answers.
+@Suite struct LivenessTests {
+    private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (5_000 + milliseconds) * 1_000_000) }
+
+    private func attached() -> Liveness {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        liveness.pathMeasured(.milliseconds(10))
+        return liveness
+    }
+
+    @Test func silenceWhereAnAnswerIsDueIsSuspicious() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        #expect(liveness.suspicionAt == at(850))
+        #expect(liveness.becomesSuspected(now: at(849)) == false)
+        #expect(liveness.becomesSuspected(now: at(850)) == true)
+        #expect(liveness.becomesSuspected(now: at(851)) == false)
+        liveness.heard(10, isActive: true, now: at(900))
+        #expect(!liveness.isSuspected)
+    }
+
+    @Test func anAnswerEndsTheWait() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        liveness.heard(10, isActive: false, now: at(120))
+        liveness.answered(isDue: false, now: at(120))
+        #expect(liveness.suspicionAt == .never)
+    }
+
+    /// Hazard 25: client to server is swallowed, server to client flows in little records.
+    @Test func aTrickleThatAnswersNothingIsSuspicious() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        for record in 1...20 as ClosedRange<UInt64> {
+            liveness.heard(100, isActive: true, now: at(record * 40))
+            if liveness.becomesSuspected(now: at(record * 40)) { break }
+        }
+        #expect(liveness.isSuspected)
+        // More of the same says nothing; the answer does.
+        liveness.heard(100, isActive: true, now: at(900))
+        #expect(liveness.isSuspected)
+        liveness.answered(isDue: false, now: at(901))
+        #expect(!liveness.isSuspected)
+    }
+
+    @Test func aFloodThatAnswersNothingIsSuspiciousWithinASecond() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        for tenth in 1...10 as ClosedRange<UInt64> { liveness.heard(2 << 20, isActive: true, now: at(tenth * 80)) }
+        #expect(liveness.becomesSuspected(now: at(800)) == true)
+    }
+
+    /// A slow line that is full of the peer's bytes: its acknowledgment stands behind them, and that is no outage.
+    @Test func anAcknowledgmentBehindTheBulkOfASlowLineIsWaitedFor() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        for tenth in 1...40 as ClosedRange<UInt64> {   // 1 Mbit/s.
+            liveness.heard(12_500, isActive: true, now: at(tenth * 100))
+            #expect(liveness.becomesSuspected(now: at(tenth * 100)) == false, "after \(tenth) tenths of a second")
+        }
+    }
+
+    /// The bytes come at first, then nothing at all.
+    @Test func silenceBehindAStreamIsJudgedFromItsLastByte() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        for tenth in 1...5 as ClosedRange<UInt64> { liveness.heard(50_000, isActive: true, now: at(tenth * 100)) }
+        #expect(liveness.suspicionAt == at(1250))
+        #expect(liveness.becomesSuspected(now: at(1250)) == true)
+    }
+
+    @Test func aQueueThatGrowsIsLearnedAtOnce() {
+        var liveness = attached()
+        let token = liveness.nextPing(now: at(0))
+        liveness.receivePong(token, isDue: false, now: at(400))
+        liveness.sent(now: at(500))
+        #expect(liveness.suspicionAt >= at(500 + 800))
+    }
+
+    @Test func patienceAndDoubt() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        liveness.bePatient(until: at(2000))
+        #expect(liveness.suspicionAt == at(2000))
+        liveness.doubt(now: at(1000))
+        #expect(liveness.suspicionAt == at(1200))
+        #expect(liveness.owesPing(now: at(1000)))
+    }
+}

@@ -1,0 +1,63 @@
+import Testing
+@testable import Tunnel
+
+@Suite struct StreamTableTests {
+    private func stream(_ id: UInt64) -> Stream {
+        Stream(id: id, owner: StreamOwner(truncatingIfNeeded: id), send: SendHalf(limit: 0),
+               receive: ReceiveHalf(initial: 0, now: Instant(nanoseconds: 0)))
+    }
+
+    /// Against a dictionary: whatever is inserted and removed, each identifier is found where it lies.
+    @Test(arguments: [1, 2, 3] as [UInt64]) func theTableFindsWhatADictionaryFinds(seed: UInt64) {
+        var state = seed
+        func next(_ bound: UInt64) -> UInt64 {
+            state = state &* 6364136223846793005 &+ 1442695040888963407
+            return (state >> 33) % bound
+        }
+        var table = StreamTable()
+        var model: [UInt64: StreamSlot] = [:]
+        for _ in 0..<20_000 {
+            let id = next(600)
+            if let slot = model.removeValue(forKey: id) {
+                #expect(table.find(id) == slot)
+                table.remove(slot)
+            } else {
+                model[id] = table.insert(stream(id))
+            }
+            #expect(table.count == model.count)
+        }
+        for id in 0..<600 as Range<UInt64> { #expect(table.find(id) == model[id], "seed \(seed), stream \(id)") }
+        for (id, slot) in model { #expect(table[slot].id == id) }
+    }
+}
+
+@Suite struct CreditWindowTests {
+    private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: milliseconds * 1_000_000) }
+
+    @Test func creditIsToldAtHalfAWindow() {
+        var window = CreditWindow(initial: 64 << 10, now: at(0))
+        #expect(window.consumed(to: 31 << 10, ceiling: 1 << 20, roundTrip: .milliseconds(1), now: at(100)) == false)
+        #expect(window.consumed(to: 32 << 10, ceiling: 1 << 20, roundTrip: .milliseconds(1), now: at(100)) == true)
+        #expect(window.tell() == 96 << 10)
+    }
+
+    @Test func aFastUserGetsALargerWindowUpToTheCeiling() {
+        var window = CreditWindow(initial: 64 << 10, now: at(0))
+        var consumed: UInt64 = 0
+        for _ in 0..<1000 {
+            consumed += 32 << 10
+            if window.consumed(to: consumed, ceiling: 1 << 20, roundTrip: .milliseconds(100), now: at(1)) { _ = window.tell() }
+        }
+        #expect(window.size == 1 << 20)
+    }
+
+    @Test func aSlowUserKeepsASmallWindow() {
+        var window = CreditWindow(initial: 64 << 10, now: at(0))
+        for step in 1...100 as ClosedRange<UInt64> {
+            if window.consumed(to: step * (32 << 10), ceiling: 1 << 20, roundTrip: .milliseconds(1), now: at(step * 1000)) {
+                _ = window.tell()
+            }
+        }
+        #expect(window.size == 64 << 10)
+    }
+}
