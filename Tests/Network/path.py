@@ -27,7 +27,7 @@ class Path:
         self.origin_port, self.user_port = origin_port, user_port or origin_port + 10000
         self.client_flags, self.server_flags = list(client_flags), list(server_flags)
         self.client_limits, self.server_limits = list(client_limits), list(server_limits)
-        self.carrier_host = SERVER_ADDRESS
+        self.carrier_host, self.carrier_port = SERVER_ADDRESS, CARRIER_PORT
         self.address = (SERVER_ADDRESS, origin_port) if kind == "direct" else ("127.0.0.1", self.user_port)
         if start:
             self.start()
@@ -62,7 +62,7 @@ class Path:
     def start_client(self):
         self.client = self.lab.start("tele-client", [
             *self.client_limits, binary(), "-client", f"-in=127.0.0.1:{self.user_port}",
-            f"-out={self.carrier_host}:{CARRIER_PORT}", f"-io={self.driver}", *self.client_flags],
+            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *self.client_flags],
             host=self.lab.client)
         self.client.wait_for_port(self.user_port)
 

@@ -73,6 +73,15 @@ import Testing
         #expect(liveness.becomesSuspected(now: at(1250)) == true)
     }
 
+    /// A flood whose sender has used its credit up, and pings.
+    @Test func aFloodThatBecomesATrickleIsSuspicious() {
+        var liveness = attached()
+        liveness.sent(now: at(0))
+        for tenth in 1...5 as ClosedRange<UInt64> { liveness.heard(1 << 20, isActive: true, now: at(tenth * 20)) }
+        for quarter in 1...2 as ClosedRange<UInt64> { liveness.heard(10, isActive: false, now: at(100 + quarter * 250)) }
+        #expect(liveness.becomesSuspected(now: at(850)) == true)
+    }
+
     @Test func aQueueThatGrowsIsLearnedAtOnce() {
         var liveness = attached()
         let token = liveness.nextPing(now: at(0))

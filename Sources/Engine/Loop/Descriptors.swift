@@ -13,10 +13,4 @@ public enum Descriptors {
         }
         return Int(clamping: limit.rlim_cur)
     }
-
-    /// A descriptor held in reserve, to be given up when the process runs out.
-    public static func reserve() -> Int32? {
-        let fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
-        return fd >= 0 ? fd : nil
-    }
 }

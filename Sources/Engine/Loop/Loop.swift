@@ -5,7 +5,8 @@ import Glibc
 /// The submission loop: queue operations, then wait once for submissions, completions and the next deadline together.
 /// Knows sockets, memory, tokens and time, and nothing of what they are for. Owned by one thread; `waker` may travel.
 public final class Loop {
-    public enum Driver: Sendable { case auto, uring, epoll }
+    /// How to talk to the kernel; auto takes epoll where io_uring is forbidden.
+    public enum Driver: String, Sendable, CaseIterable { case auto, uring, epoll }
 
     let ring: OpaquePointer
     /// The words for a log when `auto` could not have io_uring.
@@ -13,6 +14,7 @@ public final class Loop {
     public let driverName: String
     private let completions: UnsafeMutablePointer<ring_completion>
     private static let batch = 256
+    private var isWaiting = false
 
     /// A shared receive pool of `poolCount` buffers of `poolByteCount` serves all idle sockets.
     public init(driver: Driver, poolCount: Int = 256, poolByteCount: Int = 4096) throws(SystemError) {
@@ -89,8 +91,12 @@ public final class Loop {
     public func poolBytes(_ buffer: UInt16) -> UnsafeRawPointer { ring_pool_bytes(ring, buffer) }
     public func returnToPool(_ buffer: UInt16) { ring_pool_return(ring, buffer) }
 
-    /// Waits for completions until `deadline` (nanoseconds on `Clock`; nil: for ever) and passes each to `handle`.
+    /// Waits for completions until `deadline` (nanoseconds on `Clock`; nil: for ever) and passes each to `handle`, which
+    /// must not wait itself: completions would overtake each other.
     public func wait(until deadline: UInt64?, _ handle: (Completion) -> Void) throws(SystemError) {
+        precondition(!isWaiting, "the loop waits inside a completion")
+        isWaiting = true
+        defer { isWaiting = false }
         let timeout: Int64
         if let deadline {
             let now = Clock.now()

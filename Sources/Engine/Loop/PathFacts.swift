@@ -27,11 +27,4 @@ public struct PathFacts: Sendable {
                  bytes.load(fromByteOffset: 72, as: UInt32.self))
             }
     }
-
-    /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
-    public var explainsSilence: Bool {
-        guard unacknowledged > 0 else { return false }
-        let patience = max(3 * roundTripMicroseconds / 1000, 500)
-        return backoff < 2 && silenceMilliseconds < patience
-    }
 }

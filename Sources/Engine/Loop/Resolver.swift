@@ -12,8 +12,6 @@ public final class Resolver: Sendable {
 
     public struct LookupFailure: Error, Sendable, CustomStringConvertible {
         public let description: String
-        /// The name is written so that no network could resolve it.
-        public let isPermanent: Bool
     }
 
     private let mailbox = Mutex<[Answer]>([])
@@ -74,7 +72,7 @@ public final class Resolver: Sendable {
         defer { if let list { freeaddrinfo(list) } }
         guard failed == 0 else {
             let words = failed == EAI_SYSTEM ? SystemError.last.description : String(cString: gai_strerror(failed))
-            return .failure(LookupFailure(description: words.lowercased(), isPermanent: failed == EAI_NONAME))
+            return .failure(LookupFailure(description: words.lowercased()))
         }
         var byFamily: [[Address]] = []
         var next = list
@@ -93,6 +91,6 @@ public final class Resolver: Sendable {
             for family in byFamily where index < family.count { result.append(family[index]) }
         }
         return result.isEmpty
-            ? .failure(LookupFailure(description: "no address", isPermanent: false)) : .success(result)
+            ? .failure(LookupFailure(description: "no address")) : .success(result)
     }
 }

@@ -40,24 +40,22 @@ public enum Socket {
         }
     }
 
-    /// A carrier is always read by its peer, so a window that stays shut means a dead path: give up after two minutes.
-    /// Retransmissions back off to one second only (Linux 6.15), and little waits where it cannot be reordered.
-    public static func tuneCarrier(_ fd: Int32, isLoopback: Bool) {
-        try? set(fd, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, 120_000)
-        try? set(fd, Int32(IPPROTO_TCP), tcpRetransmissionMaximumMilliseconds, 1_000)
-        if !isLoopback { try? set(fd, Int32(IPPROTO_TCP), tcpNotSentLowWater, 128 << 10) }
-    }
-
     /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere.
     public static func tuneUser(_ fd: Int32) {
         try? set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     }
 
-    /// close(2) will send RST and discard what is queued.
-    public static func abortOnClose(_ fd: Int32) {
-        var option = linger(l_onoff: 1, l_linger: 0)
+    /// Whether close(2), or the end of the process, sends RST and discards what is queued, or lets it leave in order.
+    public static func abortOnClose(_ fd: Int32, _ aborts: Bool = true) {
+        var option = linger(l_onoff: aborts ? 1 : 0, l_linger: 0)
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
     }
+
+    /// An option of TCP by its number. Older kernels lack some: no reason not to talk.
+    public static func setTCP(_ fd: Int32, _ option: Int32, _ value: Int32) { try? set(fd, Int32(IPPROTO_TCP), option, value) }
+
+    /// Connections that nobody has accepted are refused from now on.
+    public static func shutdownListening(_ fd: Int32) { shutdown(fd, Int32(SHUT_RDWR)) }
 
     public static func shutdownWriting(_ fd: Int32) { shutdown(fd, Int32(SHUT_WR)) }
 
@@ -94,8 +92,4 @@ public enum Socket {
             }
         }
     }
-
-    // Newer than Debian 12's headers.
-    private static let tcpNotSentLowWater: Int32 = 25
-    private static let tcpRetransmissionMaximumMilliseconds: Int32 = 44
 }

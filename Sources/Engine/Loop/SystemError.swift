@@ -27,6 +27,9 @@ public struct SystemError: Error, Equatable, Hashable, Sendable, CustomStringCon
         }
     }
 
+    /// The operation was interrupted or cancelled, and may be started again at once.
+    public var isPassing: Bool { code == EAGAIN || code == EINTR || code == ECANCELED }
+
     /// The system is short of something and may have it again in a moment.
     public var isShortage: Bool {
         code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM

@@ -1,3 +1,5 @@
+import CSlab
+import Control
 import Loop
 import Tunnel
 import Wire
@@ -6,9 +8,45 @@ import Wire
 ///
 ///     client:  connecting ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
 ///     server:  awaitingHello ─HELLO holds─▶ established ─▶ closing
+///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
+///
+/// Its stored properties are three small nouns (block, greeting, what is in flight) and what names it.
 final class Carrier {
-    enum State: Equatable {
-        case connecting, connected, greeted, awaitingHello, established, closing
+    enum State: Equatable { case connecting, connected, greeted, awaitingHello, refusing, established, closing, closed }
+
+    /// Where received bytes lie: memory[parsed..<filled] is to be read.
+    struct Block {
+        var memory: UnsafeMutableRawPointer?
+        var capacity = 0
+        var parsed = 0
+        var filled = 0
+
+        var unread: UnsafeRawBufferPointer {
+            UnsafeRawBufferPointer(start: memory.map { $0 + parsed }, count: filled - parsed)
+        }
+        var room: UnsafeMutableRawBufferPointer {
+            UnsafeMutableRawBufferPointer(start: memory.map { $0 + filled }, count: capacity - filled)
+        }
+    }
+
+    /// HELLO, WELCOME or REFUSE, then early bytes of the session's store: sent before any batch.
+    struct Greeting {
+        var bytes: [UInt8] = []
+        var earlyStart: UInt64 = 0
+        var earlyCount = 0
+        var isSent: Bool { bytes.isEmpty && earlyCount == 0 }
+    }
+
+    /// What the kernel holds.
+    struct InFlight {
+        var connect = false
+        var receive = false
+        var send = false
+        /// The send is this batch of the endpoint; nil: it is the greeting.
+        var batch: Batch?
+        /// Lowest session offset that the send reads from the store.
+        var pinnedFrom: UInt64?
+        var isEmpty: Bool { !connect && !receive && !send }
     }
 
     let fd: Int32
@@ -18,40 +56,19 @@ final class Carrier {
     let openedAt: UInt64
     var state: State
     /// The session that it carries, or that it asks for.
-    var session: SessionHost?
-
-    /// Where received bytes lie: block[parsed..<filled] is to be read.
-    var block: UnsafeMutableRawPointer?
-    var capacity = 0
-    var parsed = 0
-    var filled = 0
-
-    /// Client: what its HELLO offered, with which attempt number, and when.
-    var offer: Endpoint.Offer?
-    var attempt: UInt64 = 0
-    var greetedAt: UInt64 = 0
-    /// How long the connect took: about a round trip.
-    var connectNanoseconds: UInt64 = 0
-
-    /// HELLO, WELCOME or REFUSE, then early bytes of the session's store: sent before any batch.
-    var greeting: [UInt8] = []
-    var early = (start: UInt64(0), count: 0)
-    /// The connection ends when the greeting (a refusal) is out.
-    var closesAfterGreeting = false
+    var session: Session?
+    var transport = Transport.plain
+    var block = Block()
+    var greeting = Greeting()
+    var inFlight = InFlight()
     /// While closing: the send in flight carries last words and is waited for.
     var hasLastWords = false
-
-    /// Unsequenced frames of the batch in flight.
-    let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)
-    var batch: Batch?
-    /// Lowest session offset that the send in flight reads from the store.
-    var pinnedFrom: UInt64?
-
-    var connectSubmitted = false
-    var receiveSubmitted = false
-    var sendSubmitted = false
-    var hasOperations: Bool { connectSubmitted || receiveSubmitted || sendSubmitted }
-    var isGreetingSent: Bool { greeting.isEmpty && early.count == 0 }
+    /// Client: what its dialer calls it until it has won, and what its HELLO offered.
+    var candidate: Dialer.CandidateID = 0
+    var offer: Endpoint.Offer?
+    /// Unsequenced frames of the batch in flight, or the greeting that is: must outlive the send.
+    let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Carrier.controlByteCount, alignment: 8)
+    static let controlByteCount = max(Endpoint.controlBufferByteCount, Specification.controlFrameMaximum)
 
     init(fd: Int32, peer: Address, index: UInt32, generation: UInt32, state: State, now: UInt64) {
         self.fd = fd
@@ -63,4 +80,19 @@ final class Carrier {
     }
 
     deinit { control.deallocate() }
+
+    func token(_ operation: Operation) -> Token { operation.token(index, generation) }
+
+    /// Its end has begun: nothing is sent or read any more.
+    var isOver: Bool { state == .closing || state == .closed }
+
+    /// It owns its session, and may carry a batch now.
+    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send }
+
+    func checkInvariants() {
+        assert(block.parsed <= block.filled && block.filled <= block.capacity, "a block read past its end")
+        assert(inFlight.send || inFlight.batch == nil, "a batch without a send")
+        assert(inFlight.pinnedFrom == nil || inFlight.send || !greeting.isSent, "a pin that nobody needs")
+        assert(state != .established || session != nil, "an established carrier without a session")
+    }
 }

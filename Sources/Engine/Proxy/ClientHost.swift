@@ -1,343 +1,315 @@
 import CSlab
+import Control
 import Glibc
-import Logging
 import Loop
 import Tunnel
 import Wire
 
-/// The tele client: accepts users, opens a stream for each on the warm carrier, and dials the tele server for ever.
-///
-/// While it has no carrier, or doubts the one it has, it starts a fresh connect at short fixed intervals and abandons old
-/// ones: TCP's own retransmission time-outs double, so an old attempt wakes up long after the path is whole. The old
-/// carrier stays until a new one has won.
-final class ClientHost {
-    /// An attempt is abandoned when it is this old.
-    static let attemptNanoseconds: UInt64 = 3_000_000_000
-    /// A second HELLO goes out beside an unanswered one after this, or after three times what the connect took.
-    static let greetingNanoseconds: UInt64 = 500_000_000
-    static let maximumCandidates = 16
-
+/// The tele client: accepts users, opens a stream for each on the warm carrier, and does what its dialer says.
+final class ClientHost: Host {
     unowned let hub: Hub
-    let target: HostPort
-    var session: SessionHost
-    /// Carriers that have not won: connecting, connected, greeted. Oldest first.
-    var candidates: [Carrier] = []
-    var pace: ProbePace
-    var addresses: [Address] = []
-    private var nextAddress = 0
-    private var isLookingUp = false
-    private var lookupStartedAt: UInt64 = 0
-    private var probeAt = UInt64.max
-    private var outageSince: UInt64?
+    private var session: Session
+    private var dialer: Dialer
+    private var candidates: [Dialer.CandidateID: Carrier] = [:]
+    private let server: ServerName
+    /// The last failure that was told.
     private var lastFailure = ""
-    private var wasToldOfFailure = false
-    private var refusalCode: CloseCode?
 
-    init(_ hub: Hub, target: HostPort) {
+    init(_ hub: Hub, server: HostPort) {
         self.hub = hub
-        self.target = target
-        pace = ProbePace()
+        self.server = ServerName(server)
         session = ClientHost.makeSession(hub)
+        dialer = Dialer(now: hub.instant)
     }
 
-    private static func makeSession(_ hub: Hub) -> SessionHost {
-        let limits = Endpoint.Limits(retained: hub.configuration.bufferByteCount,
-                                     received: min(hub.configuration.bufferByteCount, hub.configuration.memoryByteCount / 4),
-                                     streams: hub.configuration.maximumStreams)
-        return hub.sessions.insert { index, generation in
-            SessionHost(index: index, generation: generation, role: .client, limits: limits, now: hub.now)
-        }
+    private static func makeSession(_ hub: Hub) -> Session {
+        let configuration = hub.configuration
+        let limits = Endpoint.Limits(retained: configuration.bufferByteCount,
+                                     received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
+                                     streams: configuration.maximumStreams)
+        let session = hub.sessions.add(.client, limits)
+        session.detachedAt = hub.now
+        return session
     }
 
     func start() {
-        session.detachedAt = hub.now
-        probeSoon(after: 0)
+        lookUpIfUseful()
+        run()
     }
 
     // MARK: Users
 
-    var mayAccept: Bool { session.endpoint.canOpen }
+    var mayAccept: Bool {
+        hub.stopping.isRunning && hub.users.hasRoom && session.endpoint.canOpen
+    }
 
-    func handleAccepted(_ fd: Int32) {
-        guard session.endpoint.canOpen else { return hub.loop.close(fd) }
-        let isLocal = Socket.peerAddress(fd)?.isLoopback ?? false
-        Socket.tune(fd, isLocal)
+    func handleAccepted(_ fd: Int32, _ listener: Listeners.Entry) {
+        guard mayAccept else { return hub.loop.close(fd) }
+        Socket.tune(fd, Socket.peerAddress(fd)?.isLoopback ?? false)
         Socket.tuneUser(fd)
-        let index = hub.users.insert(fd: fd, flags: .hasStream)
-        hub.users[index].pointee.session = .passUnretained(session)
-        hub.users[index].pointee.slot = session.endpoint.open(owner: index, target: 0, now: hub.instant)
-        queue_init(&hub.users[index].pointee.inbound, 0)
-        queue_init(&hub.users[index].pointee.outbound, 0)
-        hub.armReceive(index)
-        hub.markDirty(session)
+        let index = hub.users.add(fd: fd, isConnecting: false, session, 0)
+        hub.users[index].pointee.slot = session.endpoint.open(owner: index, target: listener.target, now: hub.instant)
+        hub.users.armReceive(index)
+        hub.sessions.markDirty(session)
     }
 
-    // MARK: Probing
-
-    private var needsCarrier: Bool { session.carrier == nil || session.endpoint.isSuspected }
-
-    func handleSuspected() { probeSoon(after: 0) }
-
-    /// The suspicion was wrong. A candidate that has said HELLO may own the session already, so it runs its course.
-    func handleRecovered() {
-        outageSince = nil
-        for carrier in candidates where carrier.state != .greeted { hub.close(carrier) }
-        candidates.removeAll { $0.state == .closing }
-        if candidates.isEmpty { session.endpoint.withdrawOffers() }
+    /// The server calls nobody here.
+    func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
+        session.endpoint.reset(slot, .refused, now: hub.instant)
     }
 
-    /// Links, addresses or routes changed, or time was lost: try at once, whatever the pace.
-    func pathMayHaveChanged() {
-        pace.restart(now: hub.now)
-        if needsCarrier {
-            probeSoon(after: 0)
+    func handleOriginConnected(_ index: UInt32, _ error: SystemError?) {}
+
+    // MARK: Dialling
+
+    /// Does what the dialer says, and asks again when it wants to be asked.
+    private func run() {
+        while let action = dialer.nextAction() { act(action) }
+        dialer.checkInvariants()
+        let next = dialer.nextTimeout
+        if next == .never {
+            hub.timers.cancel(Operation.dial.token())
         } else {
-            session.endpoint.doubt(now: hub.instant)
-            hub.markDirty(session)
+            hub.timers.set(Operation.dial.token(), at: next.nanoseconds)
         }
     }
 
-    private func probeSoon(after nanoseconds: UInt64) {
-        let at = hub.now + nanoseconds
-        guard at < probeAt else { return }
-        probeAt = at
-        hub.timers.add(Operation.probe.token(), at: at)
-    }
-
-    func handleProbeTimer() {
-        guard hub.now >= probeAt else { return }
-        probeAt = .max
-        guard needsCarrier, !hub.isStopped else { return }
-        if outageSince == nil {
-            outageSince = hub.now
-            pace.restart(now: hub.now)
+    private func act(_ action: Dialer.Action) {
+        switch action {
+        case .connect(let id, let address):
+            connect(id, server.addresses[address])
+        case .greet(let id, let attempt):
+            if let carrier = candidates[id] { greet(carrier, attempt) }
+        case .abandon(let id, let reason):
+            guard let carrier = candidates.removeValue(forKey: id) else { return }
+            if reason == .unanswered { noteFailure("no answer in time") }
+            hub.carriers.close(carrier)
+        case .keep(let id):
+            if let offer = candidates[id]?.offer { session.endpoint.keep(offer) }
+        case .withdrawOffers:
+            session.endpoint.withdrawOffers()
+            hub.sessions.markDirty(session)
         }
-        probe()
-        probeSoon(after: pace.next(now: hub.now, using: &hub.generator))
     }
 
-    private func probe() {
-        lookUpIfUseful()
-        guard !addresses.isEmpty else { return }
-        while candidates.count >= ClientHost.maximumCandidates { hub.lost(candidates[0], "abandoned for a newer attempt") }
-        let address = addresses[nextAddress % addresses.count]
-        nextAddress += 1
+    private func connect(_ id: Dialer.CandidateID, _ address: Address) {
         do throws(SystemError) {
-            let fd = try Socket.dialling(address)
-            let carrier = hub.addCarrier(fd: fd, peer: address, state: .connecting)
-            let token = Operation.carrierConnect.token(carrier.index, carrier.generation)
-            carrier.connectSubmitted = hub.loop.connect(fd, address, token)
-            guard carrier.connectSubmitted else { return hub.close(carrier) }
-            candidates.append(carrier)
-            hub.timers.add(Operation.carrierDeadline.token(carrier.index, carrier.generation),
-                           at: hub.now + ClientHost.attemptNanoseconds)
+            let carrier = hub.carriers.add(fd: try Socket.dialling(address), peer: address, state: .connecting)
+            carrier.candidate = id
+            candidates[id] = carrier
+            if !hub.carriers.connect(carrier, to: address) { hub.carriers.lost(carrier, "out of memory") }
         } catch {
             noteFailure("\(error)")
+            dialer.handleFailed(id, now: hub.instant)
         }
     }
 
-    /// Names are looked up again while an outage lasts, off the loop; the last good addresses stay in use meanwhile.
-    private func lookUpIfUseful() {
-        guard !isLookingUp, addresses.isEmpty || hub.now - lookupStartedAt > 5_000_000_000 else { return }
-        lookupStartedAt = hub.now
-        isLookingUp = hub.resolver.look(up: target, token: Operation.probe.token().rawValue)
+    func handleTimer(_ operation: Operation, _ token: Token) {
+        lookUpIfUseful()
+        guard operation == .dial else { return }
+        dialer.handleTimeout(now: hub.instant, using: &hub.generator)
+        run()
     }
-
-    func handleLookup(_ answer: Resolver.Answer) {
-        guard answer.token == Operation.probe.token().rawValue else { return }
-        isLookingUp = false
-        switch answer.result {
-        case .success(let found):
-            let isFirst = addresses.isEmpty
-            if found != addresses {
-                addresses = found
-                nextAddress = 0
-            }
-            if isFirst && needsCarrier { probe() }
-        case .failure(let failure):
-            noteFailure("cannot resolve \(target.host): \(failure)")
-        }
-    }
-
-    // MARK: Candidates
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
-        if let error { return hub.lost(carrier, error.description) }
+        if let error { return hub.carriers.lost(carrier, error.description) }
         carrier.state = .connected
-        carrier.connectNanoseconds = hub.now - carrier.openedAt
-        hub.armReceive(carrier)
-        greetNext()
+        hub.carriers.armReceive(carrier)
+        dialer.handleConnected(carrier.candidate, now: hub.instant)
+        run()
     }
 
-    /// HELLO goes out on one candidate at a time: the newest, unless another's is still fresh.
-    private func greetNext() {
-        guard needsCarrier else { return }
-        let freshest = candidates.last { $0.state == .greeted }
-        if let freshest, hub.now < freshest.greetedAt + max(ClientHost.greetingNanoseconds, 3 * freshest.connectNanoseconds) {
-            return
+    /// Links, addresses or routes changed, or time was lost.
+    func pathMayHaveChanged() {
+        if !dialer.isSeeking {
+            session.endpoint.doubt(now: hub.instant)
+            hub.sessions.markDirty(session)
         }
-        guard let carrier = candidates.last(where: { $0.state == .connected }) else { return }
-        greet(carrier)
+        dialer.handlePathChanged(now: hub.instant)
+        run()
     }
 
-    private func greet(_ carrier: Carrier) {
-        session.attempt += 1
+    // MARK: HELLO and WELCOME
+
+    private func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
-        let isNew = !session.endpoint.isEstablished
-        let hello = Hello(identity: session.identity, attempt: session.attempt, received: offer.received,
-                          replay: offer.replay, earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
-        guard let bytes = hello.encoded(secret: isNew ? nil : session.secret) else {
-            return hub.lost(carrier, "cannot compute a proof")
+        let hello = Hello(identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
+                          earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
+        guard let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil) else {
+            return hub.carriers.lost(carrier, "cannot compute a proof")
         }
         carrier.state = .greeted
         carrier.session = session
         carrier.offer = offer
-        carrier.attempt = session.attempt
-        carrier.greetedAt = hub.now
-        carrier.greeting = bytes
-        carrier.early = (offer.replay, offer.earlyByteCount)
-        hub.sendGreeting(carrier, &session.store)
+        carrier.greeting = Carrier.Greeting(bytes: bytes, earlyStart: offer.replay, earlyCount: offer.earlyByteCount)
+        hub.carriers.sendGreeting(carrier)
     }
 
     /// The server's answer to HELLO.
-    func readAnswer(_ carrier: Carrier) {
-        let bytes = UnsafeRawBufferPointer(start: carrier.block! + carrier.parsed, count: carrier.filled - carrier.parsed)
+    func readGreeting(_ carrier: Carrier) {
+        guard carrier.state == .greeted || carrier.state == .connected else { return }
+        let bytes = carrier.block.unread
         let decoded: (frame: Frame, byteCount: Int)?
         do throws(ProtocolFault) {
             decoded = try decodeFrame(bytes.bytes)
         } catch {
-            return hub.lost(carrier, "the other side does not speak tele (\(error.rule))")
+            return hub.carriers.lost(carrier, "the other side does not speak tele (\(error.rule))")
         }
         guard let (frame, count) = decoded else { return }
-        carrier.parsed += count
+        carrier.block.parsed += count
         switch frame {
-        case .welcome(let welcome):
+        case .welcome(let welcome) where carrier.state == .greeted:
             accept(welcome, UnsafeRawBufferPointer(rebasing: bytes[..<count]), carrier)
-        case .refuse(let refusal):
+        case .refuse(let refusal) where carrier.state == .greeted:
             refused(refusal, carrier)
         default:
-            hub.lost(carrier, "the other side does not speak tele")
+            hub.carriers.lost(carrier, "the other side does not speak tele")
         }
     }
 
     private func accept(_ welcome: Welcome, _ bytes: UnsafeRawBufferPointer, _ carrier: Carrier) {
         let isNew = !session.endpoint.isEstablished
-        guard carrier.session === session, let offer = carrier.offer, welcome.attempt == carrier.attempt,
-              welcome.version == Specification.version else { return hub.lost(carrier, "an answer to another question") }
+        guard carrier.session === session, let offer = carrier.offer, welcome.version == Specification.version,
+              dialer.isAnswer(carrier.candidate, attempt: welcome.attempt) else {
+            return hub.carriers.lost(carrier, "an answer to another question")
+        }
         if !isNew {
             let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(bytes.count, Welcome.provenByteCount)])
             guard welcome.identity == session.identity, welcome.isProven(session.secret, over: proven) else {
-                return hub.lost(carrier, "the server does not know this session's secret")
+                return hub.carriers.lost(carrier, "the server does not know this session's secret")
             }
         }
         let replayed = session.endpoint.sent - min(session.endpoint.sent, welcome.received)
         do throws(ProtocolFault) {
             try session.endpoint.resume(offer, welcome, now: hub.instant)
         } catch {
-            return hub.violated(session, error)
+            return hub.sessions.violated(session, error)
         }
         if isNew {
             session.identity = welcome.identity
             session.secret = welcome.secret
         }
-        carrier.state = .established
-        if let old = session.carrier { hub.close(old) }
-        session.carrier = carrier
-        if carrier.isGreetingSent && !carrier.sendSubmitted { session.endpoint.greetingSent() }
-        keepOnlyLaterGreeted(than: carrier)
-        noteUp(carrier, isNew: isNew, replayed: replayed)
-        hub.markDirty(session)
-        hub.armAccept()
+        candidates[carrier.candidate] = nil
+        let outage = hub.sessions.attach(carrier, to: session)
+        dialer.handleWon(carrier.candidate)
+        run()
+        noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
     }
 
-    /// A later HELLO that is under way will take the session over when the server reads it: its carrier must live. All
-    /// others have lost (docs/protocol.md §4.19).
-    private func keepOnlyLaterGreeted(than winner: Carrier) {
-        for loser in candidates where loser !== winner && !(loser.state == .greeted && loser.attempt > winner.attempt) {
-            hub.close(loser)
-        }
-        candidates.removeAll { $0 === winner || $0.state == .closing }
-        for carrier in candidates { if let offer = carrier.offer { session.endpoint.keep(offer) } }
+    private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {
+        let roundTrip = PathFacts(carrier.fd)?.roundTripMicroseconds
+        if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
+        hub.journal.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
+            : .sessionResumed(session, carrier.peer, after: outage, replayed: replayed, roundTripMicroseconds: roundTrip))
+        lastFailure = ""
     }
 
     private func refused(_ refusal: Refusal, _ carrier: Carrier) {
-        switch refusal.code {
-        case .sessionUnknown where session.endpoint.isEstablished:
-            hub.log.warning("session lost", metadata: [
-                "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
-                "reason": "the server does not know it any more", "hint": "was the server restarted? users are reset"])
-            hub.close(carrier)
-            candidates.removeAll { $0 === carrier }
-            let lost = session
-            hub.discard(lost)
-            handleSessionLost(lost)
-        default:
-            refusalCode = refusal.code
-            hub.lost(carrier, "refused by the server: \(refusal.reason)")
+        guard refusal.code == .sessionUnknown, session.endpoint.isEstablished else {
+            return hub.carriers.lost(carrier, "refused by the server: \(refusal.reason)")
         }
+        hub.carriers.close(carrier)
+        candidates[carrier.candidate] = nil
+        wasUnknown = true
+        hub.sessions.discard(session)
     }
+
+    private var wasUnknown = false
 
     // MARK: Losses
 
-    func handleLost(_ carrier: Carrier, _ wasEstablished: Bool, _ reason: String) {
-        if wasEstablished, session.carrier === carrier {
-            hub.log.warning("carrier lost", metadata: [
-                "session": "\(session.name)", "peer": "\(carrier.peer)", "reason": "\(reason)",
-                "unacknowledged": "\(session.endpoint.retainedByteCount)", "streams": "\(session.endpoint.streamCount)"])
-            hub.detach(session)
-            wasToldOfFailure = true
-            probeSoon(after: 0)
-            greetNext()
-            return
-        }
-        candidates.removeAll { $0 === carrier }
+    func handleSuspected(_ session: Session) {
+        dialer.handleSuspected(now: hub.instant)
+        run()
+    }
+
+    func handleRecovered(_ session: Session) {
+        dialer.handleRecovered()
+        run()
+    }
+
+    func handleProven(_ session: Session) {}
+
+    func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
+        hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))
+        hub.sessions.detach(session)
+        dialer.handleCarrierLost(now: hub.instant)
+        run()
+    }
+
+    func handleFailed(_ carrier: Carrier, _ reason: String) {
+        guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
         noteFailure(reason)
-        if candidates.isEmpty, !needsCarrier { session.endpoint.withdrawOffers() }
-        greetNext()
+        dialer.handleFailed(carrier.candidate, now: hub.instant)
+        run()
     }
 
-    /// The server lost or ended the session: its users were reset; new ones get a new session at once.
-    func handleSessionLost(_ lost: SessionHost) {
-        guard lost === session, !hub.isStopped else { return }
-        for carrier in candidates { hub.close(carrier) }
-        candidates = []
+    /// The server lost or ended the session. Streams that no carrier ever heard of go on in a new one with all their bytes;
+    /// the others' users are reset.
+    func handleSessionEnded(_ lost: Session) {
+        guard lost === session, !hub.stopping.isSaying else { return }
         session = ClientHost.makeSession(hub)
-        session.detachedAt = hub.now
-        outageSince = nil
-        probeSoon(after: 0)
-        hub.armAccept()
+        var unopened: [(order: UInt64, owner: UInt32)] = []
+        lost.endpoint.forEachUnopened { unopened.append(($0, $1)) }
+        var carried = 0
+        for (_, index) in unopened.sorted(by: { $0.order < $1.order }) where session.endpoint.canOpen {
+            carryOver(index, from: lost)
+            carried += 1
+        }
+        if wasUnknown { hub.journal.note(.sessionLost(lost, carriedOver: carried)) }
+        wasUnknown = false
+        dialer.handleSessionReplaced(now: hub.instant)
+        run()
+        hub.sessions.markDirty(session)
     }
 
-    // MARK: Words
+    private func carryOver(_ index: UInt32, from lost: Session) {
+        let user = hub.users[index]
+        let target = lost.endpoint.forget(unopened: user.pointee.slot)
+        let slot = session.endpoint.open(owner: index, target: target, now: hub.instant)
+        hub.users.move(index, from: lost, to: session, slot)
+        if user.pointee.inboundCount > 0 { session.endpoint.write(slot, user.pointee.inboundCount) }
+        if user.pointee.life.inward == .ended { session.endpoint.finish(slot) }
+    }
 
-    private func noteUp(_ carrier: Carrier, isNew: Bool, replayed: UInt64) {
-        var facts: Logger.Metadata = ["session": "\(session.name)", "peer": "\(carrier.peer)"]
-        if let path = PathFacts(carrier.fd) {
-            facts["rtt"] = "\(path.roundTripMicroseconds)us"
-            session.endpoint.pathMeasured(.microseconds(UInt64(path.roundTripMicroseconds)))
+    // MARK: The end
+
+    func drain() { hub.listeners.close() }
+
+    func sayGoodbye() {
+        hub.listeners.close()
+        dialer.stop()
+        run()
+        hub.sessions.sayGoodbye(.done)
+    }
+
+    // MARK: Names
+
+    /// A name is looked up again while an outage lasts, off the loop; the last good addresses stay in use meanwhile.
+    private func lookUpIfUseful() {
+        guard dialer.isSeeking else { return }
+        server.lookUpIfUseful(hub, .serverLookup)
+        if server.addresses.isEmpty {
+            hub.timers.set(Operation.serverLookup.token(), at: hub.now + Policy.newsInterval.nanoseconds)
         }
-        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min()
-        if isNew {
-            hub.log.info("carrier up", metadata: facts)
-        } else {
-            facts["after"] = "\(hub.seconds(hub.now - (since ?? hub.now)))"
-            facts["replayed"] = "\(replayed)"
-            facts["epoch"] = "\(session.endpoint.epoch)"
-            hub.log.info("session resumed", metadata: facts)
+    }
+
+    func handleLookup(_ answer: Resolver.Answer) {
+        switch server.take(answer) {
+        case .same:
+            break
+        case .changed:
+            dialer.handleAddresses(server.addresses.count, now: hub.instant)
+        case .failed(let reason):
+            noteFailure("cannot resolve \(server.name.host): \(reason)")
         }
-        session.suspectedAt = nil
-        session.detachedAt = nil
-        outageSince = nil
-        wasToldOfFailure = false
-        lastFailure = ""
+        run()
     }
 
     /// The first failure of an outage is told, and each time the reason changes; the rest is silence.
     private func noteFailure(_ reason: String) {
-        guard needsCarrier, reason != lastFailure else { return }
+        guard dialer.isSeeking, reason != lastFailure else { return }
         lastFailure = reason
-        hub.log.warning("cannot reach the server", metadata: [
-            "address": "\(target)", "reason": "\(reason)",
-            "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
+        hub.journal.note(.serverUnreachable(server.name, reason: reason))
     }
 }

@@ -9,14 +9,12 @@ public struct Configuration: Sendable {
         case server
     }
 
-    public enum Driver: String, Sendable, CaseIterable { case auto, uring, epoll }
-
     public var role: Role
     /// Client: where users connect (port 0: a free one). Server: the origin's address.
     public var input: HostPort
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
-    public var driver: Driver = .auto
+    public var driver: Loop.Driver = .auto
 
     /// Bytes that a session may hold in each direction, 1 MiB…16 GiB.
     public var bufferByteCount: Int = 64 << 20

@@ -1,13 +1,24 @@
 import Loop
 
-/// What a completion or a timer is about: the `kind` of its token.
+/// What a completion or a timer is about: the `kind` of its token. Each means one thing.
 enum Operation: UInt8 {
+    // Completions.
     case accept = 1
     case userConnect, userReceive, userReceivePooled, userSend, userWatch
     case carrierConnect, carrierReceive, carrierSend
     case signals, networkEvents
-    // Timers.
-    case sessionTimeout, sessionHold, carrierDeadline, originDeadline, acceptPause, probe, drainEnd, sweep
+    // Timers of one listener, session, carrier or user.
+    case acceptPause
+    case sessionTimeout
+    /// A handshake that takes too long; last words that do.
+    case carrierDeadline
+    /// A ring that had no room is asked again.
+    case carrierRetry
+    case originDeadline, flushDeadline
+    // Timers of the process.
+    case dial, registry, stopping, usersRetry, readersRetry, coolDown
+    // Look-ups of names.
+    case serverLookup, originLookup
 
     func token(_ index: UInt32 = 0, _ generation: UInt32 = 0) -> Token {
         Token(kind: rawValue, index: index, generation: generation)

@@ -34,6 +34,10 @@ struct SlotTable<Element: AnyObject> {
         count -= 1
     }
 
+    func find(_ index: UInt32) -> Element? {
+        Int(index) < entries.count ? entries[Int(index)].element : nil
+    }
+
     /// Linear: for the rare.
     var all: [Element] { entries.compactMap(\.element) }
 }

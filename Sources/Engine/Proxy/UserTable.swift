@@ -1,3 +1,5 @@
+import Control
+
 /// User sockets in raw memory that never moves, found by index. Free entries keep their generation, so that a late
 /// completion finds nobody.
 struct UserTable: ~Copyable {
@@ -17,36 +19,33 @@ struct UserTable: ~Copyable {
     /// The socket that a token means, unless it has gone.
     @inline(__always)
     func find(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<UserSocket>? {
+        guard Int(index) < chunks.count * UserTable.chunkCount else { return nil }
         let user = self[index]
         return user.pointee.fd >= 0 && user.pointee.generation == generation ? user : nil
     }
 
-    mutating func insert(fd: Int32, flags: UserSocket.Flags) -> UInt32 {
+    /// A new socket's place.
+    mutating func insert(fd: Int32, isConnecting: Bool) -> UInt32 {
         if free.isEmpty { grow() }
         let index = free.removeLast()
         let generation = self[index].pointee.generation
-        self[index].initialize(to: UserSocket(fd: fd, flags: flags, generation: generation))
+        self[index].initialize(to: UserSocket(fd: fd, isConnecting: isConnecting, generation: generation))
         count += 1
         return index
     }
 
     mutating func remove(_ index: UInt32) {
         let user = self[index]
+        precondition(user.pointee.fd >= 0, "removed a socket twice")
         user.pointee.fd = -1
-        user.pointee.flags = []
         user.pointee.generation = (user.pointee.generation + 1) & 0xff_ffff
         free.append(index)
         count -= 1
     }
 
-    /// Linear in the table's size: for sweeps.
-    func forEach(_ body: (UInt32) -> Void) {
-        for index in 0..<UInt32(chunks.count * UserTable.chunkCount) where self[index].pointee.fd >= 0 { body(index) }
-    }
-
     private mutating func grow() {
         let chunk = UnsafeMutablePointer<UserSocket>.allocate(capacity: UserTable.chunkCount)
-        chunk.initialize(repeating: UserSocket(fd: -1, flags: [], generation: 0), count: UserTable.chunkCount)
+        chunk.initialize(repeating: UserSocket(fd: -1, isConnecting: false, generation: 0), count: UserTable.chunkCount)
         let base = UInt32(chunks.count * UserTable.chunkCount)
         chunks.append(chunk)
         for index in (0..<UInt32(UserTable.chunkCount)).reversed() { free.append(base + index) }

@@ -128,6 +128,20 @@ public struct Endpoint: ~Copyable {
     /// No carrier was ever given the stream's OPEN: it can be opened in another session instead. Its bytes all wait.
     public func isUnopened(_ slot: StreamSlot) -> Bool { table[slot].pending.contains(.open) }
 
+    /// Calls `body` with identifier and owner of every such stream, in no order. Linear.
+    public func forEachUnopened(_ body: (UInt64, StreamOwner) -> Void) {
+        table.forEach { _, stream in if stream.pending.contains(.open) { body(stream.id, stream.owner) } }
+    }
+
+    /// The stream is opened elsewhere: nothing of it remains here. Returns its target.
+    public mutating func forget(unopened slot: StreamSlot) -> UInt64 {
+        precondition(isUnopened(slot), "a stream that the peer may have heard of is moved")
+        let target = table[slot].target
+        scheduler.forget(slot, &table)
+        table.remove(slot)
+        return target
+    }
+
     /// Answers `.opened`: the stream belongs to `owner` from now on.
     public mutating func adopt(_ slot: StreamSlot, owner: StreamOwner) {
         table[slot].owner = owner
@@ -225,7 +239,10 @@ public struct Endpoint: ~Copyable {
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
-    public func isSuspicionDue(now: Instant) -> Bool { isAttached && liveness.isSuspicionDue(now: now) }
+    /// The carrier will be suspected now, and nothing at all came from the peer: TCP may know why.
+    public func isSilenceSuspicious(now: Instant) -> Bool {
+        isAttached && liveness.isSuspicionDue(now: now) && liveness.isSilent(now: now)
+    }
 
     /// TCP's own acknowledgments arrive: the path is slow, not dead. No suspicion before `until`.
     public mutating func bePatient(until: Instant) { liveness.bePatient(until: until) }

@@ -161,9 +161,9 @@ extension Endpoint {
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
         }
-        guard table.count < 2 * limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
+        guard table.count < 2 * limits.streams + Endpoint.streamSlack + overlap else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
-        let isRefused = table.count >= limits.streams
+        let isRefused = table.count >= limits.streams + overlap
         let slot = table.insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
                                        receive: ReceiveHalf(initial: sendCredit, now: now)))
         if isRefused {
@@ -172,6 +172,9 @@ extension Endpoint {
         }
         return .opened(slot, target: target)
     }
+
+    /// Streams beyond the limit that are served all the same: their opener has seen as many end that still end here.
+    private var overlap: Int { min(limits.streams, Endpoint.streamSlack) }
 
     /// A peer may open streams beyond the limit, because it does not know the limit yet or because streams that it has
     /// ended live on here until their users have read all. Each is reset; so many of them and as many again as the

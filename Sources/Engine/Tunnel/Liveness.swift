@@ -28,8 +28,10 @@ struct Liveness {
     var isSuspected: Bool { state != .trusted }
     /// Since when an answer has been due: the last thing that answered something came before.
     private var dueSince: Instant?
-    /// Bytes of the peer since then.
+    /// Bytes of the peer since then; when they last were more than a trickle, and how many came behind that.
     private var heardSinceDue = 0
+    private var streamedAt = Instant(nanoseconds: 0)
+    private var trickled = 0
     private var patientUntil = Instant(nanoseconds: 0)
     private var doubtedUntil = Instant.never
     private var heardAt: Instant
@@ -60,6 +62,11 @@ struct Liveness {
     mutating func heard(_ byteCount: Int, isActive: Bool, now: Instant) {
         heardAt = now
         heardSinceDue += byteCount
+        trickled += byteCount
+        if trickled >= Liveness.trickleByteCount {
+            streamedAt = now
+            trickled = 0
+        }
         doubtedUntil = .never
         if isActive { wasActive = true }
         guard state == .silent else { return }
@@ -77,6 +84,7 @@ struct Liveness {
         state = .trusted
         dueSince = isDue ? now : nil
         heardSinceDue = 0
+        trickled = 0
     }
 
     /// Something that must be answered was handed to the carrier.
@@ -89,6 +97,7 @@ struct Liveness {
         guard dueSince == nil else { return }
         dueSince = now
         heardSinceDue = 0
+        trickled = 0
     }
 
     /// The owner knows that the path is slow rather than dead (TCP's own acknowledgments arrive).
@@ -112,17 +121,14 @@ struct Liveness {
         #if CANARIES
         if Canary.selected == .noSuspicion { return .never }
         #endif
-        let silence = max(dueSince, heardSinceDue > 0 ? heardAt : dueSince) + suspicionDelay
-        return min(max(min(silence, dueSince + answerDelay), patientUntil), doubtedUntil)
-    }
-
-    /// How long the answer may be missing while other bytes come.
-    private var answerDelay: Interval {
-        switch heardSinceDue {
-        case ..<Liveness.trickleByteCount, Liveness.floodByteCount...: suspicionDelay
-        case Liveness.streamByteCount...: max(suspicionDelay, Liveness.suspicionMaximum)
-        default: Interval(nanoseconds: .max)
+        // A trickle excuses nobody, and silence is the least of trickles.
+        var at = max(dueSince, heardSinceDue > 0 ? streamedAt : dueSince) + suspicionDelay
+        if heardSinceDue >= Liveness.floodByteCount {
+            at = dueSince + suspicionDelay
+        } else if heardSinceDue >= Liveness.streamByteCount {
+            at = min(at, dueSince + max(suspicionDelay, Liveness.suspicionMaximum))
         }
+        return min(max(at, patientUntil), doubtedUntil)
     }
 
     private var pingAt: Instant {
@@ -133,13 +139,16 @@ struct Liveness {
 
     var deadline: Instant { min(suspicionAt, pingAt) }
 
+    /// Nothing comes at all. Only that may TCP explain: bytes that come without the answer show that the path works.
+    func isSilent(now: Instant) -> Bool { heardSinceDue == 0 || now.since(heardAt) >= suspicionDelay }
+
     /// Time to ask TCP whether it knows why the peer is silent.
     func isSuspicionDue(now: Instant) -> Bool { now >= suspicionAt }
 
     /// True once per silence.
     mutating func becomesSuspected(now: Instant) -> Bool {
         guard now >= suspicionAt else { return false }
-        state = heardSinceDue > 0 && now.since(heardAt) < suspicionDelay ? .unanswered : .silent
+        state = isSilent(now: now) ? .silent : .unanswered
         return true
     }
 

@@ -43,7 +43,7 @@ struct Settings {
     }
 
     private mutating func readLimits(_ arguments: Tele) throws(UsageFault) {
-        if let driver = try Settings.choice(arguments.io, "io", among: Configuration.Driver.self) {
+        if let driver = try Settings.choice(arguments.io, "io", among: Loop.Driver.self) {
             configuration.driver = driver
         }
         if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {

@@ -1,10 +1,11 @@
+import Loop
 import Proxy
 
 /// What `tele demo` was asked for, read and checked.
 struct DemoSettings {
     /// About how long everything takes.
     var seconds = 20
-    var io = Configuration.Driver.auto.rawValue
+    var io = Loop.Driver.auto.rawValue
     /// The kinds of fault, in turn. Empty: none.
     var faults = Fault.Kind.allCases
     /// The tele that is shown.
@@ -14,7 +15,7 @@ struct DemoSettings {
         if let count = try Settings.count(arguments.seconds, "seconds", 5, 3600, "5 to 3600") {
             seconds = count
         }
-        if let driver = try Settings.choice(arguments.io, "io", among: Configuration.Driver.self) {
+        if let driver = try Settings.choice(arguments.io, "io", among: Loop.Driver.self) {
             io = driver.rawValue
         }
         if let faults = arguments.faults { self.faults = try DemoSettings.kinds(faults) }

@@ -4,7 +4,9 @@ import Tunnel
 import Wire
 
 /// A session with its bytes: the endpoint counts, the store keeps what a carrier may have to repeat.
-final class SessionHost {
+///
+/// More stored properties than most: they are the session, explicit and in one place, for whoever hands it over later.
+final class Session {
     let index: UInt32
     let generation: UInt32
     var endpoint: Endpoint
@@ -17,32 +19,43 @@ final class SessionHost {
 
     var identity = SessionIdentity.none
     var secret = Octets32.zero
-    /// Client: the last attempt made. Server: the last one accepted.
-    var attempt: UInt64 = 0
-
-    /// Bytes in the inbound queues of its users.
-    var waitingByteCount = 0
+    /// Bytes that it holds for the peer, counted by `Budget`.
+    var account = Budget.Account()
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
     var isDirty = false
     var isEnded = false
-    /// When the session's entry in the timer heap fires.
+    /// Server: a frame came behind WELCOME.
+    var isProven = false
+    /// When the session's timer fires.
     var timerAt = UInt64.max
     var detachedAt: UInt64?
     var suspectedAt: UInt64?
-    let grantedByteCount: Int
 
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, now: UInt64) {
         self.index = index
         self.generation = generation
-        grantedByteCount = limits.received
         endpoint = Endpoint(role: role, limits: limits, now: Instant(nanoseconds: now))
         queue_init(&store, 0)
     }
 
-    /// Bytes that it holds for the peer.
-    var heldByteCount: Int { queue_count_of(store) + waitingByteCount }
-
     /// A few letters of the identity, enough to tell sessions apart in a log and useless for anything else.
     var name: String { String(identity.high >> 40, radix: 16) }
+
+    /// Something would be lost with it.
+    var isPrecious: Bool { endpoint.streamCount > 0 || endpoint.retainedByteCount > 0 }
+
+    /// The carrier works, as far as anybody knows.
+    var isHealthy: Bool { endpoint.isAttached && !endpoint.isSuspected }
+
+    func token(_ operation: Operation) -> Token { operation.token(index, generation) }
+
+    func checkInvariants() {
+        #if DEBUG
+        endpoint.checkInvariants()
+        #endif
+        assert(store.tail == endpoint.sent, "the store does not end where the sequence ends")
+        assert(carrier == nil || carrier!.session === self, "a carrier of another session")
+        assert(account.held >= queue_count_of(store) || isEnded, "stored bytes that nobody counts")
+    }
 }

@@ -1,0 +1,26 @@
+import Loop
+
+/// What TCP is told about carriers, and what it knows of them.
+enum CarrierTuning {
+    static func apply(_ fd: Int32, isLoopback: Bool) {
+        Socket.setTCP(fd, TCPOption.userTimeout, Policy.userTimeoutMilliseconds)
+        Socket.setTCP(fd, TCPOption.retransmissionMaximum, Policy.retransmissionMaximumMilliseconds)
+        if !isLoopback { Socket.setTCP(fd, TCPOption.notSentLowWater, Policy.notSentLowWater) }
+    }
+
+    /// linux/tcp.h; newer than Debian 12's headers, or missing in Swift's.
+    private enum TCPOption {
+        static let userTimeout: Int32 = 18
+        static let notSentLowWater: Int32 = 25
+        static let retransmissionMaximum: Int32 = 44
+    }
+}
+
+extension PathFacts {
+    /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
+    var explainsSilence: Bool {
+        guard unacknowledged > 0 else { return false }
+        let patience = max(3 * roundTripMicroseconds / 1000, 500)
+        return backoff < 2 && silenceMilliseconds < patience
+    }
+}

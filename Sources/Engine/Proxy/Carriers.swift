@@ -1,0 +1,231 @@
+import CSlab
+import Glibc
+import Loop
+import Tunnel
+import Wire
+
+/// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`.
+final class Carriers {
+    unowned let hub: Hub
+    private var table = SlotTable<Carrier>()
+    /// Who receives next, after this turn's sends.
+    private var readers: [Carrier] = []
+
+    init(_ hub: Hub) { self.hub = hub }
+
+    var all: [Carrier] { table.all }
+
+    // MARK: Beginnings
+
+    func add(fd: Int32, peer: Address, state: Carrier.State) -> Carrier {
+        CarrierTuning.apply(fd, isLoopback: peer.isLoopback)
+        return table.insert { index, generation in
+            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: hub.now)
+        }
+    }
+
+    /// Starts its connect. False: the ring has no room.
+    func connect(_ carrier: Carrier, to address: Address) -> Bool {
+        carrier.inFlight.connect = hub.loop.connect(carrier.fd, address, carrier.token(.carrierConnect))
+        return carrier.inFlight.connect
+    }
+
+    // MARK: Completions
+
+    func handle(_ operation: Operation, _ completion: Completion) {
+        guard let carrier = table.find(completion.token) else { return }
+        switch operation {
+        case .carrierConnect:
+            carrier.inFlight.connect = false
+            if carrier.state == .connecting { hub.host.handleConnected(carrier, completion.error) }
+        case .carrierReceive:
+            carrier.inFlight.receive = false
+            if !carrier.isOver { received(carrier, completion.result) }
+        case .carrierSend:
+            sendCompleted(carrier, completion.result)
+        default:
+            preconditionFailure("not an operation of a carrier")
+        }
+        carrier.checkInvariants()
+        guard carrier.state == .closing else { return }
+        if carrier.inFlight.isEmpty {
+            release(carrier)
+        } else if carrier.hasLastWords, !carrier.inFlight.send {
+            carrier.hasLastWords = false
+            hub.loop.cancel(carrier.fd)
+        }
+    }
+
+    // MARK: What arrives
+
+    /// Everybody whose bytes were read receives on.
+    func armReaders() {
+        for carrier in readers { armReceive(carrier) }
+        readers.removeAll(keepingCapacity: true)
+    }
+
+    /// The carrier is always read. Before its handshake it gets a page, then slabs.
+    func armReceive(_ carrier: Carrier) {
+        guard !carrier.inFlight.receive, !carrier.isOver, carrier.state != .connecting else { return }
+        if makeRoom(carrier) {
+            let room = UnsafeMutableRawBufferPointer(carrier.transport.target(carrier.block.room))
+            carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
+        }
+        if !carrier.inFlight.receive { retryLater(carrier) }
+    }
+
+    private func makeRoom(_ carrier: Carrier) -> Bool {
+        let isLarge = carrier.state == .established
+        if let memory = carrier.block.memory {
+            if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
+                carrier.block.parsed = 0
+                carrier.block.filled = 0
+            }
+            let room = carrier.block.capacity - carrier.block.filled
+            if carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum : !isLarge && room > 0 { return true }
+        }
+        guard let next = isLarge ? arena_slab(hub.arena) : arena_page(hub.arena) else { return false }
+        // The start of a frame that is not whole: at most a control frame.
+        let rest = carrier.block.unread.count
+        if rest > 0 { memcpy(next, carrier.block.unread.baseAddress!, rest) }
+        releaseBlock(carrier)
+        carrier.block = Carrier.Block(memory: next, capacity: isLarge ? Int(SLAB_BYTES) : Int(PAGE_BYTES), filled: rest)
+        hub.budget.arm(carrier.block.capacity)
+        return true
+    }
+
+    private func releaseBlock(_ carrier: Carrier) {
+        guard let memory = carrier.block.memory else { return }
+        hub.budget.disarm(carrier.block.capacity)
+        arena_release(hub.arena, memory)
+        carrier.block = Carrier.Block()
+    }
+
+    private func received(_ carrier: Carrier, _ result: Int32) {
+        guard result > 0 else {
+            let error = SystemError(-result)
+            if result < 0, error.isPassing { return readers.append(carrier) }
+            if result < 0, error.isShortage { return retryLater(carrier) }
+            return lost(carrier, result == 0 ? "closed by the other side" : error.description)
+        }
+        carrier.block.filled += carrier.transport.opened(Int(result))
+        read(carrier)
+        readers.append(carrier)
+    }
+
+    /// Reads all that is whole.
+    func read(_ carrier: Carrier) {
+        if carrier.state != .established { hub.host.readGreeting(carrier) }
+        guard carrier.state == .established, let session = carrier.session, session.carrier === carrier else { return }
+        hub.sessions.markDirty(session)
+        let start = carrier.block.parsed
+        while carrier.block.parsed < carrier.block.filled {
+            let base = carrier.block.memory! + carrier.block.parsed
+            var offset = 0
+            let event: Received
+            do throws(ProtocolFault) {
+                event = try session.endpoint.receive(carrier.block.unread.bytes, at: &offset, now: hub.instant)
+            } catch {
+                return hub.sessions.violated(session, error)
+            }
+            carrier.block.parsed += offset
+            if case .incomplete = event { break }
+            guard act(event, session, base) else { return }
+        }
+        session.endpoint.heard(now: hub.instant)
+        if carrier.block.parsed > start { hub.host.handleProven(session) }
+        hub.sessions.noteLife(session)
+    }
+
+    /// False: the session is over.
+    private func act(_ event: Received, _ session: Session, _ base: UnsafeMutableRawPointer) -> Bool {
+        switch event {
+        case .incomplete:
+            break
+        case .payload(let owner, let range):
+            guard hub.users.deliver(owner, base + range.lowerBound, range.count) else {
+                hub.journal.note(.outOfMemory(session, what: "bytes that were promised room"))
+                hub.sessions.end(session, .exhausted, "out of memory")
+                return false
+            }
+        case .opened(let slot, let target):
+            hub.host.handleOpened(session, slot, target: target)
+        case .finished(let owner):
+            hub.users.finishOutbound(owner)
+        case .reset(let owner, let code):
+            hub.journal.note(.streamReset(session, code))
+            hub.users.abortOutbound(owner)
+        case .closed(let code, let reason):
+            hub.sessions.peerClosed(session, code, reason)
+            return false
+        }
+        return true
+    }
+
+    // MARK: Ends
+
+    /// The carrier died by itself: its session goes on without.
+    func lost(_ carrier: Carrier, _ reason: String) {
+        guard !carrier.isOver else { return }
+        let owned = carrier.state == .established && carrier.session?.carrier === carrier ? carrier.session : nil
+        close(carrier)
+        if let owned { hub.host.handleLost(owned, carrier, reason) } else { hub.host.handleFailed(carrier, reason) }
+    }
+
+    /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
+    func close(_ carrier: Carrier) {
+        guard !carrier.isOver else { return }
+        carrier.state = .closing
+        Socket.abortOnClose(carrier.fd)
+        if carrier.inFlight.isEmpty { release(carrier) } else { hub.loop.cancel(carrier.fd) }
+    }
+
+    /// Ends the connection in order: what the kernel was given still arrives, within a second.
+    func closeGently(_ carrier: Carrier) {
+        guard !carrier.isOver else { return }
+        carrier.state = .closing
+        if carrier.inFlight.send {
+            carrier.hasLastWords = true
+            hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.lastWordsMaximum.nanoseconds)
+        } else if !carrier.inFlight.isEmpty {
+            hub.loop.cancel(carrier.fd)
+        } else {
+            release(carrier)
+        }
+    }
+
+    private func release(_ carrier: Carrier) {
+        precondition(carrier.state == .closing && carrier.inFlight.isEmpty, "closed a carrier that is in use")
+        carrier.state = .closed
+        unpin(carrier)
+        carrier.session = nil
+        hub.timers.cancel(carrier.token(.carrierDeadline))
+        hub.timers.cancel(carrier.token(.carrierRetry))
+        hub.loop.close(carrier.fd)
+        releaseBlock(carrier)
+        table.remove(carrier.index)
+    }
+
+    // MARK: Time
+
+    func handleDeadline(_ token: Token) {
+        guard let carrier = table.find(token) else { return }
+        switch carrier.state {
+        case .awaitingHello: lost(carrier, "no hello in time")
+        case .refusing: close(carrier)
+        case .closing: hub.loop.cancel(carrier.fd)
+        case .connecting, .connected, .greeted, .established, .closed: break
+        }
+    }
+
+    func retryLater(_ carrier: Carrier) {
+        hub.timers.set(carrier.token(.carrierRetry), at: hub.now + Policy.retryDelay.nanoseconds)
+    }
+
+    func handleRetry(_ token: Token) {
+        guard let carrier = table.find(token), !carrier.isOver else { return }
+        armReceive(carrier)
+        if !carrier.greeting.isSent { sendGreeting(carrier) }
+        if let session = carrier.session { hub.sessions.markDirty(session) }
+    }
+}

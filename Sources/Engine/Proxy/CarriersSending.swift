@@ -1,0 +1,114 @@
+import CSlab
+import Glibc
+import Loop
+import Tunnel
+
+/// What leaves on carriers: the greeting, then early bytes, then batches, gathered from the session's store. One send at a
+/// time.
+extension Carriers {
+    /// Starts the greeting, or goes on with it.
+    func sendGreeting(_ carrier: Carrier) {
+        guard !carrier.inFlight.send, !carrier.greeting.isSent, !carrier.isOver else { return }
+        precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
+        var count = 0
+        if !carrier.greeting.bytes.isEmpty {
+            carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: $0) }
+            hub.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
+            count = 1
+        }
+        if carrier.greeting.earlyCount > 0, let session = carrier.session {
+            var gathered = 0
+            count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
+                                      hub.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
+            pin(carrier, from: carrier.greeting.earlyStart)
+        }
+        submitSend(carrier, count)
+    }
+
+    func submitBatch(_ session: Session, _ carrier: Carrier) {
+        let batch = session.endpoint.nextBatch(limit: Policy.batchByteCount, control: carrier.control, now: hub.instant)
+        guard !batch.isEmpty else { return }
+        var count = 0
+        var isWhole = true
+        func gather(_ from: UInt64, _ bytes: Int) {
+            guard bytes > 0, isWhole else { return }
+            var gathered = 0
+            count += Int(queue_gather(&session.store, from, bytes, hub.iovecs + count,
+                                      UInt32(Policy.iovecMaximum - 1 - count), &gathered))
+            isWhole = gathered == bytes
+        }
+        gather(batch.start, batch.rest)
+        if isWhole, !batch.control.isEmpty {
+            hub.iovecs[count] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
+                                      iov_len: batch.control.count)
+            count += 1
+        }
+        gather(batch.start + UInt64(batch.rest), batch.more)
+        carrier.inFlight.batch = batch
+        if batch.rest + batch.more > 0 { pin(carrier, from: batch.start) }
+        submitSend(carrier, count)
+    }
+
+    private func submitSend(_ carrier: Carrier, _ count: Int) {
+        carrier.inFlight.send = hub.loop.send(carrier.fd, hub.iovecs, count, carrier.token(.carrierSend))
+        guard !carrier.inFlight.send else { return }
+        // The ring has no room: nothing of it was sent. Later, and never in this turn.
+        finishSend(carrier, 0)
+        retryLater(carrier)
+    }
+
+    func sendCompleted(_ carrier: Carrier, _ result: Int32) {
+        carrier.inFlight.send = false
+        if result >= 0 { return finishSend(carrier, carrier.transport.sealed(Int(result))) }
+        let error = SystemError(-result)
+        finishSend(carrier, 0)
+        guard !carrier.isOver, !error.isPassing else { return }
+        if error.isShortage { retryLater(carrier) } else { lost(carrier, error.description) }
+    }
+
+    /// The kernel has `count` bytes of what was handed over, and reads none any more.
+    private func finishSend(_ carrier: Carrier, _ count: Int) {
+        let batch = carrier.inFlight.batch
+        carrier.inFlight.batch = nil
+        if batch != nil || carrier.isOver { unpin(carrier) }
+        guard !carrier.isOver else { return }
+        if let batch {
+            guard let session = carrier.session, session.carrier === carrier else { return }
+            session.endpoint.batchSent(batch, count)
+            hub.sessions.markDirty(session)
+        } else {
+            greetingSent(carrier, count)
+        }
+    }
+
+    private func greetingSent(_ carrier: Carrier, _ count: Int) {
+        let own = min(count, carrier.greeting.bytes.count)
+        carrier.greeting.bytes.removeFirst(own)
+        carrier.greeting.earlyStart += UInt64(count - own)
+        carrier.greeting.earlyCount -= count - own
+        if carrier.greeting.isSent { unpin(carrier) }
+        if !carrier.greeting.isSent {
+            if count > 0 { sendGreeting(carrier) } else { retryLater(carrier) }
+        } else if carrier.state == .refusing {
+            closeGently(carrier)
+        } else if let session = carrier.session, session.carrier === carrier {
+            session.endpoint.greetingSent()
+            hub.sessions.markDirty(session)
+        }
+    }
+
+    /// The session's store is read from `offset` on until the send completes, or all of the greeting has left, whoever
+    /// owns the session then.
+    private func pin(_ carrier: Carrier, from offset: UInt64) {
+        if carrier.inFlight.pinnedFrom == nil { carrier.session?.pinning.append(carrier) }
+        carrier.inFlight.pinnedFrom = offset
+    }
+
+    func unpin(_ carrier: Carrier) {
+        guard carrier.inFlight.pinnedFrom != nil else { return }
+        carrier.inFlight.pinnedFrom = nil
+        guard let session = carrier.session else { return }
+        session.pinning.removeAll { $0 === carrier }
+        if session.isEnded { hub.sessions.freeStore(session) } else { hub.sessions.markDirty(session) }
+    }
+}

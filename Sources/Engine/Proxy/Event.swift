@@ -1,0 +1,66 @@
+import Loop
+import Tunnel
+import Wire
+
+/// Everything that happens in a tele process and that a person or a graph may want to know. One case each; `Journal`
+/// writes the line and counts.
+enum Event {
+    // The process.
+    case listensForUsers(Address, server: HostPort, driver: String)
+    case listensForCarriers(Address, origin: HostPort, driver: String)
+    case isOpenToStrangers(Address)
+    case addressInUse(HostPort)
+    case ringUnavailable(reason: String)
+    case wokeAfterPause(seconds: UInt64)
+    case cannotAccept(SystemError)
+    case nothingToReload
+    case draining(streams: Int, seconds: Int)
+    case stopped
+
+    // Carriers and sessions.
+    case carrierUp(Session, Address, roundTripMicroseconds: UInt32?)
+    case sessionOpened(Session, Address)
+    case sessionResumed(Session, Address, after: UInt64, replayed: UInt64, roundTripMicroseconds: UInt32?)
+    case carrierSuspected(Session, Address)
+    case carrierRecovered(Session, after: UInt64)
+    case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
+    case serverUnreachable(HostPort, reason: String)
+    case handshakeFailed(Address, reason: String)
+    case strangerTurnedAway(Address, reason: String)
+    case helloRefused(Address, CloseCode, reason: String)
+    case sessionLost(Session, carriedOver: Int)
+    case sessionClosedByPeer(Session, CloseCode, reason: String)
+    case sessionExpired(Session, heldForSeconds: Int)
+    case sessionEvicted(Session)
+    case protocolBroken(Session, rule: StaticString)
+
+    // Streams.
+    case streamOpened
+    case streamReset(Session, ResetCode)
+    case originUnreachable(Session, HostPort, SystemError, times: Int)
+    case nameUnresolved(HostPort, reason: String)
+    case outOfMemory(Session?, what: StaticString)
+}
+
+/// How often each thing happened since the start. Metrics and status read it.
+struct Counters {
+    var carriers: UInt64 = 0
+    var carriersLost: UInt64 = 0
+    var sessions: UInt64 = 0
+    var resumes: UInt64 = 0
+    var replayedBytes: UInt64 = 0
+    var suspicions: UInt64 = 0
+    var wrongSuspicions: UInt64 = 0
+    var dialFailures: UInt64 = 0
+    var sessionsLost: UInt64 = 0
+    var sessionsExpired: UInt64 = 0
+    var sessionsEvicted: UInt64 = 0
+    var refusals: UInt64 = 0
+    var faults: UInt64 = 0
+    var streams: UInt64 = 0
+    var streamsCarriedOver: UInt64 = 0
+    var streamsReset: UInt64 = 0
+    var originFailures: UInt64 = 0
+    var acceptFailures: UInt64 = 0
+    var pauses: UInt64 = 0
+}

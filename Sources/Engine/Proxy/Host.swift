@@ -1,0 +1,43 @@
+import Control
+import Loop
+import Tunnel
+import Wire
+
+/// What only a client or only a server decides. `ClientHost` and `ServerHost` are the two.
+protocol Host: AnyObject {
+    /// Before the first turn.
+    func start()
+
+    // Listeners.
+    /// Room for one more connection.
+    var mayAccept: Bool { get }
+    func handleAccepted(_ fd: Int32, _ listener: Listeners.Entry)
+
+    // Carriers.
+    func handleConnected(_ carrier: Carrier, _ error: SystemError?)
+    /// Bytes came on a carrier that owns no session yet.
+    func readGreeting(_ carrier: Carrier)
+    /// It ended before it owned a session.
+    func handleFailed(_ carrier: Carrier, _ reason: String)
+    /// The session's carrier ended by itself.
+    func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String)
+    func handleSuspected(_ session: Session)
+    func handleRecovered(_ session: Session)
+    /// Frames came behind the greeting.
+    func handleProven(_ session: Session)
+    /// The session is about to be discarded, its users still there.
+    func handleSessionEnded(_ session: Session)
+
+    // Streams.
+    func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
+    func handleOriginConnected(_ index: UInt32, _ error: SystemError?)
+
+    // The process.
+    func handleTimer(_ operation: Operation, _ token: Token)
+    func handleLookup(_ answer: Resolver.Answer)
+    func pathMayHaveChanged()
+    /// Nothing new begins.
+    func drain()
+    /// The sessions are over.
+    func sayGoodbye()
+}

@@ -1,0 +1,191 @@
+import Logging
+import Loop
+import Tunnel
+import Wire
+
+/// Where events go: each is counted, and most are a line for a person.
+struct Journal {
+    private let log: Logger
+    private(set) var counters = Counters()
+
+    init(_ log: Logger) { self.log = log }
+
+    mutating func note(_ event: Event) {
+        count(event)
+        guard let line = Line(event), line.level >= log.logLevel else { return }
+        log.log(level: line.level, "\(line.words)", metadata: line.facts)
+    }
+
+    private mutating func count(_ event: Event) {
+        switch event {
+        case .carrierUp, .sessionOpened:
+            counters.carriers += 1
+            counters.sessions += 1
+        case .sessionResumed(_, _, _, let replayed, _):
+            counters.carriers += 1
+            counters.resumes += 1
+            counters.replayedBytes += replayed
+        case .carrierSuspected: counters.suspicions += 1
+        case .carrierRecovered: counters.wrongSuspicions += 1
+        case .carrierLost: counters.carriersLost += 1
+        case .serverUnreachable: counters.dialFailures += 1
+        case .handshakeFailed, .strangerTurnedAway, .helloRefused: counters.refusals += 1
+        case .sessionLost(_, let carried):
+            counters.sessionsLost += 1
+            counters.streamsCarriedOver += UInt64(carried)
+        case .sessionExpired: counters.sessionsExpired += 1
+        case .sessionEvicted: counters.sessionsEvicted += 1
+        case .protocolBroken: counters.faults += 1
+        case .streamOpened: counters.streams += 1
+        case .streamReset: counters.streamsReset += 1
+        case .originUnreachable(_, _, _, let times): counters.originFailures += UInt64(times)
+        case .cannotAccept: counters.acceptFailures += 1
+        case .wokeAfterPause: counters.pauses += 1
+        case .listensForUsers, .listensForCarriers, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
+             .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
+            break
+        }
+    }
+}
+
+/// An event as a person reads it.
+private struct Line {
+    let level: Logger.Level
+    let words: String
+    let facts: Logger.Metadata
+
+    private init(_ level: Logger.Level, _ words: String, _ facts: Logger.Metadata = [:]) {
+        self.level = level
+        self.words = words
+        self.facts = facts
+    }
+
+    init?(_ event: Event) {
+        switch event {
+        case .streamOpened: return nil
+        case .streamReset(_, .reset): return nil
+        default: self = Line.process(event) ?? Line.carrier(event) ?? Line.session(event) ?? Line.stream(event)!
+        }
+    }
+
+    private static func process(_ event: Event) -> Line? {
+        switch event {
+        case .listensForUsers(let address, let server, let driver):
+            Line(.info, "listening for users", ["address": "\(address)", "server": "\(server)", "driver": "\(driver)"])
+        case .listensForCarriers(let address, let origin, let driver):
+            Line(.info, "listening for carriers", ["address": "\(address)", "origin": "\(origin)", "driver": "\(driver)"])
+        case .isOpenToStrangers(let address):
+            Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])
+        case .addressInUse(let address):
+            Line(.notice, "address in use, trying again", [
+                "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
+                "hint": "a tele that was killed holds its port for a moment"])
+        case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
+        case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
+        case .cannotAccept(let error): Line(.warning, "cannot accept", ["reason": "\(error)", "retry": "0.1s"])
+        case .nothingToReload: Line(.notice, "nothing to reload")
+        case .draining(let streams, let most):
+            Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
+        case .stopped: Line(.notice, "stopped")
+        default: nil
+        }
+    }
+
+    private static func carrier(_ event: Event) -> Line? {
+        switch event {
+        case .carrierUp(let session, let peer, let roundTrip):
+            Line(.info, "carrier up", facts(session, peer, roundTrip))
+        case .sessionOpened(let session, let peer):
+            Line(.info, "session opened", facts(session, peer, nil))
+        case .sessionResumed(let session, let peer, let after, let replayed, let roundTrip):
+            Line(.info, "session resumed", facts(session, peer, roundTrip).merging([
+                "after": "\(seconds(after))", "replayed": "\(replayed)", "epoch": "\(session.endpoint.epoch)"]) { $1 })
+        case .carrierSuspected(let session, let peer):
+            Line(.info, "carrier suspected", facts(session, peer, nil).merging([
+                "unacknowledged": "\(session.endpoint.retainedByteCount)"]) { $1 })
+        case .carrierRecovered(let session, let after):
+            Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
+        case .carrierLost(let session, let peer, let reason, let held):
+            Line(.warning, "carrier lost", facts(session, peer, nil).merging([
+                "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
+                "streams": "\(session.endpoint.streamCount)"]) { $1 }
+                .merging(held.map { ["held-for": "\($0)s"] } ?? [:]) { $1 })
+        case .serverUnreachable(let address, let reason):
+            Line(.warning, "cannot reach the server", [
+                "address": "\(address)", "reason": "\(reason)",
+                "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
+        case .handshakeFailed(let peer, let reason):
+            Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
+        case .strangerTurnedAway(let peer, let reason):
+            Line(.info, "stranger turned away", ["peer": "\(peer)", "reason": "\(reason)"])
+        case .helloRefused(let peer, let code, let reason):
+            Line(code == .tooManySessions ? .warning : .info,
+                 code == .sessionUnknown ? "resume refused" : "session refused",
+                 ["peer": "\(peer)", "reason": "\(reason)"])
+        default: nil
+        }
+    }
+
+    private static func session(_ event: Event) -> Line? {
+        switch event {
+        case .sessionLost(let session, let carried):
+            Line(.warning, "session lost", [
+                "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
+                "carried-over": "\(carried)", "reason": "the server does not know it any more",
+                "hint": "was the server restarted? users are reset"])
+        case .sessionClosedByPeer(let session, let code, let reason):
+            Line(.info, "session closed by the other side", [
+                "session": "\(session.name)", "code": "\(code.rawValue)", "reason": "\(reason)",
+                "streams": "\(session.endpoint.streamCount)"])
+        case .sessionExpired(let session, let held):
+            Line(.warning, "session expired", [
+                "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
+                "reason": "no carrier for \(held)s"])
+        case .sessionEvicted(let session):
+            Line(.warning, "session evicted", ["session": "\(session.name)", "reason": "too many sessions"])
+        case .protocolBroken(let session, let rule):
+            Line(.error, "peer broke the protocol, session ended", ["session": "\(session.name)", "rule": "\(rule)"])
+        default: nil
+        }
+    }
+
+    private static func stream(_ event: Event) -> Line? {
+        switch event {
+        case .streamReset(let session, let code):
+            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(words(code))"])
+        case .originUnreachable(let session, let origin, let error, let times):
+            Line(.warning, "origin not reached", [
+                "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)", "times": "\(times)",
+                "hint": "is the user's server running? the user's connection was reset"])
+        case .nameUnresolved(let origin, let reason):
+            Line(.warning, "cannot resolve the origin", ["origin": "\(origin)", "reason": "\(reason)"])
+        case .outOfMemory(let session, let what):
+            Line(.error, "out of memory for \(what)", session.map { ["session": "\($0.name)"] } ?? [:])
+        default: nil
+        }
+    }
+
+    private static func facts(_ session: Session, _ peer: Address, _ roundTrip: UInt32?) -> Logger.Metadata {
+        var facts: Logger.Metadata = ["session": "\(session.name)", "peer": "\(peer)"]
+        if let roundTrip { facts["rtt"] = "\(roundTrip)us" }
+        return facts
+    }
+
+    private static func words(_ code: ResetCode) -> String {
+        switch code {
+        case .refused: "the origin refused the connection"
+        case .unreachable: "the origin cannot be reached"
+        case .timedOut: "the origin did not answer in time"
+        case .tooMany: "the server has no room for one more connection"
+        case .stopping: "the server is stopping"
+        default: "code \(code.rawValue)"
+        }
+    }
+
+    /// As a person reads it: 2.31s.
+    private static func seconds(_ nanoseconds: UInt64) -> String {
+        let hundredths = nanoseconds / 10_000_000
+        let fraction = hundredths % 100
+        return "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)s"
+    }
+}

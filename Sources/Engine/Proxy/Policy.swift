@@ -1,0 +1,89 @@
+import CSlab
+import Tunnel
+
+/// Every limit and delay of this room that nobody sets by a flag. Those of the dialer, the registry and the stop stand in
+/// Control, those of the protocol in Tunnel and Wire.
+enum Policy {
+    // MARK: Time
+
+    /// A ring that refused an operation, or a call that met a shortage, is tried again after this.
+    static let retryDelay = Interval.milliseconds(10)
+    /// Accepting pauses for so long when there is no descriptor or no memory.
+    static let acceptPause = Interval.milliseconds(100)
+    /// A stranger must say HELLO within this, however slowly its bytes drip.
+    static let helloMaximum = Interval.seconds(10)
+    /// The origin must accept within this, all its addresses together.
+    static let originMaximum = Interval.seconds(10)
+    /// A carrier that is closed in order gets so long for its last words.
+    static let lastWordsMaximum = Interval.seconds(1)
+    /// Bytes of a session that has ended wait for their user so long.
+    static let flushMaximum = Interval.seconds(30)
+    /// A path that TCP knows to be slow is asked about again after this.
+    static let patience = Interval.milliseconds(250)
+    /// Readers that wait for memory look again after this, whoever freed some.
+    static let blockedRetry = Interval.milliseconds(100)
+    /// A hot socket that was quiet for so long gives its slab back.
+    static let hotMaximum = Interval.seconds(1)
+    /// Free memory is looked at this often.
+    static let trimInterval = Interval.seconds(1)
+    /// A turn that took so much longer than it should means that the machine slept.
+    static let pauseMinimum = Interval.seconds(5)
+    /// During an outage a name is looked up again after this.
+    static let lookupInterval = Interval.seconds(5)
+    /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
+    static let bindPatience = Interval.seconds(3)
+    /// News that repeats is told once in this.
+    static let newsInterval = Interval.seconds(1)
+
+    // MARK: Counts
+
+    /// Carriers without a session at a time; the oldest gives way.
+    static let handshakesMaximum = 256
+    /// Descriptors kept for carriers: a quarter of the limit, within these bounds.
+    static let reservedDescriptors = 16...256
+    static let usersMinimum = 8
+
+    // MARK: Bytes
+
+    /// The shared receive pool.
+    static let poolByteCount = 16 << 10
+    static let poolCount = 128
+    /// A hot socket whose receive brings less than this is cold again.
+    static let coldBelow = 2048
+    /// A slab less a frame's header: with it, the bytes fill one receive of the peer, not one and a few bytes more.
+    static let directByteCount = Int(SLAB_BYTES) - 64
+    /// Room that a slab must have for another receive.
+    static let slabRoomMinimum = 64 << 10
+    static let hotUsersMaximum = 64
+    /// Pieces shorter than this are copied into the store, longer ones referenced.
+    static let copyBelow = 2048
+    /// Payload shorter than this is copied out of a carrier's slab, so that a slow user does not pin it.
+    static let outboundCopyBelow = 2048
+    static let outboundCopyBelowWhenSlow = 16 << 10
+    /// What a stream may hold while the carrier works: more would only add delay.
+    static let inboundWhileAttached = 2 << 20
+    /// Bytes of one send on a carrier.
+    static let batchByteCount = 512 << 10
+    /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.
+    static let detachedBatchByteCount = 64 << 10
+    /// Bytes of one send to a user.
+    static let userSendByteCount = 1 << 20
+    static let userIovecMaximum = 64
+    static let iovecMaximum = 256
+    /// Free memory that stays committed: touching a fresh slab costs more than filling it.
+    static let spareByteCount = 32 << 20
+    /// The arena's address space, beyond `-memory` and half of it again.
+    static let arenaSpare = 64 << 20
+    static let arenaMaximum = 64 << 30
+    /// Released bytes after which readers of other sessions look again at once.
+    static let wakeByteCount = 256 << 10
+
+    // MARK: TCP, on carriers
+
+    /// A carrier is always read by its peer, so a window that stays shut means a dead path: give up after this.
+    static let userTimeoutMilliseconds: Int32 = 120_000
+    /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
+    static let retransmissionMaximumMilliseconds: Int32 = 1_000
+    /// What the kernel takes ahead of sending cannot be reordered any more.
+    static let notSentLowWater: Int32 = 128 << 10
+}

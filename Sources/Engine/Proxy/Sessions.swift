@@ -1,0 +1,235 @@
+import CSlab
+import Control
+import Glibc
+import Loop
+import Tunnel
+import Wire
+
+/// All sessions of the process: from waiting bytes to frames to batches, and what becomes of a session.
+final class Sessions {
+    unowned let hub: Hub
+    private var table = SlotTable<Session>()
+    /// Sessions with work this turn.
+    private var dirty: [Session] = []
+    /// Scratch for the header of one frame.
+    private let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
+
+    init(_ hub: Hub) { self.hub = hub }
+
+    deinit { header.deallocate() }
+
+    var all: [Session] { table.all }
+
+    func find(_ token: Token) -> Session? { table.find(token) }
+    /// The session that a registry knows by its index.
+    func find(_ index: UInt32) -> Session? { table.find(index) }
+
+    func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
+        table.insert { index, generation in
+            Session(index: index, generation: generation, role: role, limits: limits, now: hub.now)
+        }
+    }
+
+    // MARK: Work
+
+    func markDirty(_ session: Session) {
+        guard !session.isDirty else { return }
+        session.isDirty = true
+        dirty.append(session)
+    }
+
+    var hasWork: Bool { !dirty.isEmpty }
+
+    func flush() {
+        var next = 0
+        while next < dirty.count {
+            let session = dirty[next]
+            session.isDirty = false
+            if !session.isEnded { pump(session) }
+            next += 1
+        }
+        dirty.removeAll(keepingCapacity: true)
+    }
+
+    /// Starts the next send, lets go of what was acknowledged, lets readers go on.
+    private func pump(_ session: Session) {
+        if let carrier = session.carrier {
+            // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
+            if carrier.isReady {
+                sequence(session, most: Policy.batchByteCount)
+                if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) { hub.carriers.submitBatch(session, carrier) }
+            }
+        } else {
+            sequence(session, most: Policy.detachedBatchByteCount)
+        }
+        guard !session.isEnded else { return }
+        releaseAcknowledged(session)
+        if hub.budget.mayHold(session.account, 0, isHealthy: true) { hub.users.wake(session) }
+        schedule(session)
+        session.checkInvariants()
+    }
+
+    /// Gives waiting bytes their place in the sequence.
+    private func sequence(_ session: Session, most: Int) {
+        while session.endpoint.unsentByteCount < most {
+            let room = most - session.endpoint.unsentByteCount
+            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room) else { return }
+            var failed = queue_append_copy(&session.store, hub.arena, header.baseAddress, frame.headerByteCount)
+            hub.budget.hold(frame.headerByteCount, &session.account)
+            if frame.payloadByteCount > 0, failed == 0 {
+                failed = movePayload(of: frame.owner, frame.payloadByteCount, to: session)
+            }
+            guard failed == 0 else {
+                hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+                return end(session, .exhausted, "out of memory")
+            }
+            if frame.isOver { hub.users.close(frame.owner, .orderly) }
+        }
+    }
+
+    private func movePayload(of owner: StreamOwner, _ count: Int, to session: Session) -> Int32 {
+        let user = hub.users[owner]
+        let failed = queue_move(&session.store, &user.pointee.inbound, hub.arena, count, Policy.copyBelow)
+        if user.pointee.life.inward == .broken, user.pointee.inboundCount == 0 {
+            session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
+            hub.users.close(owner, .reset)
+        } else if user.pointee.life.mayReceive {
+            hub.users.readers.append(owner)  // It may have stood at its share.
+        }
+        return failed
+    }
+
+    private func releaseAcknowledged(_ session: Session) {
+        var through = min(session.endpoint.acknowledged, session.endpoint.cursor)
+        for carrier in session.pinning { through = min(through, carrier.inFlight.pinnedFrom ?? .max) }
+        guard through > session.store.head else { return }
+        hub.budget.release(Int(through - session.store.head), &session.account)
+        queue_release(&session.store, hub.arena, through)
+    }
+
+    // MARK: Time
+
+    /// The session's timer, if it must come up earlier than it would.
+    private func schedule(_ session: Session) {
+        let deadline = session.endpoint.nextTimeout.nanoseconds
+        guard deadline < session.timerAt else { return }
+        session.timerAt = deadline
+        hub.timers.set(session.token(.sessionTimeout), at: deadline)
+    }
+
+    func handleTimeout(_ token: Token) {
+        guard let session = table.find(token) else { return }
+        session.timerAt = .max
+        if session.endpoint.isSilenceSuspicious(now: hub.instant), let carrier = session.carrier,
+           PathFacts(carrier.fd)?.explainsSilence == true {
+            session.endpoint.bePatient(until: hub.instant + Policy.patience)
+        }
+        if session.endpoint.handleTimeout(now: hub.instant) { suspected(session) }
+        markDirty(session)
+    }
+
+    /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
+    private func suspected(_ session: Session) {
+        guard let carrier = session.carrier else { return }
+        session.suspectedAt = hub.now
+        hub.journal.note(.carrierSuspected(session, carrier.peer))
+        hub.users.wake(session)  // More may be held now than while the carrier worked.
+        hub.host.handleSuspected(session)
+    }
+
+    /// The answer came: a suspicion was wrong.
+    func noteLife(_ session: Session) {
+        guard let since = session.suspectedAt, !session.endpoint.isSuspected else { return }
+        session.suspectedAt = nil
+        hub.journal.note(.carrierRecovered(session, after: hub.now - since))
+        hub.host.handleRecovered(session)
+    }
+
+    // MARK: Carriers
+
+    /// `carrier` owns the session from now on. Returns the outage's length, from its first sign.
+    func attach(_ carrier: Carrier, to session: Session) -> UInt64 {
+        let old = session.carrier
+        carrier.session = session
+        carrier.state = .established
+        session.carrier = carrier
+        if let old { hub.carriers.close(old) }
+        if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
+        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? hub.now
+        session.suspectedAt = nil
+        session.detachedAt = nil
+        markDirty(session)
+        return hub.now - since
+    }
+
+    /// The session has no carrier; users only see slowness.
+    func detach(_ session: Session) {
+        session.endpoint.carrierLost()
+        session.carrier = nil
+        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
+        session.suspectedAt = nil
+        hub.users.wake(session)  // More may be held now than while the carrier worked.
+        markDirty(session)
+    }
+
+    // MARK: Ends
+
+    func violated(_ session: Session, _ fault: ProtocolFault) {
+        hub.journal.note(.protocolBroken(session, rule: fault.rule))
+        end(session, .protocolViolation, fault.rule)
+    }
+
+    func peerClosed(_ session: Session, _ code: CloseCode, _ reason: String) {
+        hub.journal.note(.sessionClosedByPeer(session, code, reason: reason))
+        // What the peer sent in order before it closed was delivered to us, and is the users'.
+        discard(session, isComplete: session.endpoint.retainedByteCount == 0, waits: true)
+    }
+
+    /// Ends the session from our side, with a word to the peer if a carrier is up.
+    func end(_ session: Session, _ code: CloseCode, _ reason: StaticString) {
+        guard !session.isEnded else { return }
+        session.endpoint.close(code, reason)
+        if let carrier = session.carrier, carrier.isReady { hub.carriers.submitBatch(session, carrier) }
+        discard(session)
+    }
+
+    /// Ends the session's users, drops its carriers and bytes. Never a clean end over missing bytes.
+    func discard(_ session: Session, isComplete: Bool = false, waits: Bool = false) {
+        guard !session.isEnded else { return }
+        session.isEnded = true
+        hub.host.handleSessionEnded(session)
+        hub.users.endAll(of: session, isComplete: isComplete, waits: waits)
+        hub.users.blockedSessions.removeAll { $0 === session }
+        if let carrier = session.carrier { hub.carriers.closeGently(carrier) }
+        session.carrier = nil
+        hub.timers.cancel(session.token(.sessionTimeout))
+        freeStore(session)
+        table.remove(session.index)
+    }
+
+    /// Frees the session's bytes when no operation reads them any more.
+    func freeStore(_ session: Session) {
+        guard session.pinning.isEmpty else { return }
+        hub.budget.release(session.account.held, &session.account)
+        queue_clear(&session.store, hub.arena)
+    }
+
+    // MARK: The end of the process
+
+    /// Each peer is told that its session is over; what is open is reset.
+    func sayGoodbye(_ code: CloseCode) {
+        for session in table.all {
+            session.endpoint.close(code, "the process was told to stop")
+            hub.users.endAll(of: session, isComplete: false, waits: false)
+            markDirty(session)
+        }
+    }
+
+    /// Everything was delivered and acknowledged.
+    var isIdle: Bool { !table.all.contains(where: \.isPrecious) }
+
+    /// Every peer that can hear has been told.
+    var isSaid: Bool {
+        !table.all.contains { $0.carrier?.state == .established && (!$0.endpoint.isClosed || $0.carrier!.inFlight.send) }
+    }
+}

@@ -1,0 +1,202 @@
+import CSlab
+import Control
+import Glibc
+import Loop
+import Tunnel
+import Wire
+
+/// All user sockets of the process, and the lists they stand in: who has bytes to send, who receives next, who receives
+/// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `UsersReceiving` and
+/// `UsersSending`.
+final class Users {
+    unowned let hub: Hub
+    var table = UserTable()
+    /// Sockets with bytes, or an end, to pass on this turn.
+    var dirty: [UInt32] = []
+    /// Who receives next. Armed after this turn's sends are queued, so that what came last is sent while it is still in
+    /// the cache.
+    var readers: [UInt32] = []
+    /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
+    var hot: [UInt32] = []
+    /// Sockets that the ring refused something.
+    var refused: [UInt32] = []
+    /// Sessions with readers that wait for memory.
+    var blockedSessions: [Session] = []
+    /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
+    let maximum: Int
+    let hotMaximum: Int
+
+    init(_ hub: Hub, descriptorLimit: Int) {
+        self.hub = hub
+        let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
+        maximum = max(Policy.usersMinimum, descriptorLimit - reserved)
+        hotMaximum = max(4, min(Policy.hotUsersMaximum, hub.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
+    }
+
+    var count: Int { table.count }
+    var hasRoom: Bool { table.count < maximum }
+
+    subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> { table[index] }
+
+    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, table[index].pointee.generation) }
+
+    // MARK: Beginnings
+
+    /// A socket with a stream of `session`. From the start its end is a reset, also that of the whole process: only an end
+    /// in order lifts that.
+    func add(fd: Int32, isConnecting: Bool, _ session: Session, _ slot: StreamSlot) -> UInt32 {
+        Socket.abortOnClose(fd)
+        let index = table.insert(fd: fd, isConnecting: isConnecting)
+        table[index].pointee.session = .passUnretained(session)
+        table[index].pointee.slot = slot
+        hub.journal.note(.streamOpened)
+        return index
+    }
+
+    /// The socket's stream goes on as `slot` of another session; its bytes all wait still.
+    func move(_ index: UInt32, from old: Session, to new: Session, _ slot: StreamSlot) {
+        let user = table[index]
+        hub.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
+        user.pointee.session = .passUnretained(new)
+        user.pointee.slot = slot
+        if user.pointee.lists.contains(.blocked) {
+            user.pointee.lists.remove(.blocked)
+            readers.append(index)
+        }
+    }
+
+    // MARK: Completions
+
+    func handle(_ operation: Operation, _ completion: Completion) {
+        let index = completion.token.index
+        guard let user = table.find(index, completion.token.generation) else {
+            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+            return
+        }
+        switch operation {
+        case .userReceivePooled:
+            user.pointee.life.completed(.receive)
+            received(index, user, completion.result, pooled: completion.buffer)
+            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+        case .userReceive:
+            user.pointee.life.completed(.receive)
+            received(index, user, completion.result, pooled: nil)
+        case .userSend:
+            user.pointee.life.completed(.send)
+            sent(index, user, completion.result)
+        case .userWatch:
+            user.pointee.life.completed(.watch)
+            hungUp(index, user)
+        case .userConnect:
+            user.pointee.life.completed(.connect)
+            if user.pointee.life.phase == .connecting { hub.host.handleOriginConnected(index, completion.error) }
+        default:
+            preconditionFailure("not an operation of a user")
+        }
+        settle(index, user)
+    }
+
+    func handleRetry() {
+        let waiting = refused
+        refused.removeAll(keepingCapacity: true)
+        for index in waiting where table[index].pointee.fd >= 0 {
+            armReceive(index)
+            markDirty(index)
+        }
+    }
+
+    /// The ring has no room: later, and never in this turn.
+    func retryLater(_ index: UInt32) {
+        if refused.isEmpty {
+            hub.timers.set(Operation.usersRetry.token(), at: hub.now + Policy.retryDelay.nanoseconds)
+        }
+        refused.append(index)
+    }
+
+    // MARK: Ends
+
+    /// The peer's RESET; the stream is gone. What the user's socket takes at once is delivered, then it is reset, as when
+    /// the bytes and the RST had come over one wire.
+    func abortOutbound(_ index: UInt32) { endStream(index, isComplete: false, waits: false) }
+
+    /// The session is over; its users see what their streams came to. `isComplete`: the peer has all that they wrote.
+    func endAll(of session: Session, isComplete: Bool, waits: Bool) {
+        var owners: [UInt32] = []
+        session.endpoint.forEachOwner { owners.append($0) }
+        for index in owners { endStream(index, isComplete: isComplete, waits: waits) }
+    }
+
+    /// `waits`: what waits for the user is delivered at its own speed, for a while.
+    private func endStream(_ index: UInt32, isComplete: Bool, waits: Bool) {
+        let user = table[index]
+        let isComplete = isComplete && user.pointee.inboundCount == 0
+        switch user.pointee.life.streamEnded(hasBytes: user.pointee.outboundCount > 0, isComplete: isComplete) {
+        case .none:
+            break
+        case .closeNow(let farewell):
+            close(index, farewell)
+        case .flush:
+            forgetStream(user)
+            user.pointee.flushesOnce = !waits
+            if waits {
+                hub.timers.set(token(index, .flushDeadline), at: hub.now + Policy.flushMaximum.nanoseconds)
+                // The send under way goes on; everything else is over.
+                if user.pointee.life.inFlight.isDisjoint(with: .send) { hub.loop.cancel(user.pointee.fd) }
+                markDirty(index)
+            } else if !user.pointee.life.inFlight.isEmpty {
+                hub.loop.cancel(user.pointee.fd)
+            }
+            settle(index, user)
+        }
+    }
+
+    func handleFlushDeadline(_ index: UInt32) {
+        if table[index].pointee.life.phase == .flushing { close(index, .reset) }
+    }
+
+    /// Moves a socket on that waits for its operations to end.
+    func settle(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        guard user.pointee.fd >= 0 else { return }
+        if user.pointee.life.mayRelease { return release(index, user) }
+        guard user.pointee.life.phase == .flushing, user.pointee.flushesOnce, user.pointee.life.inFlight.isEmpty else { return }
+        if user.pointee.flushed || user.pointee.outboundCount == 0 {
+            close(index, user.pointee.life.farewell)
+        } else {
+            user.pointee.flushed = true
+            submitSend(index, user, waiting: false)
+            if user.pointee.life.inFlight.isEmpty { close(index, .reset) }
+        }
+    }
+
+    /// The stream is over or reset already; the descriptor follows when nothing is in flight.
+    func close(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+        let user = table[index]
+        forgetStream(user)
+        guard user.pointee.life.close(farewell) else { return }
+        if user.pointee.life.inFlight.isEmpty { release(index, user) } else { hub.loop.cancel(user.pointee.fd) }
+    }
+
+    /// The inbound bytes are nobody's any more.
+    private func forgetStream(_ user: UnsafeMutablePointer<UserSocket>) {
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        user.pointee.session = nil
+        let count = user.pointee.inboundCount
+        if count > 0 {
+            hub.budget.release(count, &session.account)
+            hub.sessions.markDirty(session)
+        }
+        queue_clear(&user.pointee.inbound, hub.arena)
+    }
+
+    private func release(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
+        hub.timers.cancel(token(index, .flushDeadline))
+        hub.timers.cancel(token(index, .originDeadline))
+        if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
+        hub.loop.close(user.pointee.fd)
+        hub.budget.deliver(user.pointee.outboundCount)
+        queue_clear(&user.pointee.outbound, hub.arena)
+        becomeCold(index, user)
+        table.remove(index)
+    }
+}

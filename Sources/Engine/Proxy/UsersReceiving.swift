@@ -1,0 +1,201 @@
+import CSlab
+import Control
+import Glibc
+import Loop
+import Tunnel
+
+/// The bytes of users: from their sockets towards the session.
+///
+/// Most sockets share a pool of small buffers, so an idle one holds nothing. One whose bytes come fast receives into a slab
+/// of its own, where its bytes stay until they are acknowledged.
+extension Users {
+    /// Receives when there is room for what comes; notes the user as blocked when there is not.
+    func armReceive(_ index: UInt32) {
+        let user = table[index]
+        guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
+              let session = user.pointee.session?.takeUnretainedValue() else { return }
+        guard hub.budget.mayHold(session.account, user.pointee.inboundCount, isHealthy: session.isHealthy) else {
+            return block(index, user, session)
+        }
+        let isArmed: Bool
+        if user.pointee.lists.contains(.hot), let block = slab(for: user) {
+            user.pointee.armedAt = hub.now
+            isArmed = hub.loop.receive(user.pointee.fd, block + user.pointee.filled,
+                                       Policy.directByteCount - user.pointee.filled, token(index, .userReceive))
+        } else {
+            isArmed = hub.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
+        }
+        guard isArmed else {
+            becomeCold(index, user)
+            return retryLater(index)
+        }
+        user.pointee.life.submitted(.receive)
+    }
+
+    /// Everybody who was read, and may be read on.
+    func armReaders() {
+        for index in readers { armReceive(index) }
+        readers.removeAll(keepingCapacity: true)
+    }
+
+    func received(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32, pooled: UInt16?) {
+        guard user.pointee.life.phase == .open, user.pointee.life.inward == .open,
+              let session = user.pointee.session?.takeUnretainedValue() else { return }
+        if result > 0 {
+            let count = Int(result)
+            guard append(index, user, count, pooled: pooled) else {
+                hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+                session.endpoint.reset(user.pointee.slot, .tooMany, now: hub.instant)
+                return close(index, .reset)
+            }
+            hub.budget.hold(count, &session.account)
+            session.endpoint.write(user.pointee.slot, count)
+            hub.sessions.markDirty(session)
+            readers.append(index)
+        } else if result == 0 {
+            user.pointee.life.receivedFin()
+            becomeCold(index, user)
+            session.endpoint.finish(user.pointee.slot)
+            hub.sessions.markDirty(session)
+            watch(index, user)
+        } else {
+            let error = SystemError(-result)
+            if error.isPassing || error.isShortage {
+                becomeCold(index, user)
+                return error.isShortage ? retryLater(index) : readers.append(index)
+            }
+            userReset(index, user, session)
+        }
+    }
+
+    private func append(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int, pooled: UInt16?) -> Bool {
+        if let pooled {
+            let failed = queue_append_copy(&user.pointee.inbound, hub.arena, hub.loop.poolBytes(pooled), count)
+            if count == Policy.poolByteCount { becomeHot(index, user) }
+            return failed == 0
+        }
+        let failed = queue_append_block(&user.pointee.inbound, hub.arena, user.pointee.block! + user.pointee.filled, count)
+        user.pointee.filled += count
+        if count < Policy.coldBelow { becomeCold(index, user) }
+        return failed == 0
+    }
+
+    // MARK: Memory
+
+    private func block(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) {
+        user.pointee.lists.insert(.blocked)
+        if session.readBlocked.isEmpty {
+            if blockedSessions.isEmpty {
+                hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
+            }
+            blockedSessions.append(session)
+        }
+        session.readBlocked.append(index)
+    }
+
+    /// Room came back: readers that waited for it try again.
+    func wake(_ session: Session) {
+        guard !session.readBlocked.isEmpty else { return }
+        let waiting = session.readBlocked
+        session.readBlocked = []
+        blockedSessions.removeAll { $0 === session }
+        for index in waiting {
+            let user = table[index]
+            guard user.pointee.fd >= 0, user.pointee.lists.contains(.blocked),
+                  user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() else { continue }
+            user.pointee.lists.remove(.blocked)
+            armReceive(index)
+        }
+    }
+
+    /// Readers of every session: what one session freed is room for all.
+    func wakeAll() {
+        for session in blockedSessions { wake(session) }
+    }
+
+    func handleReadersRetry() {
+        wakeAll()
+        if !blockedSessions.isEmpty {
+            hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
+        }
+    }
+
+    // MARK: Hot and cold
+
+    private func slab(for user: UnsafeMutablePointer<UserSocket>) -> UnsafeMutableRawPointer? {
+        if let block = user.pointee.block {
+            if arena_references(hub.arena, block) == 1 { user.pointee.filled = 0 }
+            if Policy.directByteCount - user.pointee.filled >= Policy.slabRoomMinimum { return block }
+            releaseBlock(user)
+        }
+        guard let block = arena_slab(hub.arena) else { return nil }
+        hub.budget.arm(Int(SLAB_BYTES))
+        user.pointee.block = block
+        user.pointee.filled = 0
+        return block
+    }
+
+    private func becomeHot(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        guard !user.pointee.lists.contains(.hot), hot.count < hotMaximum else { return }
+        user.pointee.lists.insert(.hot)
+        if hot.isEmpty { hub.timers.set(Operation.coolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        hot.append(index)
+    }
+
+    func becomeCold(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        if user.pointee.lists.contains(.hot) {
+            user.pointee.lists.remove(.hot)
+            hot.removeAll { $0 == index }
+        }
+        if !user.pointee.life.inFlight.contains(.receive) { releaseBlock(user) }
+    }
+
+    private func releaseBlock(_ user: UnsafeMutablePointer<UserSocket>) {
+        guard let block = user.pointee.block else { return }
+        hub.budget.disarm(Int(SLAB_BYTES))
+        arena_release(hub.arena, block)
+        user.pointee.block = nil
+    }
+
+    /// Hot sockets that have gone quiet give their slabs back: an idle stream holds no buffer.
+    func handleCoolDown() {
+        var cooled: [UInt32] = []
+        for index in hot {
+            let user = table[index]
+            if user.pointee.life.inFlight == .receive, hub.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds {
+                user.pointee.lists.remove(.hot)
+                cooled.append(index)
+                hub.loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
+            }
+        }
+        hot.removeAll { cooled.contains($0) }
+        if !hot.isEmpty { hub.timers.set(Operation.coolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+    }
+
+    // MARK: Resets
+
+    /// The user's connection was reset, or refuses bytes. What it wrote before goes first, as far as credit covers it.
+    func userReset(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) {
+        hub.sessions.markDirty(session)
+        let coversRest = user.pointee.inboundCount > 0 && session.endpoint.isCovered(user.pointee.slot)
+        switch user.pointee.life.receivedReset(coversRest: coversRest) {
+        case .none, .resetLater:
+            break
+        case .resetNow:
+            session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
+            close(index, .reset)
+        }
+    }
+
+    /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
+    private func watch(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        guard user.pointee.life.mayWatch else { return }
+        if hub.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) { user.pointee.life.submitted(.watch) }
+    }
+
+    func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        guard user.pointee.life.phase == .open, let session = user.pointee.session?.takeUnretainedValue(),
+              Socket.takeError(user.pointee.fd) != nil else { return }
+        userReset(index, user, session)
+    }
+}

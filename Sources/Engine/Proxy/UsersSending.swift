@@ -1,0 +1,96 @@
+import CSlab
+import Control
+import Glibc
+import Loop
+import Tunnel
+
+/// The bytes of peers: from the session into users' sockets.
+extension Users {
+    /// Bytes of the peer for this user; they lie in a carrier's block. False: no memory.
+    func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
+        let user = table[index]
+        let isSlow = user.pointee.outboundCount > 0
+        let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow)
+            || arena_used(hub.arena) > hub.configuration.memoryByteCount
+        let failed = copies ? queue_append_copy(&user.pointee.outbound, hub.arena, bytes, count)
+            : queue_append_block(&user.pointee.outbound, hub.arena, bytes, count)
+        guard failed == 0 else { return false }
+        hub.budget.keep(count)
+        markDirty(index)
+        return true
+    }
+
+    /// The peer's FIN: passed on behind the last byte.
+    func finishOutbound(_ index: UInt32) {
+        table[index].pointee.life.receivedPeerFin()
+        markDirty(index)
+    }
+
+    func markDirty(_ index: UInt32) {
+        guard !table[index].pointee.lists.contains(.dirty) else { return }
+        table[index].pointee.lists.insert(.dirty)
+        dirty.append(index)
+    }
+
+    /// One send for each that has bytes.
+    func flush() {
+        var next = 0
+        while next < dirty.count {
+            flush(dirty[next])
+            next += 1
+        }
+        dirty.removeAll(keepingCapacity: true)
+    }
+
+    private func flush(_ index: UInt32) {
+        let user = table[index]
+        user.pointee.lists.remove(.dirty)
+        guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce else { return }
+        if user.pointee.outboundCount > 0 { return submitSend(index, user, waiting: true) }
+        switch user.pointee.life.tookAll() {
+        case .none:
+            break
+        case .finish:
+            Socket.shutdownWriting(user.pointee.fd)
+            guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+            if session.endpoint.drain(user.pointee.slot) { close(index, .orderly) }
+        case .close(let farewell):
+            close(index, farewell)
+        }
+    }
+
+    func submitSend(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, waiting: Bool) {
+        var gathered = 0
+        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, Policy.userSendByteCount, hub.iovecs,
+                                 UInt32(Policy.userIovecMaximum), &gathered)
+        if hub.loop.send(user.pointee.fd, hub.iovecs, Int(count), waiting: waiting, token(index, .userSend)) {
+            user.pointee.life.submitted(.send)
+        } else if waiting {
+            retryLater(index)
+        }
+    }
+
+    func sent(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32) {
+        if result > 0 {
+            let count = Int(result)
+            hub.budget.deliver(count)
+            queue_release(&user.pointee.outbound, hub.arena, user.pointee.outbound.head + UInt64(count))
+            if let session = user.pointee.session?.takeUnretainedValue() {
+                session.endpoint.consume(user.pointee.slot, count, now: hub.instant)
+                hub.sessions.markDirty(session)
+            }
+            return markDirty(index)
+        }
+        let error = SystemError(-result)
+        switch user.pointee.life.phase {
+        case .open where error.isPassing || error.isShortage:
+            error.isShortage ? retryLater(index) : markDirty(index)
+        case .open:
+            if let session = user.pointee.session?.takeUnretainedValue() { userReset(index, user, session) }
+        case .flushing where !user.pointee.flushesOnce:
+            if error.isPassing { markDirty(index) } else { close(index, .reset) }
+        case .flushing, .connecting, .closing:
+            break
+        }
+    }
+}
