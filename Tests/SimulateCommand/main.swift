@@ -7,10 +7,11 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--liars] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--liars] [--sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
         --liars   one side of each run lies about its bytes once a link is agreed
+        --sweep   instead of seeds: a small run, cut at every byte of its carriers
         --trace   print every step
         --canary  with a build of -DCANARIES: the number of the defect
 
@@ -25,9 +26,17 @@ var first: UInt64 = 1, count: UInt64 = 1000
 var withLiars = false
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
-    if name == "--trace" || name == "--liars" {
-        if name == "--trace" { Trace.isOn = true } else { withLiars = true }
+    switch name {
+    case "--trace":
+        Trace.isOn = true
         continue
+    case "--liars":
+        withLiars = true
+        continue
+    case "--sweep":
+        exit(Sweep().run() ? 0 : 1)
+    default:
+        break
     }
     guard let text = arguments.popFirst(), let value = UInt64(text) else {
         fail()

@@ -9,7 +9,7 @@ extension World {
         let number = ends.count
         ends.append(End(number, .client, .connecting))
         ends.append(End(number + 1, .server, .connecting))
-        if let cut = plan.cut, number / 2 + 1 == cut.carrier {
+        for cut in plan.cuts where number / 2 + 1 == cut.carrier {
             let from = ends[number + cut.from.rawValue]
             from.way.cutAt = cut.afterBytes
             from.way.cutStyle = cut.style

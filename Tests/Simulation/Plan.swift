@@ -18,7 +18,7 @@ public struct Plan: Sendable {
         case restartWithState, restartWithout, probe, oldHello
     }
 
-    /// One cut that a sweep asks for.
+    /// One cut, of those that a sweep asks for.
     public struct Cut: Sendable {
         /// Which carrier, counted from the first.
         public var carrier: Int
@@ -72,7 +72,7 @@ public struct Plan: Sendable {
     var faults: [Fault] = []
     var faultGap = milliseconds(50)
     var healsAt = milliseconds(1000)
-    var cut: Cut?
+    var cuts: [Cut] = []
     /// Ways to the server; some lead nowhere, some take bytes and lose them.
     var addressCount = 1
     var deadAddresses: Set<Int> = []
@@ -147,8 +147,8 @@ public struct Plan: Sendable {
         self.chance = chance
     }
 
-    /// A small transfer both ways on a calm network: the ground for sweeps.
-    public init(sweep cut: Cut) {
+    /// A small transfer both ways on a calm network: the ground for sweeps. Every kind of frame is in it.
+    public init(sweep cuts: [Cut]) {
         seed = 0
         chance = Chance(seed: 0x5eed)
         limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
@@ -162,7 +162,18 @@ public struct Plan: Sendable {
         earlyMaximum = 300
         arrivalMaximum = 200
         closes = true
-        self.cut = cut
+        self.cuts = cuts
+    }
+
+    /// A small transfer on a path that is as long as `roundTrip` milliseconds, and never fails.
+    public init(longPath roundTrip: Int, seed: UInt64) {
+        self.init(sweep: [])
+        self.seed = seed
+        chance = Chance(seed: seed)
+        latency = milliseconds(roundTrip / 2)
+        jitter = 1
+        closes = false
+        healsAt = milliseconds(1)
     }
 
     private static func limits(_ chance: inout Chance) -> Endpoint.Limits {

@@ -21,6 +21,8 @@ public final class Simulation {
         /// Streams that went on in another session, because nobody had heard of them.
         public var carried = 0
         public var delivered = 0
+        /// Bytes that arrived on each of the first carriers, from the client and from the server.
+        public var arrived: [[Int]] = []
         /// Of a lying peer: how it was caught.
         public var caught: String?
     }
@@ -57,6 +59,9 @@ public final class Simulation {
         report.suspicions = world.suspicions
         report.carried = world.carried
         report.delivered = world.delivered
+        report.arrived = stride(from: 0, to: min(world.ends.count, 8), by: 2).map { number in
+            [world.ends[number].way.arrived, world.ends[number + 1].way.arrived]
+        }
         report.caught = world.caught?.rule.description
         if report.failure == nil, let sentence = leftovers() { report.failure = sentence }
         if report.failure != nil { world.abandonMemory() }

@@ -1,4 +1,5 @@
 import CSlab
+import Control
 import Tunnel
 import Wire
 
@@ -6,8 +7,13 @@ import Wire
 struct User {
     enum State { case absent, open, over, wasReset, didReset, lost }
     var state = State.absent
+    /// As the proxy's sockets live.
+    var life = SocketLife(isConnecting: false)
     var slot: StreamSlot = 0
     var session = -1
+
+    var isFinished: Bool { life.inward == .ended }
+    var hasFin: Bool { life.outward != .open }
 
     // Writing.
     enum Start { case atOnce, afterFirstByte, afterFin }
@@ -16,7 +22,6 @@ struct User {
     var chunk = 1
     var writeGap: UInt64 = 0
     var written = 0
-    var isFinished = false
     var isWriting = false
     var waitsForRoom = false
     /// Written and not yet in a frame.
@@ -27,8 +32,6 @@ struct User {
     var readGap: UInt64 = 0
     var arrived = 0
     var consumed = 0
-    var hasFin = false
-    var isDrained = false
     var isReadScheduled = false
     /// A clogged user neither reads nor writes.
     var isClogged = false
@@ -106,7 +109,7 @@ extension World {
         }
         let session = sessions[users[user].session], slot = users[user].slot
         if users[user].written == users[user].total {
-            users[user].isFinished = true
+            users[user].life.receivedFin()
             session.endpoint.finish(slot)
             touch(session)
             return
@@ -123,7 +126,7 @@ extension World {
         session.endpoint.write(slot, count)
         users[user].written += count
         if users[user].written == users[user].total, chance.oneIn(2) {
-            users[user].isFinished = true
+            users[user].life.receivedFin()
             session.endpoint.finish(slot)
         } else {
             calendar.add(.write, user, at: time + users[user].writeGap)
@@ -164,8 +167,7 @@ extension World {
         }
         if users[user].held > 0 {
             scheduleRead(user)
-        } else if users[user].hasFin, !users[user].isDrained {
-            users[user].isDrained = true
+        } else if users[user].life.tookAll() == .finish {
             if session.endpoint.drain(users[user].slot) { userIsOver(user) }
         }
         touch(session)
@@ -247,7 +249,7 @@ extension World {
         }
         require(users[user ^ 1].isFinished && users[user ^ 1].written == users[user].arrived || plan.liar != nil,
                 "FIN before the last byte, or of a half that was never finished")
-        users[user].hasFin = true
+        users[user].life.receivedPeerFin()
         startWriting(user)
         if users[user].held == 0 || !users[user].isReadScheduled { scheduleRead(user) }
     }
@@ -260,6 +262,9 @@ extension World {
         let wasRefused = code == .tooMany && users[user ^ 1].state == .absent
             && plan.limits[session.side.other.rawValue].streams < 100
         require(users[user ^ 1].resetCode == code || wasRefused || plan.liar != nil, "RESET \(code.rawValue) that nobody sent; the other user is \(users[user ^ 1].state)")
+        let end = users[user].life.streamEnded(hasBytes: users[user].held > 0, isComplete: false)
+        require(end == (users[user].held > 0 ? .flush : .closeNow(.reset)) && users[user].life.farewell == .reset,
+                "a reset stream that does not look like one")
         endUser(user, .wasReset)
     }
 
@@ -273,6 +278,12 @@ extension World {
     /// The session is gone: its users are reset.
     func loseUsers(_ session: Session) {
         for user in users.indices where users[user].state == .open && users[user].session == session.number {
+            let isComplete = session.endpoint.retainedByteCount == 0 && queue_count(&users[user].waiting) == 0
+            _ = users[user].life.streamEnded(hasBytes: users[user].held > 0, isComplete: isComplete)
+            require(users[user].life.farewell == .reset || users[user ^ 1].isFinished
+                        && users[user].arrived == users[user ^ 1].written
+                        && users[user ^ 1].arrived == users[user].written && users[user].isFinished,
+                    "a lost connection looks like a clean end")
             endUser(user, .lost)
         }
     }

@@ -1,0 +1,47 @@
+import Glibc
+
+/// A cut at every byte: of the first carrier (HELLO, WELCOME, one frame of each kind) and of the second (a resume with
+/// early bytes and replay), from each side, in each of the ways in which a carrier can die.
+public struct Sweep {
+    /// Where the first carrier dies when the second is swept.
+    private static let firstCut = 600
+    private static let styles = 5
+
+    public init() {}
+
+    /// True when all held. Prints failures as they come, and a line of sums.
+    public func run() -> Bool {
+        let simulation = Simulation()
+        let start = time(nil)
+        let calm = simulation.run(Plan(sweep: []))
+        let first = Plan.Cut(carrier: 1, from: .client, afterBytes: Sweep.firstCut, style: 0)
+        let resumed = simulation.run(Plan(sweep: [first]))
+        guard calm.failure == nil, resumed.failure == nil, calm.arrived.count == 1, resumed.arrived.count >= 2 else {
+            print("sweep: the ground does not hold: \(calm.failure ?? resumed.failure ?? "another number of carriers")")
+            return false
+        }
+        var cuts: [[Plan.Cut]] = []
+        for from in Side.allCases {
+            for byte in 0...calm.arrived[0][from.rawValue] {
+                for style in 0..<Sweep.styles {
+                    cuts.append([Plan.Cut(carrier: 1, from: from, afterBytes: byte, style: style)])
+                }
+            }
+            for byte in 0...resumed.arrived[1][from.rawValue] {
+                for style in 0..<Sweep.styles {
+                    cuts.append([first, Plan.Cut(carrier: 2, from: from, afterBytes: byte, style: style)])
+                }
+            }
+        }
+        var failures = 0
+        for plan in cuts {
+            guard let failure = simulation.run(Plan(sweep: plan)).failure else { continue }
+            failures += 1
+            let last = plan[plan.count - 1]
+            print("sweep: carrier \(last.carrier) cut \(last.afterBytes) bytes from the \(last.from), style \(last.style): \(failure)")
+            if failures == 10 { break }
+        }
+        print("sweep: \(cuts.count) cuts, \(failures) failed, in \(time(nil) - start) s")
+        return failures == 0
+    }
+}
