@@ -36,6 +36,8 @@ let package = Package(
         tests("SlabTests", of: ["CSlab"]),
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
+        tests("LoopTests", of: ["Loop"]),
+        tests("ProxyTests", of: ["Proxy", "Loop"]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
         tests("RepositoryTests", of: []),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",

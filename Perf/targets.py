@@ -41,7 +41,8 @@ class Verdict:
 def _floors():
     for measure in ("stream-1", "stream-8"):
         for subject in ("tele-uring", "tele-epoll"):
-            yield Target(True, measure, "gbit_per_second", subject, ">=", 1,
+            # Above the noise of one round on a busy machine: a fall is noticed, a wish is an aim.
+            yield Target(True, measure, "gbit_per_second", subject, ">=", 0.5,
                          ("socat", "haproxy"), "slower", min)
 
 

@@ -150,6 +150,7 @@ extension World {
         client.candidates[end.candidate] = nil
         client.dialer.handleWon(end.candidate)
         runDialer()
+        if plan.measuresPath { session.endpoint.pathMeasured(Interval(nanoseconds: 2 * plan.latency)) }
         receive(end, session)
         touch(session)
     }

@@ -60,6 +60,8 @@ public struct Plan: Sendable {
     // The network.
     var latency = milliseconds(1)
     var jitter = milliseconds(1)
+    /// TCP tells the round trip that its handshake took.
+    var measuresPath = true
     var kernelRoom = 256 << 10
     /// Bytes that arrive at a time; 1: byte by byte.
     var arrivalMaximum = 64 << 10
@@ -113,6 +115,7 @@ public struct Plan: Sendable {
 
         latency = microseconds(chance.skewed(40_000))
         jitter = microseconds(chance.skewed(10_000))
+        measuresPath = chance.oneIn(2)
         kernelRoom = 1 + chance.skewed(256 << 10)
         arrivalMaximum = 1 + chance.skewed(64 << 10)
         takeMaximum = chance.oneIn(2) ? Int.max : 1 + chance.skewed(64 << 10)

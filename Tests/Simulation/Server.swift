@@ -74,6 +74,7 @@ extension World {
         var writer = ByteWriter(end.preamble)
         welcome.encode(into: &writer)
         submit(end, Send(preamble: 0..<writer.count, of: session))
+        if plan.measuresPath { session.endpoint.pathMeasured(Interval(nanoseconds: 2 * plan.latency)) }
         receive(end, session)
         touch(session)
     }

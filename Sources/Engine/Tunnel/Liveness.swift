@@ -113,7 +113,8 @@ struct Liveness {
     }
 
     private var suspicionDelay: Interval {
-        min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
+        let usual = min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
+        return max(usual, Interval(nanoseconds: roundTrip.nanoseconds / 2 * 3))
     }
 
     var suspicionAt: Instant {
