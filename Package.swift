@@ -17,12 +17,13 @@ let package = Package(
         cLayer("CSlab", at: "Sources/CRing/Slab"),
         cLayer("CSystem", at: "Sources/CRing/System"),
         cLayer("CProof", at: "Sources/CRing/Proof", links: ":libcrypto.a"),
+        cLayer("CTLS", at: "Sources/CRing/TLS", links: ":libssl.a", ":libcrypto.a"),
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
         layer("Control", at: "Sources/Engine/Control", knows: ["Wire", "Tunnel"]),
         layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
-        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof"],
+        layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
               uses: [.product(name: "Logging", package: "swift-log")]),
 
         .executableTarget(
@@ -61,11 +62,11 @@ func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
     .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift)
 }
 
-func cLayer(_ name: String, at path: String, links library: String? = nil) -> Target {
+func cLayer(_ name: String, at path: String, links libraries: String...) -> Target {
     .target(name: name, path: path, publicHeadersPath: "include",
             cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
                         .define("RING_FAULTS", .when(configuration: .debug))],
-            linkerSettings: library.map { [.linkedLibrary($0)] } ?? [])
+            linkerSettings: libraries.map { .linkedLibrary($0) })
 }
 
 func tests(_ name: String, of layers: [Target.Dependency]) -> Target {

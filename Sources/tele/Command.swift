@@ -21,6 +21,7 @@ enum Command {
             case nil: return try StandardStreams.print(Help.screen)
             case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
             case "demo": return try demo(Array(arguments.dropFirst()))
+            case "keygen": return try keygen(Array(arguments.dropFirst()))
             default: return try tele(arguments)
             }
         } catch let fault as UsageFault {
@@ -63,6 +64,12 @@ enum Command {
             log.write(Complaint(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
+    }
+
+    private static func keygen(_ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofKeygen, listedBy: "tele keygen -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(Help.keygen) }
+        return try Keygen(KeygenArguments.parsed(spelled)).run()
     }
 
     private static func demo(_ arguments: [String]) throws -> ExitStatus {

@@ -18,10 +18,10 @@ import Wire
 
     private func admit(_ registry: inout Registry, _ key: UInt32, _ seconds: UInt64 = 0, proves: Bool = true)
         -> (atAdmission: UInt32?, atProof: Registry.Admission) {
-        guard case .begin(let grant) = registry.judge(hello(nil), isDraining: false, isProven: { _ in false }) else {
+        guard case .begin(let grant) = registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false }) else {
             return (nil, .full)
         }
-        let evicted = registry.admit(key, identity(key), secret: Octets32(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
+        let evicted = registry.admit(key, identity(key), of: "", secret: Octets32(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
                                      now: at(seconds))
         if let evicted { registry.forget(evicted) }
         let proof = proves ? registry.proved(key, now: at(seconds)) : .known
@@ -33,11 +33,11 @@ import Wire
     @Test func nothingHoldsWithoutAProof() {
         var registry = registry()
         _ = admit(&registry, 1)
-        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { _ in false })
+        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
-        #expect(registry.judge(hello(9, attempt: 2), isDraining: false, isProven: { _ in true })
+        #expect(registry.judge(hello(9, attempt: 2), from: "", isDraining: false, isProven: { _ in true })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
-        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { $0 == Octets32(1, 0, 0, 0) }) == .resume(1))
+        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { $0 == Octets32(1, 0, 0, 0) }) == .resume(1))
     }
 
     @Test func anAttemptCountsOnce() {
@@ -45,18 +45,18 @@ import Wire
         _ = admit(&registry, 1)
         registry.resumed(1, attempt: 5)
         for attempt in 1...5 as ClosedRange<UInt64> {
-            #expect(registry.judge(hello(1, attempt: attempt), isDraining: false, isProven: { _ in true })
+            #expect(registry.judge(hello(1, attempt: attempt), from: "", isDraining: false, isProven: { _ in true })
                     == .refuse(.stale, reason: "a newer attempt was accepted"))
         }
-        #expect(registry.judge(hello(1, attempt: 6), isDraining: false, isProven: { _ in true }) == .resume(1))
+        #expect(registry.judge(hello(1, attempt: 6), from: "", isDraining: false, isProven: { _ in true }) == .resume(1))
     }
 
     @Test func aDrainingServerTakesKnownSessionsAndNoNewOnes() {
         var registry = registry()
         _ = admit(&registry, 1)
-        #expect(registry.judge(hello(nil), isDraining: true, isProven: { _ in false })
+        #expect(registry.judge(hello(nil), from: "", isDraining: true, isProven: { _ in false })
                 == .refuse(.stopping, reason: "the server is stopping"))
-        #expect(registry.judge(hello(1, attempt: 2), isDraining: true, isProven: { _ in true }) == .resume(1))
+        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: true, isProven: { _ in true }) == .resume(1))
     }
 
     /// Hazard 24: a table that strangers fill while a good client is away.
@@ -69,7 +69,7 @@ import Wire
             _ = admit(&registry, stranger, 2, proves: stranger % 2 == 0)
             registry.detached(stranger, isPrecious: false, now: at(2))
         }
-        #expect(registry.judge(hello(1, attempt: 2), isDraining: false, isProven: { _ in true }) == .resume(1))
+        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { _ in true }) == .resume(1))
         #expect(registry.count <= 3 + RegistryPolicy.newcomersMaximum)
         // Newcomers are promised little, and that beside the sessions' share.
         #expect(registry.grantedByteCount <= (64 << 20) + RegistryPolicy.newcomersMaximum * RegistryPolicy.newcomerGrant)
@@ -81,7 +81,7 @@ import Wire
             _ = admit(&registry, key)
             registry.detached(key, isPrecious: true, now: at(1))
         }
-        #expect(registry.judge(hello(nil), isDraining: false, isProven: { _ in false })
+        #expect(registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.tooManySessions, reason: "too many sessions"))
         registry.resumed(2, attempt: 2)
         registry.detached(2, isPrecious: false, now: at(2))

@@ -5,14 +5,20 @@ connects to `address` in the client's namespace. The neutral relay shows that a 
 the bad relays show that a case notices a middleman who cheats.
 """
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 
 from lab import SERVER_ADDRESS
 from process import Failure
 
 CARRIER_PORT = 40300
+#: How carriers are protected: "none", "key" or "certificates".
+SECURITY = "none"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -56,14 +62,15 @@ class Path:
     def start_server(self):
         self.server = self.lab.start("tele-server", [
             *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}",
-            f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *self.server_flags], host=self.lab.server)
+            f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *security_flags("server"), *self.server_flags],
+            host=self.lab.server)
         self.server.wait_for_port(CARRIER_PORT)
 
     def start_client(self):
         self.client = self.lab.start("tele-client", [
             *self.client_limits, binary(), "-client", f"-in=127.0.0.1:{self.user_port}",
-            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *self.client_flags],
-            host=self.lab.client)
+            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *security_flags("client"),
+            *self.client_flags], host=self.lab.client)
         self.client.wait_for_port(self.user_port)
 
     def check_alive(self):
@@ -78,6 +85,56 @@ class Path:
             if process and os.path.exists(process.stderr_path):
                 lines += [f"{process.name}: {line}" for line in process.errors.splitlines()[-count:]]
         return lines
+
+
+#: Keys and certificates of this run, made when they are first needed.
+credentials = None
+lock = threading.Lock()
+
+
+def security_flags(role):
+    if SECURITY == "none":
+        return []
+    folder = secrets()
+    if SECURITY == "key":
+        return [f"-key={folder}/key"]
+    return [f"-cert={folder}/{role}.pem", f"-cert-key={folder}/{role}.key", f"-ca={folder}/ca.pem"]
+
+
+def secrets():
+    """A folder with a key, and with certificates of one authority for a server and a client."""
+    global credentials
+    with lock:
+        if credentials is None:
+            folder = tempfile.mkdtemp(prefix="tele-secrets-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            quietly([binary(), "keygen", f"-out={folder}/key", "-name=suite"])
+            make_authority(folder, "ca")
+            make_certificate(folder, "server", "ca", f"DNS:tele-server,DNS:tele-server.test,IP:{SERVER_ADDRESS},IP:127.0.0.1")
+            make_certificate(folder, "client", "ca", "DNS:tele-client")
+            credentials = folder
+        return credentials
+
+
+def quietly(argv):
+    run = subprocess.run(argv, capture_output=True, text=True)
+    if run.returncode:
+        raise Failure(f"{argv[0]}: {run.stderr.strip()[-200:]}")
+
+
+def make_authority(folder, name):
+    quietly(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", f"/CN={name}", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"])
+
+
+def make_certificate(folder, name, authority, alternatives, days="2"):
+    quietly(["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+             "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.csr"])
+    with open(f"{folder}/{name}.ext", "w", encoding="utf-8") as file:
+        file.write(f"subjectAltName={alternatives}\n")
+    quietly(["openssl", "x509", "-req", "-in", f"{folder}/{name}.csr", "-CA", f"{folder}/{authority}.pem",
+             "-CAkey", f"{folder}/{authority}.key", "-CAcreateserial", "-days", days, "-extfile", f"{folder}/{name}.ext",
+             "-out", f"{folder}/{name}.pem"])
 
 
 found = None

@@ -30,7 +30,7 @@ extension World {
             return require(false, "the server cannot read HELLO: \(error.rule)")
         }
         end.attempt = hello.attempt
-        let verdict = server.registry.judge(hello, isDraining: false) { hello.proof == Proof.of(hello, secret: $0) }
+        let verdict = server.registry.judge(hello, from: "", isDraining: false) { hello.proof == Proof.of(hello, secret: $0) }
         switch verdict {
         case .begin(let grant): begin(end, hello, grant)
         case .resume(let key): accept(end, hello, sessions[Int(key)])
@@ -43,8 +43,8 @@ extension World {
         session.endpoint.limits.received = min(session.endpoint.limits.received, grant)
         session.identity = SessionIdentity(high: chance.next(), low: UInt64(session.number))
         session.secret = Octets32(chance.next(), chance.next(), chance.next(), chance.next())
-        let evicted = server.registry.admit(UInt32(session.number), session.identity, secret: session.secret,
-                                            attempt: hello.attempt, grant: grant, now: now(.server))
+        let evicted = server.registry.admit(UInt32(session.number), session.identity, of: "",
+                                            secret: session.secret, attempt: hello.attempt, grant: grant, now: now(.server))
         server.sessions.append(session)
         if let evicted { endSession(sessions[Int(evicted)]) }
         accept(end, hello, session)

@@ -41,6 +41,8 @@ public struct Registry: ~Copyable {
 
     private struct Entry {
         let key: SessionKey
+        /// Who it belongs to: what its peer authenticated as; empty where nobody has to.
+        let peer: String
         let secret: Octets32
         var attempt: UInt64
         var grant: Int
@@ -68,12 +70,13 @@ public struct Registry: ~Copyable {
 
     /// What a HELLO may have. `isProven` tells whether its proof holds under a secret. Nothing changes yet
     /// (docs/protocol.md §4.10). Unknown and unproven get the same answer: who lacks the secret learns nothing.
-    public borrowing func judge(_ hello: Hello, isDraining: Bool, isProven: (Octets32) -> Bool) -> Verdict {
+    /// A session belongs to who began it: another `peer` learns nothing of it, whatever it can prove.
+    public borrowing func judge(_ hello: Hello, from peer: String, isDraining: Bool, isProven: (Octets32) -> Bool) -> Verdict {
         guard hello.versionMinimum <= Specification.version, hello.versionMaximum >= Specification.version else {
             return .refuse(.versionUnsupported, reason: "this server speaks version 1")
         }
         if hello.identity == .none { return judgeNew(hello, isDraining) }
-        guard let entry = entries[hello.identity], isProven(entry.secret) else {
+        guard let entry = entries[hello.identity], entry.peer == peer, isProven(entry.secret) else {
             return .refuse(.sessionUnknown, reason: "session unknown")
         }
         guard isNewer(hello.attempt, than: entry.attempt) else { return .refuse(.stale, reason: "a newer attempt was accepted") }
@@ -99,12 +102,12 @@ public struct Registry: ~Copyable {
     }
 
     /// The owner has made a new session for a `begin`. Newcomers give way to newcomers: `evict` names one that must go.
-    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, secret: Octets32, attempt: UInt64, grant: Int,
-                               now: Instant) -> SessionKey? {
+    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, secret: Octets32,
+                               attempt: UInt64, grant: Int, now: Instant) -> SessionKey? {
         var evicted: SessionKey?
         if newcomerCount >= RegistryPolicy.newcomersMaximum { evicted = oldestNewcomer }
         precondition(entries[identity] == nil && identities[key] == nil, "a session was admitted twice")
-        entries[identity] = Entry(key: key, secret: secret, attempt: attempt, grant: grant, since: now)
+        entries[identity] = Entry(key: key, peer: peer, secret: secret, attempt: attempt, grant: grant, since: now)
         identities[key] = identity
         grantedByteCount += grant
         newcomerCount += 1
@@ -166,6 +169,11 @@ public struct Registry: ~Copyable {
         entries[identity]!.isPrecious = isPrecious
         entries[identity]!.since = now
         expiryAt = min(expiryAt, expiry(entries[identity]!))
+    }
+
+    /// Sessions whose peer may not come any more.
+    public borrowing func sessions(whosePeer isMeant: (String) -> Bool) -> [SessionKey] {
+        entries.values.filter { isMeant($0.peer) }.map(\.key)
     }
 
     /// The session has ended, whatever the reason.

@@ -6,13 +6,13 @@ import Wire
 
 /// One TCP connection between tele client and tele server. It may die at any byte; its session does not.
 ///
-///     client:  connecting ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
-///     server:  awaitingHello ─HELLO holds─▶ established ─▶ closing
+///     client:  connecting ─▶ (securing) ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
+///     server:  (TLS) ─▶ awaitingHello ─HELLO holds─▶ established ─▶ closing
 ///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
 ///
 /// Its stored properties are three small nouns (block, greeting, what is in flight) and what names it.
 final class Carrier {
-    enum State: Equatable { case connecting, connected, greeted, awaitingHello, refusing, established, closing, closed }
+    enum State: Equatable { case connecting, securing, connected, greeted, awaitingHello, refusing, established, closing, closed }
 
     /// Where received bytes lie: memory[parsed..<filled] is to be read.
     struct Block {
@@ -58,9 +58,15 @@ final class Carrier {
     /// The session that it carries, or that it asks for.
     var session: Session?
     var transport = Transport.plain
+    /// Who the peer proved to be, as people know it; empty without TLS.
+    var peerName = ""
+    /// As its key or certificate calls it: what its sessions belong to.
+    var peerIdentity = ""
     var block = Block()
     var greeting = Greeting()
     var inFlight = InFlight()
+    /// Client: HELLO went out on it.
+    var hasGreeted = false
     /// While closing: the send in flight carries last words and is waited for.
     var hasLastWords = false
     /// Client: what its dialer calls it until it has won, and what its HELLO offered.
@@ -86,8 +92,17 @@ final class Carrier {
     /// Its end has begun: nothing is sent or read any more.
     var isOver: Bool { state == .closing || state == .closed }
 
+    /// Nothing sealed waits to be sent.
+    var isClear: Bool { transport.channel?.outgoing.isEmpty ?? true }
+
     /// It owns its session, and may carry a batch now.
-    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send }
+    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && isClear }
+
+    /// What proofs on this carrier are bound to. Nil: TLS cannot say.
+    var binding: [UInt8]? {
+        guard let channel = transport.channel else { return [] }
+        return channel.binding
+    }
 
     func checkInvariants() {
         assert(block.parsed <= block.filled && block.filled <= block.capacity, "a block read past its end")

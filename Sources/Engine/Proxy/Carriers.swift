@@ -67,11 +67,18 @@ final class Carriers {
     /// The carrier is always read. Before its handshake it gets a page, then slabs.
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, carrier.state != .connecting else { return }
-        if makeRoom(carrier) {
-            let room = UnsafeMutableRawBufferPointer(carrier.transport.target(carrier.block.room))
+        if let room = target(carrier) {
             carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
         }
         if !carrier.inFlight.receive { retryLater(carrier) }
+    }
+
+    /// Where the kernel writes what arrives. Nil: no memory, or TLS has more to read first.
+    private func target(_ carrier: Carrier) -> UnsafeMutableRawBufferPointer? {
+        switch carrier.transport {
+        case .plain: makeRoom(carrier) ? carrier.block.room : nil
+        case .secure(let channel): channel.hasUnread ? nil : channel.target(hub)
+        }
     }
 
     private func makeRoom(_ carrier: Carrier) -> Bool {
@@ -108,9 +115,64 @@ final class Carriers {
             if result < 0, error.isShortage { return retryLater(carrier) }
             return lost(carrier, result == 0 ? "closed by the other side" : error.description)
         }
-        carrier.block.filled += carrier.transport.opened(Int(result))
-        read(carrier)
+        switch carrier.transport {
+        case .plain:
+            carrier.block.filled += Int(result)
+            read(carrier)
+        case .secure(let channel):
+            channel.arrived(Int(result))
+            open(carrier, channel)
+        }
         readers.append(carrier)
+    }
+
+    // MARK: TLS
+
+    /// The client's part of the handshake begins; the server's begins with the first bytes.
+    func secure(_ carrier: Carrier, _ channel: SecureChannel) {
+        carrier.transport = .secure(channel)
+        carrier.state = .securing
+        armReceive(carrier)
+        open(carrier, channel)
+    }
+
+    /// Goes on with the handshake, or reads what can be read.
+    private func open(_ carrier: Carrier, _ channel: SecureChannel) {
+        if !channel.isSecured {
+            switch channel.handshake() {
+            case .more: return sendOwed(carrier)
+            case .failed(let reason): return turnAway(carrier, reason)
+            case .complete: hub.host.handleSecured(carrier, channel)
+            }
+        }
+        while !carrier.isOver {
+            guard makeRoom(carrier) else { return retryLater(carrier) }
+            switch channel.open(carrier.block.room) {
+            case .bytes(let count):
+                carrier.block.filled += count
+                read(carrier)
+            case .more:
+                releaseIdleBlock(carrier)
+                return sendOwed(carrier)
+            case .ended:
+                return lost(carrier, "closed by the other side")
+            case .failed(let reason):
+                return lost(carrier, "not what the other side sent (\(reason))")
+            }
+        }
+    }
+
+    /// The peer is not who it must be. It gets TLS's alert and nothing else.
+    func turnAway(_ carrier: Carrier, _ reason: String) {
+        guard !carrier.isOver else { return }
+        hub.host.handleFailed(carrier, reason)
+        sendOwed(carrier)
+        closeGently(carrier)
+    }
+
+    /// An idle secure carrier needs no room for plain bytes.
+    private func releaseIdleBlock(_ carrier: Carrier) {
+        if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) }
     }
 
     /// Reads all that is whole.
@@ -202,6 +264,7 @@ final class Carriers {
         hub.timers.cancel(carrier.token(.carrierDeadline))
         hub.timers.cancel(carrier.token(.carrierRetry))
         hub.loop.close(carrier.fd)
+        carrier.transport.channel?.release(hub)
         releaseBlock(carrier)
         table.remove(carrier.index)
     }
@@ -212,6 +275,7 @@ final class Carriers {
         guard let carrier = table.find(token) else { return }
         switch carrier.state {
         case .awaitingHello: lost(carrier, "no hello in time")
+        case .securing: break
         case .refusing: close(carrier)
         case .closing: hub.loop.cancel(carrier.fd)
         case .connecting, .connected, .greeted, .established, .closed: break
@@ -224,7 +288,9 @@ final class Carriers {
 
     func handleRetry(_ token: Token) {
         guard let carrier = table.find(token), !carrier.isOver else { return }
+        if let channel = carrier.transport.channel, channel.hasUnread { open(carrier, channel) }
         armReceive(carrier)
+        resend(carrier)
         if !carrier.greeting.isSent { sendGreeting(carrier) }
         if let session = carrier.session { hub.sessions.markDirty(session) }
     }

@@ -8,7 +8,7 @@ import Tunnel
 extension Carriers {
     /// Starts the greeting, or goes on with it.
     func sendGreeting(_ carrier: Carrier) {
-        guard !carrier.inFlight.send, !carrier.greeting.isSent, !carrier.isOver else { return }
+        guard !carrier.inFlight.send, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
         precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
         var count = 0
         if !carrier.greeting.bytes.isEmpty {
@@ -50,20 +50,60 @@ extension Carriers {
     }
 
     private func submitSend(_ carrier: Carrier, _ count: Int) {
+        if let channel = carrier.transport.channel {
+            guard channel.seal(hub.iovecs, count, hub) else { return finishRefused(carrier) }
+            return sendSealed(carrier, channel)
+        }
         carrier.inFlight.send = hub.loop.send(carrier.fd, hub.iovecs, count, carrier.token(.carrierSend))
-        guard !carrier.inFlight.send else { return }
-        // The ring has no room: nothing of it was sent. Later, and never in this turn.
+        if !carrier.inFlight.send { finishRefused(carrier) }
+    }
+
+    /// The ring, or memory, has no room: nothing of it was sent. Later, and never in this turn.
+    private func finishRefused(_ carrier: Carrier) {
         finishSend(carrier, 0)
         retryLater(carrier)
     }
 
     func sendCompleted(_ carrier: Carrier, _ result: Int32) {
         carrier.inFlight.send = false
-        if result >= 0 { return finishSend(carrier, carrier.transport.sealed(Int(result))) }
         let error = SystemError(-result)
-        finishSend(carrier, 0)
-        guard !carrier.isOver, !error.isPassing else { return }
-        if error.isShortage { retryLater(carrier) } else { lost(carrier, error.description) }
+        if result < 0, !error.isPassing, !error.isShortage {
+            finishSend(carrier, 0)
+            return carrier.isOver ? () : lost(carrier, error.description)
+        }
+        let count = max(0, Int(result))
+        if let channel = carrier.transport.channel {
+            // Sealed bytes go out as they are: what they hold counts when all of them have left.
+            if let plain = channel.sent(count, hub) { return finishSend(carrier, plain) }
+            return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
+        }
+        finishSend(carrier, count)
+        if result < 0, error.isShortage { retryLater(carrier) }
+    }
+
+    // MARK: TLS
+
+    private func sendSealed(_ carrier: Carrier, _ channel: SecureChannel) {
+        guard !carrier.inFlight.send else { return }
+        let bytes = channel.outgoing
+        guard bytes.count > 0 else { return }
+        var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        carrier.inFlight.send = hub.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
+        if !carrier.inFlight.send { retryLater(carrier) }
+    }
+
+    /// What TLS itself has to say goes out, unless something goes out that takes it along.
+    func sendOwed(_ carrier: Carrier) {
+        guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
+              channel.outgoing.isEmpty else { return }
+        guard channel.seal(hub.iovecs, 0, hub) else { return retryLater(carrier) }
+        sendSealed(carrier, channel)
+    }
+
+    /// Sealed bytes that the ring refused go out before anything else.
+    func resend(_ carrier: Carrier) {
+        guard let channel = carrier.transport.channel, !carrier.isOver else { return }
+        if channel.outgoing.isEmpty { sendOwed(carrier) } else { sendSealed(carrier, channel) }
     }
 
     /// The kernel has `count` bytes of what was handed over, and reads none any more.
@@ -87,8 +127,10 @@ extension Carriers {
         carrier.greeting.earlyStart += UInt64(count - own)
         carrier.greeting.earlyCount -= count - own
         if carrier.greeting.isSent { unpin(carrier) }
-        if !carrier.greeting.isSent {
-            if count > 0 { sendGreeting(carrier) } else { retryLater(carrier) }
+        if carrier.state == .securing {
+            sendOwed(carrier)
+        } else if !carrier.greeting.isSent {
+            if count > 0 || carrier.transport.channel != nil { sendGreeting(carrier) } else { retryLater(carrier) }
         } else if carrier.state == .refusing {
             closeGently(carrier)
         } else if let session = carrier.session, session.carrier === carrier {

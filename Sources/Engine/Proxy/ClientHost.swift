@@ -113,11 +113,29 @@ final class ClientHost: Host {
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
         if let error { return hub.carriers.lost(carrier, error.description) }
+        if let credentials = hub.credentials {
+            guard let channel = credentials.channel() else { return hub.carriers.lost(carrier, "out of memory") }
+            return hub.carriers.secure(carrier, channel)
+        }
         carrier.state = .connected
         hub.carriers.armReceive(carrier)
         dialer.handleConnected(carrier.candidate, now: hub.instant)
         run()
     }
+
+    /// HELLO follows at once, in one flight with the end of the handshake.
+    func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
+        guard let name = hub.credentials?.name(of: channel.peer) else {
+            return hub.carriers.turnAway(carrier, "its certificate has a name that -allow does not")
+        }
+        carrier.peerName = name
+        carrier.state = .connected
+        dialer.handleConnected(carrier.candidate, now: hub.instant)
+        run()
+    }
+
+    /// The next carrier uses them.
+    func handleReloaded() {}
 
     /// Links, addresses or routes changed, or time was lost.
     func pathMayHaveChanged() {
@@ -135,10 +153,12 @@ final class ClientHost: Host {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
         let hello = Hello(identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
                           earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
-        guard let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil) else {
+        guard let binding = carrier.binding,
+              let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding) else {
             return hub.carriers.lost(carrier, "cannot compute a proof")
         }
         carrier.state = .greeted
+        carrier.hasGreeted = true
         carrier.session = session
         carrier.offer = offer
         carrier.greeting = Carrier.Greeting(bytes: bytes, earlyStart: offer.replay, earlyCount: offer.earlyByteCount)
@@ -153,7 +173,10 @@ final class ClientHost: Host {
         do throws(ProtocolFault) {
             decoded = try decodeFrame(bytes.bytes)
         } catch {
-            return hub.carriers.lost(carrier, "the other side does not speak tele (\(error.rule))")
+            // An alert of TLS: type 21, version 3.x.
+            let wantsKey = bytes.count > 1 && bytes[0] == 0x15 && bytes[1] == 3
+            return hub.carriers.lost(carrier, wantsKey ? "the server wants a key (-key), and this client has none"
+                : "the other side does not speak tele (\(error.rule))")
         }
         guard let (frame, count) = decoded else { return }
         carrier.block.parsed += count
@@ -175,7 +198,8 @@ final class ClientHost: Host {
         }
         if !isNew {
             let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(bytes.count, Welcome.provenByteCount)])
-            guard welcome.identity == session.identity, welcome.isProven(session.secret, over: proven) else {
+            guard welcome.identity == session.identity, let binding = carrier.binding,
+                  welcome.isProven(session.secret, over: proven, on: binding) else {
                 return hub.carriers.lost(carrier, "the server does not know this session's secret")
             }
         }
@@ -239,9 +263,25 @@ final class ClientHost: Host {
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
-        noteFailure(reason)
+        noteFailure(explained(reason, carrier))
         dialer.handleFailed(carrier.candidate, now: hub.instant)
         run()
+    }
+
+    /// What a person can make of a handshake that ended without a word.
+    private func explained(_ reason: String, _ carrier: Carrier) -> String {
+        let isEnd = reason.hasPrefix("closed") || reason.hasPrefix("connection reset")
+        guard let channel = carrier.transport.channel else {
+            return carrier.hasGreeted && reason.hasPrefix("closed") ? "closed without an answer: does the server want a key (-key)?"
+                : reason
+        }
+        if reason.contains(" alert ") { return "the server does not accept this \(Self.isKey(hub) ? "key" : "certificate") (\(reason))" }
+        if channel.isSecured { return isEnd ? "the server does not accept this certificate's name" : reason }
+        return isEnd ? "closed during the handshake: is the server run with -key?" : reason
+    }
+
+    private static func isKey(_ hub: Hub) -> Bool {
+        if case .keys = hub.configuration.security { true } else { false }
     }
 
     /// The server lost or ended the session. Streams that no carrier ever heard of go on in a new one with all their bytes;

@@ -15,6 +15,9 @@ public struct Configuration: Sendable {
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
     public var driver: Loop.Driver = .auto
+    public var security = Security.none
+    /// Refuses to start without keys or certificates.
+    public var requiresSecurity = false
 
     /// Bytes that a session may hold in each direction, 1 MiB…16 GiB.
     public var bufferByteCount: Int = 64 << 20

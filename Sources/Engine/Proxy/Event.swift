@@ -14,6 +14,8 @@ enum Event {
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
     case nothingToReload
+    case reloaded
+    case reloadFailed(StartFault)
     case draining(streams: Int, seconds: Int)
     case stopped
 
@@ -26,12 +28,14 @@ enum Event {
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     case serverUnreachable(HostPort, reason: String)
     case handshakeFailed(Address, reason: String)
+    case unauthenticated(Address, reason: String, times: Int)
     case strangerTurnedAway(Address, reason: String)
     case helloRefused(Address, CloseCode, reason: String)
     case sessionLost(Session, carriedOver: Int)
     case sessionClosedByPeer(Session, CloseCode, reason: String)
     case sessionExpired(Session, heldForSeconds: Int)
     case sessionEvicted(Session)
+    case sessionRevoked(Session)
     case protocolBroken(Session, rule: StaticString)
 
     // Streams.

@@ -15,6 +15,8 @@ protocol Host: AnyObject {
 
     // Carriers.
     func handleConnected(_ carrier: Carrier, _ error: SystemError?)
+    /// Its TLS handshake is complete, and holds.
+    func handleSecured(_ carrier: Carrier, _ channel: SecureChannel)
     /// Bytes came on a carrier that owns no session yet.
     func readGreeting(_ carrier: Carrier)
     /// It ended before it owned a session.
@@ -36,6 +38,8 @@ protocol Host: AnyObject {
     func handleTimer(_ operation: Operation, _ token: Token)
     func handleLookup(_ answer: Resolver.Answer)
     func pathMayHaveChanged()
+    /// The credentials were read again.
+    func handleReloaded()
     /// Nothing new begins.
     func drain()
     /// The sessions are over.

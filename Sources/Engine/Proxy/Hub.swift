@@ -19,6 +19,8 @@ final class Hub {
     let arena: OpaquePointer
     let budget: Budget
     let resolver: Resolver
+    /// Nil: carriers are plain.
+    let credentials: Credentials?
     let signals: Signals
     private let networkEvents = NetworkEvents()
     var generator = SystemRandomNumberGenerator()
@@ -44,6 +46,7 @@ final class Hub {
         journal = Journal(log)
         now = Clock.now()
         budget = Budget(configuration)
+        credentials = try Credentials(configuration)
         stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
         do {
             signals = try Signals([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
@@ -195,9 +198,20 @@ final class Hub {
     private func handleSignal(_ number: Int32) {
         switch number {
         case SIGUSR1: host.pathMayHaveChanged()
-        case SIGHUP: journal.note(.nothingToReload)
+        case SIGHUP: reload()
         default: take(stopping.handleRequest(gently: number == SIGTERM, now: instant))
         }
+    }
+
+    private func reload() {
+        guard let credentials else { return journal.note(.nothingToReload) }
+        do throws(StartFault) {
+            try credentials.reload()
+        } catch {
+            return journal.note(.reloadFailed(error))
+        }
+        journal.note(.reloaded)
+        host.handleReloaded()
     }
 
     private func advanceStop() {

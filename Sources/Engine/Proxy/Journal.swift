@@ -30,11 +30,12 @@ struct Journal {
         case .carrierLost: counters.carriersLost += 1
         case .serverUnreachable: counters.dialFailures += 1
         case .handshakeFailed, .strangerTurnedAway, .helloRefused: counters.refusals += 1
+        case .unauthenticated(_, _, let times): counters.refusals += UInt64(times)
         case .sessionLost(_, let carried):
             counters.sessionsLost += 1
             counters.streamsCarriedOver += UInt64(carried)
         case .sessionExpired: counters.sessionsExpired += 1
-        case .sessionEvicted: counters.sessionsEvicted += 1
+        case .sessionEvicted, .sessionRevoked: counters.sessionsEvicted += 1
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
         case .streamReset: counters.streamsReset += 1
@@ -42,7 +43,7 @@ struct Journal {
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
-             .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
+             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
             break
         }
     }
@@ -84,6 +85,9 @@ private struct Line {
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error): Line(.warning, "cannot accept", ["reason": "\(error)", "retry": "0.1s"])
         case .nothingToReload: Line(.notice, "nothing to reload")
+        case .reloaded: Line(.notice, "keys reloaded")
+        case .reloadFailed(let fault):
+            Line(.error, "cannot reload, the old keys stay", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .stopped: Line(.notice, "stopped")
@@ -116,6 +120,8 @@ private struct Line {
                 "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
+        case .unauthenticated(let peer, let reason, let times):
+            Line(.warning, "stranger kept out", ["peer": "\(peer)", "reason": "\(reason)", "times": "\(times)"])
         case .strangerTurnedAway(let peer, let reason):
             Line(.info, "stranger turned away", ["peer": "\(peer)", "reason": "\(reason)"])
         case .helloRefused(let peer, let code, let reason):
@@ -143,6 +149,9 @@ private struct Line {
                 "reason": "no carrier for \(held)s"])
         case .sessionEvicted(let session):
             Line(.warning, "session evicted", ["session": "\(session.name)", "reason": "too many sessions"])
+        case .sessionRevoked(let session):
+            Line(.notice, "session ended", ["session": "\(session.name)", "name": "\(session.peerName)",
+                                            "reason": "its key is not accepted any more"])
         case .protocolBroken(let session, let rule):
             Line(.error, "peer broke the protocol, session ended", ["session": "\(session.name)", "rule": "\(rule)"])
         default: nil
@@ -168,6 +177,7 @@ private struct Line {
     private static func facts(_ session: Session, _ peer: Address, _ roundTrip: UInt32?) -> Logger.Metadata {
         var facts: Logger.Metadata = ["session": "\(session.name)", "peer": "\(peer)"]
         if let roundTrip { facts["rtt"] = "\(roundTrip)us" }
+        if !session.peerName.isEmpty { facts["name"] = "\(session.peerName)" }
         return facts
     }
 

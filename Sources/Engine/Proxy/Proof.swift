@@ -1,14 +1,15 @@
 import CProof
 import Wire
 
-/// The proofs of HELLO and WELCOME: HMAC-SHA-256 over the message up to its proof field, keyed with the session's secret
-/// (docs/protocol.md §4).
+/// The proofs of HELLO and WELCOME: HMAC-SHA-256, keyed with the session's secret, over what binds it to the TLS
+/// connection, if there is one, and the message up to its proof field (docs/protocol.md §4.8).
 enum Proof {
     /// Nil when libcrypto fails; then nobody is believed.
-    static func make(_ secret: Octets32, over bytes: UnsafeRawBufferPointer) -> Octets32? {
+    static func make(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Octets32? {
         var key = secret.bytes
         var proof = [UInt8](repeating: 0, count: Int(PROOF_BYTES))
-        guard proof_hmac(&key, bytes.baseAddress, bytes.count, &proof) == 0 else { return nil }
+        let message = binding + Array(bytes)
+        guard proof_hmac(&key, message, message.count, &proof) == 0 else { return nil }
         return Octets32(proof)
     }
 }
@@ -30,16 +31,16 @@ extension Octets32 {
 
 extension Hello {
     /// The encoded message, with its proof when `secret` is given.
-    func encoded(secret: Octets32?) -> [UInt8]? {
+    func encoded(secret: Octets32?, on binding: [UInt8]) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: Hello.byteCount)
-        return sealed(&bytes, Hello.provenByteCount, secret) { $0.encode(into: &$1) }
+        return sealed(&bytes, Hello.provenByteCount, secret, binding) { $0.encode(into: &$1) }
     }
 }
 
 extension Welcome {
-    func encoded(provenWith key: Octets32?) -> [UInt8]? {
+    func encoded(provenWith key: Octets32?, on binding: [UInt8]) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: Welcome.byteCount)
-        return sealed(&bytes, Welcome.provenByteCount, key) { $0.encode(into: &$1) }
+        return sealed(&bytes, Welcome.provenByteCount, key, binding) { $0.encode(into: &$1) }
     }
 }
 
@@ -49,14 +50,14 @@ extension Welcome: Provable {}
 protocol Provable { var proof: Octets32 { get set } }
 
 extension Provable {
-    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Octets32?,
+    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Octets32?, _ binding: [UInt8],
                             encode: (Self, inout ByteWriter) -> Void) -> [UInt8]? {
         var message = self
         let made = bytes.withUnsafeMutableBytes { buffer -> Bool in
             var writer = ByteWriter(buffer)
             encode(message, &writer)
             guard let secret else { return true }
-            guard let proof = Proof.make(secret, over: UnsafeRawBufferPointer(rebasing: buffer[..<covered])) else { return false }
+            guard let proof = Proof.make(secret, over: UnsafeRawBufferPointer(rebasing: buffer[..<covered]), on: binding) else { return false }
             message.proof = proof
             writer = ByteWriter(buffer)
             encode(message, &writer)
@@ -66,7 +67,7 @@ extension Provable {
     }
 
     /// Whether the proof at the end of the received bytes holds.
-    func isProven(_ secret: Octets32, over bytes: UnsafeRawBufferPointer) -> Bool {
-        Proof.make(secret, over: bytes).map { $0 == proof } ?? false
+    func isProven(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Bool {
+        Proof.make(secret, over: bytes, on: binding).map { $0 == proof } ?? false
     }
 }

@@ -35,6 +35,10 @@ public struct StartFault: Error, Equatable, Sendable {
 /// `listening` is called once, when the process accepts connections, with the numeric address that it listens on.
 public func run(_ configuration: Configuration, logger: Logger, listening: (String) -> Void) -> Ending {
     do {
+        guard configuration.security != .none || !configuration.requiresSecurity else {
+            throw StartFault(.configuration, "a key is required, and none is given",
+                             hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
+        }
         let hub = try Hub(configuration, log: logger)
         let name = configuration.role == .client ? configuration.input : configuration.output
         guard let listener = try ListeningSocket.open(name, hub) else { return .finished }
@@ -51,7 +55,7 @@ public func run(_ configuration: Configuration, logger: Logger, listening: (Stri
             let found = try? Resolver.lookUp(configuration.input, passive: false).get()
             host = ServerHost(hub, origins: Origins([ServerName(configuration.input, addresses: found ?? [])]))
             hub.journal.note(.listensForCarriers(local, origin: configuration.input, driver: hub.loop.driverName))
-            if !local.isLoopback { hub.journal.note(.isOpenToStrangers(local)) }
+            if !local.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(local)) }
         }
         listening("\(local)")
         return hub.run(host)

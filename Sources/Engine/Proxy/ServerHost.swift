@@ -13,6 +13,9 @@ final class ServerHost: Host {
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private var isDraining = false
+    /// Peers that did not authenticate, since that was last told.
+    private var strangers = 0
+    private var strangersToldAt: UInt64 = 0
 
     init(_ hub: Hub, origins: Origins) {
         self.hub = hub
@@ -35,6 +38,10 @@ final class ServerHost: Host {
         if handshakes.count >= Policy.handshakesMaximum { hub.carriers.close(handshakes.removeFirst()) }
         Socket.tune(fd, peer.isLoopback)
         let carrier = hub.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
+        if let credentials = hub.credentials {
+            guard let channel = credentials.channel() else { return hub.carriers.close(carrier) }
+            carrier.transport = .secure(channel)
+        }
         handshakes.append(carrier)
         hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.helloMaximum.nanoseconds)
         hub.carriers.armReceive(carrier)
@@ -42,9 +49,37 @@ final class ServerHost: Host {
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}
 
+    func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
+        guard let name = hub.credentials?.name(of: channel.peer) else {
+            return hub.carriers.turnAway(carrier, "its name is not among those that -allow names")
+        }
+        carrier.peerName = name
+        carrier.peerIdentity = channel.peer
+    }
+
+    /// A key that is gone, or a name that is not allowed any more, ends its sessions.
+    func handleReloaded() {
+        guard let credentials = hub.credentials else { return }
+        for key in registry.sessions(whosePeer: { credentials.name(of: $0) == nil }) {
+            guard let session = hub.sessions.find(key) else { continue }
+            hub.journal.note(.sessionRevoked(session))
+            hub.sessions.end(session, .unauthorized, "its key is not accepted any more")
+        }
+        for carrier in handshakes { hub.carriers.close(carrier) }
+        handshakes = []
+    }
+
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         handshakes.removeAll { $0 === carrier }
-        hub.journal.note(.handshakeFailed(carrier.peer, reason: reason))
+        guard let channel = carrier.transport.channel, !channel.isSecured || carrier.peerName.isEmpty else {
+            return hub.journal.note(.handshakeFailed(carrier.peer, reason: reason))
+        }
+        // Strangers knock often: one line a second.
+        strangers += 1
+        guard hub.now > strangersToldAt + Policy.newsInterval.nanoseconds else { return }
+        hub.journal.note(.unauthenticated(carrier.peer, reason: reason, times: strangers))
+        strangersToldAt = hub.now
+        strangers = 0
     }
 
     func readGreeting(_ carrier: Carrier) {
@@ -54,7 +89,10 @@ final class ServerHost: Host {
         do throws(ProtocolFault) {
             decoded = try Hello.decode(bytes.bytes)
         } catch {
-            hub.journal.note(.strangerTurnedAway(carrier.peer, reason: error.rule.description))
+            // The first flight of TLS: type 22, version 3.x.
+            let usesKey = hub.credentials == nil && bytes.count > 1 && bytes[0] == 0x16 && bytes[1] == 3
+            let reason = usesKey ? "it uses a key, and this server has none (-key)" : error.rule.description
+            hub.journal.note(.strangerTurnedAway(carrier.peer, reason: reason))
             return hub.carriers.lost(carrier, error.rule.description)
         }
         guard let (hello, count) = decoded else { return }
@@ -62,7 +100,11 @@ final class ServerHost: Host {
         handshakes.removeAll { $0 === carrier }
         hub.timers.cancel(carrier.token(.carrierDeadline))
         let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Hello.provenByteCount)])
-        switch registry.judge(hello, isDraining: isDraining, isProven: { hello.isProven($0, over: proven) }) {
+        guard let binding = carrier.binding else { return hub.carriers.lost(carrier, "TLS gives no binding") }
+        let verdict = registry.judge(hello, from: carrier.peerIdentity, isDraining: isDraining) {
+            hello.isProven($0, over: proven, on: binding)
+        }
+        switch verdict {
         case .begin(let grant): begin(hello, carrier, grant)
         case .resume(let key): establish(hub.sessions.find(key)!, hello, carrier, isNew: false)
         case .refuse(let code, let reason): refuse(carrier, hello, code, reason)
@@ -75,8 +117,8 @@ final class ServerHost: Host {
         let session = hub.sessions.add(.server, limits)
         session.identity = SessionIdentity(high: hub.generator.next(), low: hub.generator.next())
         session.secret = .random(using: &hub.generator)
-        let evicted = registry.admit(session.index, session.identity, secret: session.secret, attempt: hello.attempt,
-                                     grant: grant, now: hub.instant)
+        let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, secret: session.secret,
+                                     attempt: hello.attempt, grant: grant, now: hub.instant)
         if let evicted { evict(evicted) }
         establish(session, hello, carrier, isNew: true)
     }
@@ -96,7 +138,9 @@ final class ServerHost: Host {
                               epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
                               maximumStreams: UInt64(hub.configuration.maximumStreams),
                               initialCredit: Specification.initialCreditMaximum)
-        guard let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret) else {
+        session.peerName = carrier.peerName
+        guard let binding = carrier.binding,
+              let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding) else {
             _ = hub.sessions.attach(carrier, to: session)
             return hub.carriers.lost(carrier, "cannot compute a proof")
         }

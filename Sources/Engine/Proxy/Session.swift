@@ -25,6 +25,8 @@ final class Session {
     var readBlocked: [UInt32] = []
     var isDirty = false
     var isEnded = false
+    /// Who its carriers authenticated as; empty without TLS.
+    var peerName = ""
     /// Server: a frame came behind WELCOME.
     var isProven = false
     /// When the session's timer fires.

@@ -38,6 +38,8 @@ public struct CloseCode: RawRepresentable, Equatable, Hashable, Sendable {
     public static let stale = CloseCode(rawValue: 6)
     /// The session ran out of memory that it had been promised.
     public static let exhausted = CloseCode(rawValue: 7)
+    /// Whom the session belongs to may not come any more.
+    public static let unauthorized = CloseCode(rawValue: 8)
 }
 
 /// How a peer broke the protocol. `rule` is one sentence; it goes to the log and, in CLOSE, to the peer.

@@ -21,8 +21,12 @@ struct GoFlag: Equatable {
         .value("io", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "24h"),
         .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"),
         .value("log-format", "text"), .value("log-level", "info"),
+        .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
+        .value("allow", "NAME,NAME"), .toggle("require-key"),
         .toggle("version"), .toggle("help"), .toggle("h"),
     ]
+
+    static let ofKeygen: [GoFlag] = [.value("out", "FILE"), .value("name", "notebook"), .toggle("help"), .toggle("h")]
 
     static let ofDemo: [GoFlag] = [
         .value("seconds", "20"), .value("faults", "blackhole,reset,stall"), .value("io", "auto"),

@@ -5,10 +5,11 @@ enum Help {
         switch words {
         case []: return screen
         case ["demo"]: return demo
+        case ["keygen"]: return keygen
         default:
             throw UsageFault(
                 "there is no help about \(quoted(words.joined(separator: " ")))",
-                hint: "\"tele help\" and \"tele help demo\" are all there is")
+                hint: "\"tele help\", \"tele help demo\" and \"tele help keygen\" are all there is")
         }
     }
 
@@ -35,6 +36,7 @@ enum Help {
           tele -server -in=:22 -out=:40300            on the server's machine
           tele -client -in=:22999 -out=host:40300     on the client's machine
           ssh -p 22999 localhost                      through both
+          tele keygen -out=tele.key                   a key for -key on both sides
           tele demo                                   all of it here, with faults
 
         addresses
@@ -55,6 +57,11 @@ enum Help {
           -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
           -max-streams=100000      streams in one session, 1 to 1000000
           -max-sessions=1024       sessions on a server, 1 to 100000
+          -key=FILE                encrypts, and lets in who has the key; on both sides
+          -cert, -cert-key, -ca=FILE
+                                   the same with certificates, PEM; on both sides
+          -allow=NAME,NAME         with certificates: only these names
+          -require-key             refuses to run without either; TELE_REQUIRE_KEY=1 too
           -io=auto                 auto, uring or epoll
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
@@ -65,8 +72,22 @@ enum Help {
           configured on this machine, 1 anything else
 
         more
-          tele help demo, tele --generate-completion-script bash|zsh|fish
+          tele help demo, tele help keygen, tele --generate-completion-script bash|zsh|fish
         """#
+
+    static let keygen = """
+        tele keygen makes a key. Both sides need it, in a file that only their user may
+        read: -key=FILE. A server takes one line for each client; a client one line.
+
+        usage
+          tele keygen -out=tele.key
+          tele keygen -name=notebook >> keys       with umask 077
+
+        flags
+          -out=FILE                where to write it; it must not exist yet. Else stdout
+          -name=tele               whose it is, for logs: letters, digits, ".", "-", "_"
+          -help
+        """
 
     static let demo = """
         tele demo shows tele carrying real data through faults, on this machine alone

@@ -1,3 +1,4 @@
+import Glibc
 import Logging
 import Loop
 import Proxy
@@ -40,6 +41,26 @@ struct Settings {
         logFormat = try Settings.choice(arguments.logFormat, "log-format", among: LogFormat.self) ?? .text
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
         try readLimits(arguments)
+        try readSecurity(arguments)
+    }
+
+    private mutating func readSecurity(_ arguments: Tele) throws(UsageFault) {
+        let files = [arguments.certificate, arguments.certificateKey, arguments.authority]
+        let required = getenv("TELE_REQUIRE_KEY").map { String(cString: $0) } ?? ""
+        configuration.requiresSecurity = arguments.requireKey || !["", "0"].contains(required)
+        if let key = arguments.key {
+            guard files.allSatisfy({ $0 == nil }), arguments.allow == nil else {
+                throw UsageFault("-key and certificates are both given", hint: "take one of them: -key, or -cert, -cert-key and -ca")
+            }
+            configuration.security = .keys(file: key)
+        } else if files.contains(where: { $0 != nil }) || arguments.allow != nil {
+            guard let certificate = arguments.certificate, let key = arguments.certificateKey,
+                  let authority = arguments.authority else {
+                throw UsageFault("-cert, -cert-key and -ca belong together", hint: "give all three, on both sides")
+            }
+            let names = (arguments.allow ?? "").split(separator: ",").map(String.init)
+            configuration.security = .certificates(chain: certificate, key: key, authority: authority, allowed: names)
+        }
     }
 
     private mutating func readLimits(_ arguments: Tele) throws(UsageFault) {

@@ -5,7 +5,7 @@ import ArgumentParser
 struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
-        version: Version.text, subcommands: [DemoArguments.self], helpNames: [.long, .short, .goLong("help")])
+        version: Version.text, subcommands: [DemoArguments.self, KeygenArguments.self], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
@@ -32,6 +32,13 @@ struct Tele: ParsableCommand {
     var maxSessions: String?
     @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may end.", valueName: "duration"))
     var drain: String?
+    @Option(name: .go("key"), help: "The file with the key, or on a server with the keys.", completion: .file())
+    var key: String?
+    @Option(name: .go("cert"), help: "This side's certificate chain, PEM.", completion: .file()) var certificate: String?
+    @Option(name: .go("cert-key"), help: "Its private key, PEM.", completion: .file()) var certificateKey: String?
+    @Option(name: .go("ca"), help: "Who must have signed the other side's, PEM.", completion: .file()) var authority: String?
+    @Option(name: .go("allow"), help: ArgumentHelp("Names that may come.", valueName: "names")) var allow: String?
+    @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
     @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
     var logFormat: String?
     @Option(
@@ -81,6 +88,20 @@ struct DemoArguments: ParsableCommand {
     static func parsed(_ normalised: [String]) throws -> DemoArguments {
         do { return try parse(normalised) } catch {
             throw UsageFault(message(for: error), hint: "run \"tele demo -help\" for the list of flags")
+        }
+    }
+}
+
+struct KeygenArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "keygen", abstract: "Makes a key for -key.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("out"), help: "Where to write it; else stdout.", completion: .file()) var output: String?
+    @Option(name: .go("name"), help: "Whose it is, for logs.") var name: String?
+
+    static func parsed(_ normalised: [String]) throws -> KeygenArguments {
+        do { return try parse(normalised) } catch {
+            throw UsageFault(message(for: error), hint: "run \"tele keygen -help\" for the list of flags")
         }
     }
 }

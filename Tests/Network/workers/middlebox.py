@@ -4,6 +4,8 @@
 
 Lines on stdin: "pass", "both" (swallow both ways), "up" (swallow only what the client sends). A connection that was
 there while it swallowed stays deaf that way for ever, as behind a box that lost its state; nothing is ever reset.
+"flip up N", "flip down N": one bit of the Nth byte that passes that way from now on is changed. "record FILE": all
+bytes that pass are also written there.
 """
 
 import socket
@@ -11,6 +13,8 @@ import sys
 import threading
 
 mode = "pass"
+flips = {}
+record = None
 pairs = []
 lock = threading.Lock()
 
@@ -35,13 +39,28 @@ class Pair:
         try:
             while data := source.recv(65536):
                 if getattr(self, way):
-                    sink.sendall(data)
+                    sink.sendall(change(data, way))
         except OSError:
             pass
         # An end passes through only where bytes do: otherwise nobody is ever told.
         if getattr(self, way):
             for end in (source, sink):
                 end.close()
+
+
+def change(data, way):
+    with lock:
+        if record:
+            record.write(data)
+            record.flush()
+        if way not in flips:
+            return data
+        if flips[way] >= len(data):
+            flips[way] -= len(data)
+            return data
+        changed = bytearray(data)
+        changed[flips.pop(way)] ^= 0x10
+        return bytes(changed)
 
 
 def accept(listener, server):
@@ -59,11 +78,18 @@ def accept(listener, server):
 
 
 def main():
-    global mode
+    global mode, record
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=256)
     threading.Thread(target=accept, args=(listener, (sys.argv[2], int(sys.argv[3]))), daemon=True).start()
     for line in sys.stdin:
         with lock:
+            words = line.split()
+            if words[0] == "flip":
+                flips[words[1]] = int(words[2])
+                continue
+            if words[0] == "record":
+                record = open(words[1], "wb")
+                continue
             mode = line.strip()
             for pair in pairs:
                 pair.follow(mode)

@@ -1,0 +1,153 @@
+/* What a process authenticates with. */
+#include "internal.h"
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One suite of one hash: offering others beside a SHA-256 key fails with a misleading error. */
+static const char suite[] = "TLS_AES_128_GCM_SHA256";
+static const unsigned char suite_id[] = {0x13, 0x01};
+
+void tls_explain(char *why, size_t why_bytes, const char *otherwise)
+{
+    unsigned long code = ERR_peek_last_error();
+    const char *words = code ? ERR_reason_error_string(code) : NULL;
+    snprintf(why, why_bytes, "%s", words ? words : otherwise);
+    ERR_clear_error();
+}
+
+static SSL_SESSION *session_of(SSL *ssl, const uint8_t key[TLS_KEY_BYTES])
+{
+    const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, suite_id);
+    SSL_SESSION *session = SSL_SESSION_new();
+    if (session && cipher && SSL_SESSION_set1_master_key(session, key, TLS_KEY_BYTES)
+        && SSL_SESSION_set_cipher(session, cipher) && SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
+        return session;
+    SSL_SESSION_free(session);
+    return NULL;
+}
+
+static int use_key(SSL *ssl, const EVP_MD *hash, const unsigned char **identity, size_t *count, SSL_SESSION **session)
+{
+    tls_context *context = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    if (hash && EVP_MD_get_type(hash) != NID_sha256) {
+        *session = NULL;
+        return 1;
+    }
+    *session = session_of(ssl, context->keys[0].key);
+    *identity = (const unsigned char *)context->keys[0].identity;
+    *count = strlen(context->keys[0].identity);
+    return *session != NULL;
+}
+
+/* An identity that nobody has gets a key that nobody has: it fails as a wrong key fails. */
+static int find_key(SSL *ssl, const unsigned char *identity, size_t count, SSL_SESSION **session)
+{
+    tls_context *context = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    tls_channel *channel = SSL_get_app_data(ssl);
+    uint8_t nobody[TLS_KEY_BYTES];
+    if (RAND_bytes(nobody, sizeof nobody) != 1) return 0;
+    const uint8_t *key = nobody;
+    channel->peer[0] = 0;
+    for (size_t index = 0; index < context->count; index++) {
+        const tls_key *known = &context->keys[index];
+        if (strlen(known->identity) != count || memcmp(known->identity, identity, count) != 0) continue;
+        key = known->key;
+        memcpy(channel->peer, known->identity, count + 1);
+    }
+    *session = session_of(ssl, key);
+    return *session != NULL;
+}
+
+static tls_context *context_new(bool is_server, char *why, size_t why_bytes)
+{
+    tls_context *context = calloc(1, sizeof *context);
+    if (!context) return NULL;
+    context->is_server = is_server;
+    context->references = 1;
+    context->ssl = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
+    if (context->ssl && SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION)
+        && SSL_CTX_set_max_proto_version(context->ssl, TLS1_3_VERSION) && SSL_CTX_set_ciphersuites(context->ssl, suite)
+        && SSL_CTX_set_num_tickets(context->ssl, 0)) {
+        SSL_CTX_set_app_data(context->ssl, context);
+        SSL_CTX_set_session_cache_mode(context->ssl, SSL_SESS_CACHE_OFF);
+        SSL_CTX_set_max_early_data(context->ssl, 0);
+        SSL_CTX_set_mode(context->ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE);
+        SSL_CTX_set_verify(context->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+        return context;
+    }
+    tls_explain(why, why_bytes, "OpenSSL cannot be set up");
+    tls_context_release(context);
+    return NULL;
+}
+
+tls_context *tls_context_keys(bool is_server, const tls_key *keys, size_t count, char *why, size_t why_bytes)
+{
+    tls_context *context = context_new(is_server, why, why_bytes);
+    if (!context) return NULL;
+    context->keys = calloc(count, sizeof *keys);
+    if (!context->keys) {
+        tls_context_release(context);
+        return NULL;
+    }
+    memcpy(context->keys, keys, count * sizeof *keys);
+    context->count = count;
+    if (is_server) {
+        /* Without a certificate of its own, and nobody asked for one: only a key opens. */
+        SSL_CTX_set_verify(context->ssl, SSL_VERIFY_NONE, NULL);
+        SSL_CTX_set_psk_find_session_callback(context->ssl, find_key);
+    } else {
+        SSL_CTX_set_psk_use_session_callback(context->ssl, use_key);
+    }
+    return context;
+}
+
+tls_context *tls_context_certificates(bool is_server, const char *chain, const char *key, const char *authorities,
+                                      char *why, size_t why_bytes)
+{
+    tls_context *context = context_new(is_server, why, why_bytes);
+    if (!context) return NULL;
+    const char *what = NULL;
+    if (SSL_CTX_use_certificate_chain_file(context->ssl, chain) != 1) what = chain;
+    else if (SSL_CTX_use_PrivateKey_file(context->ssl, key, SSL_FILETYPE_PEM) != 1) what = key;
+    else if (SSL_CTX_check_private_key(context->ssl) != 1) what = key;
+    else if (SSL_CTX_load_verify_locations(context->ssl, authorities, NULL) != 1) what = authorities;
+    if (!what) {
+        SSL_CTX_set_purpose(context->ssl, is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER);
+        return context;
+    }
+    char words[REASON_BYTES];
+    tls_explain(words, sizeof words, "cannot be used");
+    snprintf(why, why_bytes, "%s: %s", what, words);
+    tls_context_release(context);
+    return NULL;
+}
+
+void tls_context_release(tls_context *context)
+{
+    if (!context || --context->references > 0) return;
+    SSL_CTX_free(context->ssl);
+    if (context->keys) {
+        OPENSSL_cleanse(context->keys, context->count * sizeof *context->keys);
+        free(context->keys);
+    }
+    free(context);
+}
+
+int tls_random(uint8_t *bytes, size_t count) { return RAND_priv_bytes(bytes, (int)count) == 1 ? 0 : -1; }
+
+int tls_fingerprint(const uint8_t key[TLS_KEY_BYTES], uint8_t *bytes, size_t count)
+{
+    uint8_t hash[EVP_MAX_MD_SIZE];
+    unsigned length = 0;
+    if (!EVP_Digest(key, TLS_KEY_BYTES, hash, &length, EVP_sha256(), NULL) || length < count) return -1;
+    memcpy(bytes, hash, count);
+    return 0;
+}
+
+void tls_forget(void *bytes, size_t count) { OPENSSL_cleanse(bytes, count); }

@@ -1,0 +1,102 @@
+import CTLS
+import Loop
+
+/// How carriers are protected. With keys or certificates there is never plaintext on one.
+public enum Security: Equatable, Sendable {
+    case none
+    /// Pre-shared keys, in a `KeyFile`.
+    case keys(file: String)
+    /// TLS certificates on both sides, as PEM files; of the peers that the authority has signed only those in `allowed`, if
+    /// any are named.
+    case certificates(chain: String, key: String, authority: String, allowed: [String])
+}
+
+/// What this process authenticates with, as read from its files; read again on SIGHUP.
+final class Credentials {
+    private let security: Security
+    private let isServer: Bool
+    /// With certificates, a client expects this name of its server.
+    private let host: String?
+    private var context: OpaquePointer
+    /// Identities of keys that open, on a server.
+    private var identities: Set<String> = []
+    private var allowed: [String] = []
+
+    /// Nil: carriers are plain.
+    init?(_ configuration: Configuration) throws(StartFault) {
+        guard configuration.security != .none else { return nil }
+        security = configuration.security
+        isServer = configuration.role == .server
+        host = isServer || configuration.output.host.isEmpty ? (isServer ? nil : "localhost") : configuration.output.host
+        (context, identities, allowed) = try Credentials.load(security, isServer)
+    }
+
+    deinit { tls_context_release(context) }
+
+    /// Reads the files again. A fault changes nothing.
+    func reload() throws(StartFault) {
+        let fresh = try Credentials.load(security, isServer)
+        tls_context_release(context)
+        (context, identities, allowed) = fresh
+    }
+
+    /// A connection's TLS. Nil: no memory.
+    func channel() -> SecureChannel? {
+        guard let channel = tls_channel_open(context, host) else { return nil }
+        return SecureChannel(channel)
+    }
+
+    /// The name by which a peer that authenticated is known; nil when it is not, or no more, among those who may come.
+    func name(of peer: String) -> String? {
+        switch security {
+        case .none:
+            return nil
+        case .keys:
+            guard identities.contains(peer) else { return nil }
+            return peer.split(separator: ":").dropFirst().first.map(String.init)
+        case .certificates:
+            return allowed.isEmpty || allowed.contains(peer) ? peer : nil
+        }
+    }
+
+    private static func load(_ security: Security, _ isServer: Bool) throws(StartFault)
+        -> (OpaquePointer, Set<String>, [String]) {
+        var why = [CChar](repeating: 0, count: 256)
+        let context: OpaquePointer?
+        var identities: Set<String> = []
+        var allowed: [String] = []
+        switch security {
+        case .none:
+            preconditionFailure("no credentials are needed")
+        case .keys(let path):
+            let file = try KeyFile(path: path)
+            guard isServer || file.keys.count == 1 else {
+                throw StartFault(.configuration, "the key file \(path) of this client holds \(file.keys.count) keys",
+                                 hint: "a client has one; leave the line with its name")
+            }
+            identities = Set(file.keys.map(\.identity))
+            var keys = file.keys.map(tls_key.init)
+            context = tls_context_keys(isServer, &keys, keys.count, &why, why.count)
+            keys.withUnsafeMutableBytes { tls_forget($0.baseAddress!, $0.count) }
+        case .certificates(let chain, let key, let authority, let names):
+            allowed = names
+            context = tls_context_certificates(isServer, chain, key, authority, &why, why.count)
+        }
+        guard let context else {
+            let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            throw StartFault(.configuration, "cannot use the certificates (\(words))",
+                             hint: "-cert, -cert-key and -ca name PEM files that this user can read")
+        }
+        return (context, identities, allowed)
+    }
+}
+
+extension tls_key {
+    fileprivate init(_ key: KeyFile.Key) {
+        self.init()
+        withUnsafeMutableBytes(of: &identity) { place in
+            place.copyBytes(from: key.identity.utf8.prefix(Int(TLS_IDENTITY_MAXIMUM) - 1))
+        }
+        withUnsafeMutableBytes(of: &self.key) { $0.copyBytes(from: key.bytes) }
+    }
+}
