@@ -1,1 +1,8 @@
 #include "CSystem.h"
+
+#include <errno.h>
+#include <sys/prctl.h>
+
+int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }
+
+int system_forbid_dumps(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno; }

@@ -215,6 +215,10 @@ final class Carriers {
         case .finished(let owner):
             hub.users.finishOutbound(owner)
         case .reset(let owner, let code):
+            guard session.resets.take(now: hub.instant) else {
+                hub.sessions.violated(session, ProtocolFault("more streams were reset than anybody needs"))
+                return false
+            }
             hub.journal.note(.streamReset(session, code))
             hub.users.abortOutbound(owner)
         case .closed(let code, let reason):

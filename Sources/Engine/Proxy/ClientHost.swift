@@ -58,7 +58,8 @@ final class ClientHost: Host {
         session.endpoint.reset(slot, .refused, now: hub.instant)
     }
 
-    func handleOriginConnected(_ index: UInt32, _ error: SystemError?) {}
+    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?) {}
+    func finishTurn() {}
 
     // MARK: Dialling
 

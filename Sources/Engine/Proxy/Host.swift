@@ -32,7 +32,10 @@ protocol Host: AnyObject {
 
     // Streams.
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
-    func handleOriginConnected(_ index: UInt32, _ error: SystemError?)
+    /// A connect ended; `index`: of the socket, unless nobody wants it any more.
+    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?)
+    /// Once a turn, when all that came has been read.
+    func finishTurn()
 
     // The process.
     func handleTimer(_ operation: Operation, _ token: Token)

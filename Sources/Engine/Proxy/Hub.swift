@@ -138,6 +138,7 @@ final class Hub {
 
     /// Everybody who has work gets one send under way; then who was read is read on.
     private func flush() {
+        host.finishTurn()
         var rounds = 0
         while !users.dirty.isEmpty || sessions.hasWork, rounds < 4 {
             rounds += 1

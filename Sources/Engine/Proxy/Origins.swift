@@ -9,6 +9,10 @@ import Wire
 final class Origins {
     /// Target → name. Version 1 has target 0 only.
     private let names: [ServerName]
+    /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
+    /// reset in the same breath costs no connect.
+    private var waiting: [Token] = []
+    private var underWay = 0
     private var failures = 0
     private var toldAt: UInt64 = 0
 
@@ -26,20 +30,39 @@ final class Origins {
         guard let fd = try? Socket.dialling(address) else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
         let index = hub.users.add(fd: fd, isConnecting: true, session, slot)
         session.endpoint.adopt(slot, owner: index)
-        hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
-        connect(hub, index, address, name)
+        waiting.append(hub.users.token(index, .userConnect))
+    }
+
+    /// Starts connects while few are under way.
+    func connectWaiting(_ hub: Hub) {
+        var next = 0
+        while next < waiting.count, underWay < Policy.connectsMaximum {
+            let token = waiting[next]
+            next += 1
+            guard let user = hub.users.find(token), user.pointee.life.phase == .connecting else { continue }
+            guard let address = names[0].addresses.first else {
+                fail(hub, token.index, SystemError(EHOSTUNREACH), names[0])
+                continue
+            }
+            hub.timers.set(hub.users.token(token.index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
+            connect(hub, token.index, address, names[0])
+        }
+        waiting.removeFirst(next)
     }
 
     private func connect(_ hub: Hub, _ index: UInt32, _ address: Address, _ name: ServerName) {
         let user = hub.users[index]
         if hub.loop.connect(user.pointee.fd, address, hub.users.token(index, .userConnect)) {
             user.pointee.life.submitted(.connect)
+            underWay += 1
         } else {
             fail(hub, index, SystemError(ENOMEM), name)
         }
     }
 
-    func handleConnected(_ hub: Hub, _ index: UInt32, _ error: SystemError?) {
+    func handleConnected(_ hub: Hub, _ index: UInt32?, _ error: SystemError?) {
+        underWay -= 1
+        guard let index else { return }
         let user = hub.users[index]
         let name = names[0]
         if let error {

@@ -42,6 +42,11 @@ enum Policy {
     /// Descriptors kept for carriers: a quarter of the limit, within these bounds.
     static let reservedDescriptors = 16...256
     static let usersMinimum = 8
+    /// A peer may reset all of its streams and this many at once, then so many a second: more is an attack (CVE-2023-44487).
+    static let resetSlack = 1024
+    static let resetsPerSecond = 2000
+    /// Connects to origins under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
+    static let connectsMaximum = 512
 
     // MARK: Bytes
 

@@ -57,6 +57,7 @@ public func run(_ configuration: Configuration, logger: Logger, listening: (Stri
             hub.journal.note(.listensForCarriers(local, origin: configuration.input, driver: hub.loop.driverName))
             if !local.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(local)) }
         }
+        Privileges.drop(holdsSecrets: hub.credentials != nil)
         listening("\(local)")
         return hub.run(host)
     } catch let fault as StartFault {

@@ -238,7 +238,9 @@ final class ServerHost: Host {
         origins.open(hub, session, slot, target: target)
     }
 
-    func handleOriginConnected(_ index: UInt32, _ error: SystemError?) { origins.handleConnected(hub, index, error) }
+    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?) { origins.handleConnected(hub, index, error) }
+
+    func finishTurn() { origins.connectWaiting(hub) }
 
     func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }
 

@@ -1,4 +1,5 @@
 import CSlab
+import Control
 import Loop
 import Tunnel
 import Wire
@@ -21,6 +22,8 @@ final class Session {
     var secret = Octets32.zero
     /// Bytes that it holds for the peer, counted by `Budget`.
     var account = Budget.Account()
+    /// How often the peer may reset streams.
+    var resets: TokenBucket
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
     var isDirty = false
@@ -37,6 +40,7 @@ final class Session {
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, now: UInt64) {
         self.index = index
         self.generation = generation
+        resets = TokenBucket(burst: limits.streams + Policy.resetSlack, perSecond: Policy.resetsPerSecond)
         endpoint = Endpoint(role: role, limits: limits, now: Instant(nanoseconds: now))
         queue_init(&store, 0)
     }

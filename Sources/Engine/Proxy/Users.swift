@@ -38,6 +38,8 @@ final class Users {
 
     subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> { table[index] }
 
+    func find(_ token: Token) -> UnsafeMutablePointer<UserSocket>? { table.find(token.index, token.generation) }
+
     func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, table[index].pointee.generation) }
 
     // MARK: Beginnings
@@ -89,7 +91,8 @@ final class Users {
             hungUp(index, user)
         case .userConnect:
             user.pointee.life.completed(.connect)
-            if user.pointee.life.phase == .connecting { hub.host.handleOriginConnected(index, completion.error) }
+            let isWanted = user.pointee.life.phase == .connecting
+            hub.host.handleOriginConnected(isWanted ? index : nil, completion.error)
         default:
             preconditionFailure("not an operation of a user")
         }

@@ -78,7 +78,7 @@ private func decodeBody(_ type: UInt8, _ body: RawSpan) throws(ProtocolFault) ->
         frame = .pong(token: try value())
     case FrameType.close:
         let code = CloseCode(rawValue: try value())
-        return .close(code: code, reason: reason(body.extracting(offset..<body.byteCount)))
+        return .close(code: code, reason: readableReason(body.extracting(offset..<body.byteCount)))
     case FrameType.welcome:
         return .welcome(try Welcome(decoding: body))
     case FrameType.refuse:
@@ -92,7 +92,7 @@ private func decodeBody(_ type: UInt8, _ body: RawSpan) throws(ProtocolFault) ->
 }
 
 /// A peer's words, made harmless for a log: printable ASCII, bounded.
-func reason(_ bytes: RawSpan) -> String {
+func readableReason(_ bytes: RawSpan) -> String {
     var text = ""
     for index in 0..<min(bytes.byteCount, Specification.reasonMaximum) {
         let byte = bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)

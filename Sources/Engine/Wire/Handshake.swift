@@ -214,7 +214,7 @@ public struct Refusal: Equatable, Sendable {
             throw ProtocolFault("REFUSE ends inside a field")
         }
         self.init(code: CloseCode(rawValue: code), attempt: attempt,
-                  reason: Wire.reason(body.extracting(offset..<body.byteCount)))
+                  reason: readableReason(body.extracting(offset..<body.byteCount)))
     }
 }
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import path as paths
 from ends import Switchboard, call, exchange, observe, receive_exactly
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT
@@ -192,7 +193,7 @@ def strangers(context):
         for number in range(count):
             stranger = lab.server.connect(("127.0.0.1", CARRIER_PORT))
             stranger.sendall(hello())
-            if number % 2:
+            if number % 2 and paths.SECURITY == "none":
                 if len(stranger.recv(128)) < 128:
                     raise Failure("a stranger got no answer")
                 stranger.sendall(bytes([0x01, 0x05, 0x00, 0x80, 0x10, 0x00, 0x00]))    # ACK 0: it hears

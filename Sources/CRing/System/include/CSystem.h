@@ -23,6 +23,11 @@ static inline int system_socket(int family, int kind, int protocol) {
     return socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
 }
 
+/* No program that this process starts has more privileges than it. 0 or -errno. */
+int system_no_new_privileges(void);
+/* No core file, and no other process of this user reads its memory. 0 or -errno. */
+int system_forbid_dumps(void);
+
 enum { SYSTEM_STREAM = SOCK_STREAM, SYSTEM_RAW = SOCK_RAW, SYSTEM_DONTWAIT = MSG_DONTWAIT };
 
 #endif
