@@ -12,6 +12,8 @@ extension World {
                 + " cursor \(session.endpoint.cursor) sent \(session.endpoint.sent)"
                 + " received \(session.endpoint.received) streams \(session.endpoint.streamCount)"
             if let end = session.end { line += " on \(end.number)" }
+            if session.endpoint.isSuspected { line += " suspected" }
+            if session === client.session, client.dialer.isSeeking { line += " seeking" }
         }
         print(line)
     }

@@ -82,6 +82,25 @@ import Testing
         #expect(liveness.becomesSuspected(now: at(850)) == true)
     }
 
+    /// A notebook slept for a night with an answer due: that was no round trip.
+    @Test func sleepDoesNotMakeSuspicionSlow() {
+        var liveness = attached()
+        let token = liveness.nextPing(now: at(0))
+        _ = liveness.becomesSuspected(now: at(1000))
+        liveness.heard(10, isActive: true, now: at(28_800_000))
+        liveness.receivePong(token, isDue: false, now: at(28_800_001))
+        liveness.sent(now: at(28_800_100))
+        #expect(liveness.suspicionAt <= at(28_805_100))
+    }
+
+    /// TCP's own handshake took four seconds: an answer may take six.
+    @Test func aLongPathHasItsTime() {
+        var liveness = attached()
+        liveness.pathMeasured(.seconds(4))
+        liveness.sent(now: at(0))
+        #expect(liveness.suspicionAt == at(6000))
+    }
+
     @Test func aQueueThatGrowsIsLearnedAtOnce() {
         var liveness = attached()
         let token = liveness.nextPing(now: at(0))

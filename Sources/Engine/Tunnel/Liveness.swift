@@ -17,6 +17,7 @@ struct Liveness {
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
     static let floodByteCount = 8 << 20
+    static let handshakeMaximum = Interval.seconds(60)
     static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle, and in doubt.
     static let pingActive = Interval.seconds(1)
@@ -44,6 +45,8 @@ struct Liveness {
     /// The path without queues: for credit. Follows a longer path slowly.
     private(set) var minimumRoundTrip = Interval.milliseconds(100)
     private var isMeasured = false
+    /// As TCP measured it on this carrier. Only this says that a path is very long: our own samples may hold hours of sleep.
+    private var handshakeTook = Interval.zero
 
     init(now: Instant) {
         heardAt = now
@@ -54,6 +57,7 @@ struct Liveness {
     mutating func pathMeasured(_ roundTrip: Interval) {
         minimumRoundTrip = isMeasured ? min(minimumRoundTrip, roundTrip) : roundTrip
         self.roundTrip = max(self.roundTrip, roundTrip)
+        handshakeTook = roundTrip
         isMeasured = true
     }
 
@@ -114,7 +118,7 @@ struct Liveness {
 
     private var suspicionDelay: Interval {
         let usual = min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
-        return max(usual, Interval(nanoseconds: roundTrip.nanoseconds / 2 * 3))
+        return max(usual, Interval(nanoseconds: min(handshakeTook, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 
     var suspicionAt: Instant {
@@ -181,10 +185,11 @@ struct Liveness {
         answered(isDue: isDue, now: now)
     }
 
-    /// A fresh carrier: nothing is due, nothing is suspected; the round trip is measured anew at once.
+    /// A fresh carrier: nothing is suspected, the round trip is measured anew at once. The answer is due from now on, also
+    /// when that PING cannot leave because the greeting is stuck.
     mutating func carrierAttached(now: Instant) {
         state = .trusted
-        dueSince = nil
+        dueSince = now
         heardSinceDue = 0
         openPing = nil
         heardAt = now
@@ -192,6 +197,7 @@ struct Liveness {
         doubtedUntil = .never
         wasActive = true
         isMeasured = false
+        handshakeTook = .zero
         pingedAt = Instant(nanoseconds: 0)
     }
 }
