@@ -9,6 +9,7 @@ import Testing
         var liveness = Liveness(now: at(0))
         liveness.carrierAttached(now: at(0))
         liveness.pathMeasured(.milliseconds(10))
+        liveness.answered(isDue: false, now: at(0))
         return liveness
     }
 
@@ -21,6 +22,12 @@ import Testing
         #expect(liveness.becomesSuspected(now: at(851)) == false)
         liveness.heard(10, isActive: true, now: at(900))
         #expect(!liveness.isSuspected)
+    }
+
+    @Test func aFreshCarrierOwesAnAnswer() {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        #expect(liveness.suspicionAt == at(750))
     }
 
     @Test func anAnswerEndsTheWait() {

@@ -1,0 +1,198 @@
+"""Peers that flood, drip, never read or never answer, while a good client works beside them."""
+
+import os
+import socket
+import threading
+import time
+
+import path as paths
+from cases.promises import hello
+from ends import Switchboard, call, exchange
+from path import CARRIER_PORT
+from process import Failure
+from runner import Case, Skip
+
+ORIGIN_PORT = 7880
+#: The good client's echo: worse than this is starvation, better is the machine's mood.
+P99_LIMIT = 0.15
+#: What a server may have resident: its base, what this suite lets it hold (-memory), and a tenth more.
+MEMORY = 64 << 20
+RESIDENT_LIMIT = int((20 << 20) + MEMORY * 1.1)
+
+
+def varint(value):
+    for bits, size in ((6, 1), (14, 2), (30, 4), (62, 8)):
+        if value < 1 << bits:
+            return (value | ({1: 0, 2: 1, 4: 2, 8: 3}[size] << (8 * size - 2))).to_bytes(size, "big")
+    raise ValueError(value)
+
+
+def frame(kind, *fields):
+    body = b"".join(varint(field) for field in fields)
+    return bytes([kind]) + varint(len(body)) + body
+
+
+def knock(lab):
+    return lab.server.connect(("127.0.0.1", CARRIER_PORT))
+
+
+def session(lab):
+    """A session of its own, by a peer that then does as it likes."""
+    end = knock(lab)
+    end.sendall(hello())
+    welcome = b""
+    while len(welcome) < 128:
+        part = end.recv(128 - len(welcome))
+        if not part:
+            raise OSError("no welcome")
+        welcome += part
+    return end
+
+
+def silent(lab, stop):
+    held = []
+    while not stop.is_set():
+        held.append(knock(lab))
+        del held[:-400]
+        time.sleep(0.002)
+
+
+def dripping(lab, stop):
+    held = [knock(lab) for _ in range(60)]
+    text = hello()
+    for position in range(len(text) - 1):
+        for end in held:
+            try:
+                end.sendall(text[position:position + 1])
+            except OSError:
+                pass
+        if stop.wait(1):
+            return
+
+
+def garbage(lab, stop):
+    while not stop.is_set():
+        try:
+            with knock(lab) as end:
+                end.sendall(os.urandom(300))
+        except OSError:
+            pass
+        time.sleep(0.001)
+
+
+def vanishing(lab, stop):
+    while not stop.is_set():
+        try:
+            session(lab).close()
+        except OSError:
+            pass
+
+
+def flooding(make):
+    """A session that sends what `make(number)` gives, for ever; when it is ended, another."""
+    def flood(lab, stop):
+        while not stop.is_set():
+            try:
+                end = session(lab)
+                end.settimeout(1)
+                number = 0
+                while not stop.is_set():
+                    end.sendall(b"".join(make(number + index) for index in range(500)))
+                    number += 500
+                    try:
+                        while end.recv(65536, socket.MSG_DONTWAIT):
+                            pass
+                    except BlockingIOError:
+                        pass
+            except OSError:
+                time.sleep(0.01)
+    return flood
+
+
+def deaf(lab, stop):
+    """Opens streams, asks for answers, reads nothing."""
+    held = []
+    while not stop.is_set() and len(held) < 40:
+        try:
+            end = session(lab)
+            for number in range(50):
+                end.sendall(frame(0x41, 2 * number, 0, 4096, 1 << 30)
+                            + bytes([0x42]) + varint(len(varint(2 * number)) + 8) + varint(2 * number) + bytes(8))
+            held.append(end)
+        except OSError:
+            pass
+        time.sleep(0.02)
+    stop.wait()
+
+
+FLOODS = {
+    "silent": silent,
+    "dripping": dripping,
+    "garbage": garbage,
+    "vanishing": vanishing,
+    "open-reset": flooding(lambda n: frame(0x41, 2 * n, 0, 4096, 4096) + frame(0x44, 2 * n, 0)),
+    "ping": flooding(lambda n: frame(0x02, n)),
+    "credit": flooding(lambda n: (frame(0x41, 0, 0, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)),
+    "deaf": deaf,
+}
+BEFORE_A_KEY = ("silent", "dripping", "garbage")
+
+
+def story(name):
+    def run(context):
+        if paths.SECURITY != "none" and name not in BEFORE_A_KEY:
+            raise Skip("strangers get no further than the handshake")
+        seconds = 60 if context.options.long else 4
+        lab = context.lab()
+        path = context.path(lab, ORIGIN_PORT, server_flags=["-buffer=16MiB", f"-memory={MEMORY}", "-max-streams=1000",
+                                                            "-hold=5s"])
+        with Switchboard(lab, ORIGIN_PORT) as switchboard:
+            user, origin = call(lab, path, switchboard)
+            quiet = echoes(user, origin, 1.5)
+            stop = threading.Event()
+            flood = threading.Thread(target=FLOODS[name], args=(lab, stop), daemon=True)
+            flood.start()
+            context.sleep(0.5)
+            busy = echoes(user, origin, seconds)
+            resident = path.server.memory("VmHWM")
+            stop.set()
+            flood.join(5)
+            path.check_alive()
+            exchange(user, origin)
+            fresh, other = call(lab, path, switchboard, seconds=3)
+            exchange(fresh, other)
+            for end in (fresh, other):
+                end.close()
+            # What the flood left goes by itself: handshakes after 10 s, sessions after -hold.
+            gone = context.until(18, lambda: path.server.descriptors() < 40)
+        if resident > RESIDENT_LIMIT:
+            raise Failure(f"the server had {resident >> 20} MiB resident, more than {RESIDENT_LIMIT >> 20}")
+        if busy > P99_LIMIT:
+            raise Failure(f"the good client's p99 was {busy * 1000:.0f} ms, quiet {quiet * 1000:.1f}")
+        if not gone:
+            raise Failure(f"{path.server.descriptors()} descriptors are left of it")
+        return (f"good client's p99 {busy * 1000:.1f} ms (quiet {quiet * 1000:.1f}), server at most "
+                f"{resident >> 20} MiB")
+    return run
+
+
+def echoes(user, origin, seconds):
+    """The 99th percentile of a byte's way there and back."""
+    times = []
+    end = time.monotonic() + seconds
+    user.settimeout(5)
+    origin.settimeout(5)
+    while time.monotonic() < end:
+        began = time.monotonic()
+        user.sendall(b"k")
+        origin.recv(1)
+        origin.sendall(b"k")
+        user.recv(1)
+        times.append(time.monotonic() - began)
+        time.sleep(0.005)
+    return sorted(times)[int(len(times) * 0.99)]
+
+
+def cases():
+    for name in FLOODS:
+        yield Case(f"floods.{name}", story(name), only_tele=True)
