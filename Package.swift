@@ -38,6 +38,7 @@ let package = Package(
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
         tests("LoopTests", of: ["Loop"]),
+        tests("TLSTests", of: ["CTLS"]),
         tests("ProxyTests", of: ["Proxy", "Loop"]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
         tests("RepositoryTests", of: []),

@@ -40,6 +40,39 @@ import Wire
         #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { $0 == Octets32(1, 0, 0, 0) }) == .resume(1))
     }
 
+    /// With one's own key, and even with another's identity and secret.
+    @Test func aSessionBelongsToWhoBeganIt() {
+        var registry = registry()
+        _ = registry.admit(1, identity(1), of: "alice", secret: .zero, attempt: 1, grant: 1, now: at(0))
+        #expect(registry.judge(hello(1, attempt: 2), from: "mallory", isDraining: false, isProven: { _ in true })
+                == .refuse(.sessionUnknown, reason: "session unknown"))
+        #expect(registry.judge(hello(1, attempt: 2), from: "alice", isDraining: false, isProven: { _ in true }) == .resume(1))
+        #expect(registry.sessions(whosePeer: { $0 == "alice" }) == [1])
+    }
+
+    /// Forged, replayed, reordered and repeated resumes, ten thousand of them: an attempt is accepted once, and only upwards.
+    @Test(arguments: [1, 2, 3] as [UInt64]) func racesLeaveOneWinnerEach(seed: UInt64) {
+        var state = seed
+        func next(_ bound: UInt64) -> UInt64 {
+            state = state &* 6364136223846793005 &+ 1442695040888963407
+            return (state >> 33) % bound
+        }
+        var registry = registry()
+        _ = admit(&registry, 1)
+        var accepted: UInt64 = 1
+        for _ in 0..<10_000 {
+            let attempt = next(accepted + 5)
+            let isForged = next(3) == 0
+            let verdict = registry.judge(hello(1, attempt: attempt), from: "", isDraining: false, isProven: { _ in !isForged })
+            #expect((verdict == .resume(1)) == (!isForged && attempt > accepted), "seed \(seed)")
+            if verdict == .resume(1) {
+                registry.resumed(1, attempt: attempt)
+                accepted = attempt
+            }
+        }
+        #expect(accepted > 100)
+    }
+
     @Test func anAttemptCountsOnce() {
         var registry = registry()
         _ = admit(&registry, 1)

@@ -70,8 +70,9 @@ public struct KeyFile: Sendable {
 
     static func parse(_ text: String, _ path: String) throws(StartFault) -> [Key] {
         var keys: [Key] = []
-        for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
-            let line = line.drop { $0 == " " || $0 == "\t" }
+        // By bytes: to Swift, the end of a line from Windows is one character.
+        for (number, bytes) in text.utf8.split(separator: 0x0a, omittingEmptySubsequences: false).enumerated() {
+            let line = Substring(bytes).drop { $0 == " " || $0 == "\t" || $0 == "\r" }
             guard !line.isEmpty, line.first != "#" else { continue }
             // Nothing of the line is repeated: it may hold a secret.
             guard let key = key(line) else {
