@@ -4,7 +4,8 @@ import Loop
 import Tunnel
 import Wire
 
-/// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`.
+/// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`,
+/// TLS in `CarriersSecuring`.
 final class Carriers {
     unowned let hub: Hub
     private var table = SlotTable<Carrier>()
@@ -81,7 +82,7 @@ final class Carriers {
         }
     }
 
-    private func makeRoom(_ carrier: Carrier) -> Bool {
+    func makeRoom(_ carrier: Carrier) -> Bool {
         let isLarge = carrier.state == .established
         if let memory = carrier.block.memory {
             if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
@@ -101,7 +102,7 @@ final class Carriers {
         return true
     }
 
-    private func releaseBlock(_ carrier: Carrier) {
+    func releaseBlock(_ carrier: Carrier) {
         guard let memory = carrier.block.memory else { return }
         hub.budget.disarm(carrier.block.capacity)
         arena_release(hub.arena, memory)
@@ -124,55 +125,6 @@ final class Carriers {
             open(carrier, channel)
         }
         readers.append(carrier)
-    }
-
-    // MARK: TLS
-
-    /// The client's part of the handshake begins; the server's begins with the first bytes.
-    func secure(_ carrier: Carrier, _ channel: SecureChannel) {
-        carrier.transport = .secure(channel)
-        carrier.state = .securing
-        armReceive(carrier)
-        open(carrier, channel)
-    }
-
-    /// Goes on with the handshake, or reads what can be read.
-    private func open(_ carrier: Carrier, _ channel: SecureChannel) {
-        if !channel.isSecured {
-            switch channel.handshake() {
-            case .more: return sendOwed(carrier)
-            case .failed(let reason): return turnAway(carrier, reason)
-            case .complete: hub.host.handleSecured(carrier, channel)
-            }
-        }
-        while !carrier.isOver {
-            guard makeRoom(carrier) else { return retryLater(carrier) }
-            switch channel.open(carrier.block.room) {
-            case .bytes(let count):
-                carrier.block.filled += count
-                read(carrier)
-            case .more:
-                releaseIdleBlock(carrier)
-                return sendOwed(carrier)
-            case .ended:
-                return lost(carrier, "closed by the other side")
-            case .failed(let reason):
-                return lost(carrier, "not what the other side sent (\(reason))")
-            }
-        }
-    }
-
-    /// The peer is not who it must be. It gets TLS's alert and nothing else.
-    func turnAway(_ carrier: Carrier, _ reason: String) {
-        guard !carrier.isOver else { return }
-        hub.host.handleFailed(carrier, reason)
-        sendOwed(carrier)
-        closeGently(carrier)
-    }
-
-    /// An idle secure carrier needs no room for plain bytes.
-    private func releaseIdleBlock(_ carrier: Carrier) {
-        if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) }
     }
 
     /// Reads all that is whole.

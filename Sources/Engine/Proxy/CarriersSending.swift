@@ -81,31 +81,6 @@ extension Carriers {
         if result < 0, error.isShortage { retryLater(carrier) }
     }
 
-    // MARK: TLS
-
-    private func sendSealed(_ carrier: Carrier, _ channel: SecureChannel) {
-        guard !carrier.inFlight.send else { return }
-        let bytes = channel.outgoing
-        guard bytes.count > 0 else { return }
-        var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-        carrier.inFlight.send = hub.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
-        if !carrier.inFlight.send { retryLater(carrier) }
-    }
-
-    /// What TLS itself has to say goes out, unless something goes out that takes it along.
-    func sendOwed(_ carrier: Carrier) {
-        guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
-              channel.outgoing.isEmpty else { return }
-        guard channel.seal(hub.iovecs, 0, hub) else { return retryLater(carrier) }
-        sendSealed(carrier, channel)
-    }
-
-    /// Sealed bytes that the ring refused go out before anything else.
-    func resend(_ carrier: Carrier) {
-        guard let channel = carrier.transport.channel, !carrier.isOver else { return }
-        if channel.outgoing.isEmpty { sendOwed(carrier) } else { sendSealed(carrier, channel) }
-    }
-
     /// The kernel has `count` bytes of what was handed over, and reads none any more.
     private func finishSend(_ carrier: Carrier, _ count: Int) {
         let batch = carrier.inFlight.batch

@@ -1,0 +1,77 @@
+import Glibc
+import Loop
+
+/// Carriers with TLS: the handshake, from ciphertext to plain bytes, and what is sealed on its way out.
+extension Carriers {
+    /// The client's part of the handshake begins; the server's begins with the first bytes.
+    func secure(_ carrier: Carrier, _ channel: SecureChannel) {
+        carrier.transport = .secure(channel)
+        carrier.state = .securing
+        armReceive(carrier)
+        open(carrier, channel)
+    }
+
+    /// Goes on with the handshake, or reads what can be read.
+    func open(_ carrier: Carrier, _ channel: SecureChannel) {
+        if !channel.isSecured {
+            switch channel.handshake() {
+            case .more: return sendOwed(carrier)
+            case .failed(let reason): return turnAway(carrier, reason)
+            case .complete: hub.host.handleSecured(carrier, channel)
+            }
+        }
+        while !carrier.isOver {
+            guard makeRoom(carrier) else { return retryLater(carrier) }
+            switch channel.open(carrier.block.room) {
+            case .bytes(let count):
+                carrier.block.filled += count
+                read(carrier)
+            case .more:
+                releaseIdleBlock(carrier)
+                return sendOwed(carrier)
+            case .ended:
+                return lost(carrier, "closed by the other side")
+            case .failed(let reason):
+                return lost(carrier, "not what the other side sent (\(reason))")
+            }
+        }
+    }
+
+    /// The peer is not who it must be. It gets TLS's alert and nothing else.
+    func turnAway(_ carrier: Carrier, _ reason: String) {
+        guard !carrier.isOver else { return }
+        hub.host.handleFailed(carrier, reason)
+        sendOwed(carrier)
+        closeGently(carrier)
+    }
+
+    /// An idle secure carrier needs no room for plain bytes.
+    private func releaseIdleBlock(_ carrier: Carrier) {
+        if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) }
+    }
+
+    // MARK: What leaves
+
+    func sendSealed(_ carrier: Carrier, _ channel: SecureChannel) {
+        guard !carrier.inFlight.send else { return }
+        let bytes = channel.outgoing
+        guard bytes.count > 0 else { return }
+        var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        carrier.inFlight.send = hub.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
+        if !carrier.inFlight.send { retryLater(carrier) }
+    }
+
+    /// What TLS itself has to say goes out, unless something goes out that takes it along.
+    func sendOwed(_ carrier: Carrier) {
+        guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
+              channel.outgoing.isEmpty else { return }
+        guard channel.seal(hub.iovecs, 0, hub) else { return retryLater(carrier) }
+        sendSealed(carrier, channel)
+    }
+
+    /// Sealed bytes that the ring refused go out before anything else.
+    func resend(_ carrier: Carrier) {
+        guard let channel = carrier.transport.channel, !carrier.isOver else { return }
+        if channel.outgoing.isEmpty { sendOwed(carrier) } else { sendSealed(carrier, channel) }
+    }
+}
