@@ -181,29 +181,41 @@ def hello():
 
 
 def strangers(context):
-    """Thousands of new sessions that vanish while a good client is away: it comes back to its own."""
+    """New sessions that open a stream and vanish, while a good client is away: it comes back to its own."""
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT, server_flags=["-max-sessions=20"])
     count = 2000 if context.options.long else 600
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         user, origin = call(lab, path, switchboard)
         exchange(user, origin)
-        lab.forward("drop")
-        context.sleep(2)
+        lab.forward("meta l4proto tcp reject with tcp reset", "drop")
+        for end in (user, origin):
+            end.sendall(b"away")    # Both sides learn that the carrier is gone.
+        context.sleep(1.5)
         for number in range(count):
             stranger = lab.server.connect(("127.0.0.1", CARRIER_PORT))
             stranger.sendall(hello())
             if number % 2 and paths.SECURITY == "none":
-                if len(stranger.recv(128)) < 128:
+                # Answered, or refused when the table is full of sessions with something to lose.
+                if not stranger.recv(128):
                     raise Failure("a stranger got no answer")
-                stranger.sendall(bytes([0x01, 0x05, 0x00, 0x80, 0x10, 0x00, 0x00]))    # ACK 0: it hears
+                try:    # OPEN 0: it hears, and has something to lose
+                    stranger.sendall(bytes([0x41, 0x08, 0x00, 0x00, 0x50, 0x00, 0x80, 0x01, 0x00, 0x00]))
+                except OSError:
+                    pass
                 time.sleep(0.001)
             stranger.close()
         resident = path.server.memory()
         lab.forward()
+        for end in (user, origin):
+            end.settimeout(5)
+            if end.recv(4) != b"away":
+                raise Failure("something else arrived")
         exchange(user, origin, seconds=3)
         fresh, other = call(lab, path, switchboard, seconds=3)
         exchange(fresh, other)
+        if "session lost" in path.client.errors:
+            raise Failure("the good client's session was evicted")
     return f"{count} sessions came and went, the server has {resident >> 20} MiB resident"
 
 
