@@ -39,6 +39,7 @@ class Candidate:
     # What bounds the number of idle connections: descriptors that the hungriest process needs for each, and
     # a number beyond which only the machine would be measured.
     descriptors_each: int = 1
+    on_request: bool = False  # only when named by --only
     idle_maximum: int = 1 << 30
 
     @property
@@ -158,15 +159,34 @@ def _haproxy(*splicing: str):
     return commands
 
 
+def _stunnel(ports: Ports, scratch: Path):
+    """TLS 1.3 with a pre-shared key, the suite that tele uses."""
+    (scratch / "psk").write_text("perf:" + "5a" * 32 + "\n")
+    (scratch / "psk").chmod(0o600)
+    def relay(role: str, listen: int, to: int) -> list[str]:
+        lines = ["foreground = quiet", "syslog = no", "pid =", "[relay]", f"client = {'yes' if role == 'client' else 'no'}",
+                 f"accept = 127.0.0.1:{listen}", f"connect = 127.0.0.1:{to}", f"PSKsecrets = {scratch}/psk",
+                 "sslVersionMin = TLSv1.3", "ciphersuites = TLS_AES_128_GCM_SHA256",
+                 "socket = l:TCP_NODELAY=1", "socket = r:TCP_NODELAY=1"]
+        file = scratch / f"{role}.conf"
+        file.write_text("\n".join(lines) + "\n")
+        return ["stunnel", str(file)]
+    return [("server", relay("server", ports.between, ports.origin)),
+            ("client", relay("client", ports.user, ports.between))]
+
+
 def tele_path() -> str:
     return os.environ.get("TELE") or str(ROOT / ".build/release/tele")
 
 
-def _tele(driver: str):
+def _tele(driver: str, keyed: bool = False):
     def commands(ports: Ports, scratch: Path):
-        carrier = f"-out=127.0.0.1:{ports.between}"
+        carrier = [f"-out=127.0.0.1:{ports.between}", f"-io={driver}"]
+        if keyed:
+            subprocess.run([tele_path(), "keygen", f"-out={scratch}/key"], check=True, timeout=10)
+            carrier.append(f"-key={scratch}/key")
         def relay(role: str, port: int) -> list[str]:
-            return [tele_path(), f"-{role}", f"-in=127.0.0.1:{port}", carrier, f"-io={driver}"]
+            return [tele_path(), f"-{role}", f"-in=127.0.0.1:{port}", *carrier]
         return [("server", relay("server", ports.origin)), ("client", relay("client", ports.user))]
     return commands
 
@@ -187,6 +207,10 @@ def candidates() -> list[Candidate]:
                 "option splice-request", "option splice-response"),
         Candidate("tele-uring", "tele, io_uring", tele_path(), build, _tele("uring")),
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
+        Candidate("stunnel", "stunnel pair, TLS 1.3 PSK", "stunnel", "apt-get install stunnel4", _stunnel,
+                  idle_maximum=250, on_request=True),
+        Candidate("tele-key", "tele with a key, io_uring", tele_path(), build, _tele("uring", keyed=True), on_request=True),
+        Candidate("tele-key-epoll", "tele with a key, epoll", tele_path(), build, _tele("epoll", keyed=True), on_request=True),
     ]
 
 
