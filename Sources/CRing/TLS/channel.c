@@ -58,6 +58,12 @@ void tls_feed(tls_channel *channel, const void *bytes, size_t count)
     channel->in_count = count;
 }
 
+void tls_keep_buffers(tls_channel *channel, bool keeps)
+{
+    if (keeps) SSL_clear_mode(channel->ssl, SSL_MODE_RELEASE_BUFFERS);
+    else SSL_set_mode(channel->ssl, SSL_MODE_RELEASE_BUFFERS);
+}
+
 size_t tls_fed(const tls_channel *channel) { return channel->in_count; }
 size_t tls_owed(const tls_channel *channel) { return channel->spill_count; }
 const char *tls_peer(const tls_channel *channel) { return channel->is_open ? channel->peer : ""; }

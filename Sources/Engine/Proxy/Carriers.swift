@@ -121,7 +121,7 @@ final class Carriers {
             carrier.block.filled += Int(result)
             read(carrier)
         case .secure(let channel):
-            channel.arrived(Int(result))
+            channel.arrived(Int(result), now: hub.now)
             open(carrier, channel)
         }
         readers.append(carrier)

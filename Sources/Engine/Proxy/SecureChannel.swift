@@ -16,6 +16,8 @@ final class SecureChannel {
     private var inBlock: UnsafeMutableRawPointer?
     private var inCapacity = 0
     private var isHot = false
+    private var arrivedAt: UInt64 = 0
+    private var keepsBuffers = false
 
     private var outBlock: UnsafeMutableRawPointer?
     private var outSent = 0
@@ -61,7 +63,12 @@ final class SecureChannel {
         return UnsafeMutableRawBufferPointer(start: inBlock, count: inCapacity)
     }
 
-    func arrived(_ count: Int) {
+    /// Something comes at least every ten seconds, a PING if nothing else: so an idle channel gives its buffers back.
+    func arrived(_ count: Int, now: UInt64) {
+        let isBusy = now - arrivedAt < Policy.hotMaximum.nanoseconds
+        if isBusy != keepsBuffers { tls_keep_buffers(channel, isBusy) }
+        keepsBuffers = isBusy
+        arrivedAt = now
         tls_feed(channel, inBlock, count)
         isHot = count == inCapacity || isHot && count > Int(PAGE_BYTES)
     }

@@ -92,7 +92,7 @@ struct SendHalf {
         limit = max(limit, newLimit)
     }
 
-    /// Nothing more will be sent; returns the bytes that the owner still holds.
+    /// Nothing more will be sent: bytes without a place are the owner's again.
     mutating func abandon() {
         waiting = 0
         state = .finished

@@ -26,7 +26,7 @@ class Flow:
         self.arrivals, self.trouble, self.running = [], None, True
         self.sender, self.receiver = sender, receiver
         for end in (sender, receiver):
-            end.settimeout(60)
+            end.settimeout(180)    # longer than any outage, also for plain TCP
         self.threads = [threading.Thread(target=self._guard, args=(run,), daemon=True)
                         for run in (self._send, self._receive)]
         for thread in self.threads:

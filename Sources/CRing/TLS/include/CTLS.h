@@ -60,6 +60,8 @@ ssize_t tls_open(tls_channel *channel, void *room, size_t count);
  * (handshake, key update), into `sealed`. Returns the bytes to send, or -1; `taken` receives how many plain bytes are in
  * them. Without iovecs: only the channel's own. */
 ssize_t tls_seal(tls_channel *channel, const struct iovec *iovecs, size_t count, void *sealed, size_t room, size_t *taken);
+/* Whether the channel keeps its record buffers (about 34 KiB) between calls: a busy one should, an idle one should not. */
+void tls_keep_buffers(tls_channel *channel, bool keeps);
 /* Bytes that the channel itself has to say. */
 size_t tls_owed(const tls_channel *channel);
 
