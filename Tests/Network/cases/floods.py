@@ -1,8 +1,8 @@
 """Peers that flood, drip, never read or never answer, while a good client works beside them."""
 
+import multiprocessing
 import os
 import socket
-import threading
 import time
 
 import path as paths
@@ -149,14 +149,17 @@ def story(name):
         with Switchboard(lab, ORIGIN_PORT) as switchboard:
             user, origin = call(lab, path, switchboard)
             quiet = echoes(user, origin, 1.5)
-            stop = threading.Event()
-            flood = threading.Thread(target=FLOODS[name], args=(lab, stop), daemon=True)
+            # In a process of its own: one interpreter would make the good client wait, not the server.
+            forked = multiprocessing.get_context("fork")
+            stop = forked.Event()
+            flood = forked.Process(target=FLOODS[name], args=(lab, stop), daemon=True)
             flood.start()
             context.sleep(0.5)
             busy = echoes(user, origin, seconds)
             resident = path.server.memory("VmHWM")
             stop.set()
             flood.join(5)
+            flood.kill()
             path.check_alive()
             exchange(user, origin)
             fresh, other = call(lab, path, switchboard, seconds=3)
