@@ -61,7 +61,7 @@ enum Help {
           -cert, -cert-key, -ca=FILE
                                    the same with certificates, PEM; on both sides
           -allow=NAME,NAME         with certificates: only these names
-          -require-key             refuses to run without either; TELE_REQUIRE_KEY=1 too
+          -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
           -io=auto                 auto, uring or epoll
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
@@ -72,7 +72,8 @@ enum Help {
           configured on this machine, 1 anything else
 
         more
-          tele help demo, tele help keygen, tele --generate-completion-script bash|zsh|fish
+          tele help demo, tele help keygen
+          tele --generate-completion-script bash|zsh|fish
         """#
 
     static let keygen = """
@@ -84,8 +85,8 @@ enum Help {
           tele keygen -name=notebook >> keys       with umask 077
 
         flags
-          -out=FILE                where to write it; it must not exist yet. Else stdout
-          -name=tele               whose it is, for logs: letters, digits, ".", "-", "_"
+          -out=FILE                where to write it, never over a file. Else stdout
+          -name=tele               whose it is, for logs: letters, digits, . - _
           -help
         """
 
