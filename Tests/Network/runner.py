@@ -123,6 +123,8 @@ class Runner:
         self.printing = threading.Lock()
         self.passed = self.failed = self.skipped = 0
         self.retries = []
+        #: What failed beside others, by name: the last line says so.
+        self.tried_again = []
 
     def run(self, jobs):
         """All of them, several at a time; then, one by one, those that failed and may be tried again."""
@@ -216,6 +218,7 @@ class Runner:
             if verdict == "FAIL" and job.again > 0:
                 verdict = "AGAIN"
                 job.again -= 1
+                self.tried_again.append(job.title)
                 self.retries.append(job)
             self.passed += verdict == "PASS"
             self.failed += verdict == "FAIL"
@@ -231,7 +234,8 @@ class Runner:
             self._report(verdict, job, 0, f"cannot run here: {reason}", context)
 
     def closing_line(self):
-        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        line = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        return line + (f", a second try needed by {', '.join(self.tried_again)}" if self.tried_again else "")
 
 
 def choose(cases, patterns):
