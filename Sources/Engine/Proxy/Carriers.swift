@@ -233,7 +233,9 @@ final class Carriers {
         case .awaitingHello: lost(carrier, "no hello in time")
         case .securing: break
         case .refusing: close(carrier)
-        case .closing: hub.loop.cancel(carrier.fd)
+        case .closing:
+            carrier.hasLastWords = false
+            hub.loop.cancel(carrier.fd)
         case .connecting, .connected, .greeted, .established, .closed: break
         }
     }

@@ -75,6 +75,8 @@ extension Carriers {
         if let channel = carrier.transport.channel {
             // Sealed bytes go out as they are: what they hold counts when all of them have left.
             if let plain = channel.sent(count, hub) { return finishSend(carrier, plain) }
+            // A carrier that was given up sends no more, or it would outlive its cancelled send.
+            if carrier.isOver, !carrier.hasLastWords { return finishSend(carrier, 0) }
             return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
         }
         finishSend(carrier, count)

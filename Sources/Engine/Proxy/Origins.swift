@@ -30,6 +30,8 @@ final class Origins {
         guard let fd = try? Socket.dialling(address) else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
         let index = hub.users.add(fd: fd, isConnecting: true, session, slot)
         session.endpoint.adopt(slot, owner: index)
+        // Waiting for its turn counts: the user is told in time.
+        hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
         waiting.append(hub.users.token(index, .userConnect))
     }
 
@@ -44,7 +46,6 @@ final class Origins {
                 fail(hub, token.index, SystemError(EHOSTUNREACH), names[0])
                 continue
             }
-            hub.timers.set(hub.users.token(token.index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
             connect(hub, token.index, address, names[0])
         }
         waiting.removeFirst(next)
