@@ -5,12 +5,13 @@ import signal
 import subprocess
 import time
 
+import path as paths
 from cases.promises import MIDDLEBOX_PORT, Middlebox
 from ends import Switchboard, call, exchange, observe
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, binary, make_authority, make_certificate, quietly, secrets
 from process import Failure
-from runner import Case
+from runner import Case, Skip
 
 ORIGIN_PORT = 7980
 
@@ -34,6 +35,8 @@ def certificates(folder, name):
 
 
 def prepared(context):
+    if paths.SECURITY != "none":
+        raise Skip("this case brings keys of its own")
     lab = context.lab()
     context.lab_folder = lab.directory
     return lab, files(context)
