@@ -12,8 +12,6 @@ public struct TimerHeap: ~Copyable {
     /// Nanoseconds on `Clock`; nil when there is none.
     public var nextDeadline: UInt64? { entries.first?.deadline }
 
-    public func deadline(of token: Token) -> UInt64? { places[token.rawValue].map { entries[$0].deadline } }
-
     /// The token comes up at `deadline` and at no other time.
     public mutating func set(_ token: Token, at deadline: UInt64) {
         if let place = places[token.rawValue] {
