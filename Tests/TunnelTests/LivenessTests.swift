@@ -20,8 +20,21 @@ import Testing
         #expect(liveness.becomesSuspected(now: at(849)) == false)
         #expect(liveness.becomesSuspected(now: at(850)) == true)
         #expect(liveness.becomesSuspected(now: at(851)) == false)
+        // The peer's own bytes, sent again after an outage, say nothing of ours.
         liveness.heard(10, isActive: true, now: at(900))
+        #expect(liveness.isSuspected)
+        liveness.answered(isDue: false, now: at(950))
         #expect(!liveness.isSuspected)
+        #expect(liveness.roundTrip == .milliseconds(850))
+    }
+
+    /// The patience that a long outage leaves behind is bounded.
+    @Test func anAnswerAfterHalfAMinuteStretchesNoLaterSuspicionBeyondItsMaximum() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        #expect(liveness.becomesSuspected(now: at(850)) == true)
+        liveness.answered(isDue: false, now: at(30_000))
+        #expect(liveness.roundTrip == Liveness.slownessMaximum)
     }
 
     @Test func aFreshCarrierOwesAnAnswer() {

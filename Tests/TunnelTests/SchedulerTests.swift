@@ -1,4 +1,5 @@
 import Testing
+import Wire
 @testable import Tunnel
 
 /// Who goes next, told of streams that always have something to send.
@@ -43,6 +44,43 @@ import Testing
         #expect(scheduler.nextData(&table) == slots[3])
         scheduler.ranDry(slots[3], &table)
         #expect(scheduler.nextData(&table) == slots[0])
+    }
+
+    /// A stream that had the carrier to itself sent a megabyte in one turn. Beside a thousand others that debt would cost it a
+    /// second of standing still.
+    @Test func whatWasSentAloneIsNoDebt() throws {
+        let now = Instant(nanoseconds: 1)
+        var endpoint = Endpoint(role: .server, limits: .init(retained: 64 << 20, received: 1 << 20, streams: 10), now: now)
+        _ = try endpoint.accept(Hello(identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0,
+                                      earlyByteCount: 0, dataLimit: 1 << 40), now: now)
+        let alone = try open(&endpoint, id: 0, now)
+        let other = try open(&endpoint, id: 2, now)
+        var header = [UInt8](repeating: 0, count: Endpoint.headerMaximum)
+        func next() -> SequencedFrame? {
+            header.withUnsafeMutableBytes { endpoint.nextFrame(into: $0, payloadMaximum: 1 << 20) }
+        }
+        endpoint.write(alone, 8 << 20)
+        let first = try #require(next())
+        #expect(first.payloadByteCount > Int(Scheduler.quantum))
+
+        endpoint.write(other, 8 << 20)
+        var before = 0
+        while let frame = next(), frame.owner != 0 { before += frame.payloadByteCount }
+        #expect(before <= 2 * Int(Scheduler.quantum), "\(before) bytes of the other went first")
+    }
+
+    private func open(_ endpoint: inout Endpoint, id: UInt64, _ now: Instant) throws -> StreamSlot {
+        var bytes = [UInt8](repeating: 0, count: 64)
+        let count = bytes.withUnsafeMutableBytes { buffer in
+            var writer = ByteWriter(buffer)
+            writer.appendOpen(stream: id, target: 0, sendCredit: 0, receiveCredit: 1 << 40)
+            return writer.count
+        }
+        var offset = 0
+        let event = try bytes.withUnsafeBytes { try endpoint.receive($0.bytes.extracting(0..<count), at: &offset, now: now) }
+        guard case .opened(let slot, _) = event else { throw ProtocolFault("not opened") }
+        endpoint.adopt(slot, owner: StreamOwner(id))
+        return slot
     }
 
     private func stream(_ id: UInt64) -> Stream {

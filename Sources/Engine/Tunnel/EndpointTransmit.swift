@@ -104,14 +104,16 @@ extension Endpoint {
     }
 
     private mutating func dataFrame(_ slot: StreamSlot, _ writer: inout ByteWriter, _ maximum: Int) -> SequencedFrame? {
-        let turn = scheduler.isAlone(slot) ? Int.max : Int(table[slot].deficit)
+        let isAlone = scheduler.isAlone(slot)
+        let turn = isAlone ? Int.max : Int(table[slot].deficit)
         let room = max(0, limits.retained - retainedByteCount)
         let count = min(table[slot].send.sendable, turn, maximum, room, Int(peerDataLimit - dataSent),
                         Specification.dataBodyMaximum - Varint.maximumByteCount)
         guard count > 0 else { return nil }
         writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
         table[slot].send.take(count)
-        table[slot].deficit = Int32(clamping: Int(table[slot].deficit) - count)
+        // What went out while nobody waited is nobody's loss, and no debt.
+        table[slot].deficit = isAlone ? 0 : table[slot].deficit - Int32(count)
         dataSent += UInt64(count)
         return sequence(writer.count, owner: table[slot].owner, payload: count, isOver: false)
     }

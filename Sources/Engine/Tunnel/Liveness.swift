@@ -8,11 +8,13 @@
 /// they are so few that nothing can stand behind them, or so many that the acknowledgment would be among them: then one
 /// direction is stuck somewhere (docs/protocol.md §8.2).
 ///
-///     trusted ──nothing came──▶ silent ──any byte──▶ trusted
-///        └──bytes came, no answer──▶ unanswered ──the answer──▶ trusted
+/// Only the answer ends a suspicion. After an outage the first byte may be what the peer had to send again, while our own
+/// bytes wait for a timer of TCP: that carrier works one way, and the probe is faster.
 struct Liveness {
     static let suspicionMinimum = Interval.milliseconds(750)
     static let suspicionMaximum = Interval.seconds(5)
+    /// An answer that came so late asks for all the patience there is.
+    static let slownessMaximum = Interval(nanoseconds: suspicionMaximum.nanoseconds / 4)
     /// Bytes without an answer: as few as this excuse nobody, and neither do as many as these.
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
@@ -24,9 +26,7 @@ struct Liveness {
     static let pingIdle = Interval.seconds(10)
     static let pingInDoubt = Interval.milliseconds(250)
 
-    private enum State { case trusted, silent, unanswered }
-    private var state = State.trusted
-    var isSuspected: Bool { state != .trusted }
+    private(set) var isSuspected = false
     /// Since when an answer has been due: the last thing that answered something came before.
     private var dueSince: Instant?
     /// Bytes of the peer since then; when they last were more than a trickle, and how many came behind that.
@@ -73,20 +73,16 @@ struct Liveness {
         }
         doubtedUntil = .never
         if isActive { wasActive = true }
-        guard state == .silent else { return }
-        // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
-        if let dueSince { roundTrip = max(roundTrip, now.since(dueSince)) }
-        trust(isDue: dueSince != nil, now)
     }
 
     /// An acknowledgment moved, or a PONG came. `isDue`: bytes are still unacknowledged.
     mutating func answered(isDue: Bool, now: Instant) {
-        trust(isDue: isDue || openPing != nil, now)
-    }
-
-    private mutating func trust(isDue: Bool, _ now: Instant) {
-        state = .trusted
-        dueSince = isDue ? now : nil
+        if isSuspected, let dueSince {
+            // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
+            roundTrip = max(roundTrip, min(now.since(dueSince), Liveness.slownessMaximum))
+        }
+        isSuspected = false
+        dueSince = isDue || openPing != nil ? now : nil
         heardSinceDue = 0
         trickled = 0
     }
@@ -153,7 +149,7 @@ struct Liveness {
     /// True once per silence.
     mutating func becomesSuspected(now: Instant) -> Bool {
         guard now >= suspicionAt else { return false }
-        state = isSilent(now: now) ? .silent : .unanswered
+        isSuspected = true
         return true
     }
 
@@ -188,7 +184,7 @@ struct Liveness {
     /// A fresh carrier: nothing is suspected, the round trip is measured anew at once. The answer is due from now on, also
     /// when that PING cannot leave because the greeting is stuck.
     mutating func carrierAttached(now: Instant) {
-        state = .trusted
+        isSuspected = false
         dueSince = now
         heardSinceDue = 0
         openPing = nil
