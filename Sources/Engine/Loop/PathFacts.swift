@@ -10,21 +10,25 @@ public struct PathFacts: Sendable {
     public let silenceMilliseconds: UInt32
     public let roundTripMicroseconds: UInt32
     public let roundTripVarianceMicroseconds: UInt32
+    /// The least of the last minutes; 0 on a kernel that does not say.
+    public let minimumRoundTripMicroseconds: UInt32
+    /// Bytes that the peer's kernel has.
+    public let acknowledgedByteCount: UInt64
 
     /// Nil when the socket has none.
     public init?(_ fd: Int32) {
         // struct tcp_info of include/uapi/linux/tcp.h: eight bytes of flags, then 32-bit fields. glibc's is older
         // and shorter than what the kernel fills, but begins alike.
-        var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
-            = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        var words = InlineArray<20, UInt64>(repeating: 0)
         var length = socklen_t(MemoryLayout.size(ofValue: words))
         let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
-        (unacknowledged, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds)
-            = withUnsafeBytes(of: words) { bytes in
-                (bytes.load(fromByteOffset: 24, as: UInt32.self), bytes[4],
-                 bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
-                 bytes.load(fromByteOffset: 72, as: UInt32.self))
-            }
+        (unacknowledged, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
+         acknowledgedByteCount, minimumRoundTripMicroseconds) = withUnsafeBytes(of: words) { bytes in
+            (bytes.load(fromByteOffset: 24, as: UInt32.self), bytes[4],
+             bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
+             bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 120, as: UInt64.self),
+             bytes.load(fromByteOffset: 148, as: UInt32.self))
+        }
     }
 }

@@ -65,6 +65,8 @@ final class Carrier {
     var block = Block()
     var greeting = Greeting()
     var inFlight = InFlight()
+    /// What the kernel may hold of it. Nil: the path has no queue to fear.
+    var window: PathWindow?
     /// Client: HELLO went out on it.
     var hasGreeted = false
     /// While closing: the send in flight carries last words and is waited for.

@@ -1,4 +1,6 @@
+import Control
 import Loop
+import Tunnel
 
 /// What TCP is told about carriers, and what it knows of them.
 enum CarrierTuning {
@@ -17,6 +19,11 @@ enum CarrierTuning {
 }
 
 extension PathFacts {
+    var sample: PathWindow.Sample {
+        .init(acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),
+              minimumRoundTrip: .microseconds(UInt64(minimumRoundTripMicroseconds)))
+    }
+
     /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
     var explainsSilence: Bool {
         guard unacknowledged > 0 else { return false }

@@ -1,4 +1,5 @@
 import CSlab
+import Control
 import Glibc
 import Loop
 import Tunnel
@@ -16,13 +17,17 @@ final class Carriers {
 
     var all: [Carrier] { table.all }
 
+    func find(_ token: Token) -> Carrier? { table.find(token) }
+
     // MARK: Beginnings
 
     func add(fd: Int32, peer: Address, state: Carrier.State) -> Carrier {
         CarrierTuning.apply(fd, isLoopback: peer.isLoopback)
-        return table.insert { index, generation in
+        let carrier = table.insert { index, generation in
             Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: hub.now)
         }
+        if !peer.isLoopback { carrier.window = PathWindow() }
+        return carrier
     }
 
     /// Starts its connect. False: the ring has no room.
@@ -219,6 +224,7 @@ final class Carriers {
         carrier.session = nil
         hub.timers.cancel(carrier.token(.carrierDeadline))
         hub.timers.cancel(carrier.token(.carrierRetry))
+        hub.timers.cancel(carrier.token(.carrierRoom))
         hub.loop.close(carrier.fd)
         carrier.transport.channel?.release(hub)
         releaseBlock(carrier)

@@ -25,8 +25,31 @@ extension Carriers {
         submitSend(carrier, count)
     }
 
-    func submitBatch(_ session: Session, _ carrier: Carrier) {
-        let batch = session.endpoint.nextBatch(limit: Policy.batchByteCount, control: carrier.control, now: hub.instant)
+    /// How many bytes may be handed to the kernel now. One stream alone has nobody who waits behind it.
+    func room(_ carrier: Carrier, _ session: Session) -> Int {
+        guard carrier.window != nil, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
+        if carrier.window!.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd), facts.roundTripMicroseconds > 0 {
+            carrier.window!.measured(facts.sample, now: hub.instant)
+            session.endpoint.setQuantum(carrier.window!.quantum)
+        }
+        guard carrier.window!.limit != nil else { return Policy.batchByteCount }
+        let held = Socket.heldByteCounts(carrier.fd)
+        let room = carrier.window!.room(held: held.unacknowledged, unsent: held.unsent)
+        if room == 0 {
+            let delay = carrier.window!.retryDelay(held: held.unacknowledged)
+            hub.timers.set(carrier.token(.carrierRoom), at: hub.now + delay.nanoseconds)
+        }
+        return min(room, Policy.batchByteCount)
+    }
+
+    func handleRoom(_ token: Token) {
+        guard let carrier = find(token), let session = carrier.session, session.carrier === carrier else { return }
+        hub.sessions.markDirty(session)
+    }
+
+    /// One send: what has its place in the sequence, about `most` bytes of it, and what is owed besides.
+    func submitBatch(_ session: Session, _ carrier: Carrier, most: Int = Policy.batchByteCount) {
+        let batch = session.endpoint.nextBatch(limit: most, control: carrier.control, now: hub.instant)
         guard !batch.isEmpty else { return }
         var count = 0
         var isWhole = true

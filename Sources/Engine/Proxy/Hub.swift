@@ -178,6 +178,7 @@ final class Hub {
         case .sessionTimeout: sessions.handleTimeout(token)
         case .carrierDeadline: carriers.handleDeadline(token)
         case .carrierRetry: carriers.handleRetry(token)
+        case .carrierRoom: carriers.handleRoom(token)
         case .flushDeadline: users.handleFlushDeadline(token.index)
         case .usersRetry: users.handleRetry()
         case .readersRetry: users.handleReadersRetry()

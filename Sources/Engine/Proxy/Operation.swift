@@ -14,6 +14,8 @@ enum Operation: UInt8 {
     case carrierDeadline
     /// A ring that had no room is asked again.
     case carrierRetry
+    /// The kernel holds enough of a carrier; later there is room.
+    case carrierRoom
     case originDeadline, flushDeadline
     // Timers of the process.
     case dial, registry, stopping, usersRetry, readersRetry, coolDown

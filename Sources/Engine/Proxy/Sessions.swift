@@ -56,8 +56,11 @@ final class Sessions {
         if let carrier = session.carrier {
             // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
             if carrier.isReady {
-                sequence(session, most: Policy.batchByteCount)
-                if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) { hub.carriers.submitBatch(session, carrier) }
+                let room = hub.carriers.room(carrier, session)
+                sequence(session, most: room)
+                if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) {
+                    hub.carriers.submitBatch(session, carrier, most: room)
+                }
             }
         } else {
             sequence(session, most: Policy.detachedBatchByteCount)

@@ -36,6 +36,9 @@ extension Endpoint {
     /// Longest header of a sequenced frame.
     public static let headerMaximum = 48
 
+    /// About how many bytes of one stream go before another's; within the scheduler's bounds.
+    public mutating func setQuantum(_ byteCount: Int) { scheduler.setQuantum(byteCount) }
+
     public var unsentByteCount: Int { Int(sent - cursor) }
     public var retainedByteCount: Int { Int(sent - acknowledged) }
 

@@ -14,7 +14,7 @@ struct Liveness {
     static let suspicionMinimum = Interval.milliseconds(750)
     static let suspicionMaximum = Interval.seconds(5)
     /// An answer that came so late asks for all the patience there is.
-    static let slownessMaximum = Interval(nanoseconds: suspicionMaximum.nanoseconds / 4)
+    static let slownessMaximum = Interval.milliseconds(1250)
     /// Bytes without an answer: as few as this excuse nobody, and neither do as many as these.
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10

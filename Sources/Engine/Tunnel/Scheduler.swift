@@ -6,8 +6,11 @@
 /// so that nobody stays sparse by sending often; one that was blocked comes back behind the bulk, so that nobody stays
 /// sparse by having little credit.
 struct Scheduler {
-    /// Bytes that a stream may send before it is another's turn.
+    /// Bytes that a stream may send before it is another's turn, at most and at least: many turns cost frames, long ones cost
+    /// time on a slow path.
     static let quantum: Int32 = 64 << 10
+    static let quantumMinimum: Int32 = 4 << 10
+    private(set) var quantum = Scheduler.quantum
 
     private var sparse = List()
     private var bulk = List()
@@ -33,10 +36,14 @@ struct Scheduler {
             let slot = sparse.isEmpty ? bulk.first : sparse.first
             guard slot != StreamTable.none else { return slot }
             if table[slot].deficit > 0 { return slot }
-            table[slot].deficit += Scheduler.quantum
+            table[slot].deficit += quantum
             remove(slot, &table)
             append(slot, .bulk, &table)
         }
+    }
+
+    mutating func setQuantum(_ count: Int) {
+        quantum = Int32(min(max(Int(Scheduler.quantumMinimum), count), Int(Scheduler.quantum)))
     }
 
     /// True when nobody else waits, so that turns need not be kept.
@@ -51,7 +58,7 @@ struct Scheduler {
             table[slot].wasBlocked = false
             append(slot, .bulk, &table)
         } else {
-            table[slot].deficit = Scheduler.quantum
+            table[slot].deficit = quantum
             append(slot, .sparse, &table)
         }
     }

@@ -1,0 +1,130 @@
+"""One cell of the tables each: a transport, a load, a fault. docs/outage-laboratory.md defines the figures."""
+import socket
+import statistics
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from faults import FAULTS, clear
+from hosts import Hosts, Line, Trouble
+from loads import Keystrokes, Origin, Records, Stream
+from transports import Transport
+
+
+@contextmanager
+def laboratory(link: Path, line: Line, transport: Transport, congestion: str | None = None):
+    with Hosts(link, line, congestion) as hosts:
+        origin = Origin(hosts, transport)
+        try:
+            transport.start(hosts)
+            yield hosts, origin
+        finally:
+            transport.stop()
+            origin.close()
+
+
+@contextmanager
+def connected(origin: Origin, count: int = 1):
+    pairs = []
+    try:
+        for _ in range(count):
+            pairs.append(origin.connect())
+        yield pairs
+    finally:
+        for pair in pairs:
+            for end in pair:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)   # Wakes its threads.
+                except OSError:
+                    pass
+                end.close()
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def patience(outage: float) -> float:
+    """How long a recovery is waited for: plain TCP may double its time-out once more."""
+    return 2 * outage + 6
+
+
+def recovery(hosts: Hosts, origin: Origin, transport: Transport, fault_name: str, outage: float) -> dict:
+    """Records both ways through one outage."""
+    fault = FAULTS[fault_name]
+    if fault.needs_processes and not transport.has_processes:
+        return {"skipped": "there is no process to stop"}
+    transport.check()
+    with connected(origin) as [(user, server)]:
+        flows = {"up": Records(user, server), "down": Records(server, user)}
+        try:
+            time.sleep(1)
+            fault.inflict(hosts, transport)
+            time.sleep(outage)
+            fault.heal(hosts, transport)
+            healed = time.monotonic()
+            seconds: dict[str, float | None] = {}
+            while time.monotonic() < healed + patience(outage):
+                for way, flow in flows.items():
+                    if way not in seconds and (first := flow.first_after(healed)) is not None:
+                        seconds[way] = first
+                if len(seconds) == 2 or all(flow.trouble for flow in flows.values()):
+                    break
+                time.sleep(0.005)
+            broken = next((str(flow.trouble) for flow in flows.values() if flow.trouble), None)
+        finally:
+            for flow in flows.values():
+                flow.stop()
+            clear(hosts)
+            hosts.tell("on both")
+    if len(seconds) < 2:
+        return {"broken": broken} if broken else {"late": patience(outage)}
+    return {**seconds, "worst": max(seconds.values())}
+
+
+def keystrokes(link: Path, transport: Transport, line: Line, congestion: str | None, direction: str, streams: int,
+               seconds: float) -> dict:
+    """Echoes beside bulk, after a warm-up that lasts a third."""
+    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, streams + 1) as pairs:
+        time.sleep(0.5)
+        (user, server), *rest = pairs
+        typing = Keystrokes(user, server)
+        bulk = [Stream(*(pair if direction == "up" else reversed(pair))) for pair in rest]
+        time.sleep(seconds / 3)
+        began, before = time.monotonic(), sum(stream.received for stream in bulk)
+        time.sleep(seconds)
+        took, after = time.monotonic() - began, sum(stream.received for stream in bulk)
+        for load in (typing, *bulk):
+            if load.trouble:
+                raise Trouble(f"{transport.name}: {load.trouble}")
+            load.stop()
+        echoes = [echo for typed, echo in typing.echoes if typed >= began]
+    if not echoes:
+        raise Trouble(f"{transport.name}: no key came back")
+    return {"p50": statistics.median(echoes), "p99": percentile(echoes, 0.99), "rate": (after - before) * 8 / took,
+            "echoes": echoes}
+
+
+def backlog(link: Path, transport: Transport, line: Line, rate: float, outage: float) -> dict:
+    """A stream of events at `rate` bytes a second through a blackhole: when has everything that was produced arrived?"""
+    with laboratory(link, line, transport) as (hosts, origin), connected(origin) as [(user, server)]:
+        stream = Stream(user, server, rate)
+        time.sleep(3)
+        cut = time.monotonic()
+        hosts.tell("off both")
+        time.sleep(outage)
+        hosts.tell("on both")
+        healed = time.monotonic()
+        # What a line of this rate can do at best, frames and headers left out.
+        best = outage * rate / (line.rate / 8 * 0.95 - rate) if line.rate else 0.0
+        until = healed + 3 * best + patience(outage)
+        caught = None
+        while caught is None and time.monotonic() < until and not stream.trouble:
+            time.sleep(0.005)
+            now = time.monotonic()
+            if stream.received >= stream.produced(now - 0.1 - 2 * line.delay):
+                caught = now - healed
+        stream.stop()
+    return {"caught": caught, "best": best, "began": cut - stream.began, "healed": healed - stream.began,
+            "progress": [(at - stream.began, count) for at, count in stream.progress],
+            **({"broken": str(stream.trouble)} if stream.trouble else {})}

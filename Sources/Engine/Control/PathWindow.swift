@@ -1,0 +1,129 @@
+import Tunnel
+
+/// How many bytes the kernel may hold of a carrier, sent or not: what waits there can no longer be reordered, so a keystroke
+/// waits for all of it.
+///
+/// Open until the path shows a queue: more delay than its least round trip explains. Then it is what the path holds, the
+/// delivered rate times the least round trip, and a little more: `allowance` of queue, which keeps the line busy. No queue at
+/// that size means that there is more to find: the window grows, faster each time.
+///
+///     open ──a queue──▶ bounded ──no queue──▶ (grows) ──a queue──▶ (rate × round trip)
+///       ▲                  └──a queue that stays whatever we do: it is somebody else's──▶ open, for a while
+///
+/// TCP's own delivery rate is not used: bound by this window, TCP calls itself idle and keeps an old rate for ever.
+public struct PathWindow: Sendable {
+    /// What TCP says of a carrier at one time.
+    public struct Sample: Sendable {
+        /// Bytes acknowledged since the connection began.
+        public let acknowledged: UInt64
+        /// Smoothed; and the least of the last minutes.
+        public let roundTrip, minimumRoundTrip: Interval
+
+        public init(acknowledged: UInt64, roundTrip: Interval, minimumRoundTrip: Interval) {
+            self.acknowledged = acknowledged
+            self.roundTrip = roundTrip
+            self.minimumRoundTrip = minimumRoundTrip
+        }
+    }
+
+    /// The queue that keeps a line busy: a fifth of the round trip, at least this, which is also what jitter may look like, and
+    /// what four packets take: TCP sends and acknowledges no single ones.
+    static let allowanceMinimum = Interval.milliseconds(3)
+    static let burst: UInt64 = 6000
+    /// Between samples: a round trip, at least this.
+    static let sampleMinimum = Interval.milliseconds(10)
+    /// A pause longer than this says nothing of the rate.
+    static let sampleMaximum = Interval.seconds(2)
+    /// Rates remembered, one a sample.
+    static let rateCount = 4
+    static let floor = 16 << 10
+    /// A queue that outlives so many samples, and this time, is not ours; then the window stays open for a while.
+    static let patience = (samples: 12, time: Interval.seconds(1))
+    static let openFor = Interval.seconds(30)
+    /// What is handed over at once is worth so much of the rate.
+    static let chunk = Interval.milliseconds(2)
+    static let chunkMinimum = 4 << 10
+
+    /// Nil: open.
+    public private(set) var limit: Int?
+    private var last: (acknowledged: UInt64, at: Instant)?
+    /// Bytes a second, the newest last.
+    private var rates: [UInt64] = []
+    private var roundTrip = Interval.zero
+    private var growth = 0
+    private var stubborn = (count: 0, since: Instant.never)
+    private var openUntil = Instant(nanoseconds: 0)
+
+    public init() {}
+
+    public func isSampleDue(now: Instant) -> Bool {
+        guard let last else { return true }
+        return now.since(last.at) >= max(roundTrip, PathWindow.sampleMinimum)
+    }
+
+    private var rate: UInt64 { rates.max() ?? 0 }
+
+    public mutating func measured(_ sample: Sample, now: Instant) {
+        defer {
+            last = (sample.acknowledged, now)
+            roundTrip = sample.roundTrip
+        }
+        guard let last, sample.acknowledged >= last.acknowledged, now > last.at,
+              now.since(last.at) <= max(PathWindow.sampleMaximum, sample.roundTrip * 2) else { return rates.removeAll() }
+        let elapsed = now.since(last.at).nanoseconds
+        let bytes = min(sample.acknowledged - last.acknowledged, 1 << 33)
+        if rates.count == PathWindow.rateCount { rates.removeFirst() }
+        rates.append(bytes * 1_000_000 / max(1, elapsed / 1_000))
+
+        let usual = max(PathWindow.allowanceMinimum.nanoseconds, sample.minimumRoundTrip.nanoseconds / 5)
+        let burst = min(PathWindow.burst * 1_000_000_000 / max(1, rate), 1_000_000_000)
+        let allowance = Interval(nanoseconds: usual + burst)
+        let queue = Interval(nanoseconds: sample.roundTrip.nanoseconds - min(sample.roundTrip.nanoseconds,
+                                                                           sample.minimumRoundTrip.nanoseconds))
+        let fit = max(PathWindow.floor, worth(Interval(nanoseconds: sample.minimumRoundTrip.nanoseconds + allowance.nanoseconds)))
+        guard let limit else {
+            if queue > allowance * 2, now >= openUntil { self.limit = fit }
+            return
+        }
+        if queue.nanoseconds <= allowance.nanoseconds / 2 {
+            stubborn = (0, .never)
+            growth = min(growth + 1, 4)
+            self.limit = min(max(limit, fit) / 4 * (4 + growth), 1 << 40)
+            return
+        }
+        growth = 0
+        self.limit = fit
+        stubborn = queue > allowance * 3 ? (stubborn.count + 1, min(stubborn.since, now)) : (0, .never)
+        if stubborn.count >= PathWindow.patience.samples, now.since(stubborn.since) >= PathWindow.patience.time {
+            self.limit = nil
+            stubborn = (0, .never)
+            openUntil = now + PathWindow.openFor
+        }
+    }
+
+    private func worth(_ interval: Interval) -> Int {
+        let bytes = rate.multipliedFullWidth(by: interval.nanoseconds)
+        guard bytes.high < 1_000_000_000 else { return .max >> 1 }
+        return Int(clamping: UInt64(1_000_000_000).dividingFullWidth(bytes).quotient)
+    }
+
+    /// How many bytes may be handed over while the kernel holds `held`, of which `unsent` wait for TCP's own window: none, or a
+    /// piece that is worth the call.
+    public func room(held: Int, unsent: Int) -> Int {
+        guard let limit else { return .max }
+        let room = unsent < 2 * worthOfChunk ? max(0, limit - held) : 0
+        return room >= min(worthOfChunk, limit / 2) ? min(room, worthOfChunk) : 0
+    }
+
+    /// How much of one stream goes before another's turn: several turns to what goes at once.
+    public var quantum: Int { limit == nil ? .max : worthOfChunk / 4 }
+
+    /// When to look again after no room.
+    public func retryDelay(held: Int) -> Interval {
+        guard let limit, rate > 0 else { return .milliseconds(1) }
+        let missing = UInt64(max(0, held + worthOfChunk - limit))
+        return min(max(.milliseconds(1), Interval(nanoseconds: min(missing, 1 << 32) * 1_000_000_000 / rate)), .milliseconds(20))
+    }
+
+    private var worthOfChunk: Int { max(PathWindow.chunkMinimum, worth(PathWindow.chunk)) }
+}

@@ -1,0 +1,114 @@
+import Testing
+import Tunnel
+@testable import Control
+
+/// The window over a line of a given rate, with a queue as long as it takes, in steps of a millisecond. TCP is anything: it sends
+/// all that it is given.
+@Suite struct PathWindowTests {
+    private struct Line {
+        /// Bytes a millisecond.
+        var rate: Double
+        var minimum = 30.0
+        var window = PathWindow()
+        var now = 1000.0
+        /// Sent and not yet through the line's queue; then on the way for `minimum`.
+        var queued = 0.0
+        var arrivals: [(at: Double, bytes: Double)] = []
+        var acknowledged = 0.0
+        var smoothed = 30.0
+        /// The queue of somebody else, in milliseconds.
+        var foreign = 0.0
+        var delays: [Double] = []
+        var delivered = 0.0
+
+        var held: Int { Int(queued + arrivals.reduce(0) { $0 + $1.bytes }) }
+        private var instant: Tunnel.Instant { Tunnel.Instant(nanoseconds: UInt64(now * 1_000_000)) }
+
+        /// `most`: what TCP takes unbounded; nil: a second's worth.
+        mutating func run(_ milliseconds: Int, most: Double? = nil) {
+            let most = most ?? rate * 1000
+            delays.removeAll()
+            delivered = 0
+            for _ in 0..<milliseconds {
+                now += 1
+                while let first = arrivals.first, first.at <= now {
+                    acknowledged += first.bytes
+                    delivered += first.bytes
+                    arrivals.removeFirst()
+                }
+                let sent = min(queued, rate)
+                queued -= sent
+                if sent > 0 { arrivals.append((now + minimum + foreign, sent)) }
+                let delay = queued / rate + foreign
+                delays.append(delay)
+                smoothed += (minimum + delay - smoothed) / 8
+                if window.isSampleDue(now: instant) {
+                    window.measured(.init(acknowledged: UInt64(acknowledged),
+                                          roundTrip: .microseconds(UInt64(smoothed * 1000)),
+                                          minimumRoundTrip: .microseconds(UInt64(minimum * 1000))), now: instant)
+                }
+                while Double(held) < most {
+                    let room = window.room(held: held, unsent: 0)
+                    if room == 0 { break }
+                    queued += min(Double(room), most - Double(held))
+                }
+            }
+        }
+
+        var share: Double { delivered / (rate * Double(delays.count)) }
+        var worst: Double { delays.sorted()[delays.count * 99 / 100] }
+    }
+
+    @Test(arguments: [1250.0, 6250, 125_000]) func aQueueIsNoLongerThanAFifthOfTheRoundTrip(rate: Double) {
+        var line = Line(rate: rate)
+        line.run(3000)
+        line.run(5000)
+        #expect(line.share > 0.95, "\(line.share) of the line")
+        #expect(line.worst < 15, "\(line.worst) ms of queue")
+    }
+
+    @Test func aTenfoldRateIsFoundWithinAFewRoundTrips() {
+        var line = Line(rate: 1250)
+        line.run(5000)
+        line.rate = 12_500
+        line.run(400)
+        line.run(300)
+        #expect(line.share > 0.9, "\(line.share) of the line")
+    }
+
+    @Test func aTenthOfTheRateLeavesNoLongQueue() {
+        var line = Line(rate: 12_500)
+        line.run(5000)
+        line.rate = 1250
+        line.run(3000)
+        line.run(2000)
+        #expect(line.worst < 15, "\(line.worst) ms of queue")
+        #expect(line.share > 0.9)
+    }
+
+    /// Nobody is bounded by a queue that is not his own: there it would only starve.
+    @Test func aQueueOfSomebodyElseOpensTheWindow() {
+        var line = Line(rate: 6250)
+        line.run(3000)
+        #expect(line.window.limit != nil)
+        line.foreign = 100
+        line.run(10_000)
+        #expect(line.window.limit == nil)
+    }
+
+    /// TCP sends less than the path holds, as when BBR measures the round trip: what waits for it can be reordered only here.
+    @Test func whatTCPDoesNotSendIsNotPiledUp() throws {
+        var line = Line(rate: 6250)
+        line.run(3000)
+        let limit = try #require(line.window.limit)
+        #expect(line.window.room(held: limit / 2, unsent: 0) > 0)
+        #expect(line.window.room(held: limit / 2, unsent: limit / 4) == 0)
+    }
+
+    @Test func withoutAQueueItIsOpen() {
+        var line = Line(rate: 6250)
+        line.run(5000, most: 100_000)
+        #expect(line.window.limit == nil)
+        #expect(line.window.room(held: 1 << 30, unsent: 1 << 30) == .max)
+    }
+}
