@@ -48,7 +48,7 @@ import Tunnel
                                           minimumRoundTrip: .microseconds(UInt64(minimum * 1000))), now: instant)
                 }
                 while Double(held) < most {
-                    let room = window.room(held: held, unsent: 0)
+                    let room = window.room(.init(unacknowledged: held, unsent: 0, isWindowFull: false))
                     if room == 0 { break }
                     queued += min(Double(room), most - Double(held))
                 }
@@ -101,14 +101,16 @@ import Tunnel
         var line = Line(rate: 6250)
         line.run(3000)
         let limit = try #require(line.window.limit)
-        #expect(line.window.room(held: limit / 2, unsent: 0) > 0)
-        #expect(line.window.room(held: limit / 2, unsent: limit / 4) == 0)
+        #expect(line.window.room(.init(unacknowledged: limit / 2, unsent: 0, isWindowFull: true)) > 0)
+        #expect(line.window.room(.init(unacknowledged: limit / 2, unsent: 3000, isWindowFull: false)) > 0)
+        #expect(line.window.room(.init(unacknowledged: limit / 2, unsent: 3000, isWindowFull: true)) == 0)
+        #expect(line.window.room(.init(unacknowledged: limit / 2, unsent: limit / 4, isWindowFull: false)) == 0)
     }
 
     @Test func withoutAQueueItIsOpen() {
         var line = Line(rate: 6250)
         line.run(5000, most: 100_000)
         #expect(line.window.limit == nil)
-        #expect(line.window.room(held: 1 << 30, unsent: 1 << 30) == .max)
+        #expect(line.window.room(.init(unacknowledged: 1 << 30, unsent: 1 << 30, isWindowFull: true)) == .max)
     }
 }

@@ -12,9 +12,4 @@ int system_unacknowledged(int fd) {
     return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -errno;
 }
 
-int system_unsent(int fd) {
-    int count = 0;
-    return ioctl(fd, SIOCOUTQNSD, &count) == 0 ? count : -errno;
-}
-
 int system_forbid_dumps(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno; }

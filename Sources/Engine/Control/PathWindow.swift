@@ -41,8 +41,8 @@ public struct PathWindow: Sendable {
     static let patience = (samples: 12, time: Interval.seconds(1))
     static let openFor = Interval.seconds(30)
     /// What is handed over at once is worth so much of the rate.
-    static let chunk = Interval.milliseconds(2)
-    static let chunkMinimum = 4 << 10
+    static let chunk = Interval.milliseconds(1)
+    static let chunkMinimum = 3000
 
     /// Nil: open.
     public private(set) var limit: Int?
@@ -107,21 +107,35 @@ public struct PathWindow: Sendable {
         return Int(clamping: UInt64(1_000_000_000).dividingFullWidth(bytes).quotient)
     }
 
-    /// How many bytes may be handed over while the kernel holds `held`, of which `unsent` wait for TCP's own window: none, or a
-    /// piece that is worth the call.
-    public func room(held: Int, unsent: Int) -> Int {
+    /// What the kernel holds now.
+    public struct Held: Sendable {
+        /// Bytes that are not acknowledged; of these, bytes that TCP has not sent even once.
+        public let unacknowledged, unsent: Int
+        /// TCP's own window is full, so what is unsent stays. (BBR makes it tiny every ten seconds.)
+        public let isWindowFull: Bool
+
+        public init(unacknowledged: Int, unsent: Int, isWindowFull: Bool) {
+            self.unacknowledged = unacknowledged
+            self.unsent = unsent
+            self.isWindowFull = isWindowFull
+        }
+    }
+
+    /// How many bytes may be handed over: none, or a piece that is worth the call.
+    public func room(_ held: Held) -> Int {
         guard let limit else { return .max }
-        let room = unsent < 2 * worthOfChunk ? max(0, limit - held) : 0
+        guard held.unsent < (held.isWindowFull ? 1 : worthOfChunk) else { return 0 }
+        let room = max(0, limit - held.unacknowledged)
         return room >= min(worthOfChunk, limit / 2) ? min(room, worthOfChunk) : 0
     }
 
-    /// How much of one stream goes before another's turn: several turns to what goes at once.
-    public var quantum: Int { limit == nil ? .max : worthOfChunk / 4 }
+    /// How much of one stream goes before another's turn: half of what goes at once.
+    public var quantum: Int { limit == nil ? .max : worthOfChunk / 2 }
 
     /// When to look again after no room.
-    public func retryDelay(held: Int) -> Interval {
+    public func retryDelay(_ held: Held) -> Interval {
         guard let limit, rate > 0 else { return .milliseconds(1) }
-        let missing = UInt64(max(0, held + worthOfChunk - limit))
+        let missing = UInt64(max(0, held.unacknowledged + worthOfChunk - limit))
         return min(max(.milliseconds(1), Interval(nanoseconds: min(missing, 1 << 32) * 1_000_000_000 / rate)), .milliseconds(20))
     }
 

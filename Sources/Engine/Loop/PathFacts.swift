@@ -12,6 +12,10 @@ public struct PathFacts: Sendable {
     public let roundTripVarianceMicroseconds: UInt32
     /// The least of the last minutes; 0 on a kernel that does not say.
     public let minimumRoundTripMicroseconds: UInt32
+    /// TCP's congestion window, in segments.
+    public let window: UInt32
+    /// Bytes that TCP has not sent even once.
+    public let unsentByteCount: UInt32
     /// Bytes that the peer's kernel has.
     public let acknowledgedByteCount: UInt64
 
@@ -24,10 +28,11 @@ public struct PathFacts: Sendable {
         let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
         (unacknowledged, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
-         acknowledgedByteCount, minimumRoundTripMicroseconds) = withUnsafeBytes(of: words) { bytes in
+         window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds) = withUnsafeBytes(of: words) { bytes in
             (bytes.load(fromByteOffset: 24, as: UInt32.self), bytes[4],
              bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
-             bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 120, as: UInt64.self),
+             bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
+             bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
              bytes.load(fromByteOffset: 148, as: UInt32.self))
         }
     }

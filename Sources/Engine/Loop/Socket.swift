@@ -59,10 +59,8 @@ public enum Socket {
 
     public static func shutdownWriting(_ fd: Int32) { shutdown(fd, Int32(SHUT_WR)) }
 
-    /// Bytes that the kernel holds of a TCP socket's sends: those that are not acknowledged, and those that it has not sent.
-    public static func heldByteCounts(_ fd: Int32) -> (unacknowledged: Int, unsent: Int) {
-        (Int(max(0, system_unacknowledged(fd))), Int(max(0, system_unsent(fd))))
-    }
+    /// Bytes that the kernel holds of a TCP socket's sends: not acknowledged, sent or not (SIOCOUTQ).
+    public static func heldByteCount(_ fd: Int32) -> Int { Int(max(0, system_unacknowledged(fd))) }
 
     public static func close(_ fd: Int32) { Glibc.close(fd) }
 

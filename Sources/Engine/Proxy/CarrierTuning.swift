@@ -24,6 +24,10 @@ extension PathFacts {
               minimumRoundTrip: .microseconds(UInt64(minimumRoundTripMicroseconds)))
     }
 
+    func held(unacknowledged: Int) -> PathWindow.Held {
+        .init(unacknowledged: unacknowledged, unsent: Int(unsentByteCount), isWindowFull: self.unacknowledged >= window)
+    }
+
     /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
     var explainsSilence: Bool {
         guard unacknowledged > 0 else { return false }

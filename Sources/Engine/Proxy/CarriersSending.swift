@@ -27,17 +27,19 @@ extension Carriers {
 
     /// How many bytes may be handed to the kernel now. One stream alone has nobody who waits behind it.
     func room(_ carrier: Carrier, _ session: Session) -> Int {
-        guard carrier.window != nil, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
-        if carrier.window!.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd), facts.roundTripMicroseconds > 0 {
-            carrier.window!.measured(facts.sample, now: hub.instant)
-            session.endpoint.setQuantum(carrier.window!.quantum)
+        guard var window = carrier.window, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
+        guard window.limit != nil || window.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd),
+              facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
+        if window.isSampleDue(now: hub.instant) {
+            window.measured(facts.sample, now: hub.instant)
+            session.endpoint.setQuantum(window.quantum)
+            carrier.window = window
         }
-        guard carrier.window!.limit != nil else { return Policy.batchByteCount }
-        let held = Socket.heldByteCounts(carrier.fd)
-        let room = carrier.window!.room(held: held.unacknowledged, unsent: held.unsent)
+        guard window.limit != nil else { return Policy.batchByteCount }
+        let held = facts.held(unacknowledged: Socket.heldByteCount(carrier.fd))
+        let room = window.room(held)
         if room == 0 {
-            let delay = carrier.window!.retryDelay(held: held.unacknowledged)
-            hub.timers.set(carrier.token(.carrierRoom), at: hub.now + delay.nanoseconds)
+            hub.timers.set(carrier.token(.carrierRoom), at: hub.now + window.retryDelay(held).nanoseconds)
         }
         return min(room, Policy.batchByteCount)
     }

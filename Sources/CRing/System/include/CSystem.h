@@ -25,8 +25,6 @@ static inline int system_socket(int family, int kind, int protocol) {
 
 /* Bytes of a TCP socket that its peer has not acknowledged, or -errno. */
 int system_unacknowledged(int fd);
-/* Bytes of a TCP socket that it has not sent even once, or -errno. */
-int system_unsent(int fd);
 /* No program that this process starts has more privileges than it. 0 or -errno. */
 int system_no_new_privileges(void);
 /* No core file, and no other process of this user reads its memory. 0 or -errno. */
