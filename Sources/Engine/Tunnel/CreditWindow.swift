@@ -29,7 +29,7 @@ struct CreditWindow {
         let useful = min(size, max(ceiling, CreditWindow.minimum))
         let wanted = min(consumed + useful, Specification.offsetMaximum)
         guard wanted > target, wanted - limit >= useful / 2 else { return false }
-        if now.since(grantedAt) < max(roundTrip, CreditWindow.roundTripMinimum) * 2, size * 2 <= ceiling { size *= 2 }
+        if now.since(grantedAt) < max(roundTrip, CreditWindow.roundTripMinimum) * 2 { size = max(size, min(size * 2, ceiling)) }
         target = max(target, min(consumed + min(size, max(ceiling, CreditWindow.minimum)), Specification.offsetMaximum))
         grantedAt = now
         return true
