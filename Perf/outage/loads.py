@@ -1,4 +1,5 @@
 """What goes over the path while it is measured. Both ends are here, so that one clock times them."""
+import bisect
 import socket
 import struct
 import threading
@@ -107,13 +108,8 @@ class Records:
 
     def first_after(self, moment: float) -> float | None:
         """Seconds from then to the first arrival."""
-        for came, _ in reversed(self.arrivals[-4000:]):
-            if came <= moment:
-                break
-            first = came
-        else:
-            came = None
-        return first - moment if self.arrivals and self.arrivals[-1][0] > moment else None
+        index = bisect.bisect_right(self.arrivals, (moment, float("inf")))
+        return self.arrivals[index][0] - moment if index < len(self.arrivals) else None
 
     def stop(self):
         self._on = False
