@@ -108,6 +108,7 @@ class Hosts:
         self._link = subprocess.Popen([str(link), str(self.client.pid), str(self.server.pid)], stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, text=True, bufsize=1)
         if self._link.stdout.readline() != "ready\n":
+            self.close()
             raise Trouble("the path cannot be made; is /dev/net/tun there?")
         for host in (self.client, self.server):
             host.ip("link", "set", "path0", "mtu", line.mtu, "txqueuelen", 2000)
