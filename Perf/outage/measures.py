@@ -115,8 +115,8 @@ def backlog(link: Path, transport: Transport, line: Line, rate: float, outage: f
         time.sleep(outage)
         hosts.tell("on both")
         healed = time.monotonic()
-        # What a line of this rate can do at best, frames and headers left out.
-        best = outage * rate / (line.rate / 8 * 0.95 - rate) if line.rate else 0.0
+        # What a line of this rate can do at best, headers of packets of 9000 bytes counted.
+        best = outage * rate / (line.rate / 8 * 0.99 - rate) if line.rate else 0.0
         until = healed + 3 * best + patience(outage)
         caught = None
         while caught is None and time.monotonic() < until and not stream.trouble:

@@ -44,6 +44,12 @@ public struct PathWindow: Sendable {
     static let chunk = Interval.milliseconds(1)
     static let chunkMinimum = 3000
 
+    /// BBR shuts its window to so many segments every ten seconds, for 200 ms. Half of that is left to who comes next, for no
+    /// longer than this: after a loss TCP needs all of it to grow again.
+    static let tinyWindow = 4
+    static let tinyFor = Interval.milliseconds(300)
+    static let segment = 1400
+
     /// Nil: open.
     public private(set) var limit: Int?
     private var last: (acknowledged: UInt64, at: Instant)?
@@ -52,6 +58,7 @@ public struct PathWindow: Sendable {
     private var roundTrip = Interval.zero
     private var growth = 0
     private var stubborn = (count: 0, since: Instant.never)
+    private var tinySince: Instant?
     private var openUntil = Instant(nanoseconds: 0)
 
     public init() {}
@@ -111,20 +118,26 @@ public struct PathWindow: Sendable {
     public struct Held: Sendable {
         /// Bytes that are not acknowledged; of these, bytes that TCP has not sent even once.
         public let unacknowledged, unsent: Int
-        /// TCP's own window is full, so what is unsent stays. (BBR makes it tiny every ten seconds.)
-        public let isWindowFull: Bool
+        /// Segments: on the way, and how many TCP's own window lets be there.
+        public let segments, window: Int
 
-        public init(unacknowledged: Int, unsent: Int, isWindowFull: Bool) {
+        public init(unacknowledged: Int, unsent: Int, segments: Int, window: Int) {
             self.unacknowledged = unacknowledged
             self.unsent = unsent
-            self.isWindowFull = isWindowFull
+            self.segments = segments
+            self.window = window
         }
     }
 
     /// How many bytes may be handed over: none, or a piece that is worth the call.
-    public func room(_ held: Held) -> Int {
+    public mutating func room(_ held: Held, now: Instant) -> Int {
         guard let limit else { return .max }
-        guard held.unsent < (held.isWindowFull ? 1 : worthOfChunk) else { return 0 }
+        tinySince = held.window > PathWindow.tinyWindow ? nil : tinySince ?? now
+        if let tinySince, now.since(tinySince) < PathWindow.tinyFor {
+            return held.unsent == 0 && held.segments < PathWindow.tinyWindow / 2 ? PathWindow.segment : 0
+        }
+        // What is unsent in a full window stays.
+        guard held.unsent < (held.segments < held.window ? worthOfChunk : 1) else { return 0 }
         let room = max(0, limit - held.unacknowledged)
         return room >= min(worthOfChunk, limit / 2) ? min(room, worthOfChunk) : 0
     }

@@ -25,7 +25,8 @@ extension PathFacts {
     }
 
     func held(unacknowledged: Int) -> PathWindow.Held {
-        .init(unacknowledged: unacknowledged, unsent: Int(unsentByteCount), isWindowFull: self.unacknowledged >= window)
+        .init(unacknowledged: unacknowledged, unsent: Int(unsentByteCount), segments: Int(self.unacknowledged),
+              window: Int(window))
     }
 
     /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.

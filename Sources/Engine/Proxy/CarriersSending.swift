@@ -33,11 +33,11 @@ extension Carriers {
         if window.isSampleDue(now: hub.instant) {
             window.measured(facts.sample, now: hub.instant)
             session.endpoint.setQuantum(window.quantum)
-            carrier.window = window
         }
+        defer { carrier.window = window }
         guard window.limit != nil else { return Policy.batchByteCount }
         let held = facts.held(unacknowledged: Socket.heldByteCount(carrier.fd))
-        let room = window.room(held)
+        let room = window.room(held, now: hub.instant)
         if room == 0 {
             hub.timers.set(carrier.token(.carrierRoom), at: hub.now + window.retryDelay(held).nanoseconds)
         }
