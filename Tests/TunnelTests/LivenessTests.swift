@@ -37,6 +37,16 @@ import Testing
         #expect(liveness.roundTrip == Liveness.slownessMaximum)
     }
 
+    /// Stopped for five seconds: the answer had come long ago, and the next outage is noticed as soon as any.
+    @Test func ownSleepIsNotASlowPath() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        #expect(liveness.becomesSuspected(now: at(5000)) == true)
+        liveness.answered(isDue: false, now: at(5001))
+        liveness.sent(now: at(6000))
+        #expect(liveness.suspicionAt == at(6750))
+    }
+
     @Test func aFreshCarrierOwesAnAnswer() {
         var liveness = Liveness(now: at(0))
         liveness.carrierAttached(now: at(0))

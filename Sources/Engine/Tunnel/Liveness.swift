@@ -27,6 +27,8 @@ struct Liveness {
     static let pingInDoubt = Interval.milliseconds(250)
 
     private(set) var isSuspected = false
+    /// The suspicion came late: this process did not run, which says nothing of the path.
+    private var wasAsleep = false
     /// Since when an answer has been due: the last thing that answered something came before.
     private var dueSince: Instant?
     /// Bytes of the peer since then; when they last were more than a trickle, and how many came behind that.
@@ -77,7 +79,7 @@ struct Liveness {
 
     /// An acknowledgment moved, or a PONG came. `isDue`: bytes are still unacknowledged.
     mutating func answered(isDue: Bool, now: Instant) {
-        if isSuspected, let dueSince {
+        if isSuspected, !wasAsleep, let dueSince {
             // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
             roundTrip = max(roundTrip, min(now.since(dueSince), Liveness.slownessMaximum))
         }
@@ -149,6 +151,7 @@ struct Liveness {
     /// True once per silence.
     mutating func becomesSuspected(now: Instant) -> Bool {
         guard now >= suspicionAt else { return false }
+        wasAsleep = now.since(suspicionAt) > Liveness.doubtMinimum
         isSuspected = true
         return true
     }
