@@ -39,7 +39,7 @@ let package = Package(
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
         tests("LoopTests", of: ["Loop"]),
         tests("TLSTests", of: ["CTLS"]),
-        tests("ProxyTests", of: ["Proxy", "Loop"]),
+        tests("ProxyTests", of: ["Proxy", "Loop", "CRing", .product(name: "Logging", package: "swift-log")]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
         tests("RepositoryTests", of: []),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
