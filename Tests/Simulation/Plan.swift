@@ -155,11 +155,11 @@ public struct Plan: Sendable {
         seed = 0
         chance = Chance(seed: 0x5eed)
         limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
-        streamCount = 4
+        streamCount = 8
         bytesMaximum = 700
         chunkMaximum = 120
         opensWithin = milliseconds(4)
-        resetsOneIn = 5
+        resetsOneIn = 4
         serverOpens = true
         healsAt = milliseconds(40)
         earlyMaximum = 300

@@ -75,6 +75,7 @@ extension World {
         let arena = arenas[session.side.rawValue]
         while session.endpoint.unsentByteCount < plan.unsentTarget {
             guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: plan.payloadMaximum) else { break }
+            sequenced.insert(header[0])
             require(queue_append_copy(&session.store, arena, header.baseAddress, frame.headerByteCount) == 0, "no memory")
             if frame.payloadByteCount > 0 {
                 let user = userIndex(frame.owner, session.side)

@@ -23,6 +23,8 @@ public final class Simulation {
         public var delivered = 0
         /// Bytes that arrived on each of the first carriers, from the client and from the server.
         public var arrived: [[Int]] = []
+        /// Types of the sequenced frames that took their place.
+        public var sequenced: Set<UInt8> = []
         /// Of a lying peer: how it was caught.
         public var caught: String?
     }
@@ -62,6 +64,7 @@ public final class Simulation {
         report.arrived = stride(from: 0, to: min(world.ends.count, 8), by: 2).map { number in
             [world.ends[number].way.arrived, world.ends[number + 1].way.arrived]
         }
+        report.sequenced = world.sequenced
         report.caught = world.caught?.rule.description
         if report.failure == nil, let sentence = leftovers() { report.failure = sentence }
         if report.failure != nil { world.abandonMemory() }

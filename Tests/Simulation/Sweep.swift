@@ -4,8 +4,10 @@ import Glibc
 /// early bytes and replay), from each side, in each of the ways in which a carrier can die.
 public struct Sweep {
     /// Where the first carrier dies when the second is swept.
-    private static let firstCut = 600
+    private static let firstCut = 400
     private static let styles = 5
+    /// One sequenced frame of each kind: OPEN, DATA, FIN, RESET, STREAM_CREDIT.
+    private static let kinds: [UInt8] = [0x41, 0x42, 0x43, 0x44, 0x45]
 
     public init() {}
 
@@ -18,6 +20,11 @@ public struct Sweep {
         let resumed = simulation.run(Plan(sweep: [first]))
         guard calm.failure == nil, resumed.failure == nil, calm.arrived.count == 1, resumed.arrived.count >= 2 else {
             print("sweep: the ground does not hold: \(calm.failure ?? resumed.failure ?? "another number of carriers")")
+            return false
+        }
+        let missing = Sweep.kinds.filter { !calm.sequenced.contains($0) }
+        guard missing.isEmpty else {
+            print("sweep: the ground has no frame of type \(missing)")
             return false
         }
         var cuts: [[Plan.Cut]] = []

@@ -39,6 +39,8 @@ final class World {
     // Counts for the report.
     var steps = 0
     var trace: UInt64 = 0
+    /// Types of the sequenced frames that took their place.
+    var sequenced: Set<UInt8> = []
     var outages = 0, resumes = 0, kills = 0, restarts = 0, suspicions = 0, carried = 0
     var delivered = 0
 
