@@ -116,7 +116,7 @@ public struct PathWindow: Sendable {
 
     /// What the kernel holds now.
     public struct Held: Sendable {
-        /// Bytes that are not acknowledged; of these, bytes that TCP has not sent even once.
+        /// Bytes that are not acknowledged and have not arrived out of order; of these, bytes that TCP has not sent even once.
         public let unacknowledged, unsent: Int
         /// Segments: on the way, and how many TCP's own window lets be there.
         public let segments, window: Int

@@ -4,6 +4,10 @@ import Glibc
 public struct PathFacts: Sendable {
     /// Segments in flight.
     public let unacknowledged: UInt32
+    /// Of these, segments that have arrived out of order, or were given up for lost: they are not on the way any more.
+    public let arrivedOrLost: UInt32
+    /// Bytes of a segment.
+    public let segmentByteCount: UInt32
     /// How often the retransmission time-out has doubled.
     public let backoff: UInt8
     /// Milliseconds since the last acknowledgment arrived.
@@ -27,9 +31,10 @@ public struct PathFacts: Sendable {
         var length = socklen_t(MemoryLayout.size(ofValue: words))
         let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
-        (unacknowledged, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
+        (segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
          window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds) = withUnsafeBytes(of: words) { bytes in
-            (bytes.load(fromByteOffset: 24, as: UInt32.self), bytes[4],
+            (bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
+             bytes.load(fromByteOffset: 28, as: UInt32.self) &+ bytes.load(fromByteOffset: 32, as: UInt32.self), bytes[4],
              bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
              bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
              bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),

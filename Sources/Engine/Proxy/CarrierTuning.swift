@@ -25,8 +25,9 @@ extension PathFacts {
     }
 
     func held(unacknowledged: Int) -> PathWindow.Held {
-        .init(unacknowledged: unacknowledged, unsent: Int(unsentByteCount), segments: Int(self.unacknowledged),
-              window: Int(window))
+        let gone = Int(arrivedOrLost) * Int(segmentByteCount)
+        return .init(unacknowledged: max(0, unacknowledged - gone), unsent: Int(unsentByteCount),
+                     segments: Int(self.unacknowledged) - min(Int(self.unacknowledged), Int(arrivedOrLost)), window: Int(window))
     }
 
     /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.
