@@ -128,3 +128,34 @@ def backlog(link: Path, transport: Transport, line: Line, rate: float, outage: f
     return {"caught": caught, "best": best, "began": cut - stream.began, "healed": healed - stream.began,
             "progress": [(at - stream.began, count) for at, count in stream.progress],
             **({"broken": str(stream.trouble)} if stream.trouble else {})}
+
+
+#: Paths that are difficult and whole: name → (the line, whether it pauses for half a second every five).
+PATHS = {
+    "2 % loss": (Line(rate=50e6, delay=0.015, queue=0.2, loss=0.02), False),
+    "1 Mbit/s, 2 s of queue": (Line(rate=1e6, delay=0.015, queue=2), False),
+    "pauses of 0.5 s": (Line(rate=50e6, delay=0.015, queue=0.2), True),
+    "1 Gbit/s, 100 ms": (Line(rate=1e9, delay=0.05, queue=0.05, mtu=9000), False),
+}
+
+
+def path(link: Path, transport: Transport, name: str, congestion: str | None, seconds: float) -> dict:
+    """One stream of bulk beside keystrokes: its rate after a third of the time, and how often tele changed its carrier."""
+    line, pauses = PATHS[name]
+    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, 2) as [bulk, typing]:
+        stream, keys = Stream(*bulk), Keystrokes(*typing)
+        end, before = time.monotonic() + seconds * 4 / 3, None
+        while (now := time.monotonic()) < end:
+            if before is None and now > end - seconds:
+                before, began = stream.received, now
+            if pauses:
+                hosts.tell("off both")
+                time.sleep(0.5)
+                hosts.tell("on both")
+            time.sleep(4.5 if pauses else 0.5)
+        rate = (stream.received - before) * 8 / (time.monotonic() - began)
+        if trouble := stream.trouble or keys.trouble:
+            raise Trouble(f"{transport.name}: {trouble}")
+        stream.stop()
+        keys.stop()
+        return {"rate": rate, "changes": transport.said("session resumed") if transport.name.startswith("tele") else None}

@@ -77,6 +77,21 @@ def keystrokes(rows: list[dict]):
            for congestion in names(rows, "congestion") for way in names(rows, "direction") for streams in names(rows, "streams")])
 
 
+def paths(rows: list[dict]):
+    print("Difficult paths: Mbit/s of one bulk stream beside keystrokes; in brackets how often tele changed its carrier")
+    across = names(rows, "transport")
+
+    def text(found):
+        if not found:
+            return "failed"
+        changes = "" if found[0]["changes"] is None else f" ({max(row['changes'] for row in found)})"
+        return f"{statistics.median(row['rate'] for row in found) / 1e6:.3g}{changes}"
+    table(["path", "congestion", *across],
+          [[name, congestion, *(text([row for row in rows if (row["path"], row["congestion"], row["transport"])
+                                      == (name, congestion, transport)]) for transport in across)]
+           for name in names(rows, "path") for congestion in names(rows, "congestion")])
+
+
 # Plots
 
 def prepare_plots():

@@ -86,6 +86,11 @@ class Transport:
             if process.poll() is not None:
                 raise Trouble(f"{self.name}'s {role} ended: {self.last_words(role)}")
 
+    def said(self, text: str) -> int:
+        """How many lines of its client have the text."""
+        log = Path(self._hosts.folder.name) / f"{self.name}-client.log"
+        return sum(text in line for line in log.read_text(errors="replace").splitlines()) if log.exists() else 0
+
     def pause(self):
         self._signal("client", signal.SIGSTOP)
 
