@@ -5,7 +5,7 @@ import Tunnel
 ///
 /// Open until the path shows a queue: more delay than its least round trip explains. Then it is what the path holds, the
 /// delivered rate times the least round trip, and a little more: `allowance` of queue, which keeps the line busy. No queue at
-/// that size means that there is more to find: the window grows, faster each time.
+/// that size means that there is more to find: the window grows by a quarter, and faster while the rate really follows.
 ///
 ///     open ──a queue──▶ bounded ──no queue──▶ (grows) ──a queue──▶ (rate × round trip)
 ///       ▲                  └──a queue that stays whatever we do: it is somebody else's──▶ open, for a while
@@ -79,8 +79,10 @@ public struct PathWindow: Sendable {
               now.since(last.at) <= max(PathWindow.sampleMaximum, sample.roundTrip * 2) else { return rates.removeAll() }
         let elapsed = now.since(last.at).nanoseconds
         let bytes = min(sample.acknowledged - last.acknowledged, 1 << 33)
+        let newest = bytes * 1_000_000 / max(1, elapsed / 1_000)
+        let isFaster = newest / 11 > rate / 10
         if rates.count == PathWindow.rateCount { rates.removeFirst() }
-        rates.append(bytes * 1_000_000 / max(1, elapsed / 1_000))
+        rates.append(newest)
 
         let usual = max(PathWindow.allowanceMinimum.nanoseconds, sample.minimumRoundTrip.nanoseconds / 5)
         let burst = min(PathWindow.burst * 1_000_000_000 / max(1, rate), 1_000_000_000)
@@ -94,8 +96,8 @@ public struct PathWindow: Sendable {
         }
         if queue.nanoseconds <= allowance.nanoseconds / 2 {
             stubborn = (0, .never)
-            growth = min(growth + 1, 4)
-            self.limit = min(max(limit, fit) / 4 * (4 + growth), 1 << 40)
+            growth = isFaster ? min(growth + 1, 4) : 1
+            self.limit = max(limit, fit / 4 * (4 + growth))
             return
         }
         growth = 0
