@@ -36,7 +36,9 @@ public struct PathWindow: Sendable {
     static let sampleMaximum = Interval.seconds(2)
     /// Rates remembered, one a sample.
     static let rateCount = 4
+    /// Bytes that a path holds, at least and at most: whatever the kernel says, arithmetic stays within.
     static let floor = 16 << 10
+    static let most = 1 << 40
     /// A queue that outlives so many samples, and this time, is not ours; then the window stays open for a while.
     static let patience = (samples: 12, time: Interval.seconds(1))
     static let openFor = Interval.seconds(30)
@@ -110,10 +112,11 @@ public struct PathWindow: Sendable {
         }
     }
 
+    /// Bytes that pass in the interval.
     private func worth(_ interval: Interval) -> Int {
         let bytes = rate.multipliedFullWidth(by: interval.nanoseconds)
-        guard bytes.high < 1_000_000_000 else { return .max >> 1 }
-        return Int(clamping: UInt64(1_000_000_000).dividingFullWidth(bytes).quotient)
+        guard bytes.high < 1_000_000_000 else { return PathWindow.most }
+        return Int(min(UInt64(1_000_000_000).dividingFullWidth(bytes).quotient, UInt64(PathWindow.most)))
     }
 
     /// What the kernel holds now.

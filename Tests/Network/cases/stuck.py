@@ -21,7 +21,6 @@ OTHERS = 999
 MIB = 1 << 20
 BUFFER = 16 * MIB
 #: What the others must keep of their speed: starvation leaves a few per cent. Measured: 95 % to 103 %.
-
 KEEP = 0.7
 WINDOW = 3
 MOST_WINDOWS = 8
