@@ -17,6 +17,7 @@ let package = Package(
         cLayer("CSlab", at: "Sources/CRing/Slab"),
         cLayer("CSystem", at: "Sources/CRing/System"),
         cLayer("CProof", at: "Sources/CRing/Proof", links: ":libcrypto.a"),
+        cLayer("CTOML", at: "Sources/CRing/TOML"),
         cLayer("CTLS", at: "Sources/CRing/TLS", links: ":libssl.a", ":libcrypto.a"),
 
         layer("Wire", at: "Sources/Engine/Wire"),
@@ -28,7 +29,7 @@ let package = Package(
 
         .executableTarget(
             name: "tele", dependencies: [
-                "Proxy", "Loop",
+                "Proxy", "Loop", "CTOML",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Sources/tele", swiftSettings: swift),
@@ -38,6 +39,7 @@ let package = Package(
         tests("WireTests", of: ["Wire"]),
         tests("TunnelTests", of: ["Tunnel", "Wire"]),
         tests("LoopTests", of: ["Loop"]),
+        tests("TOMLTests", of: ["CTOML"]),
         tests("TLSTests", of: ["CTLS"]),
         tests("ProxyTests", of: ["Proxy", "Loop", "CRing", .product(name: "Logging", package: "swift-log")]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
@@ -55,7 +57,8 @@ let package = Package(
         tests("CommandTests", of: ["tele", "tele-stand-in", "Proxy", "Loop",
                                    .product(name: "Logging", package: "swift-log")]),
     ],
-    cLanguageStandard: .gnu17
+    cLanguageStandard: .gnu17,
+    cxxLanguageStandard: .cxx17
 )
 
 func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
@@ -67,6 +70,7 @@ func cLayer(_ name: String, at path: String, links libraries: String...) -> Targ
     .target(name: name, path: path, publicHeadersPath: "include",
             cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
                         .define("RING_FAULTS", .when(configuration: .debug))],
+            cxxSettings: [.treatAllWarnings(as: .error)],
             linkerSettings: libraries.map { .linkedLibrary($0) })
 }
 

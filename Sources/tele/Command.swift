@@ -20,6 +20,7 @@ enum Command {
             switch arguments.first {
             case nil: return try StandardStreams.print(Help.screen)
             case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
+            case "check": return try check(Array(arguments.dropFirst()))
             case "demo": return try demo(Array(arguments.dropFirst()))
             case "keygen": return try keygen(Array(arguments.dropFirst()))
             default: return try tele(arguments)
@@ -27,6 +28,9 @@ enum Command {
         } catch let fault as UsageFault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .usage
+        } catch let fault as ConfigurationFile.Fault {
+            Complaint(fault.sentence, hint: fault.hint).print()
+            return .configuration
         } catch let fault as OutputFault {
             // A reader that has seen enough and left (`tele | head -1`) is no failure.
             if fault.isReaderGone { return .fine }
@@ -42,14 +46,17 @@ enum Command {
         let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
-        let settings = try Settings(Tele.parsed(spelled))
+        let settings = try Settings.read(spelled)
 
         try Leash.follow()
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel
 
-        let ending = Proxy.run(settings.configuration, logger: logger) { address in
+        let reconfigure: Reconfigure? = spelled.contains { $0.hasPrefix("--config=") } ? { () throws(StartFault) in
+            do { return try Settings.read(spelled).configuration } catch { throw Command.startFault(error) }
+        } : nil
+        let ending = Proxy.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
             guard settings.printsAddress else { return }
             do {
                 try StandardStreams.print(address)
@@ -64,6 +71,31 @@ enum Command {
             log.write(Complaint(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
+    }
+
+    private static func startFault(_ error: any Error) -> StartFault {
+        switch error {
+        case let fault as ConfigurationFile.Fault: StartFault(.configuration, fault.sentence, hint: fault.hint)
+        case let fault as UsageFault: StartFault(.configuration, fault.sentence, hint: fault.hint)
+        default: StartFault(.configuration, "\(error)", hint: "check the file")
+        }
+    }
+
+    /// Reads a configuration file, and the keys that it names, as a start would.
+    private static func check(_ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofCheck, listedBy: "tele check -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(Help.check) }
+        guard let path = spelled.last(where: { $0.hasPrefix("--config=") })?.dropFirst(9) else {
+            throw UsageFault("-config is missing, the file to check", hint: "write tele check -config=FILE")
+        }
+        let configuration = try Settings.read(spelled).configuration
+        do throws(StartFault) { try verify(configuration) } catch {
+            Complaint("\(path): \(error.sentence)", hint: error.hint).print()
+            return .configuration
+        }
+        let role = configuration.role == .client ? "client of" : "server at"
+        let lines = configuration.mappings.map { "  \($0.name.isEmpty ? "-" : $0.name)  \($0.address)" }
+        return try StandardStreams.print((["\(path) is fine: \(role) \(configuration.output)"] + lines).joined(separator: "\n"))
     }
 
     private static func keygen(_ arguments: [String]) throws -> ExitStatus {

@@ -21,7 +21,7 @@ import Testing
     func serverOfTheSeedDocument(_ words: String) throws {
         let settings = try settings(words)
         #expect(settings.configuration.role == .server)
-        #expect(settings.configuration.input == HostPort(host: "", port: 22))
+        #expect(settings.configuration.mappings[0].address == HostPort(host: "", port: 22))
         #expect(settings.configuration.output == HostPort(host: "", port: 40300))
         #expect(!settings.printsAddress)
     }
@@ -33,13 +33,13 @@ import Testing
     func clientOfTheSeedDocument(_ words: String) throws {
         let settings = try settings(words)
         #expect(settings.configuration.role == .client)
-        #expect(settings.configuration.input == HostPort(host: "", port: 22999))
+        #expect(settings.configuration.mappings[0].address == HostPort(host: "", port: 22999))
         #expect(settings.configuration.output == HostPort(host: "host9.datacenter.net", port: 40300))
     }
 
     @Test func missingListenersGetAFreePort() throws {
         let client = try settings("-client -out=[2001:db8::1]:40300")
-        #expect(client.configuration.input == HostPort(host: "127.0.0.1", port: 0))
+        #expect(client.configuration.mappings[0].address == HostPort(host: "127.0.0.1", port: 0))
         #expect(client.configuration.output == HostPort(host: "2001:db8::1", port: 40300))
         #expect(client.printsAddress)
         let server = try settings("-server -in=10.0.0.1:22")

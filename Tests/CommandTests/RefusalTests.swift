@@ -18,7 +18,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
     static let flags = "run \"tele -help\" for the list of flags"
     static let durations = "write a number and a unit, for example 500ms, 10s, 5m, 24h or 7d"
     static let sizes = "write bytes or a unit, for example 65536, 512KiB, 64MiB or 1GB"
-    static let addresses = "write HOST:PORT, :PORT or [IPV6]:PORT, for example -in=localhost:22"
+    static let addresses = "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -in=localhost:22"
 
     static let unknown = [
         Refusal("-sever -in=:22", "there is no flag -sever", "did you mean -server?"),
@@ -45,7 +45,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "a flag without a value of its own takes it after =, as in -server=true"),
         Refusal(
             "help tele", "there is no help about \"tele\"",
-            "\"tele help\", \"tele help demo\" and \"tele help keygen\" are all there is"),
+            "\"tele help\", and \"tele help\" with check, demo or keygen, are all there is"),
         Refusal("demo -second=9", "there is no flag -second", "did you mean -seconds?"),
     ]
 

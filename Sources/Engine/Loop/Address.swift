@@ -1,54 +1,72 @@
 import Glibc
 
-/// A resolved IPv4 or IPv6 address with a port.
+/// An IPv4 or IPv6 address with a port, or the path of a Unix-domain socket, as the kernel takes it.
 public struct Address: Equatable, Hashable, Sendable, CustomStringConvertible {
-    /// sockaddr_in or sockaddr_in6, as the kernel takes it.
-    private var storage: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
-    public let length: socklen_t
+    /// Longest path of a Unix-domain socket: what sockaddr_un holds, less the zero at its end.
+    public static let pathMaximum = 107
 
-    /// Nil when the family is neither.
+    /// sockaddr_in, sockaddr_in6 or sockaddr_un.
+    private let bytes: [UInt8]
+
+    /// Nil when the family is none of these.
     public init?(_ pointer: UnsafePointer<sockaddr>, _ length: socklen_t) {
-        let family = Int32(pointer.pointee.sa_family)
-        let needed = family == AF_INET ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size
-        guard family == AF_INET || family == AF_INET6, Int(length) >= needed else { return nil }
-        self.length = socklen_t(needed)
-        withUnsafeMutableBytes(of: &storage) { $0.copyMemory(from: UnsafeRawBufferPointer(start: pointer, count: needed)) }
+        let needed: Int
+        switch Int32(pointer.pointee.sa_family) {
+        case AF_INET: needed = MemoryLayout<sockaddr_in>.size
+        case AF_INET6: needed = MemoryLayout<sockaddr_in6>.size
+        case AF_UNIX: needed = min(Int(length), MemoryLayout<sockaddr_un>.size)
+        default: return nil
+        }
+        guard Int(length) >= needed, needed >= MemoryLayout<sa_family_t>.size else { return nil }
+        bytes = Array(UnsafeRawBufferPointer(start: pointer, count: needed))
     }
 
-    public static func == (left: Address, right: Address) -> Bool {
-        left.length == right.length && left.storage == right.storage
-    }
-
-    public func hash(into hasher: inout Hasher) {
-        hasher.combine(storage.0)
-        hasher.combine(storage.1)
-        hasher.combine(storage.2)
-        hasher.combine(storage.3)
+    /// `path`: at most `pathMaximum` bytes.
+    public init(path: String) {
+        precondition(path.utf8.count <= Address.pathMaximum, "a path that no address holds")
+        let family = sa_family_t(AF_UNIX)
+        bytes = withUnsafeBytes(of: family, Array.init) + Array(path.utf8) + [0]
     }
 
     public func withPointer<Result>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
-        withUnsafeBytes(of: storage) { body($0.baseAddress!.assumingMemoryBound(to: sockaddr.self), length) }
+        bytes.withUnsafeBytes { body($0.baseAddress!.assumingMemoryBound(to: sockaddr.self), socklen_t($0.count)) }
     }
 
     public var family: Int32 { withPointer { pointer, _ in Int32(pointer.pointee.sa_family) } }
 
-    public var isLoopback: Bool {
-        withUnsafeBytes(of: storage) { bytes in
-            if family == AF_INET { return bytes[4] == 127 }
-            let isMapped = bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xff && bytes[19] == 0xff
-            return (isMapped && bytes[20] == 127) || (bytes[8..<23].allSatisfy { $0 == 0 } && bytes[23] == 1)
+    /// A path that can be reached by others; empty for a socket without a name.
+    public var path: String? {
+        guard family == AF_UNIX else { return nil }
+        return String(decoding: bytes.dropFirst(MemoryLayout<sa_family_t>.size).prefix { $0 != 0 }, as: UTF8.self)
+    }
+
+    /// The host's 4 or 16 bytes in network order; an IPv4 address inside an IPv6 one as 4. Empty for a path.
+    public var host: ArraySlice<UInt8> {
+        switch family {
+        case AF_INET: bytes[4..<8]
+        case AF_INET6: isMapped ? bytes[20..<24] : bytes[8..<24]
+        default: []
         }
+    }
+
+    /// 0 for a path.
+    public var port: UInt16 { family == AF_UNIX ? 0 : UInt16(bytes[2]) << 8 | UInt16(bytes[3]) }
+
+    private var isMapped: Bool { bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xff && bytes[19] == 0xff }
+
+    /// On this machine.
+    public var isLoopback: Bool {
+        let host = host
+        guard let first = host.first else { return true }
+        return host.count == 4 ? first == 127 : host.dropLast().allSatisfy { $0 == 0 } && host.last == 1
     }
 
     /// Every interface, so reachable by strangers.
-    public var isAny: Bool {
-        withUnsafeBytes(of: storage) { bytes in
-            family == AF_INET ? bytes[4..<8].allSatisfy { $0 == 0 } : bytes[8..<24].allSatisfy { $0 == 0 }
-        }
-    }
+    public var isAny: Bool { !host.isEmpty && host.allSatisfy { $0 == 0 } }
 
-    /// The same address in numbers, as `10.0.0.1:22` or `[::1]:22`.
+    /// The same address in numbers, as `10.0.0.1:22`, `[::1]:22` or `unix:/run/x`.
     public var description: String {
+        if let path { return "unix:\(path)" }
         var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
         var port = [CChar](repeating: 0, count: Int(NI_MAXSERV))
         let failed = withPointer {

@@ -7,6 +7,7 @@ import Synchronization
 public final class Resolver: Sendable {
     public struct Answer: Sendable {
         public let token: UInt64
+        public let name: HostPort
         public let result: Result<[Address], LookupFailure>
     }
 
@@ -26,7 +27,7 @@ public final class Resolver: Sendable {
         var thread = pthread_t()
         let failed = pthread_create(&thread, nil, { argument in
             let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
-            job.resolver.deliver(Answer(token: job.token, result: Resolver.lookUp(job.address, passive: false)))
+            job.resolver.deliver(Answer(token: job.token, name: job.address, result: Resolver.lookUp(job.address, passive: false)))
             return nil
         }, Unmanaged.passRetained(job).toOpaque())
         guard failed == 0 else {
@@ -63,6 +64,7 @@ public final class Resolver: Sendable {
     /// Blocks. `passive`: for listening, where an empty host means every interface; else it means localhost.
     /// Addresses of both families alternate, the system's preference first (RFC 8305 §4).
     public static func lookUp(_ address: HostPort, passive: Bool) -> Result<[Address], LookupFailure> {
+        if let path = address.path { return .success([Address(path: path)]) }
         var hints = addrinfo()
         hints.ai_socktype = Int32(SYSTEM_STREAM)
         hints.ai_flags = passive ? AI_PASSIVE : 0

@@ -4,13 +4,20 @@ import Glibc
 /// What the loop does to sockets besides moving bytes. Descriptors are plain numbers here; who owns one closes it, and
 /// only when the ring holds none of its operations.
 public enum Socket {
-    /// A listening socket. On Linux an IPv6 wildcard takes IPv4 too.
-    public static func listen(on address: Address) throws(SystemError) -> Int32 {
+    /// A listening socket. On Linux an IPv6 wildcard takes IPv4 too. A Unix-domain socket that a dead process left is
+    /// replaced. `isPrivate`: only this user may connect to it.
+    public static func listen(on address: Address, isPrivate: Bool = false) throws(SystemError) -> Int32 {
         let fd = try make(address.family)
         do throws(SystemError) {
             try set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
             if address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY, address.isAny ? 0 : 1) }
-            guard address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw SystemError.last }
+            // bind(2) makes the file with the mode of the socket, less the umask: nobody slips in between.
+            if address.path != nil, isPrivate { fchmod(fd, 0o600) }
+            if address.withPointer({ bind(fd, $0, $1) }) != 0 {
+                let error = SystemError.last
+                guard error.code == EADDRINUSE, let path = address.path, isAbandoned(path, address), unlink(path) == 0,
+                      address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw error }
+            }
             tune(fd, address.isLoopback)
             guard Glibc.listen(fd, 4096) == 0 else { throw SystemError.last }
             return fd
@@ -18,6 +25,14 @@ public enum Socket {
             Glibc.close(fd)
             throw error
         }
+    }
+
+    /// A socket file whose process is gone.
+    private static func isAbandoned(_ path: String, _ address: Address) -> Bool {
+        var status = stat()
+        guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK, let fd = try? make(AF_UNIX) else { return false }
+        defer { Glibc.close(fd) }
+        return address.withPointer { Glibc.connect(fd, $0, $1) } != 0 && errno == ECONNREFUSED
     }
 
     /// A socket about to connect.
@@ -54,8 +69,17 @@ public enum Socket {
     /// An option of TCP by its number. Older kernels lack some: no reason not to talk.
     public static func setTCP(_ fd: Int32, _ option: Int32, _ value: Int32) { try? set(fd, Int32(IPPROTO_TCP), option, value) }
 
+    /// Takes over a listening socket that another process has opened.
+    public static func adopt(_ fd: Int32) {
+        _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
+        _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
+    }
+
     /// Connections that nobody has accepted are refused from now on.
     public static func shutdownListening(_ fd: Int32) { shutdown(fd, Int32(SHUT_RDWR)) }
+
+    /// The file of a Unix-domain socket.
+    public static func removeFile(_ path: String) { unlink(path) }
 
     public static func shutdownWriting(_ fd: Int32) { shutdown(fd, Int32(SHUT_WR)) }
 

@@ -176,7 +176,8 @@ final class Carriers {
                 hub.sessions.violated(session, ProtocolFault("more streams were reset than anybody needs"))
                 return false
             }
-            hub.journal.note(.streamReset(session, code))
+            let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
+            hub.journal.note(.streamReset(session, code, mapping: mapping))
             hub.users.abortOutbound(owner)
         case .closed(let code, let reason):
             hub.sessions.peerClosed(session, code, reason)

@@ -46,14 +46,42 @@ final class ClientHost: Host {
         hub.stopping.isRunning && hub.users.hasRoom && session.endpoint.canOpen
     }
 
-    func handleAccepted(_ fd: Int32, _ listener: Listeners.Entry) {
-        guard mayAccept else { return hub.loop.close(fd) }
-        Socket.tune(fd, Socket.peerAddress(fd)?.isLoopback ?? false)
+    func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
+        guard mayAccept, let mapping else { return hub.loop.close(fd) }
+        let peer = Socket.peerAddress(fd)
+        Socket.tune(fd, peer?.isLoopback ?? false)
         Socket.tuneUser(fd)
-        let index = hub.users.add(fd: fd, isConnecting: false, session, 0)
-        hub.users[index].pointee.slot = session.endpoint.open(owner: index, target: listener.target, now: hub.instant)
+        let index = hub.users.add(fd: fd, isConnecting: false, session, 0, mapping: place)
+        let slot = session.endpoint.open(owner: index, target: mapping.target, now: hub.instant)
+        hub.users[index].pointee.slot = slot
+        if mapping.tellsAddress, !hub.users.prepend(ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes, index) {
+            hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+            session.endpoint.reset(slot, .tooMany, now: hub.instant)
+            return hub.users.close(index, .reset)
+        }
         hub.users.armReceive(index)
         hub.sessions.markDirty(session)
+    }
+
+    func mappingName(_ place: UInt16) -> String { hub.listeners.mapping(at: place)?.name ?? "" }
+
+    func apply(_ mappings: [Mapping]) -> [StartFault] {
+        for old in hub.listeners.mappings where !mappings.contains(old) {
+            hub.listeners.close(old)
+            hub.journal.note(.mappingRemoved(old))
+        }
+        let present = hub.listeners.mappings
+        return mappings.filter { !present.contains($0) }.compactMap { mapping in
+            do throws(StartFault) {
+                let socket = try ListeningSocket(mapping.address, hub, patience: .zero)
+                hub.listeners.add(socket.fd, mapping, path: mapping.address.path)
+                hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
+                                                  driver: hub.loop.driverName))
+                return nil
+            } catch {
+                return error
+            }
+        }
     }
 
     /// The server calls nobody here.
@@ -223,7 +251,7 @@ final class ClientHost: Host {
     /// A name is looked up again while an outage lasts, off the loop; the last good addresses stay in use meanwhile.
     private func lookUpIfUseful() {
         guard dialer.isSeeking else { return }
-        server.lookUpIfUseful(hub, .serverLookup)
+        server.lookUpIfUseful(hub, Operation.serverLookup.token())
         if server.addresses.isEmpty {
             hub.timers.set(Operation.serverLookup.token(), at: hub.now + Policy.newsInterval.nanoseconds)
         }

@@ -1,17 +1,17 @@
 import Loop
 
 /// Everything a person can set, checked and complete. One value describes one tele process.
-public struct Configuration: Sendable {
-    public enum Role: Sendable {
-        /// Beside the user's client: users connect to `input`, the tele server is dialled at `output`.
+public struct Configuration: Equatable, Sendable {
+    public enum Role: Equatable, Sendable {
+        /// Beside the user's client: users connect to its mappings, the tele server is dialled at `output`.
         case client
-        /// Beside the user's server: the origin is dialled at `input`, carriers are accepted at `output`.
+        /// Beside the user's server: its mappings name the origins, carriers are accepted at `output`.
         case server
     }
 
     public var role: Role
-    /// Client: where users connect (port 0: a free one). Server: the origin's address.
-    public var input: HostPort
+    /// At least one, at most `Mapping.countMaximum`; names, and targets, differ.
+    public var mappings: [Mapping]
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
     public var driver: Loop.Driver = .auto
@@ -32,9 +32,25 @@ public struct Configuration: Sendable {
     /// Seconds that a drain may last after SIGTERM before open streams are reset, 0…1 day.
     public var drainSeconds: Int = 10
 
-    public init(role: Role, input: HostPort, output: HostPort) {
+    public init(role: Role, mappings: [Mapping], output: HostPort) {
         self.role = role
-        self.input = input
+        self.mappings = mappings
         self.output = output
+    }
+
+    /// What `fresh` has otherwise, besides the mappings, in the words of the flags. A running process does not change it.
+    func differences(from fresh: Configuration) -> [String] {
+        [
+            (role == fresh.role, "the role"), (output == fresh.output, "out"), (driver == fresh.driver, "io"),
+            (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
+            (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
+            (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),
+            (maximumSessions == fresh.maximumSessions, "max-sessions"), (drainSeconds == fresh.drainSeconds, "drain"),
+        ].filter { !$0.0 }.map(\.1)
+    }
+
+    /// With one mapping, which has no name.
+    public init(role: Role, input: HostPort, output: HostPort) {
+        self.init(role: role, mappings: [Mapping(address: input)], output: output)
     }
 }

@@ -6,15 +6,19 @@ import Wire
 /// writes the line and counts.
 enum Event {
     // The process.
-    case listensForUsers(Address, server: HostPort, driver: String)
-    case listensForCarriers(Address, origin: HostPort, driver: String)
+    case listensForUsers(Address, mapping: String, server: HostPort, driver: String)
+    case listensForCarriers(Address, origins: [Mapping], driver: String)
+    case mappingRemoved(Mapping)
+    case originSet(Mapping)
+    case mappingFailed(StartFault)
     case isOpenToStrangers(Address)
     case addressInUse(HostPort)
     case ringUnavailable(reason: String)
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
     case nothingToReload
-    case reloaded
+    /// `ignored`: what was changed and takes a restart.
+    case reloaded(ignored: [String])
     case reloadFailed(StartFault)
     case draining(streams: Int, seconds: Int)
     case stopped
@@ -40,8 +44,9 @@ enum Event {
 
     // Streams.
     case streamOpened
-    case streamReset(Session, ResetCode)
-    case originUnreachable(Session, HostPort, SystemError, times: Int)
+    case streamReset(Session, ResetCode, mapping: String)
+    case originUnreachable(Session, Mapping, SystemError, times: Int)
+    case targetUnknown(Session, target: UInt64, known: [String], times: Int)
     case nameUnresolved(HostPort, reason: String)
     case outOfMemory(Session?, what: StaticString)
 }

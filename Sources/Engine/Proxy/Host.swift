@@ -11,7 +11,10 @@ protocol Host: AnyObject {
     // Listeners.
     /// Room for one more connection.
     var mayAccept: Bool { get }
-    func handleAccepted(_ fd: Int32, _ listener: Listeners.Entry)
+    /// `mapping` and its `place`: of the listener.
+    func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16)
+    /// The name of a user socket's mapping, for people.
+    func mappingName(_ place: UInt16) -> String
 
     // Carriers.
     func handleConnected(_ carrier: Carrier, _ error: SystemError?)
@@ -43,6 +46,8 @@ protocol Host: AnyObject {
     func pathMayHaveChanged()
     /// The credentials were read again.
     func handleReloaded()
+    /// The mappings were read again; those that did not change are not touched. Returns what could not be done.
+    func apply(_ mappings: [Mapping]) -> [StartFault]
     /// Nothing new begins.
     func drain()
     /// The sessions are over.

@@ -13,7 +13,9 @@ import Tunnel
 ///
 /// More stored properties than most: it is the process, and every owner finds the others through it.
 final class Hub {
-    let configuration: Configuration
+    private(set) var configuration: Configuration
+    private let reconfigure: Reconfigure?
+    var activation = Activation()
     var journal: Journal
     let loop: Loop
     let arena: OpaquePointer
@@ -41,8 +43,9 @@ final class Hub {
 
     var instant: Instant { Instant(nanoseconds: now) }
 
-    init(_ configuration: Configuration, log: Logger) throws {
+    init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil) throws {
         self.configuration = configuration
+        self.reconfigure = reconfigure
         journal = Journal(log)
         now = Clock.now()
         budget = Budget(configuration)
@@ -205,15 +208,22 @@ final class Hub {
         }
     }
 
+    /// SIGHUP: the configuration and the keys are read again. A fault in either changes nothing.
     private func reload() {
-        guard let credentials else { return journal.note(.nothingToReload) }
+        guard reconfigure != nil || credentials != nil else { return journal.note(.nothingToReload) }
+        let ignored: [String]
         do throws(StartFault) {
-            try credentials.reload()
+            let fresh = try reconfigure?() ?? configuration
+            try credentials?.reload()
+            ignored = configuration.differences(from: fresh)
+            configuration.mappings = fresh.mappings
         } catch {
             return journal.note(.reloadFailed(error))
         }
-        journal.note(.reloaded)
-        host.handleReloaded()
+        journal.note(.reloaded(ignored: ignored))
+        if credentials != nil { host.handleReloaded() }
+        guard stopping.isRunning else { return }
+        for fault in host.apply(configuration.mappings) { journal.note(.mappingFailed(fault)) }
     }
 
     private func advanceStop() {

@@ -39,10 +39,11 @@ struct Journal {
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
         case .streamReset: counters.streamsReset += 1
-        case .originUnreachable(_, _, _, let times): counters.originFailures += UInt64(times)
+        case .originUnreachable(_, _, _, let times), .targetUnknown(_, _, _, let times):
+            counters.originFailures += UInt64(times)
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
             break
         }
@@ -64,17 +65,24 @@ private struct Line {
     init?(_ event: Event) {
         switch event {
         case .streamOpened: return nil
-        case .streamReset(_, .reset): return nil
+        case .streamReset(_, .reset, _): return nil
         default: self = Line.process(event) ?? Line.carrier(event) ?? Line.session(event) ?? Line.stream(event)!
         }
     }
 
     private static func process(_ event: Event) -> Line? {
         switch event {
-        case .listensForUsers(let address, let server, let driver):
-            Line(.info, "listening for users", ["address": "\(address)", "server": "\(server)", "driver": "\(driver)"])
-        case .listensForCarriers(let address, let origin, let driver):
-            Line(.info, "listening for carriers", ["address": "\(address)", "origin": "\(origin)", "driver": "\(driver)"])
+        case .listensForUsers(let address, let mapping, let server, let driver):
+            Line(.info, "listening for users", [
+                "address": "\(address)", "server": "\(server)", "driver": "\(driver)"].merging(name(mapping)) { $1 })
+        case .listensForCarriers(let address, let origins, let driver):
+            Line(.info, "listening for carriers", [
+                "address": "\(address)", "driver": "\(driver)",
+                "origin": "\(origins.map(words).joined(separator: ", "))"])
+        case .mappingRemoved(let mapping):
+            Line(.notice, "mapping removed, its connections go on", ["mapping": "\(words(mapping))"])
+        case .mappingFailed(let fault): Line(.error, "mapping left out", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+        case .originSet(let mapping): Line(.notice, "origin set", ["origin": "\(words(mapping))"])
         case .isOpenToStrangers(let address):
             Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])
         case .addressInUse(let address):
@@ -85,9 +93,12 @@ private struct Line {
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error): Line(.warning, "cannot accept", ["reason": "\(error)", "retry": "0.1s"])
         case .nothingToReload: Line(.notice, "nothing to reload")
-        case .reloaded: Line(.notice, "keys reloaded")
+        case .reloaded(let ignored) where ignored.isEmpty: Line(.notice, "reloaded")
+        case .reloaded(let ignored):
+            Line(.warning, "reloaded, but not all of it", [
+                "unchanged": "\(ignored.joined(separator: ", "))", "hint": "these take a restart"])
         case .reloadFailed(let fault):
-            Line(.error, "cannot reload, the old keys stay", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+            Line(.error, "cannot reload, all stays as it was", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .stopped: Line(.notice, "stopped")
@@ -160,12 +171,18 @@ private struct Line {
 
     private static func stream(_ event: Event) -> Line? {
         switch event {
-        case .streamReset(let session, let code):
-            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(words(code))"])
+        case .streamReset(let session, let code, let mapping):
+            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(words(code))"]
+                .merging(name(mapping)) { $1 })
         case .originUnreachable(let session, let origin, let error, let times):
             Line(.warning, "origin not reached", [
-                "session": "\(session.name)", "origin": "\(origin)", "reason": "\(error)", "times": "\(times)",
+                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error)", "times": "\(times)",
                 "hint": "is the user's server running? the user's connection was reset"])
+        case .targetUnknown(let session, let target, let known, let times):
+            Line(.warning, "no origin has the name that the client asks for", [
+                "session": "\(session.name)", "target": "\(String(target, radix: 16))", "times": "\(times)",
+                "known": "\(known.joined(separator: ", "))",
+                "hint": "the client's log has the name; the user's connection was reset"])
         case .nameUnresolved(let origin, let reason):
             Line(.warning, "cannot resolve the origin", ["origin": "\(origin)", "reason": "\(reason)"])
         case .outOfMemory(let session, let what):
@@ -188,8 +205,15 @@ private struct Line {
         case .timedOut: "the origin did not answer in time"
         case .tooMany: "the server has no room for one more connection"
         case .stopping: "the server is stopping"
+        case .unknownTarget: "the server has no origin of this name"
         default: "code \(code.rawValue)"
         }
+    }
+
+    private static func name(_ mapping: String) -> Logger.Metadata { mapping.isEmpty ? [:] : ["mapping": "\(mapping)"] }
+
+    private static func words(_ mapping: Mapping) -> String {
+        mapping.name.isEmpty ? "\(mapping.address)" : "\(mapping.name)=\(mapping.address)"
     }
 
     /// As a person reads it: 2.31s.

@@ -5,21 +5,43 @@ import Loop
 final class Listeners {
     struct Entry {
         let fd: Int32
-        /// Client: what its users' streams are opened with (docs/protocol.md §6.2).
-        let target: UInt64
+        /// Client: what its users' streams are for. Server: nothing; carriers come.
+        let mapping: Mapping?
         fileprivate var isAccepting = false
         fileprivate var isPaused = false
         fileprivate var isClosed = false
+        /// Closed, and no operation holds its descriptor: the place is free.
+        fileprivate var isGone = false
+        /// The file of a Unix-domain socket that goes with it.
+        fileprivate var path: String?
     }
 
     unowned let hub: Hub
     private var entries: [Entry] = []
     /// Some listener waits for room.
     private var isHeldBack = false
+    private var isArmed = false
 
     init(_ hub: Hub) { self.hub = hub }
 
-    func add(_ fd: Int32, target: UInt64 = 0) { entries.append(Entry(fd: fd, target: target)) }
+    /// `path`: of a socket file that this process made.
+    func add(_ fd: Int32, _ mapping: Mapping? = nil, path: String? = nil) {
+        var entry = Entry(fd: fd, mapping: mapping)
+        entry.path = path
+        // Users of a mapping that was removed still name its place: it is taken again late.
+        if entries.count >= 4 * Mapping.countMaximum, let free = entries.firstIndex(where: { $0.isGone && !$0.isPaused }) {
+            entries[free] = entry
+        } else {
+            entries.append(entry)
+        }
+        isArmed = false
+    }
+
+    /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
+    func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].mapping : nil }
+
+    /// What is listened for.
+    var mappings: [Mapping] { entries.compactMap { $0.isClosed ? nil : $0.mapping } }
 
     /// Accepts wherever nothing is under way and there is room. Cheap when there is nothing to do: called each turn.
     func arm() {
@@ -28,8 +50,6 @@ final class Listeners {
         isHeldBack = false
         for index in entries.indices { arm(index) }
     }
-
-    private var isArmed = false
 
     private func arm(_ index: Int) {
         guard !entries[index].isAccepting, !entries[index].isPaused, !entries[index].isClosed else { return }
@@ -56,25 +76,41 @@ final class Listeners {
         let index = Int(completion.token.index)
         entries[index].isAccepting = false
         if let error = completion.error {
-            guard !entries[index].isClosed else { return hub.loop.close(entries[index].fd) }
+            guard !entries[index].isClosed else { return release(index) }
             if error.isShortage {
                 hub.journal.note(.cannotAccept(error))
                 return pause(index)
             }
         } else if entries[index].isClosed {
             hub.loop.close(completion.result)
-            return hub.loop.close(entries[index].fd)
+            return release(index)
         } else {
-            hub.host.handleAccepted(completion.result, entries[index])
+            hub.host.handleAccepted(completion.result, entries[index].mapping, UInt16(index))
         }
         arm(index)
     }
 
+    // MARK: Ends
+
     func close() {
-        for index in entries.indices where !entries[index].isClosed {
-            entries[index].isClosed = true
-            Socket.shutdownListening(entries[index].fd)
-            if entries[index].isAccepting { hub.loop.cancel(entries[index].fd) } else { hub.loop.close(entries[index].fd) }
-        }
+        for index in entries.indices { close(index) }
+    }
+
+    /// Connections that were accepted go on.
+    func close(_ mapping: Mapping) {
+        for index in entries.indices where entries[index].mapping == mapping { close(index) }
+    }
+
+    private func close(_ index: Int) {
+        guard !entries[index].isClosed else { return }
+        entries[index].isClosed = true
+        if let path = entries[index].path { Socket.removeFile(path) }
+        Socket.shutdownListening(entries[index].fd)
+        if entries[index].isAccepting { hub.loop.cancel(entries[index].fd) } else { release(index) }
+    }
+
+    private func release(_ index: Int) {
+        hub.loop.close(entries[index].fd)
+        entries[index].isGone = true
     }
 }

@@ -1,32 +1,60 @@
+import Control
 import Glibc
 import Loop
+import Tunnel
 
-/// The listening socket for an address as a person wrote it.
-enum ListeningSocket {
-    /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment. Nil: the
-    /// process was told to stop meanwhile.
-    static func open(_ name: HostPort, _ hub: Hub) throws(StartFault) -> Int32? {
-        let candidates = try addresses(of: name)
+/// A listening socket for an address as a person wrote it, or one that the process was started with.
+struct ListeningSocket {
+    let fd: Int32
+    /// In numbers.
+    let address: Address
+
+    /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
+    /// Throws `interrupted` when the process was told to stop meanwhile.
+    init(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience, isPrivate: Bool = false) throws(StartFault) {
+        let candidates = try ListeningSocket.addresses(of: name)
         let start = Clock.now()
         var wasTold = false
         while true {
             var last = SystemError(EADDRNOTAVAIL)
             for candidate in candidates {
                 do throws(SystemError) {
-                    return try Socket.listen(on: candidate)
+                    let fd = try Socket.listen(on: candidate, isPrivate: isPrivate)
+                    try self.init(listening: fd)
+                    return
                 } catch {
                     last = error
                 }
             }
-            guard last.code == EADDRINUSE, Clock.now() < start + Policy.bindPatience.nanoseconds else {
-                throw fault(name, last)
+            guard last.code == EADDRINUSE, Clock.now() < start + patience.nanoseconds else {
+                throw ListeningSocket.fault(name, last)
             }
             if !wasTold { hub.journal.note(.addressInUse(name)) }
             wasTold = true
-            if let number = hub.signals.take(), number == SIGTERM || number == SIGINT { return nil }
+            if let number = hub.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
             usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
         }
     }
+
+    private init(listening fd: Int32) throws(SystemError) {
+        guard let address = Socket.localAddress(fd) else { throw SystemError(EADDRNOTAVAIL) }
+        self.fd = fd
+        self.address = address
+    }
+
+    /// One that whoever started the process has opened.
+    init(adopted fd: Int32) throws(StartFault) {
+        Socket.adopt(fd)
+        guard let address = Socket.localAddress(fd) else {
+            throw StartFault(.configuration, "descriptor \(fd) from the service manager is no listening socket",
+                             hint: "the unit's ListenStream= makes one")
+        }
+        self.fd = fd
+        self.address = address
+    }
+
+    /// The process was told to stop before it began.
+    static let interrupted = StartFault(.other, "told to stop", hint: "")
 
     private static func addresses(of name: HostPort) throws(StartFault) -> [Address] {
         switch Resolver.lookUp(name, passive: true) {
@@ -41,6 +69,8 @@ enum ListeningSocket {
     private static func fault(_ name: HostPort, _ error: SystemError) -> StartFault {
         let hint = switch error.code {
         case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
+        case EACCES where name.path != nil: "may this user make files in that folder?"
+        case ENOENT: "is the folder there?"
         case EACCES: "ports below 1024 need privileges; choose a higher one"
         case EADDRNOTAVAIL: "use an address of this machine, or :\(name.port) for all of them"
         default: "check the address"

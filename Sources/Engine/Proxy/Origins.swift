@@ -7,32 +7,98 @@ import Wire
 /// The user's servers behind the tele server, by target: each stream dials one. Its addresses are tried one after the
 /// other within one deadline.
 final class Origins {
-    /// Target → name. Version 1 has target 0 only.
-    private let names: [ServerName]
+    /// One that was removed keeps its place: connects to it may be under way.
+    private struct Entry {
+        var mapping: Mapping
+        var name: ServerName
+        var isRemoved = false
+    }
+
+    private var entries: [Entry] = []
+    private var places: [UInt64: UInt16] = [:]
     /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
     /// reset in the same breath costs no connect.
     private var waiting: [Token] = []
     private var underWay = 0
     private var failures = 0
     private var toldAt: UInt64 = 0
+    private var unknown = 0
+    private var unknownToldAt: UInt64 = 0
 
-    init(_ names: [ServerName]) { self.names = names }
+    // MARK: Names
+
+    /// All that there are from now on. Returns those that are new or changed.
+    func set(_ mappings: [Mapping]) -> [Mapping] {
+        for place in entries.indices where !mappings.contains(where: { $0.name == entries[place].mapping.name }) {
+            entries[place].isRemoved = true
+        }
+        return mappings.filter(set)
+    }
+
+    private func set(_ mapping: Mapping) -> Bool {
+        guard let place = entries.firstIndex(where: { $0.mapping.name == mapping.name }) else {
+            places[mapping.target] = UInt16(entries.count)
+            entries.append(Entry(mapping: mapping, name: ServerName(mapping.address)))
+            return true
+        }
+        defer { entries[place].isRemoved = false }
+        guard entries[place].mapping != mapping else { return entries[place].isRemoved }
+        entries[place].mapping = mapping
+        entries[place].name = ServerName(mapping.address)
+        return true
+    }
+
+    var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
+
+    func mappingName(_ place: UInt16) -> String { entries[Int(place)].mapping.name }
+
+    /// Looks up what has no address yet.
+    func lookUp(_ hub: Hub) {
+        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUp(hub, UInt16(place)) }
+    }
+
+    /// Some name has no address, and its answer is awaited.
+    var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
+
+    private func lookUp(_ hub: Hub, _ place: UInt16) {
+        entries[Int(place)].name.lookUpIfUseful(hub, Operation.originLookup.token(UInt32(place)))
+    }
+
+    /// The next dial uses what is found.
+    func handleLookup(_ hub: Hub, _ answer: Resolver.Answer) {
+        let place = Int(Token(rawValue: answer.token).index)
+        // Of a name that was replaced meanwhile it is the old answer: asked for again when it is needed.
+        guard place < entries.count, answer.name == entries[place].mapping.address else { return }
+        if case .failed(let reason) = entries[place].name.take(answer) {
+            hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason))
+        }
+    }
+
+    // MARK: Connects
 
     /// The peer opened a stream.
     func open(_ hub: Hub, _ session: Session, _ slot: StreamSlot, target: UInt64) {
-        guard target < names.count else { return session.endpoint.reset(slot, .unreachable, now: hub.instant) }
-        let name = names[Int(target)]
-        name.lookUpIfUseful(hub, .originLookup)
+        guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(hub, session, slot, target) }
+        lookUp(hub, place)
         guard hub.users.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
-        guard let address = name.addresses.first else {
+        guard let address = entries[Int(place)].name.addresses.first else {
             return session.endpoint.reset(slot, .unreachable, now: hub.instant)
         }
         guard let fd = try? Socket.dialling(address) else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
-        let index = hub.users.add(fd: fd, isConnecting: true, session, slot)
+        let index = hub.users.add(fd: fd, isConnecting: true, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
         // Waiting for its turn counts: the user is told in time.
         hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
         waiting.append(hub.users.token(index, .userConnect))
+    }
+
+    private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
+        session.endpoint.reset(slot, .unknownTarget, now: hub.instant)
+        unknown += 1
+        guard hub.now > unknownToldAt + Policy.newsInterval.nanoseconds else { return }
+        hub.journal.note(.targetUnknown(session, target: target, known: mappings.map(\.name), times: unknown))
+        unknownToldAt = hub.now
+        unknown = 0
     }
 
     /// Starts connects while few are under way.
@@ -42,22 +108,34 @@ final class Origins {
             let token = waiting[next]
             next += 1
             guard let user = hub.users.find(token), user.pointee.life.phase == .connecting else { continue }
-            guard let address = names[0].addresses.first else {
-                fail(hub, token.index, SystemError(EHOSTUNREACH), names[0])
+            guard let address = name(of: user).addresses.first, let fd = socket(hub, user, for: address) else {
+                fail(hub, token.index, SystemError(EHOSTUNREACH))
                 continue
             }
-            connect(hub, token.index, address, names[0])
+            user.pointee.fd = fd
+            connect(hub, token.index, address)
         }
         waiting.removeFirst(next)
     }
 
-    private func connect(_ hub: Hub, _ index: UInt32, _ address: Address, _ name: ServerName) {
+    private func name(of user: UnsafeMutablePointer<UserSocket>) -> ServerName { entries[Int(user.pointee.mapping)].name }
+
+    /// The user's socket, made again when the origin has become one of another family.
+    private func socket(_ hub: Hub, _ user: UnsafeMutablePointer<UserSocket>, for address: Address) -> Int32? {
+        if Socket.localAddress(user.pointee.fd)?.family == address.family { return user.pointee.fd }
+        guard let fd = try? Socket.dialling(address) else { return nil }
+        hub.loop.close(user.pointee.fd)
+        Socket.abortOnClose(fd)
+        return fd
+    }
+
+    private func connect(_ hub: Hub, _ index: UInt32, _ address: Address) {
         let user = hub.users[index]
         if hub.loop.connect(user.pointee.fd, address, hub.users.token(index, .userConnect)) {
             user.pointee.life.submitted(.connect)
             underWay += 1
         } else {
-            fail(hub, index, SystemError(ENOMEM), name)
+            fail(hub, index, SystemError(ENOMEM))
         }
     }
 
@@ -65,17 +143,17 @@ final class Origins {
         underWay -= 1
         guard let index else { return }
         let user = hub.users[index]
-        let name = names[0]
         if let error {
+            let addresses = name(of: user).addresses
             user.pointee.addressIndex += 1
             let next = Int(user.pointee.addressIndex)
-            guard next < min(name.addresses.count, 250), let fd = try? Socket.dialling(name.addresses[next]) else {
-                return fail(hub, index, error, name)
+            guard next < min(addresses.count, 250), let fd = try? Socket.dialling(addresses[next]) else {
+                return fail(hub, index, error)
             }
             hub.loop.close(user.pointee.fd)
             user.pointee.fd = fd
             Socket.abortOnClose(fd)
-            return connect(hub, index, name.addresses[next], name)
+            return connect(hub, index, addresses[next])
         }
         hub.timers.cancel(hub.users.token(index, .originDeadline))
         user.pointee.life.connected()
@@ -86,10 +164,10 @@ final class Origins {
 
     func handleDeadline(_ hub: Hub, _ index: UInt32) {
         guard hub.users[index].pointee.life.phase == .connecting else { return }
-        fail(hub, index, SystemError(ETIMEDOUT), names[0])
+        fail(hub, index, SystemError(ETIMEDOUT))
     }
 
-    private func fail(_ hub: Hub, _ index: UInt32, _ error: SystemError, _ name: ServerName) {
+    private func fail(_ hub: Hub, _ index: UInt32, _ error: SystemError) {
         let user = hub.users[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let code: ResetCode = switch error.code {
@@ -98,25 +176,18 @@ final class Origins {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
         default: .unreachable
         }
-        note(hub, session, name, error)
+        note(hub, session, entries[Int(user.pointee.mapping)].mapping, error)
         session.endpoint.reset(user.pointee.slot, code, now: hub.instant)
         hub.sessions.markDirty(session)
         hub.users.close(index, .reset)
     }
 
     /// One line a second at most: a thousand users of a dead origin are one piece of news.
-    private func note(_ hub: Hub, _ session: Session, _ name: ServerName, _ error: SystemError) {
+    private func note(_ hub: Hub, _ session: Session, _ mapping: Mapping, _ error: SystemError) {
         failures += 1
         guard hub.now > toldAt + Policy.newsInterval.nanoseconds else { return }
-        hub.journal.note(.originUnreachable(session, name.name, error, times: failures))
+        hub.journal.note(.originUnreachable(session, mapping, error, times: failures))
         toldAt = hub.now
         failures = 0
-    }
-
-    /// The next dial uses what is found.
-    func handleLookup(_ hub: Hub, _ answer: Resolver.Answer) {
-        if case .failed(let reason) = names[0].take(answer) {
-            hub.journal.note(.nameUnresolved(names[0].name, reason: reason))
-        }
     }
 }

@@ -28,6 +28,8 @@ enum Policy {
     static let trimInterval = Interval.seconds(1)
     /// A turn that took so much longer than it should means that the machine slept.
     static let pauseMinimum = Interval.seconds(5)
+    /// At its start a server waits so long for the addresses of its origins.
+    static let firstLookupMaximum = Interval.seconds(3)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.

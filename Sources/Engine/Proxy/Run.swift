@@ -32,37 +32,59 @@ public struct StartFault: Error, Equatable, Sendable {
 }
 
 /// Runs one tele process until it is told to stop. Blocks the calling thread, which becomes the loop.
-/// `listening` is called once, when the process accepts connections, with the numeric address that it listens on.
-public func run(_ configuration: Configuration, logger: Logger, listening: (String) -> Void) -> Ending {
+/// `listening` is called once, when the process accepts connections, with the numeric address of its first listener.
+/// `reconfigure` is asked on SIGHUP for the configuration as it is now; nil: there is only one.
+public func run(_ configuration: Configuration, logger: Logger, reconfigure: Reconfigure? = nil,
+                listening: (String) -> Void) -> Ending {
     do {
         guard configuration.security != .none || !configuration.requiresSecurity else {
             throw StartFault(.configuration, "a key is required, and none is given",
                              hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
-        let hub = try Hub(configuration, log: logger)
-        let name = configuration.role == .client ? configuration.input : configuration.output
-        guard let listener = try ListeningSocket.open(name, hub) else { return .finished }
-        guard let local = Socket.localAddress(listener) else {
-            throw StartFault(.other, "cannot learn the listening address", hint: "please report this")
-        }
-        hub.listeners.add(listener)
-        let host: any Host
-        switch configuration.role {
-        case .client:
-            host = ClientHost(hub, server: configuration.output)
-            hub.journal.note(.listensForUsers(local, server: configuration.output, driver: hub.loop.driverName))
-        case .server:
-            let found = try? Resolver.lookUp(configuration.input, passive: false).get()
-            host = ServerHost(hub, origins: Origins([ServerName(configuration.input, addresses: found ?? [])]))
-            hub.journal.note(.listensForCarriers(local, origin: configuration.input, driver: hub.loop.driverName))
-            if !local.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(local)) }
-        }
+        let hub = try Hub(configuration, log: logger, reconfigure)
+        let (host, first) = try configuration.role == .client ? client(hub) : server(hub)
         Privileges.drop(holdsSecrets: hub.credentials != nil)
-        listening("\(local)")
+        listening("\(first)")
         return hub.run(host)
     } catch let fault as StartFault {
-        return .failed(fault)
+        return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
     } catch {
         return .failed(StartFault(.other, "cannot start (\(error))", hint: "please report this"))
     }
+}
+
+/// Reads the configuration again.
+public typealias Reconfigure = () throws(StartFault) -> Configuration
+
+private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address) {
+    var first: Address?
+    for mapping in hub.configuration.mappings {
+        let socket = try listeningSocket(hub, mapping.name, mapping.address)
+        hub.listeners.add(socket.fd, mapping, path: mapping.address.path)
+        hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
+                                          driver: hub.loop.driverName))
+        first = first ?? socket.address
+    }
+    guard let first else { throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping") }
+    return (ClientHost(hub, server: hub.configuration.output), first)
+}
+
+private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address) {
+    let socket = try listeningSocket(hub, "", hub.configuration.output)
+    hub.listeners.add(socket.fd, path: hub.configuration.output.path)
+    let origins = Origins()
+    _ = origins.set(hub.configuration.mappings)
+    hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
+    if !socket.address.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(socket.address)) }
+    return (ServerHost(hub, origins: origins), socket.address)
+}
+
+private func listeningSocket(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> ListeningSocket {
+    if let given = try hub.activation.socket(for: name) { return given }
+    return try ListeningSocket(address, hub)
+}
+
+/// Reads the files that the configuration names, as a start would, and does nothing else.
+public func verify(_ configuration: Configuration) throws(StartFault) {
+    _ = try Credentials(configuration)
 }

@@ -26,14 +26,22 @@ final class ServerHost: Host {
             grantTotal: configuration.memoryByteCount / 2, grantMaximum: configuration.bufferByteCount))
     }
 
-    func start() {}
+    /// Names are looked up off the loop; the first connections may come at once, so numbers and quick answers are awaited.
+    func start() {
+        origins.lookUp(hub)
+        let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
+        while origins.isLookingUp, Clock.now() < patience {
+            usleep(1000)
+            for answer in hub.resolver.takeAnswers() { handleLookup(answer) }
+        }
+    }
 
     // MARK: Carriers
 
     /// Carriers have descriptors of their own, so they are accepted also when users have used up theirs.
     var mayAccept: Bool { true }
 
-    func handleAccepted(_ fd: Int32, _ listener: Listeners.Entry) {
+    func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         guard let peer = Socket.peerAddress(fd) else { return hub.loop.close(fd) }
         if handshakes.count >= Policy.handshakesMaximum { hub.carriers.close(handshakes.removeFirst()) }
         Socket.tune(fd, peer.isLoopback)
@@ -67,6 +75,16 @@ final class ServerHost: Host {
         }
         for carrier in handshakes { hub.carriers.close(carrier) }
         handshakes = []
+    }
+
+    func mappingName(_ place: UInt16) -> String { origins.mappingName(place) }
+
+    func apply(_ mappings: [Mapping]) -> [StartFault] {
+        let removed = origins.mappings.filter { old in !mappings.contains { $0.name == old.name } }
+        for mapping in removed { hub.journal.note(.mappingRemoved(mapping)) }
+        for mapping in origins.set(mappings) { hub.journal.note(.originSet(mapping)) }
+        origins.lookUp(hub)
+        return []
     }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {

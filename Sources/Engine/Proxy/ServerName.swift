@@ -6,7 +6,7 @@ final class ServerName {
 
     let name: HostPort
     private(set) var addresses: [Address]
-    private var isLookingUp = false
+    private(set) var isLookingUp = false
     private var askedAt: UInt64?
 
     /// `addresses`: as known already.
@@ -17,16 +17,16 @@ final class ServerName {
 
     /// A number needs no looking up once it has been.
     private var isNumeric: Bool {
-        name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e } || name.host.contains(":")
+        name.path != nil || name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e } || name.host.contains(":")
     }
 
-    /// Asks again unless that has just been done, or can bring nothing new. The answer comes with `operation`'s token.
-    func lookUpIfUseful(_ hub: Hub, _ operation: Operation) {
+    /// Asks again unless that has just been done, or can bring nothing new. The answer comes with `token`.
+    func lookUpIfUseful(_ hub: Hub, _ token: Token) {
         guard !isLookingUp, addresses.isEmpty || !isNumeric else { return }
         if let askedAt, hub.now - askedAt < Policy.lookupInterval.nanoseconds, !addresses.isEmpty { return }
         if let askedAt, hub.now - askedAt < Policy.newsInterval.nanoseconds { return }
         askedAt = hub.now
-        isLookingUp = hub.resolver.look(up: name, token: operation.token().rawValue)
+        isLookingUp = hub.resolver.look(up: name, token: token.rawValue)
     }
 
     func take(_ answer: Resolver.Answer) -> News {

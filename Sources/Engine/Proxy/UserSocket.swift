@@ -27,6 +27,8 @@ struct UserSocket {
     var flushed = false
     /// Server: which of the origin's addresses is being tried.
     var addressIndex: UInt8 = 0
+    /// The place of its mapping: among the listeners on a client, among the origins on a server.
+    var mapping: UInt16 = 0
     var generation: UInt32
     var slot: StreamSlot = 0
     /// While it has a stream.

@@ -46,9 +46,10 @@ final class Users {
 
     /// A socket with a stream of `session`. From the start its end is a reset, also that of the whole process: only an end
     /// in order lifts that.
-    func add(fd: Int32, isConnecting: Bool, _ session: Session, _ slot: StreamSlot) -> UInt32 {
+    func add(fd: Int32, isConnecting: Bool, _ session: Session, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
         Socket.abortOnClose(fd)
         let index = table.insert(fd: fd, isConnecting: isConnecting)
+        table[index].pointee.mapping = mapping
         table[index].pointee.session = .passUnretained(session)
         table[index].pointee.slot = slot
         hub.journal.note(.streamOpened)

@@ -68,6 +68,17 @@ extension Users {
         }
     }
 
+    /// Bytes of ours that go before those of the user. False: no memory.
+    func prepend(_ bytes: [UInt8], _ index: UInt32) -> Bool {
+        let user = table[index]
+        guard let session = user.pointee.session?.takeUnretainedValue(), bytes.withUnsafeBytes({
+            queue_append_copy(&user.pointee.inbound, hub.arena, $0.baseAddress, $0.count)
+        }) == 0 else { return false }
+        hub.budget.hold(bytes.count, &session.account)
+        session.endpoint.write(user.pointee.slot, bytes.count)
+        return true
+    }
+
     private func append(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int, pooled: UInt16?) -> Bool {
         if let pooled {
             let failed = queue_append_copy(&user.pointee.inbound, hub.arena, hub.loop.poolBytes(pooled), count)

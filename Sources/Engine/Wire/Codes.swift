@@ -15,6 +15,8 @@ public struct ResetCode: RawRepresentable, Equatable, Hashable, Sendable {
     public static let tooMany = ResetCode(rawValue: 4)
     /// The tele process is ending.
     public static let stopping = ResetCode(rawValue: 5)
+    /// No origin has the name that OPEN asked for.
+    public static let unknownTarget = ResetCode(rawValue: 6)
 }
 
 /// Why a session ended or a carrier was refused.

@@ -25,6 +25,15 @@ public enum Specification {
     public static let earlyMaximum = 64 << 10
     /// No offset reaches this; a peer that names a larger one lies.
     public static let offsetMaximum = Varint.maximum
+
+    /// The number by which OPEN names an origin: 0 for the one without a name, else FNV-1a of the name's bytes, the lower 62
+    /// bits (docs/protocol.md 6.2). Two names of one server must differ in it.
+    public static func target(of name: String) -> UInt64 {
+        guard !name.isEmpty else { return 0 }
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        return max(1, hash & Varint.maximum)
+    }
 }
 
 /// The first byte of a frame. Two bits speak for frames that a reader does not know: `sequenced` says whether the

@@ -23,7 +23,12 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
+        .value("config", "FILE"), .toggle("proxy-protocol"),
         .toggle("version"), .toggle("help"), .toggle("h"),
+    ]
+
+    static let ofCheck: [GoFlag] = [
+        .value("config", "FILE"), .toggle("client"), .toggle("server"), .toggle("help"), .toggle("h"),
     ]
 
     static let ofKeygen: [GoFlag] = [.value("out", "FILE"), .value("name", "notebook"), .toggle("help"), .toggle("h")]

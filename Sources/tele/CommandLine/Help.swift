@@ -6,10 +6,11 @@ enum Help {
         case []: return screen
         case ["demo"]: return demo
         case ["keygen"]: return keygen
+        case ["check"], ["config"]: return check
         default:
             throw UsageFault(
                 "there is no help about \(quoted(words.joined(separator: " ")))",
-                hint: "\"tele help\", \"tele help demo\" and \"tele help keygen\" are all there is")
+                hint: "\"tele help\", and \"tele help\" with check, demo or keygen, are all there is")
         }
     }
 
@@ -37,10 +38,11 @@ enum Help {
           tele -client -in=:22999 -out=host:40300     on the client's machine
           ssh -p 22999 localhost                      through both
           tele keygen -out=tele.key                   a key for -key on both sides
+          tele -config=FILE                           many mappings; "tele help check"
           tele demo                                   all of it here, with faults
 
         addresses
-          HOST:PORT, [IPV6]:PORT or :PORT, which listens on every interface and dials
+          HOST:PORT, [IPV6]:PORT, unix:/PATH; :PORT listens on every interface and dials
           localhost. Without -in of the client (on localhost) or -out of the server (on
           every interface) a free port is taken and its address printed on stdout.
 
@@ -62,6 +64,8 @@ enum Help {
                                    the same with certificates, PEM; on both sides
           -allow=NAME,NAME         with certificates: only these names
           -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
+          -proxy-protocol          client: the origin gets the user's address (PROXY v2)
+          -config=FILE             a file with all this; SIGHUP reads it again
           -io=auto                 auto, uring or epoll
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
@@ -72,9 +76,34 @@ enum Help {
           configured on this machine, 1 anything else
 
         more
-          tele help demo, tele help keygen
+          tele help check, tele help demo, tele help keygen
           tele --generate-completion-script bash|zsh|fish
         """#
+
+    static let check = """
+        tele check reads a configuration file, and the keys that it names, as
+        tele -config=FILE would, and says what is wrong with it and where.
+
+        usage
+          tele check -config=FILE
+          tele check -config=FILE -client          when it has a [client] and a [server]
+
+        a client's file, and a server's; under them any flag without its dash
+          [client]                                 [server]
+          out = "host9:40300"                      out = ":40300"
+          key = "/etc/tele/key"                    key = "/etc/tele/keys"
+
+          [client.listen]                          [server.origins]
+          ssh = "127.0.0.1:22999"                  ssh = "localhost:22"
+          db = "unix:/run/user/1000/db"            db = "unix:/run/postgresql/.s.PGSQL.5432"
+          web = { address = ":8080", proxy-protocol = true }
+
+        The two sides find each other by the name. SIGHUP applies a changed file:
+        connections of a mapping that did not change, or was removed, go on.
+
+        exit status
+          0 it is fine, 78 it is not
+        """
 
     static let keygen = """
         tele keygen makes a key. Both sides need it, in a file that only their user may

@@ -13,31 +13,41 @@ struct Settings {
 
     static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
 
-    init(_ arguments: Tele) throws(UsageFault) {
+    /// `mappings`: of a configuration file, besides `-in`.
+    init(_ arguments: Tele, mappings: [Mapping] = []) throws(UsageFault) {
         let role = try Settings.role(arguments)
+        var mappings = mappings
+        let output: HostPort
         switch role {
         case .client:
-            guard let output = arguments.output else {
+            guard let server = arguments.output else {
                 throw UsageFault(
                     "-out is missing, the address of the tele server",
                     hint: "write -out=HOST:PORT, the same as -out of the tele server")
             }
-            // Beside the user's client: a port nobody asked for stays on this machine.
-            let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
-            configuration = Configuration(
-                role: role, input: input, output: try Settings.remote(output, "out"))
-            printsAddress = input.port == 0
+            output = try Settings.remote(server, "out")
+            if arguments.input != nil || mappings.isEmpty {
+                // Beside the user's client: a port nobody asked for stays on this machine.
+                let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
+                mappings.insert(Mapping(address: input, tellsAddress: arguments.proxyProtocol), at: 0)
+            }
         case .server:
-            guard let input = arguments.input else {
+            guard arguments.input != nil || !mappings.isEmpty else {
                 throw UsageFault(
                     "-in is missing, the address of your server",
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
             }
+            guard !arguments.proxyProtocol else {
+                throw UsageFault("-proxy-protocol is a flag of the client, which sees the user's address",
+                                 hint: "leave it out, or use it with -client")
+            }
             // Every interface: the tele client comes from elsewhere.
-            let output = try Settings.address(arguments.output ?? ":0", "out")
-            configuration = Configuration(role: role, input: try Settings.remote(input, "in"), output: output)
-            printsAddress = output.port == 0
+            output = try Settings.address(arguments.output ?? ":0", "out")
+            if let input = arguments.input { mappings.insert(Mapping(address: try Settings.remote(input, "in")), at: 0) }
         }
+        configuration = Configuration(role: role, mappings: mappings, output: output)
+        let listening = role == .client ? mappings[0].address : output
+        printsAddress = listening.port == 0 && listening.path == nil
         logFormat = try Settings.choice(arguments.logFormat, "log-format", among: LogFormat.self) ?? .text
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
         try readLimits(arguments)
@@ -113,20 +123,42 @@ struct Settings {
     }
 }
 
+extension Settings {
+    /// What the command line and the file that it names ask for together; a flag counts more than the file.
+    /// Throws `UsageFault` or `ConfigurationFile.Fault`.
+    static func read(_ spelled: [String]) throws -> Settings {
+        guard let path = spelled.last(where: { $0.hasPrefix("--config=") })?.dropFirst(9) else {
+            return try Settings(Tele.parsed(spelled))
+        }
+        let roles = ["client", "server"].filter { spelled.contains("--\($0)") }
+        let file = try ConfigurationFile(path: String(path), section: roles.first)
+        let given = Set(spelled.map { $0.prefix { $0 != "=" } })
+        let added = file.flags.map(\.spelled).filter { flag in !given.contains(flag.prefix { $0 != "=" }) }
+        let role = roles.isEmpty ? ["--\(file.section)"] : []
+        do throws(UsageFault) {
+            let parsed: Tele
+            do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? UsageFault ?? UsageFault("\(error)", hint: "") }
+            return try Settings(parsed, mappings: file.mappings)
+        } catch {
+            throw file.fault(error) ?? error as any Error
+        }
+    }
+}
+
 // One reader for each kind of value. Absent is nil and leaves the default alone.
 extension Settings {
     private static func address(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
         do { return try HostPort(parsing: text) } catch {
             throw UsageFault(
                 "-\(name)=\(visible(text)) \(error.reason)",
-                hint: "write HOST:PORT, :PORT or [IPV6]:PORT, for example -\(name)=localhost:22")
+                hint: "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
         }
     }
 
     /// An address to dial, which needs a real port.
     private static func remote(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
         let address = try address(text, name)
-        guard address.port != 0 else {
+        guard address.port != 0 || address.path != nil else {
             throw UsageFault(
                 "-\(name)=\(visible(text)) has port 0, which cannot be dialled",
                 hint: "write the port that is listened on there")

@@ -5,7 +5,7 @@ import ArgumentParser
 struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
-        version: Version.text, subcommands: [DemoArguments.self, KeygenArguments.self], helpNames: [.long, .short, .goLong("help")])
+        version: Version.text, subcommands: [CheckArguments.self, DemoArguments.self, KeygenArguments.self], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
@@ -39,6 +39,8 @@ struct Tele: ParsableCommand {
     @Option(name: .go("ca"), help: "Who must have signed the other side's, PEM.", completion: .file()) var authority: String?
     @Option(name: .go("allow"), help: ArgumentHelp("Names that may come.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
+    @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
+    @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false
     @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
     var logFormat: String?
     @Option(
@@ -67,6 +69,16 @@ struct Tele: ParsableCommand {
             return message(for: error)
         }
     }
+}
+
+struct CheckArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check", abstract: "Reads a configuration file and says what is wrong with it.",
+        helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("config"), help: "The file.", completion: .file()) var config: String?
+    @Flag(name: .go("client"), help: "Its client, when it has both.") var client = false
+    @Flag(name: .go("server"), help: "Its server, when it has both.") var server = false
 }
 
 struct DemoArguments: ParsableCommand {

@@ -1,0 +1,29 @@
+import Loop
+import Wire
+
+/// One way through the tunnel: where users connect on the client, where the origin is on the server. The two sides find
+/// each other by the name.
+public struct Mapping: Equatable, Sendable {
+    /// Empty: the one of the command line, `-in`.
+    public var name: String
+    /// Client: where users connect (port 0: a free one). Server: the origin's address.
+    public var address: HostPort
+    /// Client: each connection begins with a PROXY protocol header, version 2, that tells the origin the user's address.
+    public var tellsAddress = false
+
+    public init(name: String = "", address: HostPort, tellsAddress: Bool = false) {
+        self.name = name
+        self.address = address
+        self.tellsAddress = tellsAddress
+    }
+
+    public static let nameMaximum = 64
+    /// Mappings of one process.
+    public static let countMaximum = 1024
+
+    /// Letters, digits, dots, dashes and underlines.
+    public static func isName(_ name: String) -> Bool { name.utf8.count <= nameMaximum && KeyFile.isName(name) }
+
+    /// What OPEN calls it.
+    public var target: UInt64 { Specification.target(of: name) }
+}

@@ -1,0 +1,209 @@
+import CTOML
+import Glibc
+import Loop
+import Proxy
+
+/// A configuration file: TOML with a section for the client or the server of this host, or for both. Its keys are the
+/// flags without their dash; tables of mappings come on top.
+struct ConfigurationFile {
+    /// Where a fault is: the file and, when it has one, the line.
+    struct Fault: Error, Equatable {
+        let sentence: String
+        let hint: String
+    }
+
+    static let byteCountMaximum = 1 << 20
+
+    let path: String
+    let section: String
+    /// What the section says, as flags: `--name` or `--name=value`.
+    private(set) var flags: [(name: String, spelled: String, line: Int)] = []
+    private(set) var mappings: [Mapping] = []
+    private var mappingLines: [Int] = []
+
+    /// `section`: which of the two is wanted; nil: the only one there is.
+    init(path: String, section wanted: String?) throws(Fault) {
+        self.path = path
+        let entries = try TOMLEntry.read(ConfigurationFile.text(path), path)
+        for entry in entries where entry.keys.count == 1 {
+            guard ["client", "server"].contains(entry.keys[0]) else {
+                throw entry.fault(path, "there is no section [\(visible(entry.keys[0]))]",
+                                  hint: ConfigurationFile.nearest(entry.keys[0], ["client", "server"])
+                                      ?? "the sections are [client] and [server]")
+            }
+            guard entry.kind == TOML_TABLE else { throw entry.fault(path, "\(entry.keys[0]) is a section", hint: "write [\(entry.keys[0])]") }
+        }
+        let present = ["client", "server"].filter { name in entries.contains { $0.keys[0] == name } }
+        switch (wanted, present.count) {
+        case (let wanted?, _) where !present.contains(wanted):
+            throw Fault(sentence: "\(path) has no section [\(wanted)]", hint: "it holds what a tele \(wanted) shall do")
+        case (let wanted?, _): section = wanted
+        case (nil, 1): section = present[0]
+        case (nil, 0): throw Fault(sentence: "\(path) has no section", hint: "begin it with [client] or [server]")
+        default:
+            throw Fault(sentence: "\(path) has both a client and a server", hint: "say which: -client or -server")
+        }
+        var tellsAddress = false
+        for entry in entries where entry.keys[0] == section && entry.keys.count > 1 {
+            if entry.keys[1] == table {
+                try readMapping(entry)
+            } else if let flag = try readFlag(entry) {
+                flags.append((entry.keys[1], flag, entry.line))
+                if entry.keys[1] == "proxy-protocol" { tellsAddress = true }
+            }
+        }
+        if tellsAddress { for index in mappings.indices { mappings[index].tellsAddress = true } }
+        try checkMappings()
+    }
+
+    /// The table with the mappings.
+    private var table: String { section == "client" ? "listen" : "origins" }
+
+    // MARK: Flags
+
+    private static let notInFiles: Set<String> = ["client", "server", "config", "version", "help", "h"]
+
+    private mutating func readFlag(_ entry: TOMLEntry) throws(Fault) -> String? {
+        let name = entry.keys[1]
+        guard let flag = GoFlag.ofTele.first(where: { $0.name == name && !ConfigurationFile.notInFiles.contains(name) }) else {
+            let names = GoFlag.ofTele.map(\.name).filter { !ConfigurationFile.notInFiles.contains($0) } + [table]
+            throw entry.fault(path, "there is no key \(visible(name)) in [\(section)]",
+                              hint: ConfigurationFile.nearest(name, names) ?? "the keys are the flags of \"tele -help\", and \(table)")
+        }
+        guard entry.keys.count == 2 else { throw entry.fault(path, "\(name) is no table", hint: "write \(name) = …") }
+        switch (flag.kind, entry.kind) {
+        case (.toggle, TOML_BOOLEAN): return entry.integer == 1 ? "--\(name)" : nil
+        case (.toggle, _): throw entry.fault(path, "\(name) is true or false", hint: "write \(name) = true")
+        case (.value, TOML_STRING):
+            if entry.isElement { return try append(entry, name) }
+            return "--\(name)=\(entry.string)"
+        case (.value, TOML_INTEGER) where !entry.isElement: return "--\(name)=\(entry.integer)"
+        case (.value, TOML_ARRAY) where name == "allow" && !entry.isElement: return "--\(name)="
+        case (.value(let example), _):
+            throw entry.fault(path, "\(name) has a value of a kind that it does not take",
+                              hint: "write \(name) = \"\(example)\"")
+        }
+    }
+
+    /// One more name of a list, which stands as the last flag so far.
+    private mutating func append(_ entry: TOMLEntry, _ name: String) throws(Fault) -> String? {
+        guard let last = flags.indices.last, flags[last].name == name else {
+            throw entry.fault(path, "\(name) is no list", hint: "write one value")
+        }
+        flags[last].spelled += (flags[last].spelled.hasSuffix("=") ? "" : ",") + entry.string
+        return nil
+    }
+
+    // MARK: Mappings
+
+    private mutating func readMapping(_ entry: TOMLEntry) throws(Fault) {
+        switch (entry.keys.count, entry.kind) {
+        case (2, TOML_TABLE): return
+        case (3, TOML_STRING) where !entry.isElement: try add(entry, entry.string)
+        case (3, TOML_TABLE): try add(entry, nil)
+        case (4, TOML_STRING) where entry.keys[3] == "address" && !entry.isElement:
+            mappings[place(entry)].address = try address(entry, entry.string)
+        case (4, TOML_BOOLEAN) where entry.keys[3] == "proxy-protocol" && section == "client":
+            mappings[place(entry)].tellsAddress = entry.integer == 1
+        case (4, _) where ["address", "proxy-protocol"].contains(entry.keys[3]):
+            let why = entry.keys[3] == "address" ? "an address is a string" : "proxy-protocol is true or false, on the client"
+            throw entry.fault(path, why, hint: "write { address = \"localhost:22\" }, on the client also proxy-protocol = true")
+        case (4..., _):
+            throw entry.fault(path, "a mapping has no key \(visible(entry.keys[3]))",
+                              hint: ConfigurationFile.nearest(entry.keys[3], ["address", "proxy-protocol"])
+                                  ?? "it has address and, on the client, proxy-protocol")
+        default:
+            throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
+        }
+    }
+
+    private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(Fault) {
+        let name = entry.keys[2]
+        guard Mapping.isName(name) else {
+            throw entry.fault(path, "a mapping cannot be called \(quoted(name))",
+                              hint: "at most \(Mapping.nameMaximum) letters, digits, dots, dashes and underlines")
+        }
+        // Of a table the address follows.
+        let place = if let text { try address(entry, text) } else { HostPort(host: "", port: 0) }
+        mappings.append(Mapping(name: name, address: place))
+        mappingLines.append(entry.line)
+    }
+
+    /// The mapping that the entry is in: its table came before it.
+    private func place(_ entry: TOMLEntry) -> Int { mappings.firstIndex { $0.name == entry.keys[2] }! }
+
+    private func address(_ entry: TOMLEntry, _ text: String) throws(Fault) -> HostPort {
+        let address: HostPort
+        do throws(HostPort.Malformed) { address = try HostPort(parsing: text) } catch {
+            throw entry.fault(path, "\(quoted(text)) \(error.reason)", hint: "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH")
+        }
+        if section == "server", address.port == 0, address.path == nil {
+            throw entry.fault(path, "\(quoted(text)) has port 0, which cannot be dialled", hint: "write the port that is listened on there")
+        }
+        return address
+    }
+
+    private func checkMappings() throws(Fault) {
+        guard mappings.count <= Mapping.countMaximum else {
+            throw Fault(sentence: "\(path) has more than \(Mapping.countMaximum) mappings", hint: "start several processes")
+        }
+        for (index, mapping) in mappings.enumerated() {
+            func fault(_ sentence: String, _ hint: String) -> Fault {
+                Fault(sentence: "\(path):\(mappingLines[index]): \(sentence)", hint: hint)
+            }
+            if mapping.address.port == 0, mapping.address.path == nil {
+                throw fault("\(mapping.name) has no port", "write \(mapping.name) = \"127.0.0.1:22999\"")
+            }
+            for other in mappings[..<index] {
+                if other.target == mapping.target { throw fault("\(mapping.name) and \(other.name) have the same number", "rename one of them") }
+                if section == "client", other.address == mapping.address {
+                    throw fault("\(mapping.name) and \(other.name) listen on the same address", "give each its own")
+                }
+            }
+        }
+    }
+
+    // MARK: Words
+
+    /// What is wrong with a flag of this file, in its words: `buffer` instead of `-buffer`, and the line.
+    func fault(_ fault: UsageFault) -> Fault? {
+        guard let named = flags.last(where: { flag in ConfigurationFile.words(fault.sentence).contains("-\(flag.name)") })
+        else { return nil }
+        return Fault(sentence: "\(path):\(named.line): \(ConfigurationFile.undashed(fault.sentence))",
+                     hint: ConfigurationFile.undashed(fault.hint))
+    }
+
+    private static func words(_ text: String) -> [Substring] { text.split { $0 == " " || $0 == "=" || $0 == "," } }
+
+    private static func undashed(_ text: String) -> String {
+        var result = ""
+        var last: Character = " "
+        for (character, next) in zip(text, Array(text.dropFirst()) + [" "]) {
+            if !(character == "-" && next.isLetter && last == " ") { result.append(character) }
+            last = character
+        }
+        return result
+    }
+
+    private static func nearest(_ word: String, _ words: [String]) -> String? {
+        Spelling.nearest(to: word, among: words).map { "did you mean \($0)?" }
+    }
+
+    private static func text(_ path: String) throws(Fault) -> [UInt8] {
+        func fault(_ code: Int32) -> Fault {
+            Fault(sentence: "cannot read \(path) (\(String(cString: strerror(code)).lowercased()))", hint: "check the path of -config")
+        }
+        let fd = open(path, O_RDONLY | O_CLOEXEC)
+        guard fd >= 0 else { throw fault(errno) }
+        defer { close(fd) }
+        var bytes = [UInt8](repeating: 0, count: byteCountMaximum + 1)
+        var filled = 0
+        while filled < bytes.count {
+            let count = bytes.withUnsafeMutableBytes { read(fd, $0.baseAddress! + filled, $0.count - filled) }
+            guard count >= 0 else { throw fault(errno) }
+            if count == 0 { return Array(bytes[..<filled]) }
+            filled += count
+        }
+        throw Fault(sentence: "\(path) is larger than 1 MiB", hint: "is it the right file?")
+    }
+}
