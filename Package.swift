@@ -11,6 +11,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
         cLayer("CRing", at: "Sources/CRing/Ring", links: ":liburing.a"),
@@ -25,7 +26,8 @@ let package = Package(
         layer("Control", at: "Sources/Engine/Control", knows: ["Wire", "Tunnel"]),
         layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
         layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
-              uses: [.product(name: "Logging", package: "swift-log")]),
+              uses: [.product(name: "Logging", package: "swift-log"),
+                     .product(name: "Histogram", package: "hdrhistogram-swift")]),
 
         .executableTarget(
             name: "tele", dependencies: [

@@ -21,6 +21,13 @@ enum Command {
             case nil: return try StandardStreams.print(Help.screen)
             case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
             case "check": return try check(Array(arguments.dropFirst()))
+            case "connect": return try connect(Array(arguments.dropFirst()))
+            case "status": return try StatusCommand(Array(arguments.dropFirst())).run()
+            case "top": 
+                var top = try TopCommand(Array(arguments.dropFirst()))
+                return try top.run()
+            case "drain": return try order("drain", Help.drain, Array(arguments.dropFirst()))
+            case "reconnect": return try order("reconnect", Help.reconnect, Array(arguments.dropFirst()))
             case "demo": return try demo(Array(arguments.dropFirst()))
             case "keygen": return try keygen(Array(arguments.dropFirst()))
             default: return try tele(arguments)
@@ -28,6 +35,9 @@ enum Command {
         } catch let fault as UsageFault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .usage
+        } catch let fault as ControlClient.Fault {
+            Complaint(fault.sentence, hint: fault.hint).print()
+            return .unavailable
         } catch let fault as ConfigurationFile.Fault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .configuration
@@ -46,7 +56,10 @@ enum Command {
         let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
-        let settings = try Settings.read(spelled)
+        var settings = try Settings.read(spelled)
+        if settings.wantsControl, settings.configuration.control == nil {
+            settings.configuration.control = ControlFolder.ownSocket()
+        }
 
         try Leash.follow()
         let log = try LogSink(format: settings.logFormat)
@@ -54,7 +67,11 @@ enum Command {
         logger.logLevel = settings.logLevel
 
         let reconfigure: Reconfigure? = spelled.contains { $0.hasPrefix("--config=") } ? { () throws(StartFault) in
-            do { return try Settings.read(spelled).configuration } catch { throw Command.startFault(error) }
+            do {
+                var fresh = try Settings.read(spelled).configuration
+                fresh.control = fresh.control ?? settings.configuration.control
+                return fresh
+            } catch { throw Command.startFault(error) }
         } : nil
         let ending = Proxy.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
             guard settings.printsAddress else { return }
@@ -66,11 +83,35 @@ enum Command {
         }
         defer { log.flush(withinMilliseconds: 1000) }
         switch ending {
-        case .finished: return .fine
+        case .finished, .streamBroken: return .fine
         case .failed(let fault):
             log.write(Complaint(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
+    }
+
+    /// One stream over stdin and stdout.
+    private static func connect(_ arguments: [String]) throws -> ExitStatus {
+        let isName = arguments.last.map { !$0.hasPrefix("-") && ($0 == arguments.first || arguments.dropLast().last?.contains("=") == true
+            || GoFlag.ofConnect.contains { $0.kind == .toggle && arguments.dropLast().last?.drop { $0 == "-" } ?? "" == $0.name }) } ?? false
+        let flags = isName ? arguments.dropLast() : arguments[...]
+        let spelled = try GoFlags(GoFlag.ofConnect, listedBy: "tele connect -help").normalised(Array(flags))
+        if spelled.contains("--help") { return try StandardStreams.print(Help.connect) }
+        let name = isName ? arguments.last! : ""
+        guard name.isEmpty || Mapping.isName(name) else {
+            throw UsageFault("a mapping cannot be called \(quoted(name))", hint: "write tele connect -out=HOST:PORT NAME")
+        }
+        let quiet = spelled.contains { $0.hasPrefix("--log-level=") } ? [] : ["--log-level=warning"]
+        return try ConnectCommand(Settings.read(["--client"] + spelled + quiet), name: name).run()
+    }
+
+    /// Says one word to a running process.
+    private static func order(_ word: String, _ help: String, _ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofOrder, listedBy: "tele \(word) -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(help) }
+        let socket = try ControlFolder.only(spelled.value(of: "control"))
+        try ControlClient(path: socket).post("/\(word)")
+        return .fine
     }
 
     private static func startFault(_ error: any Error) -> StartFault {

@@ -74,6 +74,16 @@ final class Program: Sendable {
             && information.si_signo == SIGCHLD
     }
 
+    /// Its number, and how many descriptors it has.
+    var number: pid_t { process }
+    var descriptorCount: Int {
+        guard let directory = opendir("/proc/\(process)/fd") else { return 0 }
+        defer { closedir(directory) }
+        var count = 0
+        while readdir(directory) != nil { count += 1 }
+        return count - 2
+    }
+
     func signal(_ number: Int32) { kill(process, number) }
 
     /// Collects until the condition holds for what has been written so far.

@@ -45,7 +45,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "a flag without a value of its own takes it after =, as in -server=true"),
         Refusal(
             "help tele", "there is no help about \"tele\"",
-            "\"tele help\", and \"tele help\" with check, demo or keygen, are all there is"),
+            "\"tele help\", and \"tele help\" with the name of a command, are all there is"),
         Refusal("demo -second=9", "there is no flag -second", "did you mean -seconds?"),
     ]
 

@@ -174,6 +174,15 @@ enum Ports {
         return (descriptor, UInt16(bigEndian: address.sin_port))
     }
 
+    /// A connection to a port of this machine.
+    static func dial(_ port: UInt16) -> Int32? {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var address = loopback(port)
+        if with(&address, { connect(descriptor, $0, 16) }) == 0 { return descriptor }
+        close(descriptor)
+        return nil
+    }
+
     /// A port that nobody has just now.
     static func free() throws -> UInt16 {
         let (descriptor, port) = try listen()

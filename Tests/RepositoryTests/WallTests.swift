@@ -63,7 +63,7 @@ struct WallTests {
         #expect(Set(manifest.targets.map(\.path)).count == manifest.targets.count)
         for target in manifest.targets {
             let holdsCode = repository.files.contains {
-                $0.path.hasPrefix(target.path + "/") && ($0.path.hasSuffix(".swift") || $0.path.hasSuffix(".c"))
+                $0.path.hasPrefix(target.path + "/") && ($0.path.hasSuffix(".swift") || $0.path.hasSuffix(".c") || $0.path.hasSuffix(".cpp"))
             }
             #expect(holdsCode, "\(target.name) has no sources at \(target.path)")
         }

@@ -18,7 +18,7 @@ struct Walls {
                 return isSource(file) ? ["\(file.path) belongs to no target"] : []
             }
             if file.path.hasSuffix(".swift") { return imports(file, target) }
-            return file.path.hasSuffix(".c") || file.path.hasSuffix(".h") ? includes(file, target) : []
+            return [".c", ".cpp", ".h"].contains { file.path.hasSuffix($0) } ? includes(file, target) : []
         }
     }
 
@@ -34,6 +34,8 @@ struct Walls {
     private func imports(_ file: Repository.File, _ target: Manifest.Target) -> [String] {
         var allowed = target.knows.union([target.name])
         if !Walls.pure.contains(target.name) { allowed.formUnion(Walls.system) }
+        // The command reads JSON; the engine has no Foundation.
+        if target.name == "tele" { allowed.insert("FoundationEssentials") }
         // What only tests use may import what tests import, and lies where tests lie.
         if target.path.hasPrefix("Tests/") { allowed.formUnion(Walls.forTests) }
         return importedModules(file.text).filter { !allowed.contains($0) }.map {

@@ -7,6 +7,10 @@ final class Budget {
     /// A session's share of the count. Only the budget changes it.
     struct Account {
         fileprivate(set) var held = 0
+        /// Bytes that it has held, and holds no more.
+        fileprivate(set) var left: UInt64 = 0
+        /// Bytes that it ever held.
+        var entered: UInt64 { left + UInt64(held) }
     }
 
     let sessionMaximum: Int
@@ -43,6 +47,7 @@ final class Budget {
     func release(_ count: Int, _ account: inout Account) {
         precondition(count >= 0 && count <= account.held, "released bytes that were not held")
         account.held -= count
+        account.left += UInt64(count)
         held -= count
         freed += count
     }

@@ -178,6 +178,7 @@ final class Carriers {
             }
             let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
             hub.journal.note(.streamReset(session, code, mapping: mapping))
+            hub.host.handleStreamReset(owner, code)
             hub.users.abortOutbound(owner)
         case .closed(let code, let reason):
             hub.sessions.peerClosed(session, code, reason)

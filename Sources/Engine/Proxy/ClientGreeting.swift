@@ -81,7 +81,7 @@ extension ClientHost {
         let roundTrip = PathFacts(carrier.fd)?.roundTripMicroseconds
         if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
         hub.journal.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
-            : .sessionResumed(session, carrier.peer, after: outage, replayed: replayed, roundTripMicroseconds: roundTrip))
+            : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
         lastFailure = ""
     }
 

@@ -17,6 +17,14 @@ final class ClientHost: Host {
     var lastFailure = ""
     /// The server said that it does not know the session.
     var wasUnknown = false
+    private var only = Only.none
+
+    /// The one user of `Configuration.stream`.
+    private enum Only {
+        case none
+        case open(UInt32, ResetCode?)
+        case gone(Ending)
+    }
 
     init(_ hub: Hub, server: HostPort) {
         self.hub = hub
@@ -38,6 +46,9 @@ final class ClientHost: Host {
     func start() {
         lookUpIfUseful()
         run()
+        guard let stream = hub.configuration.stream else { return }
+        Socket.adopt(stream.fd)
+        add(stream.fd, target: Mapping(name: stream.name, address: hub.configuration.output).target, 0)
     }
 
     // MARK: Users
@@ -51,16 +62,42 @@ final class ClientHost: Host {
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
         Socket.tuneUser(fd)
+        let header = mapping.tellsAddress ? ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes : []
+        add(fd, target: mapping.target, place, header)
+    }
+
+    /// `header`: bytes that go before the user's own.
+    private func add(_ fd: Int32, target: UInt64, _ place: UInt16, _ header: [UInt8] = []) {
         let index = hub.users.add(fd: fd, isConnecting: false, session, 0, mapping: place)
-        let slot = session.endpoint.open(owner: index, target: mapping.target, now: hub.instant)
+        let slot = session.endpoint.open(owner: index, target: target, now: hub.instant)
         hub.users[index].pointee.slot = slot
-        if mapping.tellsAddress, !hub.users.prepend(ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes, index) {
+        if hub.configuration.stream != nil { only = .open(index, nil) }
+        if !header.isEmpty, !hub.users.prepend(header, index) {
             hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
             session.endpoint.reset(slot, .tooMany, now: hub.instant)
             return hub.users.close(index, .reset)
         }
         hub.users.armReceive(index)
         hub.sessions.markDirty(session)
+    }
+
+    func handleStreamReset(_ index: UInt32, _ code: ResetCode) {
+        if case .open(index, _) = only { only = .open(index, code) }
+    }
+
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+        guard case .open(index, let code) = only else { return }
+        let words = code.map(\.description) ?? (wasUnknown ? "the server was restarted" : "it ended before all had arrived")
+        only = .gone(farewell == .orderly ? .finished : .streamBroken(words))
+        hub.request(gently: farewell == .orderly)
+    }
+
+    var ending: Ending {
+        switch only {
+        case .none: .finished
+        case .open: .streamBroken("tele was told to stop")
+        case .gone(let ending): ending
+        }
     }
 
     func mappingName(_ place: UInt16) -> String { hub.listeners.mapping(at: place)?.name ?? "" }
@@ -74,7 +111,7 @@ final class ClientHost: Host {
         return mappings.filter { !present.contains($0) }.compactMap { mapping in
             do throws(StartFault) {
                 let socket = try ListeningSocket(mapping.address, hub, patience: .zero)
-                hub.listeners.add(socket.fd, mapping, path: mapping.address.path)
+                hub.listeners.add(socket.fd, .users(mapping), path: mapping.address.path)
                 hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                                   driver: hub.loop.driverName))
                 return nil
@@ -179,6 +216,13 @@ final class ClientHost: Host {
         run()
     }
 
+    func reconnect() -> Bool {
+        dialer.handlePathChanged(now: hub.instant)
+        dialer.handleSuspected(now: hub.instant)
+        run()
+        return true
+    }
+
     // MARK: Losses
 
     func handleSuspected(_ session: Session) {
@@ -236,6 +280,10 @@ final class ClientHost: Host {
     }
 
     // MARK: The end
+
+    var summary: String {
+        session.carrier == nil ? "no carrier, users wait" : session.endpoint.isSuspected ? "carrier suspected" : "carrier up"
+    }
 
     func drain() { hub.listeners.close() }
 

@@ -32,6 +32,28 @@ public struct Configuration: Equatable, Sendable {
     /// Seconds that a drain may last after SIGTERM before open streams are reset, 0…1 day.
     public var drainSeconds: Int = 10
 
+    /// Client: one user that is there already, a connected stream socket, and the name of its mapping. The process ends
+    /// with it, and listens for nobody.
+    public var stream: Stream?
+
+    public struct Stream: Equatable, Sendable {
+        public let fd: Int32
+        public let name: String
+        public init(fd: Int32, name: String) {
+            self.fd = fd
+            self.name = name
+        }
+    }
+
+    /// What runs, for those who ask.
+    public var version = ""
+    /// Where metrics can be scraped (HTTP).
+    public var metrics: HostPort?
+    /// The path of the socket by which `tele status` and its like talk to this process.
+    public var control: String?
+    /// Without it the process does not start.
+    public var requiresControl = false
+
     public init(role: Role, mappings: [Mapping], output: HostPort) {
         self.role = role
         self.mappings = mappings
@@ -46,6 +68,7 @@ public struct Configuration: Equatable, Sendable {
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),
             (maximumSessions == fresh.maximumSessions, "max-sessions"), (drainSeconds == fresh.drainSeconds, "drain"),
+            (metrics == fresh.metrics, "metrics"), (control == fresh.control, "control"),
         ].filter { !$0.0 }.map(\.1)
     }
 

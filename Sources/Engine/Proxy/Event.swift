@@ -16,6 +16,8 @@ enum Event {
     case ringUnavailable(reason: String)
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
+    case answersInquiries(Address)
+    case controlUnavailable(StartFault)
     case nothingToReload
     /// `ignored`: what was changed and takes a restart.
     case reloaded(ignored: [String])
@@ -26,7 +28,8 @@ enum Event {
     // Carriers and sessions.
     case carrierUp(Session, Address, roundTripMicroseconds: UInt32?)
     case sessionOpened(Session, Address)
-    case sessionResumed(Session, Address, after: UInt64, replayed: UInt64, roundTripMicroseconds: UInt32?)
+    /// `recovery`: since its carrier was dialled, or had come.
+    case sessionResumed(Session, Address, after: UInt64, recovery: UInt64, replayed: UInt64, roundTripMicroseconds: UInt32?)
     case carrierSuspected(Session, Address)
     case carrierRecovered(Session, after: UInt64)
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
@@ -44,6 +47,7 @@ enum Event {
 
     // Streams.
     case streamOpened
+    case originConnected(after: UInt64)
     case streamReset(Session, ResetCode, mapping: String)
     case originUnreachable(Session, Mapping, SystemError, times: Int)
     case targetUnknown(Session, target: UInt64, known: [String], times: Int)
@@ -52,24 +56,24 @@ enum Event {
 }
 
 /// How often each thing happened since the start. Metrics and status read it.
-struct Counters {
-    var carriers: UInt64 = 0
-    var carriersLost: UInt64 = 0
-    var sessions: UInt64 = 0
-    var resumes: UInt64 = 0
-    var replayedBytes: UInt64 = 0
-    var suspicions: UInt64 = 0
-    var wrongSuspicions: UInt64 = 0
-    var dialFailures: UInt64 = 0
-    var sessionsLost: UInt64 = 0
-    var sessionsExpired: UInt64 = 0
-    var sessionsEvicted: UInt64 = 0
-    var refusals: UInt64 = 0
-    var faults: UInt64 = 0
-    var streams: UInt64 = 0
-    var streamsCarriedOver: UInt64 = 0
-    var streamsReset: UInt64 = 0
-    var originFailures: UInt64 = 0
-    var acceptFailures: UInt64 = 0
-    var pauses: UInt64 = 0
+public struct Counters: Codable, Sendable {
+    public internal(set) var carriers: UInt64 = 0
+    public internal(set) var carriersLost: UInt64 = 0
+    public internal(set) var sessions: UInt64 = 0
+    public internal(set) var resumes: UInt64 = 0
+    public internal(set) var replayedBytes: UInt64 = 0
+    public internal(set) var suspicions: UInt64 = 0
+    public internal(set) var wrongSuspicions: UInt64 = 0
+    public internal(set) var dialFailures: UInt64 = 0
+    public internal(set) var sessionsLost: UInt64 = 0
+    public internal(set) var sessionsExpired: UInt64 = 0
+    public internal(set) var sessionsEvicted: UInt64 = 0
+    public internal(set) var refusals: UInt64 = 0
+    public internal(set) var faults: UInt64 = 0
+    public internal(set) var streams: UInt64 = 0
+    public internal(set) var streamsCarriedOver: UInt64 = 0
+    public internal(set) var streamsReset: UInt64 = 0
+    public internal(set) var originFailures: UInt64 = 0
+    public internal(set) var acceptFailures: UInt64 = 0
+    public internal(set) var pauses: UInt64 = 0
 }

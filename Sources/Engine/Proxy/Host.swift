@@ -13,6 +13,12 @@ protocol Host: AnyObject {
     var mayAccept: Bool { get }
     /// `mapping` and its `place`: of the listener.
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16)
+    /// The other side reset the user's stream.
+    func handleStreamReset(_ index: UInt32, _ code: ResetCode)
+    /// A user's socket is closed.
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell)
+    /// What became of `Configuration.stream`.
+    var ending: Ending { get }
     /// The name of a user socket's mapping, for people.
     func mappingName(_ place: UInt16) -> String
 
@@ -41,9 +47,13 @@ protocol Host: AnyObject {
     func finishTurn()
 
     // The process.
+    /// What it does, in a few words that cost nothing.
+    var summary: String { get }
     func handleTimer(_ operation: Operation, _ token: Token)
     func handleLookup(_ answer: Resolver.Answer)
     func pathMayHaveChanged()
+    /// A new carrier is wanted, though the old one may work. False: this side does not dial.
+    func reconnect() -> Bool
     /// The credentials were read again.
     func handleReloaded()
     /// The mappings were read again; those that did not change are not touched. Returns what could not be done.

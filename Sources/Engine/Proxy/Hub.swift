@@ -16,6 +16,7 @@ final class Hub {
     private(set) var configuration: Configuration
     private let reconfigure: Reconfigure?
     var activation = Activation()
+    private let manager = ServiceManager()
     var journal: Journal
     let loop: Loop
     let arena: OpaquePointer
@@ -31,12 +32,14 @@ final class Hub {
     private(set) var carriers: Carriers!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
+    private(set) var inquiries: Inquiries!
     private(set) var host: (any Host)!
 
     var timers = TimerHeap()
     private(set) var stopping: Stopping
     /// Nanoseconds on `Clock`, read once a turn.
     private(set) var now: UInt64
+    let startedAt = Clock.now()
     private var trimmedAt: UInt64 = 0
     /// Scratch for the iovecs of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
@@ -69,6 +72,7 @@ final class Hub {
         carriers = Carriers(self)
         sessions = Sessions(self)
         listeners = Listeners(self)
+        inquiries = Inquiries(self)
         if let reason = loop.fallbackReason { journal.note(.ringUnavailable(reason: reason)) }
     }
 
@@ -96,6 +100,8 @@ final class Hub {
         listeners.arm()
         armSignals()
         armNetworkEvents()
+        manager.ready()
+        signOfLife()
         while !stopping.isStopped {
             // What still has work after a turn does not wait.
             let deadline = users.dirty.isEmpty && !sessions.hasWork ? timers.nextDeadline : now
@@ -119,9 +125,11 @@ final class Hub {
             flush()
             advanceStop()
             trim()
+            manager.status(host.summary)
         }
+        listeners.closeAll()
         journal.note(.stopped)
-        return .finished
+        return host.ending
     }
 
     /// The machine slept, or this process was stopped: what we know of the path is old.
@@ -130,6 +138,13 @@ final class Hub {
         guard let deadline, now - before > least, now > deadline, now - deadline > least else { return }
         journal.note(.wokeAfterPause(seconds: (now - before) / 1_000_000_000))
         host.pathMayHaveChanged()
+    }
+
+    /// From the loop itself: a loop that stands is noticed.
+    private func signOfLife() {
+        guard let watchdog = manager.watchdog else { return }
+        manager.isAlive()
+        timers.set(Operation.watchdog.token(), at: Clock.now() + watchdog)
     }
 
     /// Memory that a burst needed goes back to the system, a little at a time.
@@ -163,6 +178,8 @@ final class Hub {
             carriers.handle(operation, completion)
         case .accept:
             listeners.handle(completion)
+        case .inquiryReceive, .inquirySend:
+            inquiries.handle(operation, completion)
         case .signals:
             while let number = signals.take() { handleSignal(number) }
             armSignals()
@@ -186,7 +203,9 @@ final class Hub {
         case .usersRetry: users.handleRetry()
         case .readersRetry: users.handleReadersRetry()
         case .coolDown: users.handleCoolDown()
+        case .inquiryDeadline: inquiries.handleDeadline(token)
         case .acceptPause: listeners.handlePauseOver(token)
+        case .watchdog: signOfLife()
         case .stopping: break  // The wheel looks after each turn.
         default: host.handleTimer(operation, token)
         }
@@ -204,13 +223,18 @@ final class Hub {
         switch number {
         case SIGUSR1: host.pathMayHaveChanged()
         case SIGHUP: reload()
-        default: take(stopping.handleRequest(gently: number == SIGTERM, now: instant))
+        default: request(gently: number == SIGTERM)
         }
     }
 
+    /// The process shall end. `gently`: what is open may end first.
+    func request(gently: Bool) { take(stopping.handleRequest(gently: gently, now: instant)) }
+
     /// SIGHUP: the configuration and the keys are read again. A fault in either changes nothing.
-    private func reload() {
+    func reload() {
         guard reconfigure != nil || credentials != nil else { return journal.note(.nothingToReload) }
+        manager.reloading()
+        defer { manager.ready() }
         let ignored: [String]
         do throws(StartFault) {
             let fresh = try reconfigure?() ?? configuration
@@ -236,9 +260,12 @@ final class Hub {
         switch step {
         case .none: return
         case .drain:
+            manager.stopping()
             journal.note(.draining(streams: users.count, seconds: configuration.drainSeconds))
             host.drain()
-        case .say: host.sayGoodbye()
+        case .say:
+            manager.stopping()
+            host.sayGoodbye()
         case .stop: return
         }
         timers.set(Operation.stopping.token(), at: stopping.nextTimeout.nanoseconds)

@@ -5,8 +5,20 @@ import Wire
 
 /// Where events go: each is counted, and most are a line for a person.
 struct Journal {
+    /// An outage that is over. `recovery` is 0 where the old carrier went on by itself.
+    struct Outage {
+        let session: String
+        let endedAt: UInt64
+        let length: UInt64
+        let recovery: UInt64
+        let replayed: UInt64
+    }
+
     private let log: Logger
     private(set) var counters = Counters()
+    private(set) var histograms = Histograms()
+    /// The last few, oldest first.
+    private(set) var outages: [Outage] = []
 
     init(_ log: Logger) { self.log = log }
 
@@ -16,17 +28,36 @@ struct Journal {
         log.log(level: line.level, "\(line.words)", metadata: line.facts)
     }
 
+    private mutating func remember(_ outage: Outage) {
+        histograms.outage.record(outage.length / 1000)
+        if outages.count == Policy.outagesMaximum { outages.removeFirst() }
+        outages.append(outage)
+    }
+
     private mutating func count(_ event: Event) {
         switch event {
-        case .carrierUp, .sessionOpened:
+        case .carrierUp(_, _, let roundTrip):
             counters.carriers += 1
             counters.sessions += 1
-        case .sessionResumed(_, _, _, let replayed, _):
+            if let roundTrip { histograms.roundTrip.record(UInt64(roundTrip)) }
+        case .sessionOpened:
+            counters.carriers += 1
+            counters.sessions += 1
+        case .sessionResumed(let session, _, let after, let recovery, let replayed, let roundTrip):
             counters.carriers += 1
             counters.resumes += 1
             counters.replayedBytes += replayed
+            if let roundTrip { histograms.roundTrip.record(UInt64(roundTrip)) }
+            // A later HELLO that was under way takes over from the carrier that ended the outage: that is none.
+            guard after >= Policy.outageMinimum.nanoseconds else { return }
+            histograms.recovery.record(recovery / 1000)
+            histograms.replayed.record(replayed)
+            remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: recovery, replayed: replayed))
+        case .originConnected(let after): histograms.connect.record(after / 1000)
         case .carrierSuspected: counters.suspicions += 1
-        case .carrierRecovered: counters.wrongSuspicions += 1
+        case .carrierRecovered(let session, let after):
+            counters.wrongSuspicions += 1
+            remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: 0, replayed: 0))
         case .carrierLost: counters.carriersLost += 1
         case .serverUnreachable: counters.dialFailures += 1
         case .handshakeFailed, .strangerTurnedAway, .helloRefused: counters.refusals += 1
@@ -43,7 +74,7 @@ struct Journal {
             counters.originFailures += UInt64(times)
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
             break
         }
@@ -64,7 +95,7 @@ private struct Line {
 
     init?(_ event: Event) {
         switch event {
-        case .streamOpened: return nil
+        case .streamOpened, .originConnected: return nil
         case .streamReset(_, .reset, _): return nil
         default: self = Line.process(event) ?? Line.carrier(event) ?? Line.session(event) ?? Line.stream(event)!
         }
@@ -92,6 +123,9 @@ private struct Line {
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error): Line(.warning, "cannot accept", ["reason": "\(error)", "retry": "0.1s"])
+        case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
+        case .controlUnavailable(let fault):
+            Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .nothingToReload: Line(.notice, "nothing to reload")
         case .reloaded(let ignored) where ignored.isEmpty: Line(.notice, "reloaded")
         case .reloaded(let ignored):
@@ -112,7 +146,7 @@ private struct Line {
             Line(.info, "carrier up", facts(session, peer, roundTrip))
         case .sessionOpened(let session, let peer):
             Line(.info, "session opened", facts(session, peer, nil))
-        case .sessionResumed(let session, let peer, let after, let replayed, let roundTrip):
+        case .sessionResumed(let session, let peer, let after, _, let replayed, let roundTrip):
             Line(.info, "session resumed", facts(session, peer, roundTrip).merging([
                 "after": "\(seconds(after))", "replayed": "\(replayed)", "epoch": "\(session.endpoint.epoch)"]) { $1 })
         case .carrierSuspected(let session, let peer):
@@ -172,7 +206,7 @@ private struct Line {
     private static func stream(_ event: Event) -> Line? {
         switch event {
         case .streamReset(let session, let code, let mapping):
-            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(words(code))"]
+            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(code)"]
                 .merging(name(mapping)) { $1 })
         case .originUnreachable(let session, let origin, let error, let times):
             Line(.warning, "origin not reached", [
@@ -196,18 +230,6 @@ private struct Line {
         if let roundTrip { facts["rtt"] = "\(roundTrip)us" }
         if !session.peerName.isEmpty { facts["name"] = "\(session.peerName)" }
         return facts
-    }
-
-    private static func words(_ code: ResetCode) -> String {
-        switch code {
-        case .refused: "the origin refused the connection"
-        case .unreachable: "the origin cannot be reached"
-        case .timedOut: "the origin did not answer in time"
-        case .tooMany: "the server has no room for one more connection"
-        case .stopping: "the server is stopping"
-        case .unknownTarget: "the server has no origin of this name"
-        default: "code \(code.rawValue)"
-        }
     }
 
     private static func name(_ mapping: String) -> Logger.Metadata { mapping.isEmpty ? [:] : ["mapping": "\(mapping)"] }

@@ -3,10 +3,21 @@ import Loop
 /// The sockets that this process listens on, each with what it is for. One accept is under way on each, while there is
 /// room.
 final class Listeners {
+    /// Who connects there.
+    enum Purpose: Equatable {
+        case users(Mapping)
+        case carriers
+        /// Somebody who asks how things are. `mayCommand`: and who may say what shall be done.
+        case inquiries(mayCommand: Bool)
+
+        var mapping: Mapping? { if case .users(let mapping) = self { mapping } else { nil } }
+        /// It goes on while the process drains.
+        var outlivesDrain: Bool { if case .inquiries = self { true } else { false } }
+    }
+
     struct Entry {
         let fd: Int32
-        /// Client: what its users' streams are for. Server: nothing; carriers come.
-        let mapping: Mapping?
+        let purpose: Purpose
         fileprivate var isAccepting = false
         fileprivate var isPaused = false
         fileprivate var isClosed = false
@@ -25,8 +36,8 @@ final class Listeners {
     init(_ hub: Hub) { self.hub = hub }
 
     /// `path`: of a socket file that this process made.
-    func add(_ fd: Int32, _ mapping: Mapping? = nil, path: String? = nil) {
-        var entry = Entry(fd: fd, mapping: mapping)
+    func add(_ fd: Int32, _ purpose: Purpose, path: String? = nil) {
+        var entry = Entry(fd: fd, purpose: purpose)
         entry.path = path
         // Users of a mapping that was removed still name its place: it is taken again late.
         if entries.count >= 4 * Mapping.countMaximum, let free = entries.firstIndex(where: { $0.isGone && !$0.isPaused }) {
@@ -38,10 +49,10 @@ final class Listeners {
     }
 
     /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
-    func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].mapping : nil }
+    func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].purpose.mapping : nil }
 
     /// What is listened for.
-    var mappings: [Mapping] { entries.compactMap { $0.isClosed ? nil : $0.mapping } }
+    var mappings: [Mapping] { entries.compactMap { $0.isClosed ? nil : $0.purpose.mapping } }
 
     /// Accepts wherever nothing is under way and there is room. Cheap when there is nothing to do: called each turn.
     func arm() {
@@ -53,7 +64,7 @@ final class Listeners {
 
     private func arm(_ index: Int) {
         guard !entries[index].isAccepting, !entries[index].isPaused, !entries[index].isClosed else { return }
-        guard hub.host.mayAccept else {
+        guard entries[index].purpose.outlivesDrain || hub.host.mayAccept else {
             isHeldBack = true
             return
         }
@@ -85,20 +96,33 @@ final class Listeners {
             hub.loop.close(completion.result)
             return release(index)
         } else {
-            hub.host.handleAccepted(completion.result, entries[index].mapping, UInt16(index))
+            accepted(completion.result, index)
         }
         arm(index)
     }
 
+    private func accepted(_ fd: Int32, _ index: Int) {
+        switch entries[index].purpose {
+        case .users(let mapping): hub.host.handleAccepted(fd, mapping, UInt16(index))
+        case .carriers: hub.host.handleAccepted(fd, nil, UInt16(index))
+        case .inquiries(let mayCommand): hub.inquiries.handleAccepted(fd, mayCommand: mayCommand)
+        }
+    }
+
     // MARK: Ends
 
+    /// Nobody new comes; who asks how things are still may.
     func close() {
+        for index in entries.indices where !entries[index].purpose.outlivesDrain { close(index) }
+    }
+
+    func closeAll() {
         for index in entries.indices { close(index) }
     }
 
     /// Connections that were accepted go on.
     func close(_ mapping: Mapping) {
-        for index in entries.indices where entries[index].mapping == mapping { close(index) }
+        for index in entries.indices where entries[index].purpose.mapping == mapping { close(index) }
     }
 
     private func close(_ index: Int) {

@@ -7,6 +7,7 @@ enum Operation: UInt8 {
     case userConnect, userReceive, userReceivePooled, userSend, userWatch
     case carrierConnect, carrierReceive, carrierSend
     case signals, networkEvents
+    case inquiryReceive, inquirySend
     // Timers of one listener, session, carrier or user.
     case acceptPause
     case sessionTimeout
@@ -17,8 +18,12 @@ enum Operation: UInt8 {
     /// The kernel holds enough of a carrier; later there is room.
     case carrierRoom
     case originDeadline, flushDeadline
+    /// Somebody who asks takes too long.
+    case inquiryDeadline
     // Timers of the process.
     case dial, registry, stopping, usersRetry, readersRetry, coolDown
+    /// A sign of life for the service manager.
+    case watchdog
     // Look-ups of names.
     case serverLookup, originLookup
 

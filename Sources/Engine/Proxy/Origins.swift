@@ -133,6 +133,7 @@ final class Origins {
         let user = hub.users[index]
         if hub.loop.connect(user.pointee.fd, address, hub.users.token(index, .userConnect)) {
             user.pointee.life.submitted(.connect)
+            user.pointee.armedAt = hub.now
             underWay += 1
         } else {
             fail(hub, index, SystemError(ENOMEM))
@@ -156,6 +157,7 @@ final class Origins {
             return connect(hub, index, addresses[next])
         }
         hub.timers.cancel(hub.users.token(index, .originDeadline))
+        hub.journal.note(.originConnected(after: hub.now - user.pointee.armedAt))
         user.pointee.life.connected()
         Socket.tuneUser(user.pointee.fd)
         hub.users.armReceive(index)

@@ -30,6 +30,8 @@ enum Policy {
     static let pauseMinimum = Interval.seconds(5)
     /// At its start a server waits so long for the addresses of its origins.
     static let firstLookupMaximum = Interval.seconds(3)
+    /// Who asks how things are gets so long to ask and to take the answer.
+    static let inquiryMaximum = Interval.seconds(5)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
@@ -50,7 +52,17 @@ enum Policy {
     /// Connects to origins under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
     static let connectsMaximum = 512
 
+    /// Who asks at a time; more are turned away.
+    static let inquiriesMaximum = 16
+    /// Outages that are remembered for people.
+    static let outagesMaximum = 32
+    /// What is shorter is none.
+    static let outageMinimum = Interval.milliseconds(1)
+
     // MARK: Bytes
+
+    /// An HTTP request, of which only the first line matters.
+    static let inquiryByteCount = 8 << 10
 
     /// The shared receive pool.
     static let poolByteCount = 16 << 10

@@ -6,6 +6,8 @@ import Loop
 public enum Ending: Equatable, Sendable {
     /// Asked to stop, everything closed in order.
     case finished
+    /// `Configuration.stream` did not end in order; why, as far as it is known.
+    case streamBroken(String)
     /// Could not start or go on.
     case failed(StartFault)
 }
@@ -43,8 +45,9 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
         }
         let hub = try Hub(configuration, log: logger, reconfigure)
         let (host, first) = try configuration.role == .client ? client(hub) : server(hub)
+        try inquiries(hub)
         Privileges.drop(holdsSecrets: hub.credentials != nil)
-        listening("\(first)")
+        if let first { listening("\(first)") }
         return hub.run(host)
     } catch let fault as StartFault {
         return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
@@ -56,11 +59,12 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
 /// Reads the configuration again.
 public typealias Reconfigure = () throws(StartFault) -> Configuration
 
-private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address) {
+private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
+    if hub.configuration.stream != nil { return (ClientHost(hub, server: hub.configuration.output), nil) }
     var first: Address?
     for mapping in hub.configuration.mappings {
         let socket = try listeningSocket(hub, mapping.name, mapping.address)
-        hub.listeners.add(socket.fd, mapping, path: mapping.address.path)
+        hub.listeners.add(socket.fd, .users(mapping), path: mapping.address.path)
         hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                           driver: hub.loop.driverName))
         first = first ?? socket.address
@@ -69,14 +73,32 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address) {
     return (ClientHost(hub, server: hub.configuration.output), first)
 }
 
-private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address) {
+private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
     let socket = try listeningSocket(hub, "", hub.configuration.output)
-    hub.listeners.add(socket.fd, path: hub.configuration.output.path)
+    hub.listeners.add(socket.fd, .carriers, path: hub.configuration.output.path)
     let origins = Origins()
     _ = origins.set(hub.configuration.mappings)
     hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
     if !socket.address.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(socket.address)) }
     return (ServerHost(hub, origins: origins), socket.address)
+}
+
+/// Where people and graphs ask: a socket file for this user, and an address for metrics.
+private func inquiries(_ hub: Hub) throws(StartFault) {
+    if let address = hub.configuration.metrics {
+        let socket = try listeningSocket(hub, "metrics", address)
+        hub.listeners.add(socket.fd, .inquiries(mayCommand: false), path: address.path)
+        hub.journal.note(.answersInquiries(socket.address))
+    }
+    guard let path = hub.configuration.control else { return }
+    do throws(StartFault) {
+        let socket = try ListeningSocket(HostPort(path: path), hub, patience: .zero, isPrivate: true)
+        hub.listeners.add(socket.fd, .inquiries(mayCommand: true), path: path)
+    } catch {
+        // Asked for, it must be there; else it is a convenience.
+        guard !hub.configuration.requiresControl else { throw error }
+        hub.journal.note(.controlUnavailable(error))
+    }
 }
 
 private func listeningSocket(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> ListeningSocket {

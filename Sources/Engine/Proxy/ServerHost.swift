@@ -77,6 +77,10 @@ final class ServerHost: Host {
         handshakes = []
     }
 
+    func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {}
+    var ending: Ending { .finished }
+
     func mappingName(_ place: UInt16) -> String { origins.mappingName(place) }
 
     func apply(_ mappings: [Mapping]) -> [StartFault] {
@@ -169,7 +173,7 @@ final class ServerHost: Host {
             session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip)))
         }
         hub.journal.note(isNew ? .sessionOpened(session, carrier.peer)
-            : .sessionResumed(session, carrier.peer, after: outage, replayed: replayed, roundTripMicroseconds: nil))
+            : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
         scheduleRegistry()
     }
 
@@ -197,6 +201,7 @@ final class ServerHost: Host {
     func handleSuspected(_ session: Session) {}
     func handleRecovered(_ session: Session) {}
     func pathMayHaveChanged() {}
+    func reconnect() -> Bool { false }
 
     // MARK: Sessions
 
@@ -263,6 +268,8 @@ final class ServerHost: Host {
     func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }
 
     // MARK: The end
+
+    var summary: String { "\(hub.sessions.count) sessions" }
 
     /// No new session and no new stream; known sessions may still come back.
     func drain() { isDraining = true }

@@ -22,6 +22,8 @@ final class Session {
     var secret = Octets32.zero
     /// Bytes that it holds for the peer, counted by `Budget`.
     var account = Budget.Account()
+    /// How long the oldest of them waits.
+    var age = BacklogAge()
     /// How often the peer may reset streams.
     var resets: TokenBucket
     /// Users whose bytes are not read because a buffer is full.
@@ -36,10 +38,12 @@ final class Session {
     var timerAt = UInt64.max
     var detachedAt: UInt64?
     var suspectedAt: UInt64?
+    let openedAt: UInt64
 
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, now: UInt64) {
         self.index = index
         self.generation = generation
+        openedAt = now
         resets = TokenBucket(burst: limits.streams + Policy.resetSlack, perSecond: Policy.resetsPerSecond)
         endpoint = Endpoint(role: role, limits: limits, now: Instant(nanoseconds: now))
         queue_init(&store, 0)

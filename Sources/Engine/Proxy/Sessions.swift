@@ -19,6 +19,7 @@ final class Sessions {
     deinit { header.deallocate() }
 
     var all: [Session] { table.all }
+    var count: Int { table.count }
 
     func find(_ token: Token) -> Session? { table.find(token) }
     /// The session that a registry knows by its index.
@@ -67,6 +68,7 @@ final class Sessions {
         }
         guard !session.isEnded else { return }
         releaseAcknowledged(session)
+        session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
         if hub.budget.mayHold(session.account, 0, isHealthy: true) { hub.users.wake(session) }
         schedule(session)
         session.checkInvariants()

@@ -38,7 +38,7 @@ struct UserSocket {
     /// The slab that a hot socket receives into, and how much of it is filled.
     var block: UnsafeMutableRawPointer?
     var filled = 0
-    /// When the armed receive of a hot socket was submitted, to take its slab back when nothing comes.
+    /// When its connect was submitted, or the armed receive of a hot socket, whose slab is taken back when nothing comes.
     var armedAt: UInt64 = 0
 
     init(fd: Int32, isConnecting: Bool, generation: UInt32) {

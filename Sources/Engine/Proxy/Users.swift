@@ -20,6 +20,9 @@ final class Users {
     var hot: [UInt32] = []
     /// Sockets that the ring refused something.
     var refused: [UInt32] = []
+    /// Bytes read from users, and bytes that users took: since the start.
+    var readByteCount: UInt64 = 0
+    var takenByteCount: UInt64 = 0
     /// Sessions with readers that wait for memory.
     var blockedSessions: [Session] = []
     /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
@@ -201,6 +204,8 @@ final class Users {
         hub.budget.deliver(user.pointee.outboundCount)
         queue_clear(&user.pointee.outbound, hub.arena)
         becomeCold(index, user)
+        let farewell = user.pointee.life.farewell
         table.remove(index)
+        hub.host.handleUserGone(index, farewell)
     }
 }

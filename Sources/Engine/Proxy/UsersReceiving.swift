@@ -49,6 +49,7 @@ extension Users {
                 return close(index, .reset)
             }
             hub.budget.hold(count, &session.account)
+            readByteCount += UInt64(count)
             session.endpoint.write(user.pointee.slot, count)
             hub.sessions.markDirty(session)
             readers.append(index)

@@ -74,6 +74,7 @@ extension Users {
         if result > 0 {
             let count = Int(result)
             hub.budget.deliver(count)
+            takenByteCount += UInt64(count)
             queue_release(&user.pointee.outbound, hub.arena, user.pointee.outbound.head + UInt64(count))
             if let session = user.pointee.session?.takeUnretainedValue() {
                 session.endpoint.consume(user.pointee.slot, count, now: hub.instant)

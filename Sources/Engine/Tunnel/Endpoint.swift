@@ -208,6 +208,12 @@ public struct Endpoint: ~Copyable {
     /// Payload bytes that the peer has sent, or begun to send, and no user has taken: never above `Limits.received`.
     public var unconsumedByteCount: Int { Int(dataReceived - dataConsumed) }
 
+    /// Payload bytes that have their place in the sequence, and payload bytes of the peer that users took: since the start.
+    public var payloadSent: UInt64 { dataSent }
+    public var payloadTaken: UInt64 { dataConsumed }
+    /// The smoothed round trip of the carrier, as answers to PING showed it.
+    public var roundTrip: Interval { liveness.roundTrip }
+
     /// Ends the session with the next batch.
     public mutating func close(_ code: CloseCode, _ reason: StaticString) {
         owedClose = (code, reason)

@@ -23,9 +23,16 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
-        .value("config", "FILE"), .toggle("proxy-protocol"),
+        .value("config", "FILE"), .toggle("proxy-protocol"), .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
         .toggle("version"), .toggle("help"), .toggle("h"),
     ]
+
+    /// Of the commands that talk to a running process.
+    static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("help"), .toggle("h")]
+    static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]
+    /// `tele connect`: those of a client that make sense for one connection.
+    static let ofConnect: [GoFlag] = ofTele.filter { ["out", "io", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key",
+                                                      "log-format", "log-level", "config", "help", "h"].contains($0.name) }
 
     static let ofCheck: [GoFlag] = [
         .value("config", "FILE"), .toggle("client"), .toggle("server"), .toggle("help"), .toggle("h"),

@@ -7,10 +7,15 @@ enum Help {
         case ["demo"]: return demo
         case ["keygen"]: return keygen
         case ["check"], ["config"]: return check
+        case ["connect"]: return connect
+        case ["status"]: return status
+        case ["top"]: return top
+        case ["drain"]: return drain
+        case ["reconnect"]: return reconnect
         default:
             throw UsageFault(
                 "there is no help about \(quoted(words.joined(separator: " ")))",
-                hint: "\"tele help\", and \"tele help\" with check, demo or keygen, are all there is")
+                hint: "\"tele help\", and \"tele help\" with the name of a command, are all there is")
         }
     }
 
@@ -39,12 +44,15 @@ enum Help {
           ssh -p 22999 localhost                      through both
           tele keygen -out=tele.key                   a key for -key on both sides
           tele -config=FILE                           many mappings; "tele help check"
+          tele connect -out=host:40300 [NAME]         one connection, for ProxyCommand
+          tele status                                 what runs here, and what waits
           tele demo                                   all of it here, with faults
 
         addresses
-          HOST:PORT, [IPV6]:PORT, unix:/PATH; :PORT listens on every interface and dials
-          localhost. Without -in of the client (on localhost) or -out of the server (on
-          every interface) a free port is taken and its address printed on stdout.
+          HOST:PORT, [IPV6]:PORT, unix:/PATH; :PORT listens on every interface, and
+          dials localhost. Without -in of the client (on localhost) or -out of the
+          server (on every interface) a free port is taken and its address printed on
+          stdout.
 
         flags, with one dash or two, as -name=value or -name value
           -client, -server         which of the two this process is
@@ -64,8 +72,10 @@ enum Help {
                                    the same with certificates, PEM; on both sides
           -allow=NAME,NAME         with certificates: only these names
           -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
-          -proxy-protocol          client: the origin gets the user's address (PROXY v2)
+          -proxy-protocol          client: the origin learns the user's address (PROXY)
           -config=FILE             a file with all this; SIGHUP reads it again
+          -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
+          -control=PATH            the socket for tele status and its like; or none
           -io=auto                 auto, uring or epoll
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
@@ -76,7 +86,7 @@ enum Help {
           configured on this machine, 1 anything else
 
         more
-          tele help check, tele help demo, tele help keygen
+          tele help check|connect|demo|drain|keygen|reconnect|status|top
           tele --generate-completion-script bash|zsh|fish
         """#
 
@@ -86,16 +96,16 @@ enum Help {
 
         usage
           tele check -config=FILE
-          tele check -config=FILE -client          when it has a [client] and a [server]
+          tele check -config=FILE -client        when it has a [client] and a [server]
 
         a client's file, and a server's; under them any flag without its dash
-          [client]                                 [server]
-          out = "host9:40300"                      out = ":40300"
-          key = "/etc/tele/key"                    key = "/etc/tele/keys"
+          [client]                             [server]
+          out = "host9:40300"                  out = ":40300"
+          key = "/etc/tele/key"                key = "/etc/tele/keys"
 
-          [client.listen]                          [server.origins]
-          ssh = "127.0.0.1:22999"                  ssh = "localhost:22"
-          db = "unix:/run/user/1000/db"            db = "unix:/run/postgresql/.s.PGSQL.5432"
+          [client.listen]                      [server.origins]
+          ssh = "127.0.0.1:22999"              ssh = "localhost:22"
+          db = "unix:/run/user/1000/db"        db = "unix:/run/db/socket"
           web = { address = ":8080", proxy-protocol = true }
 
         The two sides find each other by the name. SIGHUP applies a changed file:
@@ -103,6 +113,62 @@ enum Help {
 
         exit status
           0 it is fine, 78 it is not
+        """
+
+    static let connect = """
+        tele connect carries one connection over stdin and stdout, through outages. It
+        needs no tele client: it is one, and ends with its connection.
+
+        usage
+          tele connect -out=host:40300 [-key=FILE] [NAME]
+          tele connect -config=FILE NAME
+          ssh -o ProxyCommand='tele connect -out=%h:40300 ssh' host9
+
+        NAME is a mapping of the server; without it, its -in. Flags are those of a
+        client; -log-level is warning unless told.
+
+        exit status
+          0 it ended in order, 1 it was lost, and else those of tele
+        """
+
+    static let status = """
+        tele status shows what the running tele processes of this user do: sessions,
+        carriers, what waits and for how long, and the last outages.
+
+        usage
+          tele status
+          tele status -control=PATH                   one process
+          tele status -json                           one line of JSON each
+
+        A process has its socket in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/tele or, for
+        root, /run/tele, unless its -control says otherwise. It answers its user only.
+        """
+
+    static let top = """
+        tele top shows one tele process each second: how fast bytes go, how many wait,
+        and how long they will take. q ends it. Into a pipe it writes a line a second.
+
+        usage
+          tele top
+          tele top -control=PATH
+        """
+
+    static let drain = """
+        tele drain has a process end when what is open has ended, after its -drain at
+        the latest, as SIGTERM does.
+
+        usage
+          tele drain
+          tele drain -control=PATH
+        """
+
+    static let reconnect = """
+        tele reconnect has a client dial a new carrier now. The old one goes when the
+        new one works. (SIGUSR1 does so only when the old one does not answer.)
+
+        usage
+          tele reconnect
+          tele reconnect -control=PATH
         """
 
     static let keygen = """

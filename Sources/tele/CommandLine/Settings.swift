@@ -8,6 +8,8 @@ struct Settings {
     var configuration: Configuration
     var logFormat: LogFormat
     var logLevel: Logger.Level
+    /// `tele status` and its like may talk to the process.
+    var wantsControl: Bool
     /// The listening port was left to the kernel, so the caller must be told.
     var printsAddress: Bool
 
@@ -48,10 +50,21 @@ struct Settings {
         configuration = Configuration(role: role, mappings: mappings, output: output)
         let listening = role == .client ? mappings[0].address : output
         printsAddress = listening.port == 0 && listening.path == nil
+        wantsControl = arguments.control != "none"
         logFormat = try Settings.choice(arguments.logFormat, "log-format", among: LogFormat.self) ?? .text
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
         try readLimits(arguments)
         try readSecurity(arguments)
+        if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
+        if let control = arguments.control, control != "none" {
+            guard control.hasPrefix("/"), control.utf8.count <= Address.pathMaximum else {
+                throw UsageFault("-control=\(visible(control)) is no absolute path of at most \(Address.pathMaximum) bytes",
+                                 hint: "write -control=/run/tele/a.sock, or -control=none")
+            }
+            configuration.control = control
+            configuration.requiresControl = true
+        }
+        configuration.version = Version.number
     }
 
     private mutating func readSecurity(_ arguments: Tele) throws(UsageFault) {

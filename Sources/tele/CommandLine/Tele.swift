@@ -5,7 +5,8 @@ import ArgumentParser
 struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
-        version: Version.text, subcommands: [CheckArguments.self, DemoArguments.self, KeygenArguments.self], helpNames: [.long, .short, .goLong("help")])
+        version: Version.text, subcommands: [CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
+                      ReconnectArguments.self, StatusArguments.self, TopArguments.self], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
@@ -40,6 +41,8 @@ struct Tele: ParsableCommand {
     @Option(name: .go("allow"), help: ArgumentHelp("Names that may come.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
     @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
+    @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
+    @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
     @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false
     @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
     var logFormat: String?
@@ -79,6 +82,48 @@ struct CheckArguments: ParsableCommand {
     @Option(name: .go("config"), help: "The file.", completion: .file()) var config: String?
     @Flag(name: .go("client"), help: "Its client, when it has both.") var client = false
     @Flag(name: .go("server"), help: "Its server, when it has both.") var server = false
+}
+
+// Commands that `GoFlags` reads by itself; here for completions and the man page.
+
+struct ConnectArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "connect", abstract: "One connection over stdin and stdout, for ssh's ProxyCommand.",
+        helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("out"), help: ArgumentHelp("Where the tele server is.", valueName: "address")) var output: String?
+    @Option(name: .go("key"), help: "The file with the key.", completion: .file()) var key: String?
+    @Option(name: .go("config"), help: "A client's configuration file.", completion: .file()) var config: String?
+    @Argument(help: "The mapping.") var name: String?
+}
+
+struct StatusArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status", abstract: "What running tele processes do.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
+    @Flag(name: .go("json"), help: "For programs.") var json = false
+}
+
+struct TopArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "top", abstract: "The same, each second.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
+}
+
+struct DrainArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "drain", abstract: "Ends a process when what is open has ended.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
+}
+
+struct ReconnectArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "reconnect", abstract: "Has a client dial a new carrier now.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
 }
 
 struct DemoArguments: ParsableCommand {

@@ -7,6 +7,10 @@ enum StandardStreams {
     /// wrong way round: a write to a stdout that was closed still fails.
     static func prepare() {
         signal(SIGPIPE, SIG_IGN)
+        // Whoever started us may have blocked them.
+        var none = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, nil)
         for descriptor in Int32(0)...2 where fcntl(descriptor, F_GETFD) < 0 {
             // The lowest free number is this one, as the ones below are open by now.
             _ = open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY)

@@ -1,0 +1,53 @@
+import Histogram
+
+/// How long things took, and how much was sent again: since the start, with two significant digits.
+struct Histograms {
+    /// One of them. Values are microseconds or bytes; to the outside seconds or bytes.
+    struct One {
+        private var histogram: Histogram<UInt64>
+        /// Upper ends of the buckets that a graph sees.
+        let bounds: [Double]
+        private let scale: Double
+        private(set) var sum = 0.0
+
+        init(_ bounds: [Double], scale: Double, most: UInt64) {
+            histogram = Histogram(highestTrackableValue: most, numberOfSignificantValueDigits: .two)
+            self.bounds = bounds
+            self.scale = scale
+            mostValue = most
+        }
+
+        private let mostValue: UInt64
+
+        mutating func record(_ value: UInt64) {
+            sum += Double(value) / scale
+            histogram.record(min(value, mostValue))
+        }
+
+        var count: UInt64 { histogram.totalCount }
+
+        /// How many were at most `bound`, as near as the digits tell.
+        func count(upTo bound: Double) -> UInt64 { histogram.count(within: 0...UInt64(bound * scale)) }
+
+        /// The value below which `percentile` of a hundred lie.
+        func value(at percentile: Double) -> Double { Double(histogram.valueAtPercentile(percentile)) / scale }
+    }
+
+    private static let day: UInt64 = 86_400_000_000
+
+    var outage = One([0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400], scale: 1e6, most: 31 * day)
+    var recovery = One([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5], scale: 1e6, most: day)
+    var replayed = One([0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9], scale: 1, most: 1 << 40)
+    var roundTrip = One([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5], scale: 1e6, most: day)
+    var connect = One([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10], scale: 1e6, most: day)
+
+    var all: [(name: String, help: String, One)] {
+        [
+            ("tele_outage_seconds", "From an outage's first sign to the new carrier.", outage),
+            ("tele_recovery_seconds", "From the start of the dial that ended an outage to its end.", recovery),
+            ("tele_replayed_bytes", "Bytes sent again after an outage.", replayed),
+            ("tele_carrier_round_trip_seconds", "A carrier's round trip when it got its session.", roundTrip),
+            ("tele_origin_connect_seconds", "How long an origin took to accept.", connect),
+        ]
+    }
+}

@@ -1,0 +1,40 @@
+import Loop
+
+/// One connection of somebody who asks how things are: one request, one answer, the end.
+final class Inquiry {
+    let fd: Int32
+    let index: UInt32
+    let generation: UInt32
+    let mayCommand: Bool
+    let request = UnsafeMutableRawBufferPointer.allocate(byteCount: Policy.inquiryByteCount, alignment: 8)
+    var filled = 0
+    /// While it is sent.
+    var answer: UnsafeMutableRawBufferPointer?
+    var sent = 0
+    /// The ring holds a receive or a send, never both.
+    var isInFlight = false
+    var isClosing = false
+
+    init(fd: Int32, index: UInt32, generation: UInt32, mayCommand: Bool) {
+        self.fd = fd
+        self.index = index
+        self.generation = generation
+        self.mayCommand = mayCommand
+    }
+
+    deinit {
+        request.deallocate()
+        answer?.deallocate()
+    }
+
+    func token(_ operation: Operation) -> Token { operation.token(index, generation) }
+
+    /// Method and path, when the request's head is whole.
+    var line: (method: String, path: String)? {
+        let bytes = UnsafeRawBufferPointer(rebasing: request[..<filled])
+        guard bytes.indices.contains(where: { bytes[$0...].starts(with: [0x0d, 0x0a, 0x0d, 0x0a]) }) else { return nil }
+        let first = String(decoding: bytes.prefix { $0 != 0x0d }, as: UTF8.self)
+        let words = first.split(separator: " ", maxSplits: 2, omittingEmptySubsequences: false)
+        return words.count == 3 ? (String(words[0]), String(words[1].prefix { $0 != "?" })) : ("", "")
+    }
+}

@@ -1,0 +1,92 @@
+import Histogram
+
+/// The same as `Status`, for Prometheus: its text format, version 0.0.4, and its conventions for names.
+enum Metrics {
+    static let contentType = "text/plain; version=0.0.4; charset=utf-8"
+
+    static func text(_ status: Status, _ journal: Journal) -> String {
+        var page = Page()
+        page.gauge("tele_build_info", "What runs: always 1.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
+        page.gauge("tele_uptime_seconds", "Since the start.", status.uptimeSeconds)
+        page.gauge("tele_draining", "1 while the process comes to its end.", status.state == "running" ? 0 : 1)
+        page.gauge("tele_connections", "Connections of users, or to origins, that are open.", Double(status.connections))
+        page.gauge("tele_sessions", "Sessions, with a carrier or without.", Double(status.sessions.count))
+        for (state, carrier) in [("up", Status.Session.Carrier.up), ("suspected", .suspected), ("away", .away)] {
+            page.gauge("tele_session_carriers", "Sessions by the state of their carrier.",
+                       Double(status.sessions.count { $0.carrier == carrier }), ["state": state])
+        }
+        page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
+        page.gauge("tele_backlog_bytes", "Bytes that the other side has not acknowledged.", Double(status.heldBytes))
+        page.gauge("tele_backlog_limit_bytes", "Where tele stops reading.", Double(status.heldBytesMaximum))
+        page.gauge("tele_backlog_age_seconds", "How long the oldest of them waits.", status.sessions.map(\.backlogSeconds).max() ?? 0)
+        page.gauge("tele_undelivered_bytes", "Bytes of the other side that users have not taken.", Double(status.waitingBytes))
+        page.gauge("tele_resident_memory_bytes", "Memory in use.", Double(status.residentBytes))
+        counters(status, &page)
+        for (name, help, histogram) in journal.histograms.all { page.histogram(name, help, histogram) }
+        return page.text
+    }
+
+    private static func counters(_ status: Status, _ page: inout Page) {
+        let counters = status.counters
+        page.counter("tele_user_received_bytes_total", "Bytes read from users or origins.", status.readBytes)
+        page.counter("tele_user_sent_bytes_total", "Bytes that users or origins took.", status.takenBytes)
+        page.counter("tele_carriers_total", "Carriers that got a session.", counters.carriers)
+        page.counter("tele_carriers_lost_total", "Carriers that died by themselves.", counters.carriersLost)
+        page.counter("tele_sessions_total", "Sessions that began.", counters.sessions)
+        page.counter("tele_resumes_total", "Sessions that went on by a new carrier.", counters.resumes)
+        page.counter("tele_suspicions_total", "Answers that were overdue.", counters.suspicions)
+        page.counter("tele_suspicions_wrong_total", "Answers that came after all.", counters.wrongSuspicions)
+        page.counter("tele_dial_failures_total", "Reasons why the server was not reached, as they changed.", counters.dialFailures)
+        page.counter("tele_refusals_total", "Peers that were turned away.", counters.refusals)
+        page.counter("tele_sessions_lost_total", "Sessions that the server did not know any more.", counters.sessionsLost)
+        page.counter("tele_sessions_expired_total", "Sessions that stayed away for too long.", counters.sessionsExpired)
+        page.counter("tele_sessions_evicted_total", "Sessions that gave way or were revoked.", counters.sessionsEvicted)
+        page.counter("tele_protocol_faults_total", "Peers that broke the protocol.", counters.faults)
+        page.counter("tele_streams_total", "Streams that were opened.", counters.streams)
+        page.counter("tele_streams_reset_total", "Streams that the other side reset.", counters.streamsReset)
+        page.counter("tele_origin_failures_total", "Streams whose origin was not reached.", counters.originFailures)
+        page.counter("tele_accept_failures_total", "Accepts that the system refused.", counters.acceptFailures)
+        page.counter("tele_pauses_total", "Times when this process did not run for seconds.", counters.pauses)
+    }
+
+    /// Lines of the format. A name's help and type come once, before its first value.
+    private struct Page {
+        private(set) var text = ""
+        private var last = ""
+
+        mutating func gauge(_ name: String, _ help: String, _ value: Double, _ labels: KeyValuePairs<String, String> = [:]) {
+            add(name, help, "gauge", number(value), labels)
+        }
+
+        mutating func counter(_ name: String, _ help: String, _ value: UInt64) { add(name, help, "counter", "\(value)", [:]) }
+
+        mutating func histogram(_ name: String, _ help: String, _ histogram: Histograms.One) {
+            head(name, help, "histogram")
+            for bound in histogram.bounds {
+                text += "\(name)_bucket{le=\"\(number(bound))\"} \(histogram.count(upTo: bound))\n"
+            }
+            text += "\(name)_bucket{le=\"+Inf\"} \(histogram.count)\n\(name)_sum \(number(histogram.sum))\n\(name)_count \(histogram.count)\n"
+        }
+
+        private mutating func head(_ name: String, _ help: String, _ type: String) {
+            guard name != last else { return }
+            last = name
+            text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
+        }
+
+        private mutating func add(_ name: String, _ help: String, _ type: String, _ value: String,
+                                  _ labels: KeyValuePairs<String, String>) {
+            head(name, help, type)
+            let pairs = labels.map { "\($0)=\"\(escaped($1))\"" }.joined(separator: ",")
+            text += "\(name)\(pairs.isEmpty ? "" : "{\(pairs)}") \(value)\n"
+        }
+
+        private func number(_ value: Double) -> String {
+            value == value.rounded() && abs(value) < 1e15 ? "\(Int64(value))" : "\(value)"
+        }
+
+        private func escaped(_ text: String) -> String {
+            text.reduce(into: "") { $0 += $1 == "\\" || $1 == "\"" ? "\\\($1)" : $1 == "\n" ? "\\n" : "\($1)" }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+import Glibc
+import Loop
+
+/// Word to the service manager that started this process (sd_notify(3)): that it is ready, what it does, that its loop still
+/// turns. Without one, nothing happens.
+final class ServiceManager {
+    private let fd: Int32
+    /// Nanoseconds between signs of life; nil: none are wanted.
+    let watchdog: UInt64?
+    private var lastStatus = ""
+
+    /// Takes the environment's words, which no child shall find.
+    init() {
+        func take(_ name: String) -> String? {
+            defer { unsetenv(name) }
+            return getenv(name).map { String(cString: $0) }
+        }
+        let micro = take("WATCHDOG_USEC").flatMap { UInt64($0) }
+        let isOurs = take("WATCHDOG_PID").map { Int32($0) == getpid() } ?? true
+        fd = take("NOTIFY_SOCKET").flatMap(ServiceManager.dial) ?? -1
+        // Twice as often as it must be.
+        watchdog = fd >= 0 && isOurs ? micro.flatMap { $0 > 1 ? $0.multipliedReportingOverflow(by: 500).partialValue : nil } : nil
+    }
+
+    deinit { if fd >= 0 { close(fd) } }
+
+    private static func dial(_ name: String) -> Int32? {
+        guard name.hasPrefix("/") || name.hasPrefix("@") else { return nil }
+        let fd = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
+        guard fd >= 0 else { return nil }
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let isShort = withUnsafeMutableBytes(of: &address.sun_path) { room in
+            guard name.utf8.count < room.count else { return false }
+            room.copyBytes(from: name.utf8)
+            if name.hasPrefix("@") { room[0] = 0 }  // An abstract name.
+            return true
+        }
+        let length = socklen_t(MemoryLayout<sa_family_t>.size + name.utf8.count)
+        let isConnected = isShort && withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, length) == 0 }
+        }
+        if isConnected { return fd }
+        close(fd)
+        return nil
+    }
+
+    private func say(_ words: String) {
+        guard fd >= 0 else { return }
+        _ = words.withCString { send(fd, $0, strlen($0), Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)) }
+    }
+
+    func ready() { say("READY=1") }
+
+    func reloading() {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        say("RELOADING=1\nMONOTONIC_USEC=\(UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000)")
+    }
+
+    func stopping() { say("STOPPING=1") }
+    func isAlive() { say("WATCHDOG=1") }
+
+    /// One line for `systemctl status`, when it is another than before.
+    func status(_ words: @autoclosure () -> String) {
+        guard fd >= 0 else { return }
+        let words = words()
+        guard words != lastStatus else { return }
+        lastStatus = words
+        say("STATUS=\(words)")
+    }
+}

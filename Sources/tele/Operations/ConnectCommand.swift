@@ -1,0 +1,74 @@
+import Glibc
+import Logging
+import Proxy
+
+/// `tele connect`: one stream between stdin, stdout and a tele server. It survives outages as the others do.
+///
+/// The loop speaks to a socket, one end of a pair; two threads move bytes between the other end and the standard streams,
+/// which may be anything and may block.
+struct ConnectCommand {
+    private let settings: Settings
+    private let name: String
+
+    init(_ settings: Settings, name: String) {
+        self.settings = settings
+        self.name = name
+    }
+
+    func run() throws -> ExitStatus {
+        var ends: [Int32] = [-1, -1]
+        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {
+            Complaint("cannot make a socket (\(String(cString: strerror(errno)).lowercased()))", hint: "is a limit reached?").print()
+            return .failure
+        }
+        var configuration = settings.configuration
+        configuration.stream = Configuration.Stream(fd: ends[0], name: name)
+        configuration.mappings = []
+
+        let log = try LogSink(format: settings.logFormat)
+        var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
+        logger.logLevel = settings.logLevel
+
+        let pumps = ends[1]
+        try Thread.start {
+            ConnectCommand.move(from: STDIN_FILENO, to: pumps)
+            shutdown(pumps, Int32(SHUT_WR))
+        }
+        let output = try Thread.start {
+            // Nobody reads any more: then nothing more shall come.
+            if !ConnectCommand.move(from: pumps, to: STDOUT_FILENO) { shutdown(pumps, Int32(SHUT_RDWR)) }
+            close(STDOUT_FILENO)
+        }
+        let ending = Proxy.run(configuration, logger: logger) { _ in }
+        defer { log.flush(withinMilliseconds: 1000) }
+        switch ending {
+        case .finished:
+            pthread_join(output, nil)
+            return .fine
+        case .streamBroken(let reason):
+            pthread_join(output, nil)
+            log.write(Complaint("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text)
+            return .failure
+        case .failed(let fault):
+            log.write(Complaint(fault.sentence, hint: fault.hint).text)
+            return ExitStatus(fault.kind)
+        }
+    }
+
+    /// All that comes, until its end. False: it could not be written, or read.
+    @discardableResult
+    private static func move(from source: Int32, to sink: Int32) -> Bool {
+        var buffer = [UInt8](repeating: 0, count: 64 << 10)
+        while true {
+            let count = read(source, &buffer, buffer.count)
+            if count < 0, errno == EINTR { continue }
+            if count < 0, errno == EAGAIN {
+                var wait = pollfd(fd: source, events: Int16(POLLIN), revents: 0)
+                _ = poll(&wait, 1, -1)
+                continue
+            }
+            guard count > 0 else { return count == 0 }
+            do { try StandardStreams.write(Array(buffer[..<count]), to: sink) } catch { return false }
+        }
+    }
+}

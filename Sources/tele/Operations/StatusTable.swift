@@ -1,0 +1,74 @@
+import Proxy
+
+/// A process's status as lines for a person.
+struct StatusTable {
+    private let status: Status
+    private let paint: (String, Int) -> String
+
+    /// `paint`: text in a colour of ECMA-48, or as it is.
+    init(_ status: Status, paint: @escaping (String, Int) -> String = { text, _ in text }) {
+        self.status = status
+        self.paint = paint
+    }
+
+    var lines: [String] { head + mappings + [""] + sessions + outages }
+
+    /// Who it is, and since when.
+    var head: [String] {
+        let out = status.role == "client" ? "to \(status.out)" : "at \(status.out)"
+        let security = status.security == "none" ? paint("no key", 33) : "with \(status.security == "key" ? "a key" : "certificates")"
+        return [
+            "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
+                + "\(Figures.seconds(status.uptimeSeconds)), \(status.driver), \(security)",
+            "\(status.connections) connections, \(Figures.bytes(Double(status.heldBytes))) of at most "
+                + "\(Figures.bytes(Double(status.heldBytesMaximum))) wait, \(Figures.bytes(Double(status.residentBytes))) resident",
+        ]
+    }
+
+    private var mappings: [String] {
+        let width = status.mappings.map(\.name.count).max() ?? 0
+        guard width > 0 else { return [] }
+        return status.mappings.map { "  \(padded($0.name, width))  \($0.address)" }
+    }
+
+    private var sessions: [String] {
+        guard !status.sessions.isEmpty else { return ["no session"] }
+        let rows = status.sessions.map { session in
+            [
+                session.session == "0" ? "-" : session.session, session.name.isEmpty ? session.peer : "\(session.name) \(session.peer)",
+                "\(session.carrier.rawValue) \(Figures.seconds(session.carrierSeconds))", Figures.seconds(session.roundTripSeconds),
+                "\(session.streams)", Figures.bytes(Double(session.backlogBytes)),
+                session.backlogBytes == 0 ? "-" : Figures.seconds(session.backlogSeconds),
+                Figures.bytes(Double(session.undeliveredBytes)), "\(max(0, session.epoch - 1))",
+            ]
+        }
+        let head = ["session", "peer", "carrier", "round trip", "streams", "waiting", "oldest", "to deliver", "resumed"]
+        let widths = head.indices.map { column in ([head] + rows).map { $0[column].count }.max() ?? 0 }
+        func line(_ cells: [String], carrier colour: Int? = nil) -> String {
+            let columns = zip(cells, widths).enumerated().map { column, cell in
+                let text = padded(cell.0, cell.1)
+                return column == 2 ? colour.map { paint(text, $0) } ?? text : text
+            }
+            return trimmed(columns.joined(separator: "  "))
+        }
+        let colours: [Status.Session.Carrier: Int] = [.up: 32, .suspected: 33, .away: 31]
+        return [line(head)] + zip(rows, status.sessions).map { line($0, carrier: colours[$1.carrier]) }
+    }
+
+    private var outages: [String] {
+        guard !status.outages.isEmpty else { return ["", "no outage so far"] }
+        return [""] + status.outages.suffix(5).reversed().map { outage in
+            "outage of \(Figures.seconds(outage.lengthSeconds)), over \(Figures.seconds(outage.agoSeconds)) ago: "
+                + (outage.recoverySeconds == 0 ? "the same carrier went on"
+                    : "\(Figures.bytes(Double(outage.replayedBytes))) sent again, \(Figures.seconds(outage.recoverySeconds)) after the dial")
+        }
+    }
+
+    private func padded(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
+
+    private func trimmed(_ text: String) -> String {
+        var text = text
+        while text.last == " " { text.removeLast() }
+        return text
+    }
+}
