@@ -111,7 +111,7 @@ final class ClientHost: Host {
         return mappings.filter { !present.contains($0) }.compactMap { mapping in
             do throws(StartFault) {
                 let socket = try ListeningSocket(mapping.address, hub, patience: .zero)
-                hub.listeners.add(socket.fd, .users(mapping), path: mapping.address.path)
+                hub.listeners.add(socket, .users(mapping))
                 hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                                   driver: hub.loop.driverName))
                 return nil

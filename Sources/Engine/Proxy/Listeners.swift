@@ -23,6 +23,8 @@ final class Listeners {
         fileprivate var isClosed = false
         /// Closed, and no operation holds its descriptor: the place is free.
         fileprivate var isGone = false
+        /// Others have it open too, and go on listening.
+        fileprivate var isShared = false
         /// The file of a Unix-domain socket that goes with it.
         fileprivate var path: String?
     }
@@ -35,10 +37,10 @@ final class Listeners {
 
     init(_ hub: Hub) { self.hub = hub }
 
-    /// `path`: of a socket file that this process made.
-    func add(_ fd: Int32, _ purpose: Purpose, path: String? = nil) {
-        var entry = Entry(fd: fd, purpose: purpose)
-        entry.path = path
+    func add(_ socket: ListeningSocket, _ purpose: Purpose) {
+        var entry = Entry(fd: socket.fd, purpose: purpose)
+        entry.isShared = socket.isAdopted
+        entry.path = socket.isAdopted ? nil : socket.address.path
         // Users of a mapping that was removed still name its place: it is taken again late.
         if entries.count >= 4 * Mapping.countMaximum, let free = entries.firstIndex(where: { $0.isGone && !$0.isPaused }) {
             entries[free] = entry
@@ -129,7 +131,8 @@ final class Listeners {
         guard !entries[index].isClosed else { return }
         entries[index].isClosed = true
         if let path = entries[index].path { Socket.removeFile(path) }
-        Socket.shutdownListening(entries[index].fd)
+        // Who waits in a shared socket's queue waits for the next process.
+        if !entries[index].isShared { Socket.shutdownListening(entries[index].fd) }
         if entries[index].isAccepting { hub.loop.cancel(entries[index].fd) } else { release(index) }
     }
 

@@ -8,6 +8,8 @@ struct ListeningSocket {
     let fd: Int32
     /// In numbers.
     let address: Address
+    /// The service manager has it too.
+    let isAdopted: Bool
 
     /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
     /// Throws `interrupted` when the process was told to stop meanwhile.
@@ -40,6 +42,7 @@ struct ListeningSocket {
         guard let address = Socket.localAddress(fd) else { throw SystemError(EADDRNOTAVAIL) }
         self.fd = fd
         self.address = address
+        isAdopted = false
     }
 
     /// One that whoever started the process has opened.
@@ -51,6 +54,7 @@ struct ListeningSocket {
         }
         self.fd = fd
         self.address = address
+        isAdopted = true
     }
 
     /// The process was told to stop before it began.

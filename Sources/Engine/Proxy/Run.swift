@@ -64,7 +64,7 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
     var first: Address?
     for mapping in hub.configuration.mappings {
         let socket = try listeningSocket(hub, mapping.name, mapping.address)
-        hub.listeners.add(socket.fd, .users(mapping), path: mapping.address.path)
+        hub.listeners.add(socket, .users(mapping))
         hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                           driver: hub.loop.driverName))
         first = first ?? socket.address
@@ -75,7 +75,7 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
 
 private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
     let socket = try listeningSocket(hub, "", hub.configuration.output)
-    hub.listeners.add(socket.fd, .carriers, path: hub.configuration.output.path)
+    hub.listeners.add(socket, .carriers)
     let origins = Origins()
     _ = origins.set(hub.configuration.mappings)
     hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
@@ -87,13 +87,13 @@ private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
 private func inquiries(_ hub: Hub) throws(StartFault) {
     if let address = hub.configuration.metrics {
         let socket = try listeningSocket(hub, "metrics", address)
-        hub.listeners.add(socket.fd, .inquiries(mayCommand: false), path: address.path)
+        hub.listeners.add(socket, .inquiries(mayCommand: false))
         hub.journal.note(.answersInquiries(socket.address))
     }
     guard let path = hub.configuration.control else { return }
     do throws(StartFault) {
         let socket = try ListeningSocket(HostPort(path: path), hub, patience: .zero, isPrivate: true)
-        hub.listeners.add(socket.fd, .inquiries(mayCommand: true), path: path)
+        hub.listeners.add(socket, .inquiries(mayCommand: true))
     } catch {
         // Asked for, it must be there; else it is a convenience.
         guard !hub.configuration.requiresControl else { throw error }
