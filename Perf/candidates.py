@@ -179,14 +179,19 @@ def tele_path() -> str:
     return os.environ.get("TELE") or str(ROOT / ".build/release/tele")
 
 
-def _tele(driver: str, keyed: bool = False):
+def before_path() -> str:
+    """Another build of tele, to compare with."""
+    return os.environ.get("TELE_BEFORE") or "the binary that TELE_BEFORE names"
+
+
+def _tele(driver: str, keyed: bool = False, path=tele_path):
     def commands(ports: Ports, scratch: Path):
         carrier = [f"-out=127.0.0.1:{ports.between}", f"-io={driver}"]
         if keyed:
             subprocess.run([tele_path(), "keygen", f"-out={scratch}/key"], check=True, timeout=10)
             carrier.append(f"-key={scratch}/key")
         def relay(role: str, port: int) -> list[str]:
-            return [tele_path(), f"-{role}", f"-in=127.0.0.1:{port}", *carrier]
+            return [path(), f"-{role}", f"-in=127.0.0.1:{port}", *carrier]
         return [("server", relay("server", ports.origin)), ("client", relay("client", ports.user))]
     return commands
 
@@ -207,6 +212,10 @@ def candidates() -> list[Candidate]:
                 "option splice-request", "option splice-response"),
         Candidate("tele-uring", "tele, io_uring", tele_path(), build, _tele("uring")),
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
+        Candidate("before-uring", "tele before, io_uring", before_path(), "set TELE_BEFORE to its path",
+                  _tele("uring", path=before_path), on_request=True),
+        Candidate("before-epoll", "tele before, epoll", before_path(), "set TELE_BEFORE to its path",
+                  _tele("epoll", path=before_path), on_request=True),
         Candidate("stunnel", "stunnel pair, TLS 1.3 PSK", "stunnel", "apt-get install stunnel4", _stunnel,
                   idle_maximum=250, on_request=True),
         Candidate("tele-key", "tele with a key, io_uring", tele_path(), build, _tele("uring", keyed=True), on_request=True),

@@ -22,6 +22,7 @@ enum Command {
             case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
             case "check": return try check(Array(arguments.dropFirst()))
             case "connect": return try connect(Array(arguments.dropFirst()))
+            case "ssh": return try SshCommand(Array(arguments.dropFirst())).run()
             case "status": return try StatusCommand(Array(arguments.dropFirst())).run()
             case "top": 
                 var top = try TopCommand(Array(arguments.dropFirst()))
@@ -35,6 +36,12 @@ enum Command {
         } catch let fault as UsageFault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .usage
+        } catch let fault as SshCommand.Trouble {
+            Complaint(fault.sentence, hint: fault.hint).print()
+            return .failure
+        } catch let fault as StartFault {
+            Complaint(fault.sentence, hint: fault.hint).print()
+            return ExitStatus(fault.kind)
         } catch let fault as ControlClient.Fault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .unavailable

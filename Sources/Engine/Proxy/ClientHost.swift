@@ -321,6 +321,7 @@ final class ClientHost: Host {
     private func noteFailure(_ reason: String) {
         guard dialer.isSeeking, reason != lastFailure else { return }
         lastFailure = reason
-        hub.journal.note(.serverUnreachable(server.name, reason: reason))
+        let isUrgent = hub.configuration.stream != nil && !session.endpoint.isEstablished
+        hub.journal.note(.serverUnreachable(server.name, reason: reason, isUrgent: isUrgent))
     }
 }

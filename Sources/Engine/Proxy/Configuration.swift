@@ -32,6 +32,8 @@ public struct Configuration: Equatable, Sendable {
     /// Seconds that a drain may last after SIGTERM before open streams are reset, 0…1 day.
     public var drainSeconds: Int = 10
 
+    /// Server: it ends when it has had no session for so many seconds. Nil: never.
+    public var idleExitSeconds: Int?
     /// Client: one user that is there already, a connected stream socket, and the name of its mapping. The process ends
     /// with it, and listens for nobody.
     public var stream: Stream?
@@ -68,6 +70,7 @@ public struct Configuration: Equatable, Sendable {
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),
             (maximumSessions == fresh.maximumSessions, "max-sessions"), (drainSeconds == fresh.drainSeconds, "drain"),
+            (idleExitSeconds == fresh.idleExitSeconds, "idle-exit"),
             (metrics == fresh.metrics, "metrics"), (control == fresh.control, "control"),
         ].filter { !$0.0 }.map(\.1)
     }

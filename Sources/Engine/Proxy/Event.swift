@@ -18,6 +18,7 @@ enum Event {
     case cannotAccept(SystemError)
     case answersInquiries(Address)
     case controlUnavailable(StartFault)
+    case idleTooLong
     case nothingToReload
     /// `ignored`: what was changed and takes a restart.
     case reloaded(ignored: [String])
@@ -33,7 +34,8 @@ enum Event {
     case carrierSuspected(Session, Address)
     case carrierRecovered(Session, after: UInt64)
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
-    case serverUnreachable(HostPort, reason: String)
+    /// `isUrgent`: somebody waits who has no log to look at.
+    case serverUnreachable(HostPort, reason: String, isUrgent: Bool)
     case handshakeFailed(Address, reason: String)
     case unauthenticated(Address, reason: String, times: Int)
     case strangerTurnedAway(Address, reason: String)

@@ -74,7 +74,7 @@ struct Journal {
             counters.originFailures += UInt64(times)
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
             break
         }
@@ -126,6 +126,7 @@ private struct Line {
         case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
             Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+        case .idleTooLong: Line(.notice, "nobody has had a session for as long as -idle-exit says")
         case .nothingToReload: Line(.notice, "nothing to reload")
         case .reloaded(let ignored) where ignored.isEmpty: Line(.notice, "reloaded")
         case .reloaded(let ignored):
@@ -159,8 +160,8 @@ private struct Line {
                 "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
                 "streams": "\(session.endpoint.streamCount)"]) { $1 }
                 .merging(held.map { ["held-for": "\($0)s"] } ?? [:]) { $1 })
-        case .serverUnreachable(let address, let reason):
-            Line(.warning, "cannot reach the server", [
+        case .serverUnreachable(let address, let reason, let isUrgent):
+            Line(isUrgent ? .error : .warning, "cannot reach the server", [
                 "address": "\(address)", "reason": "\(reason)",
                 "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
         case .handshakeFailed(let peer, let reason):

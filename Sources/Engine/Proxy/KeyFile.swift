@@ -11,6 +11,9 @@ public struct KeyFile: Sendable {
         /// What the two sides call it: a name may have several keys while they are changed one after the other.
         let identity: String
 
+        /// The key as a line of a file, without its newline: a secret.
+        public var line: String { "\(name):\(KeyFile.hexadecimal(bytes))" }
+
         init?(name: String, bytes: [UInt8]) {
             var mark = [UInt8](repeating: 0, count: 6)
             guard bytes.count == Int(TLS_KEY_BYTES), tls_fingerprint(bytes, &mark, mark.count) == 0 else { return nil }

@@ -24,6 +24,8 @@ enum Operation: UInt8 {
     case dial, registry, stopping, usersRetry, readersRetry, coolDown
     /// A sign of life for the service manager.
     case watchdog
+    /// A server that nobody has used for long.
+    case idleExit
     // Look-ups of names.
     case serverLookup, originLookup
 

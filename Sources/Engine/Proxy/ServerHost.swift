@@ -28,6 +28,7 @@ final class ServerHost: Host {
 
     /// Names are looked up off the loop; the first connections may come at once, so numbers and quick answers are awaited.
     func start() {
+        awaitIdleness()
         origins.lookUp(hub)
         let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
         while origins.isLookingUp, Clock.now() < patience {
@@ -137,6 +138,7 @@ final class ServerHost: Host {
         let limits = Endpoint.Limits(retained: hub.configuration.bufferByteCount, received: grant,
                                      streams: hub.configuration.maximumStreams)
         let session = hub.sessions.add(.server, limits)
+        hub.timers.cancel(Operation.idleExit.token())
         session.identity = SessionIdentity(high: hub.generator.next(), low: hub.generator.next())
         session.secret = .random(using: &hub.generator)
         let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, secret: session.secret,
@@ -228,8 +230,14 @@ final class ServerHost: Host {
     }
 
     func handleSessionEnded(_ session: Session) {
+        awaitIdleness()
         registry.forget(session.index)
         registry.checkInvariants()
+    }
+
+    private func awaitIdleness() {
+        guard let seconds = hub.configuration.idleExitSeconds else { return }
+        hub.timers.set(Operation.idleExit.token(), at: Clock.now() + UInt64(seconds) * 1_000_000_000)
     }
 
     private func scheduleRegistry() {
@@ -247,6 +255,10 @@ final class ServerHost: Host {
                 hub.sessions.discard(session)
             }
             scheduleRegistry()
+        case .idleExit:
+            guard hub.sessions.count == 0 else { return }
+            hub.journal.note(.idleTooLong)
+            hub.request(gently: true)
         case .originDeadline:
             origins.handleDeadline(hub, token.index)
         default:

@@ -19,7 +19,7 @@ struct GoFlag: Equatable {
         .toggle("client"), .toggle("server"),
         .value("in", ":22"), .value("out", "host:40300"),
         .value("io", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "24h"),
-        .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"),
+        .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"), .value("idle-exit", "10m"),
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
@@ -27,6 +27,8 @@ struct GoFlag: Equatable {
         .toggle("version"), .toggle("help"), .toggle("h"),
     ]
 
+    /// `tele ssh`: its own; the others are ssh's.
+    static let ofSsh: [GoFlag] = [.toggle("copy"), .value("port", "40300"), .toggle("help")]
     /// Of the commands that talk to a running process.
     static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("help"), .toggle("h")]
     static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]

@@ -75,7 +75,7 @@ struct GoFlags {
                 "unexpected argument \(quoted(word))",
                 hint: "a flag without a value of its own takes it after =, as in -server=\(word)")
         }
-        if let near = Spelling.nearest(to: word, among: ["check", "connect", "demo", "drain", "help", "keygen", "reconnect", "status", "top"]) {
+        if let near = Spelling.nearest(to: word, among: ["check", "connect", "demo", "drain", "help", "keygen", "reconnect", "ssh", "status", "top"]) {
             return UsageFault("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")
         }
         return UsageFault(

@@ -8,6 +8,7 @@ enum Help {
         case ["keygen"]: return keygen
         case ["check"], ["config"]: return check
         case ["connect"]: return connect
+        case ["ssh"]: return ssh
         case ["status"]: return status
         case ["top"]: return top
         case ["drain"]: return drain
@@ -45,6 +46,7 @@ enum Help {
           tele keygen -out=tele.key                   a key for -key on both sides
           tele -config=FILE                           many mappings; "tele help check"
           tele connect -out=host:40300 [NAME]         one connection, for ProxyCommand
+          tele ssh host                               ssh that survives, in one word
           tele status                                 what runs here, and what waits
           tele demo                                   all of it here, with faults
 
@@ -65,6 +67,7 @@ enum Help {
           -memory=1GiB             bytes held by all sessions, at least -buffer
           -hold=24h                how long a lost session is kept, 1s to 31d
           -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
+          -idle-exit=TIME          server: ends when it has had no session for so long
           -max-streams=100000      streams in one session, 1 to 1000000
           -max-sessions=1024       sessions on a server, 1 to 100000
           -key=FILE                encrypts, and lets in who has the key; on both sides
@@ -86,7 +89,7 @@ enum Help {
           configured on this machine, 1 anything else
 
         more
-          tele help check|connect|demo|drain|keygen|reconnect|status|top
+          tele help check|connect|demo|drain|keygen|reconnect|ssh|status|top
           tele --generate-completion-script bash|zsh|fish
         """#
 
@@ -129,6 +132,20 @@ enum Help {
 
         exit status
           0 it ended in order, 1 it was lost, and else those of tele
+        """
+
+    static let ssh = """
+        tele ssh is ssh through a tele server, which it starts on the host, over ssh
+        and as you, when none of yours runs there. Close the lid, change the network:
+        the shell is still there. The server ends a minute after its last session.
+
+        usage
+          tele ssh [ssh's options] HOST [COMMAND]
+          tele ssh -copy HOST                copies this program to ~/.local/bin first
+          tele ssh -port=40300 HOST          where a firewall leaves one port open
+
+        A key for that host is made once, stays in ~/.cache/tele, and is handed over
+        inside ssh. The host's port must be reachable, not only by a jump host.
         """
 
     static let status = """

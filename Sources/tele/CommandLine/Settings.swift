@@ -108,6 +108,12 @@ struct Settings {
         if let seconds = try Settings.seconds(arguments.drain, "drain", 0, 86400, "0s to 1d") {
             configuration.drainSeconds = seconds
         }
+        if let seconds = try Settings.seconds(arguments.idleExit, "idle-exit", 1, 31 * 86400, "1s to 31d") {
+            guard configuration.role == .server else {
+                throw UsageFault("-idle-exit is a flag of the server", hint: "leave it out, or use it with -server")
+            }
+            configuration.idleExitSeconds = seconds
+        }
         if let count = try Settings.count(arguments.maxStreams, "max-streams", 1, 1_000_000, "1 to 1000000") {
             configuration.maximumStreams = count
         }

@@ -6,7 +6,7 @@ struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
         version: Version.text, subcommands: [CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
-                      ReconnectArguments.self, StatusArguments.self, TopArguments.self], helpNames: [.long, .short, .goLong("help")])
+                      ReconnectArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
@@ -33,6 +33,8 @@ struct Tele: ParsableCommand {
     var maxSessions: String?
     @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may end.", valueName: "duration"))
     var drain: String?
+    @Option(name: .go("idle-exit"), help: ArgumentHelp("A server ends when unused for so long.", valueName: "duration"))
+    var idleExit: String?
     @Option(name: .go("key"), help: "The file with the key, or on a server with the keys.", completion: .file())
     var key: String?
     @Option(name: .go("cert"), help: "This side's certificate chain, PEM.", completion: .file()) var certificate: String?
@@ -95,6 +97,16 @@ struct ConnectArguments: ParsableCommand {
     @Option(name: .go("key"), help: "The file with the key.", completion: .file()) var key: String?
     @Option(name: .go("config"), help: "A client's configuration file.", completion: .file()) var config: String?
     @Argument(help: "The mapping.") var name: String?
+}
+
+struct SshArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ssh", abstract: "ssh through a tele server that it starts on the host.",
+        helpNames: [.long, .goLong("help")])
+
+    @Flag(name: .go("copy"), help: "Copy this program to the host first.") var copy = false
+    @Option(name: .go("port"), help: "The port of the tele server there.") var port: String?
+    @Argument(help: "As for ssh: options, the host, a command.") var words: [String] = []
 }
 
 struct StatusArguments: ParsableCommand {

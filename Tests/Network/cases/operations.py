@@ -15,7 +15,7 @@ from faults import FAULTS
 from lab import CLIENT_NETWORK, SERVER_ADDRESS
 from path import Path, binary, security_flags
 from process import Failure
-from programs.ssh import client_options
+from programs.ssh import client_options, prepare_sshd
 from runner import Case
 
 KEPT, CHANGED, OTHER, ADDED = 8101, 8102, 8103, 8104
@@ -255,6 +255,73 @@ def connect(context):
     return program.check(user)
 
 
+class SshInOneWord(programs.Ssh):
+    """`tele ssh`: no tele process runs anywhere when it starts."""
+
+    def prepare(self, path):
+        folder = self.directory
+        for name in ("bin", "there", "here", "home"):
+            os.makedirs(f"{folder}/{name}")
+        os.symlink(os.path.abspath(binary()), f"{folder}/bin/tele")
+        # What the host's shell finds: a PATH with tele, and a folder of this case for the server's files.
+        prepare_sshd(self, f"SetEnv PATH={folder}/bin:{os.environ['PATH']} XDG_RUNTIME_DIR={folder}/there HOME={folder}/home\n")
+
+    def argv(self, command, *flags):
+        return ["tele", "ssh", *flags, *client_options(self), "-p", str(self.origin_port), f"root@{SERVER_ADDRESS}", command]
+
+    def start(self, path):
+        pause = ".1" if self.options.long else ".05"
+        return self.ssh("ssh", f"for i in $(seq {programs.ssh.LINES}); do echo line $i; sleep {pause}; done; "
+                               f"exit {programs.ssh.STATUS}")
+
+    def ssh(self, name, command, *flags, path=True):
+        folder = self.directory
+        here = f"{folder}/bin:{os.environ['PATH']}" if path else os.environ["PATH"]
+        return self.lab.start(name, self.argv(command, *flags), host=self.lab.client,
+                              environment={"PATH": here, "HOME": f"{folder}/here", "XDG_CACHE_HOME": ""})
+
+
+def ssh(context):
+    """`tele ssh` through 20 s of silence (short: 4 s); a second one uses the same server; a missing tele is told, and copied."""
+    lab = context.lab()
+    program = SshInOneWord(context, lab)
+    program.prepare(None)
+    user = program.start(None)
+    there = f"{program.directory}/there/tele/ssh"
+    if not context.until(15, lambda: "line 3" in user.output):
+        raise Failure(f"no line came: {user.errors.strip()[-300:]}")
+    with open(f"{there}/pid", encoding="utf-8") as file:
+        first = file.read()
+    FAULTS["blackhole"].inflict(lab, None)
+    context.sleep(20 if context.options.long else context.options.outage)
+    FAULTS["blackhole"].heal(lab, None)
+    second = program.ssh("second", "echo hello")
+    if second.wait(20) != 0 or second.output != "hello\n":
+        raise Failure(f"a second one: {second.output} {second.errors.strip()[-300:]}")
+    with open(f"{there}/pid", encoding="utf-8") as file:
+        if file.read() != first:
+            raise Failure("a second server was started beside one that runs")
+    user.wait(program.patience)
+    said = program.check(user)
+    if oct(os.stat(f"{there}/keys").st_mode & 0o777) != "0o600":
+        raise Failure("the keys on the host can be read by others")
+    # Without tele there: a sentence; then a copy, which here is the very program.
+    os.unlink(f"{program.directory}/bin/tele")
+    os.makedirs(f"{program.directory}/only")
+    os.symlink(os.path.abspath(binary()), f"{program.directory}/only/tele")
+    os.kill(int(first), signal.SIGKILL)
+    with_tele = {"PATH": f"{program.directory}/only:{os.environ['PATH']}", "HOME": f"{program.directory}/here", "XDG_CACHE_HOME": ""}
+    missing = lab.start("missing", program.argv("echo no"), host=lab.client, environment=with_tele)
+    if missing.wait(20) != 1 or "there is no tele on" not in missing.errors or "tele ssh -copy" not in missing.errors:
+        raise Failure(f"a missing tele is told so: {missing.errors}")
+    copied = lab.start("copied", program.argv("echo copied", "-copy"), host=lab.client, environment=with_tele)
+    if copied.wait(60) != 0 or copied.output != "copied\n":
+        raise Failure(f"after -copy: {copied.output} {copied.errors.strip()[-300:]}")
+    with open(f"{there}/pid", encoding="utf-8") as file:
+        os.kill(int(file.read()), signal.SIGTERM)
+    return f"{said}; one server for two; told, copied, used"
+
+
 def status(context):
     """While a blackhole lasts the backlog and its age are seen to grow; after it the outage is on record."""
     lab = context.lab()
@@ -384,6 +451,7 @@ def cases():
         Case("operations.proxy-protocol", proxy_protocol, needs=("haproxy", "nginx"), only_tele=True),
         Case("operations.unix", unix_sockets, needs=programs.Pgbench.needs, only_tele=True),
         Case("operations.connect", connect, needs=programs.Ssh.needs, drivers="both", only_tele=True),
+        Case("operations.ssh", ssh, needs=programs.Ssh.needs, only_tele=True),
         Case("operations.status", status, only_tele=True),
         Case("operations.prometheus", prometheus, needs=("prometheus", "promtool"), only_tele=True),
         Case("operations.activation", activation, drivers="both", only_tele=True),

@@ -38,7 +38,7 @@ class Ssh(Program):
         return f"{LINES} lines, status {STATUS}"
 
 
-def prepare_sshd(program):
+def prepare_sshd(program, more=""):
     """A server of our own: own host key, own user key, nothing of the machine's configuration."""
     folder = program.directory
     for key in ("host_key", "user_key"):
@@ -56,7 +56,7 @@ StrictModes no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
-""")
+{more}""")
     program.origin([program.program("sshd"), "-D", "-e", "-f", os.path.join(folder, "sshd_config")])
 
 
