@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Logging
+import Loop
 import Proxy
 
 /// The whole command: from the words on the command line to an exit status.
@@ -68,6 +69,8 @@ enum Command {
             settings.configuration.control = ControlFolder.ownSocket()
         }
 
+        // From here on a signal is an order to the loop, also one that comes before it turns.
+        try Signals.hold()
         try Leash.follow()
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }

@@ -5,14 +5,28 @@ import Glibc
 public struct Signals {
     public let fd: Int32
 
-    /// Blocks the signals in the calling thread; call before other threads start. SIGPIPE is ignored.
-    public init(_ numbers: [Int32]) throws(SystemError) {
-        signal(SIGPIPE, SIG_IGN)
-        var set = sigset_t()
-        sigemptyset(&set)
-        for number in numbers { sigaddset(&set, number) }
+    /// Those that a tele process takes.
+    public static let taken = [SIGTERM, SIGINT, SIGHUP, SIGUSR1]
+
+    /// They wait until somebody takes them, in this thread and those that it starts.
+    public static func hold() throws(SystemError) {
+        var set = taken(as: sigset_t())
         let failed = pthread_sigmask(SIG_BLOCK, &set, nil)
         guard failed == 0 else { throw SystemError(failed) }
+    }
+
+    private static func taken(as empty: sigset_t) -> sigset_t {
+        var set = empty
+        sigemptyset(&set)
+        for number in taken { sigaddset(&set, number) }
+        return set
+    }
+
+    /// Holds the signals in the calling thread; call before other threads start. SIGPIPE is ignored.
+    public init() throws(SystemError) {
+        signal(SIGPIPE, SIG_IGN)
+        try Signals.hold()
+        var set = Signals.taken(as: sigset_t())
         fd = system_signalfd(&set)
         guard fd >= 0 else { throw SystemError.last }
     }

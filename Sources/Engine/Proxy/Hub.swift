@@ -55,7 +55,7 @@ final class Hub {
         credentials = try Credentials(configuration)
         stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
         do {
-            signals = try Signals([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+            signals = try Signals()
         } catch {
             throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
         }

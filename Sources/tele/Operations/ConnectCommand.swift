@@ -1,5 +1,6 @@
 import Glibc
 import Logging
+import Loop
 import Proxy
 
 /// `tele connect`: one stream between stdin, stdout and a tele server. It survives outages as the others do.
@@ -29,6 +30,7 @@ struct ConnectCommand {
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel
 
+        try Signals.hold()
         let pumps = ends[1]
         try Thread.start {
             ConnectCommand.move(from: STDIN_FILENO, to: pumps)

@@ -1,0 +1,84 @@
+import Control
+import Glibc
+import Loop
+import Tunnel
+import Wire
+
+/// Users of the client: a stream for each, and the listeners that they come by.
+extension ClientHost {
+    var mayAccept: Bool {
+        hub.stopping.isRunning && hub.users.hasRoom && session.endpoint.canOpen
+    }
+
+    func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
+        guard mayAccept, let mapping else { return hub.loop.close(fd) }
+        let peer = Socket.peerAddress(fd)
+        Socket.tune(fd, peer?.isLoopback ?? false)
+        Socket.tuneUser(fd)
+        let header = mapping.tellsAddress ? ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes : []
+        add(fd, target: mapping.target, place, header)
+    }
+
+    /// `header`: bytes that go before the user's own.
+    func add(_ fd: Int32, target: UInt64, _ place: UInt16, _ header: [UInt8] = []) {
+        let index = hub.users.add(fd: fd, isConnecting: false, session, 0, mapping: place)
+        let slot = session.endpoint.open(owner: index, target: target, now: hub.instant)
+        hub.users[index].pointee.slot = slot
+        if hub.configuration.stream != nil { only = .open(index, nil) }
+        if !header.isEmpty, !hub.users.prepend(header, index) {
+            hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+            session.endpoint.reset(slot, .tooMany, now: hub.instant)
+            return hub.users.close(index, .reset)
+        }
+        hub.users.armReceive(index)
+        hub.sessions.markDirty(session)
+    }
+
+    func handleStreamReset(_ index: UInt32, _ code: ResetCode) {
+        if case .open(index, _) = only { only = .open(index, code) }
+    }
+
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+        guard case .open(index, let code) = only else { return }
+        let words = code.map(\.description) ?? (wasUnknown ? "the server was restarted" : "it ended before all had arrived")
+        only = .gone(farewell == .orderly ? .finished : .streamBroken(words))
+        hub.request(gently: farewell == .orderly)
+    }
+
+    var ending: Ending {
+        switch only {
+        case .none: .finished
+        case .open: .streamBroken("tele was told to stop")
+        case .gone(let ending): ending
+        }
+    }
+
+    func mappingName(_ place: UInt16) -> String { hub.listeners.mapping(at: place)?.name ?? "" }
+
+    func apply(_ mappings: [Mapping]) -> [StartFault] {
+        for old in hub.listeners.mappings where !mappings.contains(old) {
+            hub.listeners.close(old)
+            hub.journal.note(.mappingRemoved(old))
+        }
+        let present = hub.listeners.mappings
+        return mappings.filter { !present.contains($0) }.compactMap { mapping in
+            do throws(StartFault) {
+                let socket = try ListeningSocket(mapping.address, hub, patience: .zero)
+                hub.listeners.add(socket, .users(mapping))
+                hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
+                                                  driver: hub.loop.driverName))
+                return nil
+            } catch {
+                return error
+            }
+        }
+    }
+
+    /// The server calls nobody here.
+    func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
+        session.endpoint.reset(slot, .refused, now: hub.instant)
+    }
+
+    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?) {}
+    func finishTurn() {}
+}
