@@ -196,6 +196,31 @@ def _tele(driver: str, keyed: bool = False, path=tele_path):
     return commands
 
 
+SCRAPE = """
+import sys, time, urllib.request
+while True:
+    for port in sys.argv[1:]:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read()
+        except OSError:
+            pass
+    time.sleep(1)
+"""
+
+
+def _watched(ports: Ports, scratch: Path):
+    """Somebody looks on: both processes are scraped each second, and a `tele top` is open on each."""
+    watchers = []
+    relays = []
+    for role, argv in _tele("uring")(ports, scratch):
+        metrics, control = free_port(), scratch / f"{role}.sock"
+        relays.append((role, [*argv, f"-metrics=127.0.0.1:{metrics}", f"-control={control}"]))
+        watchers.append((f"scraper-{role}", ["python3", "-c", SCRAPE, str(metrics)]))
+        top = f"until {tele_path()} status -control={control} > /dev/null 2>&1; do sleep 0.1; done; exec {tele_path()} top -control={control}"
+        watchers.append((f"top-{role}", ["sh", "-c", top]))
+    return relays + watchers
+
+
 def candidates() -> list[Candidate]:
     build = "swift build -c release --product tele, or name another binary in TELE"
 
@@ -212,6 +237,7 @@ def candidates() -> list[Candidate]:
                 "option splice-request", "option splice-response"),
         Candidate("tele-uring", "tele, io_uring", tele_path(), build, _tele("uring")),
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
+        Candidate("tele-watched", "tele, io_uring, watched", tele_path(), build, _watched, on_request=True),
         Candidate("before-uring", "tele before, io_uring", before_path(), "set TELE_BEFORE to its path",
                   _tele("uring", path=before_path), on_request=True),
         Candidate("before-epoll", "tele before, epoll", before_path(), "set TELE_BEFORE to its path",

@@ -1,4 +1,5 @@
 """One cell of the tables each: a transport, a load, a fault. docs/outage-laboratory.md defines the figures."""
+import select
 import socket
 import statistics
 import time
@@ -128,6 +129,35 @@ def backlog(link: Path, transport: Transport, line: Line, rate: float, outage: f
     return {"caught": caught, "best": best, "began": cut - stream.began, "healed": healed - stream.began,
             "progress": [(at - stream.began, count) for at, count in stream.progress],
             **({"broken": str(stream.trouble)} if stream.trouble else {})}
+
+
+def many(link: Path, transport: Transport, line: Line, count: int, outage: float) -> dict:
+    """Connections with one byte written each while the path is off: seconds from the heal until all of them have come."""
+    with laboratory(link, line, transport) as (hosts, origin), connected(origin, count) as pairs:
+        hosts.tell("off both")
+        began = time.monotonic()
+        for user, _ in pairs:
+            user.sendall(b"w")
+        time.sleep(max(0.0, outage - (time.monotonic() - began)))
+        waiting = select.epoll()
+        ends = {}
+        for _, end in pairs:
+            end.setblocking(False)
+            ends[end.fileno()] = end
+            waiting.register(end.fileno(), select.EPOLLIN)
+        early = sum(1 for descriptor, _ in waiting.poll(0, count))
+        if early:
+            raise Trouble(f"{transport.name}: {early} bytes came over a path that is off")
+        hosts.tell("on both")
+        healed, arrived = time.monotonic(), []
+        while ends and time.monotonic() < healed + patience(outage):
+            for descriptor, _ in waiting.poll(0.1, 1024):
+                waiting.unregister(descriptor)
+                if ends.pop(descriptor).recv(1) == b"w":
+                    arrived.append(time.monotonic() - healed)
+        waiting.close()
+    return {"count": count, "outage": outage, "arrived": len(arrived), "first": min(arrived, default=None),
+            "last": max(arrived, default=None)}
 
 
 #: Paths that are difficult and whole: name → (the line, whether it pauses for half a second every five).

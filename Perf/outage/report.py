@@ -55,26 +55,39 @@ def recoveries(rows: list[dict]):
 
 
 def backlogs(rows: list[dict]):
-    print("Backlog: a stream of 25 MB/s, 8 s without a path of 500 Mbit/s and 20 ms; seconds until all that was produced is there")
+    if not rows:
+        return
+    print(f"Backlog: a stream of {rows[0]['of']}; seconds until all that was produced is there")
     table(["transport", "caught up", "at best"],
           [[row["transport"], seconds(row["caught"]) if row["caught"] else row.get("broken", "never"), seconds(row["best"])]
            for row in rows])
 
 
 def keystrokes(rows: list[dict]):
-    print("Keystrokes beside bulk on 50 Mbit/s, 30 ms, with a queue of 200 ms: echo in ms, p50 / p99, and the bulk in Mbit/s")
+    if not rows:
+        return
+    print(f"Keystrokes beside bulk on {rows[0]['path']}: echo in ms, p50 / p99 (the worst round's p99), and the bulk in Mbit/s")
     across = names(rows, "transport")
 
     def text(found):
         if not found:
             return "failed"
         middle = [statistics.median(row[key] for row in found) for key in ("p50", "p99", "rate")]
-        return f"{middle[0] * 1e3:.0f} / {middle[1] * 1e3:.0f}, {middle[2] / 1e6:.0f}"
+        worst = f" ({max(row['p99'] for row in found) * 1e3:.0f})" if len(found) > 1 else ""
+        return f"{middle[0] * 1e3:.0f} / {middle[1] * 1e3:.0f}{worst}, {middle[2] / 1e6:.3g}"
     table(["congestion", "bulk", *across],
           [[congestion, f"{streams} {way}", *(text([row for row in rows if (row["congestion"], row["direction"], row["streams"],
                                                                            row["transport"]) == (congestion, way, streams, name)])
                                               for name in across)]
            for congestion in names(rows, "congestion") for way in names(rows, "direction") for streams in names(rows, "streams")])
+
+
+def many(rows: list[dict]):
+    print(f"{rows[0]['count']} connections with a byte waiting each, {rows[0]['outage']:g} s without a path: seconds from the heal to the "
+          "first byte, and until all are there")
+    table(["transport", "first", "all"],
+          [[row["transport"], seconds(row["first"]) if row["first"] is not None else "none",
+            seconds(row["last"]) if row["arrived"] == row["count"] else f"{row['arrived']} of {row['count']} came"] for row in rows])
 
 
 def paths(rows: list[dict]):

@@ -102,12 +102,9 @@ enum Command {
 
     /// One stream over stdin and stdout.
     private static func connect(_ arguments: [String]) throws -> ExitStatus {
-        let isName = arguments.last.map { !$0.hasPrefix("-") && ($0 == arguments.first || arguments.dropLast().last?.contains("=") == true
-            || GoFlag.ofConnect.contains { $0.kind == .toggle && arguments.dropLast().last?.drop { $0 == "-" } ?? "" == $0.name }) } ?? false
-        let flags = isName ? arguments.dropLast() : arguments[...]
-        let spelled = try GoFlags(GoFlag.ofConnect, listedBy: "tele connect -help").normalised(Array(flags))
+        let (spelled, words) = try GoFlags(GoFlag.ofConnect, listedBy: "tele connect -help", words: 1).read(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.connect) }
-        let name = isName ? arguments.last! : ""
+        let name = words.first ?? ""
         guard name.isEmpty || Mapping.isName(name) else {
             throw UsageFault("a mapping cannot be called \(quoted(name))", hint: "write tele connect -out=HOST:PORT NAME")
         }

@@ -138,6 +138,52 @@ import Testing
         try end(client, server)
     }
 
+    /// In a user namespace, without any right of the machine's: both sides of a connection work.
+    @Test(.enabled(if: OperationsTests.hasUserNamespaces, "this system lets nobody make user namespaces"))
+    func itRunsInAUserNamespace() throws {
+        let (listener, port) = try Ports.listen()
+        defer { close(listener) }
+        let (carrier, user) = (try Ports.free(), try Ports.free())
+        let apart = ["unshare", "--user", "--map-root-user", "--"]
+        let server = try Program(["-server", "-in=127.0.0.1:\(port)", "-out=127.0.0.1:\(carrier)"], environment: environment, through: apart)
+        try Ports.waitUntilListening(carrier, server)
+        let client = try Program(["-client", "-in=127.0.0.1:\(user)", "-out=127.0.0.1:\(carrier)"], environment: environment, through: apart)
+        try client.wait { $0.errors.contains("carrier up") }
+        let socket = try #require(Ports.dial(user))
+        defer { close(socket) }
+        let origin = accept(listener, nil, nil)
+        defer { close(origin) }
+        var byte: UInt8 = 0
+        #expect(write(socket, "x", 1) == 1 && read(origin, &byte, 1) == 1 && byte == UInt8(ascii: "x"))
+        try end(client, server)
+    }
+
+    static let hasUserNamespaces: Bool = (try? Program.run([], through: ["unshare", "--user", "--map-root-user", "true", "--"]).status) == 0
+
+    /// On a terminal: a second screen, no line wider and no frame higher than it, colours unless told not, and all given back.
+    @Test(arguments: [(80, 24, ""), (200, 50, ""), (80, 24, "1"), (30, 5, "")])
+    func topFitsTheTerminal(_ columns: Int, _ rows: Int, _ noColor: String) throws {
+        let (server, client, _, _) = try pair(1)
+        let path = "\(folder)/\(client.number).sock"
+        let line = "stty cols \(columns) rows \(rows); '\(Program.tele)' top -control=\(path); stty -a | grep -o '.icanon\\b'"
+        let outcome = try Program.run([], environment: environment.merging(["TERM": "xterm", "NO_COLOR": noColor]) { $1 },
+                                      through: ["/bin/sh", "-c", "(sleep 2.5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
+        #expect(outcome.status == 0, "\(outcome)")
+        let text = outcome.output
+        let begin = try #require(text.firstRange(of: "\u{1b}[?1049h\u{1b}[?25l")), end = try #require(text.firstRange(of: "\u{1b}[?25h\u{1b}[?1049l"))
+        #expect(!text[end.upperBound...].contains("-icanon"), "the terminal is as it was")
+        let frames = text[begin.upperBound..<end.lowerBound].split(separator: "\u{1b}[H")
+        #expect(frames.count >= 2)
+        for frame in frames {
+            let lines = frame.split(separator: "\r\n", omittingEmptySubsequences: false)
+            #expect(lines.count <= rows)
+            for line in lines { #expect(Terminal.clipped(String(line), columns) == String(line)) }
+        }
+        #expect(text[begin.upperBound..<end.lowerBound].contains("\u{1b}[3") == noColor.isEmpty)
+        if rows > 20 { #expect(text.contains("from users") && text.contains("q or Ctrl-C ends this")) }
+        try end(client, server)
+    }
+
     /// sd_notify: ready, reloading and ready again, alive, stopping; and a loop that stands says nothing.
     @Test func theServiceManagerHears() throws {
         let manager = try NotifySocket("\(folder)/notify")

@@ -20,6 +20,9 @@ public struct PathFacts: Sendable {
     public let window: UInt32
     /// Bytes that TCP has not sent even once.
     public let unsentByteCount: UInt32
+    /// Segments sent with data, and of these, such that were sent again: since the beginning, modulo 2^32.
+    public let sentSegments: UInt32
+    public let repeatedSegments: UInt32
     /// Bytes that the peer's kernel has.
     public let acknowledgedByteCount: UInt64
 
@@ -32,13 +35,14 @@ public struct PathFacts: Sendable {
         let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
         (segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
-         window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds) = withUnsafeBytes(of: words) { bytes in
+         window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments) = withUnsafeBytes(of: words) { bytes in
             (bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
              bytes.load(fromByteOffset: 28, as: UInt32.self) &+ bytes.load(fromByteOffset: 32, as: UInt32.self), bytes[4],
              bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
              bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
              bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
-             bytes.load(fromByteOffset: 148, as: UInt32.self))
+             bytes.load(fromByteOffset: 148, as: UInt32.self), bytes.load(fromByteOffset: 156, as: UInt32.self),
+             bytes.load(fromByteOffset: 100, as: UInt32.self))
         }
     }
 }

@@ -55,6 +55,20 @@ public enum Socket {
         }
     }
 
+    /// The name of the congestion control in use; empty where there is none.
+    public static func congestionControl(_ fd: Int32) -> String {
+        var name = [UInt8](repeating: 0, count: 16)
+        var length = socklen_t(name.count)
+        guard getsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, &name, &length) == 0 else { return "" }
+        return String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
+    }
+
+    /// False: this system does not have it, or does not let this user have it.
+    public static func setCongestionControl(_ fd: Int32, _ name: String) -> Bool {
+        var name = name
+        return name.withUTF8 { setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, $0.baseAddress, socklen_t($0.count)) } == 0
+    }
+
     /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere.
     public static func tuneUser(_ fd: Int32) {
         try? set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)

@@ -67,6 +67,9 @@ final class Carrier {
     var inFlight = InFlight()
     /// What the kernel may hold of it. Nil: the path has no queue to fear.
     var window: PathWindow?
+    /// Which congestion control it shall have, and the one that the system gave it.
+    var congestion = CongestionChoice()
+    var systemCongestion = ""
     /// Client: HELLO went out on it.
     var hasGreeted = false
     /// While closing: the send in flight carries last words and is waited for.

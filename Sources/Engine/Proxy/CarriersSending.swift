@@ -32,6 +32,7 @@ extension Carriers {
               facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
         if window.isSampleDue(now: hub.instant) {
             window.measured(facts.sample, now: hub.instant)
+            chooseCongestion(carrier, isBounded: window.limit != nil, facts)
             session.endpoint.setQuantum(window.quantum)
         }
         defer { carrier.window = window }
@@ -42,6 +43,17 @@ extension Carriers {
             hub.timers.set(carrier.token(.carrierRoom), at: hub.now + window.retryDelay(held).nanoseconds)
         }
         return min(room, Policy.batchByteCount)
+    }
+
+    private func chooseCongestion(_ carrier: Carrier, isBounded: Bool, _ facts: PathFacts) {
+        let before = carrier.congestion.choice
+        carrier.congestion.measured(isBounded: isBounded, sent: UInt64(facts.sentSegments), repeated: UInt64(facts.repeatedSegments),
+                                    now: hub.instant)
+        guard carrier.congestion.choice != before else { return }
+        if carrier.systemCongestion.isEmpty { carrier.systemCongestion = Socket.congestionControl(carrier.fd) }
+        // Only BBR is in the way; where cubic is not to be had, all stays as it is.
+        guard carrier.systemCongestion.hasPrefix("bbr") else { return }
+        _ = Socket.setCongestionControl(carrier.fd, carrier.congestion.choice == .cubic ? "cubic" : carrier.systemCongestion)
     }
 
     func handleRoom(_ token: Token) {

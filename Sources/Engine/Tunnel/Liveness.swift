@@ -12,6 +12,9 @@
 /// bytes wait for a timer of TCP: that carrier works one way, and the probe is faster.
 struct Liveness {
     static let suspicionMinimum = Interval.milliseconds(750)
+    /// After a short cut TCP sends again twice: 200 ms and a round trip after the first time, and twice that later; then the answer
+    /// takes its round trip. Suspicion waits for that.
+    static let repetitions = Interval.milliseconds(700)
     static let suspicionMaximum = Interval.seconds(5)
     /// An answer that came so late asks for all the patience there is.
     static let slownessMaximum = Interval.milliseconds(1250)
@@ -115,7 +118,8 @@ struct Liveness {
     }
 
     private var suspicionDelay: Interval {
-        let usual = min(max(Liveness.suspicionMinimum, roundTrip * 4), Liveness.suspicionMaximum)
+        let repeated = Interval(nanoseconds: Liveness.repetitions.nanoseconds + (roundTrip * 5).nanoseconds)
+        let usual = min(max(Liveness.suspicionMinimum, repeated), Liveness.suspicionMaximum)
         return max(usual, Interval(nanoseconds: min(handshakeTook, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 

@@ -8,16 +8,27 @@ struct GoFlags {
     /// Where to look when there is nothing better to say.
     private let help: String
 
-    init(_ flags: [GoFlag], listedBy command: String) {
+    /// How many words that are no flags may come, in any place.
+    private let wordsMaximum: Int
+
+    init(_ flags: [GoFlag], listedBy command: String, words: Int = 0) {
         self.flags = flags
+        wordsMaximum = words
         help = "run \"\(command)\" for the list of flags"
     }
 
-    func normalised(_ arguments: [String]) throws(UsageFault) -> [String] {
+    func normalised(_ arguments: [String]) throws(UsageFault) -> [String] { try read(arguments).flags }
+
+    func read(_ arguments: [String]) throws(UsageFault) -> (flags: [String], words: [String]) {
         var result: [String] = []
+        var words: [String] = []
         var rest = arguments[...]
         while let word = rest.popFirst() {
-            guard let (name, attached) = split(word) else { throw unexpected(word) }
+            guard let (name, attached) = split(word) else {
+                guard words.count < wordsMaximum else { throw unexpected(word) }
+                words.append(word)
+                continue
+            }
             guard let flag = flags.first(where: { $0.name == name }) else {
                 throw unknown(spelled: word, name)
             }
@@ -34,7 +45,7 @@ struct GoFlags {
                 result.append("--\(name)=\(value)")
             }
         }
-        return result
+        return (result, words)
     }
 
     /// `-name=value` as its name and what is attached to it; nil for a word that is no flag.

@@ -25,6 +25,9 @@ struct ConnectCommand {
         var configuration = settings.configuration
         configuration.stream = Configuration.Stream(fd: ends[0], name: name)
         configuration.mappings = []
+        // A client's file may name them; they are the client's.
+        configuration.metrics = nil
+        configuration.control = nil
 
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }

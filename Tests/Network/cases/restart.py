@@ -7,11 +7,13 @@ import signal
 import time
 
 from ends import Switchboard, call, exchange, observe, require_reset
+from path import binary, security_flags
 from process import Failure
 from runner import Case
 
 ORIGIN_PORT = 7700
 COUNT = 10
+CROWD = 100
 #: "At once" for a new connection: it may wait for one dial.
 AT_ONCE = 2
 HOLD = 3
@@ -170,7 +172,43 @@ def client_drains(context):
     return "the last stream finished, then the client ended"
 
 
+def hundred_clients(context):
+    """A server with a hundred clients is killed and started again: all are back within 5 s, and nobody knocks like mad."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT)
+    flags = [f"-out={path.carrier_host}:{path.carrier_port}", f"-io={path.driver}", "-control=none", *security_flags("client")]
+    clients = [lab.start(f"tele-client-{number}", [binary(), "-client", f"-in=127.0.0.1:{20000 + number}", *flags],
+                         host=lab.client) for number in range(CROWD)]
+
+    def up(times):
+        return sum(client.errors.count("carrier up") >= times for client in clients)
+
+    if not context.until(20, lambda: up(1) == CROWD):
+        raise Failure(f"{up(1)} of {CROWD} clients have a carrier")
+    path.server.kill()
+    context.sleep(2)
+    path.start_server()
+    began = time.monotonic()
+    if not context.until(5, lambda: up(2) == CROWD):
+        raise Failure(f"after 5 s {up(2)} of {CROWD} clients are back")
+    took = time.monotonic() - began
+    context.sleep(1)
+    carriers = path.server.errors.count("session opened")
+    if carriers > 2 * CROWD:
+        raise Failure(f"{CROWD} clients made {carriers} carriers")
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        for number in range(0, CROWD, 10):
+            exchange(*call(lab, Crowd(20000 + number), switchboard))
+    return f"{CROWD} clients back in {took:.2f} s, {carriers} carriers"
+
+
+class Crowd:
+    def __init__(self, port):
+        self.address = ("127.0.0.1", port)
+
+
 def cases():
     for story in (origin_recycled, server_killed, client_killed, client_stopped, client_drains):
         name = story.__name__.replace("_", "-")
         yield Case(f"restart.{name}", story, only_tele=story is not origin_recycled, drivers="both")
+    yield Case("restart.hundred-clients", hundred_clients, weight=3, only_tele=True, drivers="both")
