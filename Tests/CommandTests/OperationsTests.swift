@@ -170,16 +170,16 @@ import Testing
                                       through: ["/bin/sh", "-c", "(sleep 2.5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
         #expect(outcome.status == 0, "\(outcome)")
         let text = outcome.output
-        let begin = try #require(text.firstRange(of: "\u{1b}[?1049h\u{1b}[?25l")), end = try #require(text.firstRange(of: "\u{1b}[?25h\u{1b}[?1049l"))
-        #expect(!text[end.upperBound...].contains("-icanon"), "the terminal is as it was")
-        let frames = text[begin.upperBound..<end.lowerBound].split(separator: "\u{1b}[H")
+        let begin = try #require(text.firstRange(of: "\u{1b}[?1049h\u{1b}[?25l")), close = try #require(text.firstRange(of: "\u{1b}[?25h\u{1b}[?1049l"))
+        #expect(!text[close.upperBound...].contains("-icanon"), "the terminal is as it was")
+        let frames = text[begin.upperBound..<close.lowerBound].split(separator: "\u{1b}[H")
         #expect(frames.count >= 2)
         for frame in frames {
             let lines = frame.split(separator: "\r\n", omittingEmptySubsequences: false)
             #expect(lines.count <= rows)
             for line in lines { #expect(Terminal.clipped(String(line), columns) == String(line)) }
         }
-        #expect(text[begin.upperBound..<end.lowerBound].contains("\u{1b}[3") == noColor.isEmpty)
+        #expect(text[begin.upperBound..<close.lowerBound].contains("\u{1b}[3") == noColor.isEmpty)
         if rows > 20 { #expect(text.contains("from users") && text.contains("q or Ctrl-C ends this")) }
         try end(client, server)
     }
