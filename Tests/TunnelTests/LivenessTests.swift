@@ -13,6 +13,19 @@ import Testing
         return liveness
     }
 
+    /// An ACK that was on its way when the path was cut, and comes now, answers nothing of what waits.
+    @Test func anOldAnswerEndsNoSuspicion() {
+        var liveness = Liveness(now: at(0))
+        liveness.answered(isDue: false, now: at(0))
+        liveness.sent(now: at(100))
+        #expect(liveness.becomesSuspected(now: at(850)) == true)
+        liveness.heard(40, isActive: false, now: at(900))
+        liveness.answered(isDue: true, isFresh: false, now: at(900))
+        #expect(liveness.isSuspected)
+        liveness.answered(isDue: false, isFresh: true, now: at(950))
+        #expect(!liveness.isSuspected)
+    }
+
     @Test func silenceWhereAnAnswerIsDueIsSuspicious() {
         var liveness = attached()
         liveness.sent(now: at(100))

@@ -57,6 +57,11 @@ extension ClientHost {
 
     func apply(_ mappings: [Mapping]) -> [StartFault] {
         for old in hub.listeners.mappings where !mappings.contains(old) {
+            // Another name or way at the same address: the socket stays, and with it whoever waits there.
+            if let new = mappings.first(where: { $0.address == old.address }), hub.listeners.replace(old, with: new) {
+                hub.journal.note(.mappingChanged(new))
+                continue
+            }
             hub.listeners.close(old)
             hub.journal.note(.mappingRemoved(old))
         }

@@ -9,6 +9,7 @@ enum Event {
     case listensForUsers(Address, mapping: String, server: HostPort, driver: String)
     case listensForCarriers(Address, origins: [Mapping], driver: String)
     case mappingRemoved(Mapping)
+    case mappingChanged(Mapping)
     case originSet(Mapping)
     case mappingFailed(StartFault)
     case isOpenToStrangers(Address)

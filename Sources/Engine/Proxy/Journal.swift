@@ -74,7 +74,7 @@ struct Journal {
             counters.originFailures += UInt64(times)
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
             break
         }
@@ -113,6 +113,7 @@ private struct Line {
         case .mappingRemoved(let mapping):
             Line(.notice, "mapping removed, its connections go on", ["mapping": "\(words(mapping))"])
         case .mappingFailed(let fault): Line(.error, "mapping left out", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+        case .mappingChanged(let mapping): Line(.notice, "mapping changed", ["mapping": "\(words(mapping))"])
         case .originSet(let mapping): Line(.notice, "origin set", ["origin": "\(words(mapping))"])
         case .isOpenToStrangers(let address):
             Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])

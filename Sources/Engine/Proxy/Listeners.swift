@@ -17,7 +17,7 @@ final class Listeners {
 
     struct Entry {
         let fd: Int32
-        let purpose: Purpose
+        var purpose: Purpose
         fileprivate var isAccepting = false
         fileprivate var isPaused = false
         fileprivate var isClosed = false
@@ -109,6 +109,13 @@ final class Listeners {
         case .carriers: hub.host.handleAccepted(fd, nil, UInt16(index))
         case .inquiries(let mayCommand): hub.inquiries.handleAccepted(fd, mayCommand: mayCommand)
         }
+    }
+
+    /// The socket of a mapping serves another one from now on. False: it has none.
+    func replace(_ old: Mapping, with new: Mapping) -> Bool {
+        guard let index = entries.firstIndex(where: { !$0.isClosed && $0.purpose.mapping == old }) else { return false }
+        entries[index].purpose = .users(new)
+        return true
     }
 
     // MARK: Ends

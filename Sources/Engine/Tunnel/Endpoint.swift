@@ -53,6 +53,8 @@ public struct Endpoint: ~Copyable {
     public internal(set) var cursor: UInt64 = 0
     public internal(set) var sent: UInt64 = 0
     var handed: UInt64 = 0
+    /// `handed` when the carrier became suspected.
+    var handedWhenSuspected: UInt64 = 0
     var dataSent: UInt64 = 0
     var peerDataLimit: UInt64 = 0
     var peerInitialCredit: UInt64 = 0
@@ -235,7 +237,9 @@ public struct Endpoint: ~Copyable {
 
     /// True when the carrier has just become suspected. Afterwards a batch may be due.
     public mutating func handleTimeout(now: Instant) -> Bool {
-        isAttached && liveness.becomesSuspected(now: now)
+        guard isAttached, liveness.becomesSuspected(now: now) else { return false }
+        handedWhenSuspected = handed
+        return true
     }
 
     /// The carrier's round trip as TCP measured it when it connected.

@@ -215,7 +215,9 @@ extension Endpoint {
     private mutating func receiveAcknowledgment(_ offset: UInt64, _ limit: UInt64, _ now: Instant) throws(ProtocolFault) {
         guard offset >= acknowledged else { throw ProtocolFault("an acknowledgment went back") }
         guard offset <= handed else { throw ProtocolFault("an acknowledgment of bytes that were never sent") }
-        if offset > acknowledged { liveness.answered(isDue: handed > offset, now: now) }
+        if offset > acknowledged {
+            liveness.answered(isDue: handed > offset, isFresh: offset >= handedWhenSuspected, now: now)
+        }
         acknowledged = offset
         peerDataLimit = max(peerDataLimit, limit)
         borders.removeThrough(min(acknowledged, cursor))

@@ -46,7 +46,7 @@ struct Liveness {
     private var wasActive = false
     private var nextToken: UInt64 = 1
     /// Smoothed, queues included: for patience.
-    private(set) var roundTrip = Interval.milliseconds(100)
+    private(set) var roundTrip = Interval.milliseconds(10)
     /// The path without queues: for credit. Follows a longer path slowly.
     private(set) var minimumRoundTrip = Interval.milliseconds(100)
     private var isMeasured = false
@@ -81,7 +81,10 @@ struct Liveness {
     }
 
     /// An acknowledgment moved, or a PONG came. `isDue`: bytes are still unacknowledged.
-    mutating func answered(isDue: Bool, now: Instant) {
+    /// `isFresh`: it answers all that was out when the carrier became suspected. An older answer may have been on its way before the
+    /// path was cut, and come now because the peer sent it again: our own way is not whole for that.
+    mutating func answered(isDue: Bool, isFresh: Bool = true, now: Instant) {
+        guard !isSuspected || isFresh else { return }
         if isSuspected, !wasAsleep, let dueSince {
             // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
             roundTrip = max(roundTrip, min(now.since(dueSince), Liveness.slownessMaximum))

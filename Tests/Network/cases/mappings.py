@@ -123,9 +123,10 @@ def reload(context):
         for rounds in range(1, 21 if context.options.long else 6):
             odd = rounds % 2 == 1
             path.write("client", f'out = "{SERVER_ADDRESS}:{CARRIER}"', "listen",
-                       {"kept": "127.0.0.1:9101", "moved": "127.0.0.1:9112" if odd else "127.0.0.1:9102", "added": "127.0.0.1:9104"})
+                       {"kept": "127.0.0.1:9101", "moved": "127.0.0.1:9112" if odd else "127.0.0.1:9102",
+                        "added" if odd else "renamed": "127.0.0.1:9104"})
             path.write("server", f'out = ":{CARRIER}"', "origins",
-                       {"kept": f"127.0.0.1:{KEPT}", "moved": f"127.0.0.1:{OTHER if odd else CHANGED}", "added": f"127.0.0.1:{ADDED}"})
+                       {"kept": f"127.0.0.1:{KEPT}", "moved": f"127.0.0.1:{OTHER if odd else CHANGED}", "added" if odd else "renamed": f"127.0.0.1:{ADDED}"})
             for process in (path.server, path.client):
                 process.signal(signal.SIGHUP)
             context.sleep(0.2)
