@@ -189,6 +189,32 @@ import Testing
         try end(client, server)
     }
 
+    /// It is told, though it has nothing that could keep it.
+    @Test func aClientWithoutACarrierDrainsAtOnceAndSaysSo() throws {
+        let port = try Ports.free()
+        let client = try Program(["-client", "-in=127.0.0.1:\(port)", "-out=127.0.0.1:1", "-drain=0s"], environment: environment)
+        try Ports.waitUntilListening(port, client)
+        #expect(try tele(["drain", "-control=\(folder)/\(client.number).sock"]) == Program.Outcome(output: "", errors: "", status: 0))
+        #expect(try client.finish(within: 5).status == 0)
+    }
+
+    /// ssh ends its ProxyCommand by SIGHUP, or dies: nobody is left who dials for ever.
+    @Test(arguments: [SIGHUP, 0])
+    func connectEndsWithWhoeverStartedIt(_ signal: Int32) throws {
+        var ends: [Int32] = [-1, -1]
+        try #require(pipe(&ends) == 0)
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        close(ends[0])
+        defer { close(ends[1]) }
+        // The server is not there: it would wait.
+        let words = ["connect", "-out=127.0.0.1:1", "-log-level=critical"]
+        let program = try Program(words, environment: environment, output: signal == 0 ? .descriptor(ends[1]) : .kept,
+                                  through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < \(signal == 0 ? "/dev/null" : "/dev/zero")"])
+        usleep(500_000)
+        if signal != 0 { program.signal(signal) }
+        #expect(try program.finish(within: 5).status == 1)
+    }
+
     /// sd_notify: ready, reloading and ready again, alive, stopping; and a loop that stands says nothing.
     @Test func theServiceManagerHears() throws {
         let manager = try NotifySocket("\(folder)/notify")

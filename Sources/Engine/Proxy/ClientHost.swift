@@ -203,9 +203,8 @@ final class ClientHost: Host {
 
     // MARK: The end
 
-    var summary: String {
-        session.carrier == nil ? "no carrier, users wait" : session.endpoint.isSuspected ? "carrier suspected" : "carrier up"
-    }
+    var summary: Int { session.carrier == nil ? 0 : session.endpoint.isSuspected ? 1 : 2 }
+    var summaryWords: String { ["no carrier, users wait", "carrier suspected", "carrier up"][summary] }
 
     func drain() { hub.listeners.close() }
 

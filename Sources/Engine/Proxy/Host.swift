@@ -47,8 +47,9 @@ protocol Host: AnyObject {
     func finishTurn()
 
     // The process.
-    /// What it does, in a few words that cost nothing.
-    var summary: String { get }
+    /// What it does, as a number that costs nothing, and in a few words.
+    var summary: Int { get }
+    var summaryWords: String { get }
     func handleTimer(_ operation: Operation, _ token: Token)
     func handleLookup(_ answer: Resolver.Answer)
     func pathMayHaveChanged()

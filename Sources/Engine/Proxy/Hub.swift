@@ -125,7 +125,7 @@ final class Hub {
             flush()
             advanceStop()
             trim()
-            manager.status(host.summary)
+            manager.status(host.summary, host.summaryWords)
         }
         listeners.closeAll()
         journal.note(.stopped)
@@ -221,6 +221,8 @@ final class Hub {
 
     private func handleSignal(_ number: Int32) {
         switch number {
+        // Whoever started us for one stream ends so (ssh does with its ProxyCommand).
+        case SIGHUP where configuration.stream != nil: request(gently: false)
         case SIGUSR1: host.pathMayHaveChanged()
         case SIGHUP: reload()
         default: request(gently: number == SIGTERM)

@@ -46,6 +46,7 @@ final class Inquiries {
     }
 
     private func answer(_ inquiry: Inquiry, _ answer: HTTPAnswer) {
+        inquiry.order = answer.order
         let bytes = answer.bytes
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 8)
         memory.copyBytes(from: bytes)
@@ -69,6 +70,7 @@ final class Inquiries {
         hub.timers.cancel(inquiry.token(.inquiryDeadline))
         hub.loop.close(inquiry.fd)
         table.remove(inquiry.index)
+        inquiry.order?(hub)
     }
 
     // MARK: Answers
@@ -86,15 +88,13 @@ final class Inquiries {
 
     private func command(_ path: String) -> HTTPAnswer {
         switch path {
-        case "/drain": hub.request(gently: true)
-        case "/reload": hub.reload()
+        case "/drain": HTTPAnswer(.fine, "done\n") { $0.request(gently: true) }
+        case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload() }
         case "/reconnect":
-            guard hub.host.reconnect() else {
-                return HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
-            }
-        default: return HTTPAnswer(.notFound, "there is /drain, /reload and /reconnect\n")
+            hub.host.reconnect() ? HTTPAnswer(.fine, "done\n")
+                : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
+        default: HTTPAnswer(.notFound, "there is /drain, /reload and /reconnect\n")
         }
-        return HTTPAnswer(.fine, "done\n")
     }
 }
 
@@ -108,8 +108,11 @@ struct HTTPAnswer {
     }
 
     let bytes: [UInt8]
+    /// What is done when it has been given: an order may end the process.
+    let order: ((Hub) -> Void)?
 
-    init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8") {
+    init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8", order: ((Hub) -> Void)? = nil) {
+        self.order = order
         let head = "HTTP/1.1 \(status.rawValue)\r\nContent-Type: \(type)\r\nContent-Length: \(body.utf8.count)\r\n"
             + "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         bytes = Array(head.utf8) + Array(body.utf8)

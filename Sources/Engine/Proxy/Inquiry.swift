@@ -11,6 +11,8 @@ final class Inquiry {
     /// While it is sent.
     var answer: UnsafeMutableRawBufferPointer?
     var sent = 0
+    /// What is to be done when the answer has left.
+    var order: ((Hub) -> Void)?
     /// The ring holds a receive or a send, never both.
     var isInFlight = false
     var isClosing = false

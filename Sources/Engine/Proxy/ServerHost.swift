@@ -281,7 +281,8 @@ final class ServerHost: Host {
 
     // MARK: The end
 
-    var summary: String { "\(hub.sessions.count) sessions" }
+    var summary: Int { hub.sessions.count }
+    var summaryWords: String { summary == 1 ? "1 session" : "\(summary) sessions" }
 
     /// No new session and no new stream; known sessions may still come back.
     func drain() { isDraining = true }

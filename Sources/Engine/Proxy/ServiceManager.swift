@@ -7,7 +7,7 @@ final class ServiceManager {
     private let fd: Int32
     /// Nanoseconds between signs of life; nil: none are wanted.
     let watchdog: UInt64?
-    private var lastStatus = ""
+    private var lastStatus = -1
 
     /// Takes the environment's words, which no child shall find.
     init() {
@@ -61,12 +61,10 @@ final class ServiceManager {
     func stopping() { say("STOPPING=1") }
     func isAlive() { say("WATCHDOG=1") }
 
-    /// One line for `systemctl status`, when it is another than before.
-    func status(_ words: @autoclosure () -> String) {
-        guard fd >= 0 else { return }
-        let words = words()
-        guard words != lastStatus else { return }
-        lastStatus = words
-        say("STATUS=\(words)")
+    /// One line for `systemctl status`, when its number is another than before.
+    func status(_ number: Int, _ words: @autoclosure () -> String) {
+        guard fd >= 0, number != lastStatus else { return }
+        lastStatus = number
+        say("STATUS=\(words())")
     }
 }

@@ -38,6 +38,8 @@ struct ConnectCommand {
         try Thread.start {
             ConnectCommand.move(from: STDIN_FILENO, to: pumps)
             shutdown(pumps, Int32(SHUT_WR))
+            ConnectCommand.awaitNobody(at: STDOUT_FILENO)
+            kill(getpid(), SIGINT)
         }
         let output = try Thread.start {
             // Nobody reads any more: then nothing more shall come.
@@ -59,6 +61,17 @@ struct ConnectCommand {
             return ExitStatus(fault.kind)
         }
     }
+
+    /// Until nobody can read what is written there: whoever started us is gone, and would wait for nothing.
+    private static func awaitNobody(at descriptor: Int32) {
+        var wait = pollfd(fd: descriptor, events: 0, revents: 0)
+        while wait.revents & Int16(POLLERR | POLLHUP) == 0 {
+            // A file is never without a reader.
+            guard poll(&wait, 1, -1) >= 0 || errno == EINTR, wait.revents & Int16(POLLNVAL) == 0 else { return sleepForEver() }
+        }
+    }
+
+    private static func sleepForEver() { while true { sleep(.max) } }
 
     /// All that comes, until its end. False: it could not be written, or read.
     @discardableResult
