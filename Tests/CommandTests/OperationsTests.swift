@@ -77,8 +77,8 @@ import Testing
         usleep(300_000)
         let after = try ControlClient(path: path).status()
         #expect(after.sessions[0].carrier == .up && after.sessions[0].backlogBytes == 0 && after.sessions[0].backlogSeconds == 0)
-        let last = try #require(after.outages.last)
-        #expect(last.lengthSeconds > 0.5 && last.lengthSeconds < 10, "\(last)")
+        // A later HELLO may have taken over behind it: that one was short.
+        #expect(after.outages.contains { $0.lengthSeconds > 0.5 && $0.lengthSeconds < 10 }, "\(after.outages)")
         try end(client, server)
     }
 

@@ -19,6 +19,9 @@ final class Origins {
     /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
     /// reset in the same breath costs no connect.
     private var waiting: [Token] = []
+    /// Sockets whose connect the ring had no room for, and when it is asked again: never in this turn.
+    private var refused: [Token] = []
+    private var retryAt: UInt64 = 0
     private var underWay = 0
     private var failures = 0
     private var toldAt: UInt64 = 0
@@ -103,6 +106,10 @@ final class Origins {
 
     /// Starts connects while few are under way.
     func connectWaiting(_ hub: Hub) {
+        if !refused.isEmpty, hub.now >= retryAt {
+            waiting += refused
+            refused.removeAll()
+        }
         var next = 0
         while next < waiting.count, underWay < Policy.connectsMaximum {
             let token = waiting[next]
@@ -136,7 +143,9 @@ final class Origins {
             user.pointee.armedAt = hub.now
             underWay += 1
         } else {
-            fail(hub, index, SystemError(ENOMEM))
+            refused.append(hub.users.token(index, .userConnect))
+            retryAt = hub.now + Policy.retryDelay.nanoseconds
+            hub.users.retryLater(index)
         }
     }
 

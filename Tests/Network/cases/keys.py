@@ -145,7 +145,7 @@ def removed_key(context):
             if seen != "reset":
                 raise Failure(f"the {who} of a removed key saw “{seen}”")
         exchange(user, origin)
-        if "the old keys stay" not in good.server.errors:
+        if "all stays as it was" not in good.server.errors:
             raise Failure("the bad file was not complained about")
         if open(f"{folder}/key", encoding="utf-8").read().split(":")[1].strip() in good.server.errors:
             raise Failure("the log holds a key")
