@@ -148,7 +148,7 @@ import Testing
         #expect(try ring.result(of: 1) == -ECANCELED)
         ring.forget(listener)
         listener.close()
-        _ = try Socket.listener(port: port)
+        try Socket.expectNobodyListens(at: port)
     }
 
     @Test(arguments: Driver.here) func nextSocketUnderTheSameNumberStartsAfresh(driver: Driver) throws {
@@ -211,7 +211,7 @@ import Testing
             ring.readable(other.fd, 4)   // Not even handed over.
             ring.close()
             listener.close()
-            _ = try Socket.listener(port: port)
+            try Socket.expectNobodyListens(at: port)
             other.plainSend([1])
             #expect(try one.plainReceive() == [1])
             #expect(memory.bytes(1) == [0], "the memory is ours again")

@@ -84,17 +84,32 @@ final class Socket {
         return Socket(fd)
     }
 
-    static func listener(backlog: Int32 = 4096, port: UInt16 = 0) throws -> Socket {
+    static func listener(backlog: Int32 = 4096) throws -> Socket {
         let listener = try tcp()
-        var address = sockaddr_in.loopback(port: port)
+        var address = sockaddr_in.loopback(port: 0)
         let bound = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 bind(listener.fd, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        try #require(bound == 0, "bind to \(port): errno \(errno)")
+        try #require(bound == 0, "bind: errno \(errno)")
         try #require(listen(listener.fd, backlog) == 0)
         return listener
+    }
+
+    /// Nothing holds a listener at the port any more. A bind would tell too, but also of an outgoing connection that another test
+    /// was given this port for.
+    static func expectNobodyListens(at port: UInt16) throws {
+        let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        try #require(fd >= 0, "socket: errno \(errno)")
+        defer { Glibc.close(fd) }
+        var address = sockaddr_in.loopback(port: port)
+        let result = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.connect(fd, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        #expect(result == -1 && errno == ECONNREFUSED, "somebody listens at \(port)")
     }
 
     /// Starts a connect past the ring; on loopback it is established at once while the backlog has room.
