@@ -28,9 +28,6 @@ struct Histograms {
 
         /// How many were at most `bound`, as near as the digits tell.
         func count(upTo bound: Double) -> UInt64 { histogram.count(within: 0...UInt64(bound * scale)) }
-
-        /// The value below which `percentile` of a hundred lie.
-        func value(at percentile: Double) -> Double { Double(histogram.valueAtPercentile(percentile)) / scale }
     }
 
     private static let day: UInt64 = 86_400_000_000

@@ -1,5 +1,3 @@
-import Histogram
-
 /// The same as `Status`, for Prometheus: its text format, version 0.0.4, and its conventions for names.
 enum Metrics {
     static let contentType = "text/plain; version=0.0.4; charset=utf-8"
