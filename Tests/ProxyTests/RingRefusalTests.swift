@@ -40,7 +40,7 @@ import Testing
         setsockopt(user, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
         var byte: UInt8 = 1
         #expect(send(user, &byte, 1, Int32(MSG_NOSIGNAL)) == 1)
-        #expect(recv(user, &byte, 1, 0) == -1)
+        #expect(uninterrupted { recv(user, &byte, 1, 0) } == -1 && errno == EAGAIN)
     }
 
     // MARK: Both sides
@@ -80,7 +80,9 @@ import Testing
         onThread {
             var offset = 0
             while offset < count {
-                let moved = sent.withUnsafeBytes { send(fd, $0.baseAddress! + offset, min(count - offset, 65536), Int32(MSG_NOSIGNAL)) }
+                let moved = uninterrupted {
+                    sent.withUnsafeBytes { send(fd, $0.baseAddress! + offset, min(count - offset, 65536), Int32(MSG_NOSIGNAL)) }
+                }
                 guard moved > 0 else { return }
                 offset += moved
             }
@@ -88,11 +90,21 @@ import Testing
         var received = [UInt8](repeating: 0, count: count)
         var offset = 0
         while offset < count {
-            let moved = received.withUnsafeMutableBytes { recv(fd, $0.baseAddress! + offset, count - offset, 0) }
+            let moved = uninterrupted {
+                received.withUnsafeMutableBytes { recv(fd, $0.baseAddress! + offset, count - offset, 0) }
+            }
             guard moved > 0 else { return false }
             offset += moved
         }
         return received == sent
+    }
+}
+
+/// Other tests of this process send signals, which interrupt calls of any thread: a receive with a time-out is not restarted.
+private func uninterrupted(_ call: () -> Int) -> Int {
+    while true {
+        let result = call()
+        if result >= 0 || errno != EINTR { return result }
     }
 }
 
@@ -117,13 +129,15 @@ private final class Echo {
         try #require(failed == 0)
         port = UInt16(bigEndian: address.sin_port)
         onThread {
-            while case let fd = accept(listener, nil, nil), fd >= 0 {
+            while case let fd = Int32(uninterrupted { Int(accept(listener, nil, nil)) }), fd >= 0 {
                 onThread {
                     var bytes = [UInt8](repeating: 0, count: 65536)
-                    while case let count = recv(fd, &bytes, bytes.count, 0), count > 0 {
+                    while case let count = uninterrupted({ recv(fd, &bytes, bytes.count, 0) }), count > 0 {
                         var sent = 0
                         while sent < count {
-                            let moved = bytes.withUnsafeBytes { send(fd, $0.baseAddress! + sent, count - sent, Int32(MSG_NOSIGNAL)) }
+                            let moved = uninterrupted {
+                                bytes.withUnsafeBytes { send(fd, $0.baseAddress! + sent, count - sent, Int32(MSG_NOSIGNAL)) }
+                            }
                             guard moved > 0 else { break }
                             sent += moved
                         }
@@ -153,7 +167,7 @@ private final class Answer: @unchecked Sendable {
     func take() -> UInt16? {
         var waiting = pollfd(fd: ends[0], events: Int16(POLLIN), revents: 0)
         var value: UInt16 = 0
-        guard poll(&waiting, 1, 10_000) == 1, read(ends[0], &value, 2) == 2, value > 0 else { return nil }
+        guard uninterrupted({ Int(poll(&waiting, 1, 10_000)) }) == 1, read(ends[0], &value, 2) == 2, value > 0 else { return nil }
         return value
     }
 }

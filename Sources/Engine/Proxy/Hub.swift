@@ -26,6 +26,8 @@ final class Hub {
     let credentials: Credentials?
     let signals: Signals
     private let networkEvents = NetworkEvents()
+    /// The ring waits for them.
+    private var isWatching = (signals: false, networkEvents: false)
     var generator = SystemRandomNumberGenerator()
 
     private(set) var users: Users!
@@ -98,8 +100,7 @@ final class Hub {
         self.host = host
         host.start()
         listeners.arm()
-        armSignals()
-        armNetworkEvents()
+        armWatches()
         manager.ready()
         signOfLife()
         while !stopping.isStopped {
@@ -181,12 +182,14 @@ final class Hub {
         case .inquiryReceive, .inquirySend:
             inquiries.handle(operation, completion)
         case .signals:
+            isWatching.signals = false
             while let number = signals.take() { handleSignal(number) }
-            armSignals()
+            armWatches()
         case .networkEvents:
+            isWatching.networkEvents = false
             networkEvents?.drain()
             host.pathMayHaveChanged()
-            armNetworkEvents()
+            armWatches()
         default:
             preconditionFailure("a completion of a timer")
         }
@@ -204,6 +207,7 @@ final class Hub {
         case .readersRetry: users.handleReadersRetry()
         case .coolDown: users.handleCoolDown()
         case .inquiryDeadline: inquiries.handleDeadline(token)
+        case .watchesRetry: armWatches()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
         case .stopping: break  // The wheel looks after each turn.
@@ -211,10 +215,14 @@ final class Hub {
         }
     }
 
-    private func armSignals() { _ = loop.readable(signals.fd, Operation.signals.token()) }
-
-    private func armNetworkEvents() {
-        if let networkEvents { _ = loop.readable(networkEvents.fd, Operation.networkEvents.token()) }
+    /// Waits for signals, and for news of the network where the system tells them.
+    private func armWatches() {
+        if !isWatching.signals { isWatching.signals = loop.readable(signals.fd, Operation.signals.token()) }
+        if let networkEvents, !isWatching.networkEvents {
+            isWatching.networkEvents = loop.readable(networkEvents.fd, Operation.networkEvents.token())
+        }
+        guard !isWatching.signals || networkEvents != nil && !isWatching.networkEvents else { return }
+        timers.set(Operation.watchesRetry.token(), at: now + Policy.retryDelay.nanoseconds)
     }
 
     // MARK: Stopping

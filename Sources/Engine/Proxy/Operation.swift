@@ -22,6 +22,8 @@ enum Operation: UInt8 {
     case inquiryDeadline
     // Timers of the process.
     case dial, registry, stopping, usersRetry, readersRetry, coolDown
+    /// The ring had no room to wait for signals, or for news of the network.
+    case watchesRetry
     /// A sign of life for the service manager.
     case watchdog
     /// A server that nobody has used for long.

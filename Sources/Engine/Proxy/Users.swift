@@ -108,6 +108,7 @@ final class Users {
         refused.removeAll(keepingCapacity: true)
         for index in waiting where table[index].pointee.fd >= 0 {
             armReceive(index)
+            if table[index].pointee.life.inward == .ended { watch(index, table[index]) }
             markDirty(index)
         }
     }

@@ -200,9 +200,10 @@ extension Users {
     }
 
     /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
-    private func watch(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func watch(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
         guard user.pointee.life.mayWatch else { return }
-        if hub.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) { user.pointee.life.submitted(.watch) }
+        guard hub.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
+        user.pointee.life.submitted(.watch)
     }
 
     func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
