@@ -19,6 +19,7 @@ from process import Failure
 CARRIER_PORT = 40300
 #: How carriers are protected: "none", "key" or "certificates".
 SECURITY = "none"
+SPLICE = "auto"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -62,14 +63,14 @@ class Path:
     def start_server(self):
         self.server = self.lab.start("tele-server", [
             *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}",
-            f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *security_flags("server"), *self.server_flags],
+            f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *splice_flags(), *security_flags("server"), *self.server_flags],
             host=self.lab.server)
         self.server.wait_for_port(CARRIER_PORT)
 
     def start_client(self):
         self.client = self.lab.start("tele-client", [
             *self.client_limits, binary(), "-client", f"-in=127.0.0.1:{self.user_port}",
-            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *security_flags("client"),
+            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *splice_flags(), *security_flags("client"),
             *self.client_flags], host=self.lab.client)
         self.client.wait_for_port(self.user_port)
 
@@ -90,6 +91,10 @@ class Path:
 #: Keys and certificates of this run, made when they are first needed.
 credentials = None
 lock = threading.Lock()
+
+
+def splice_flags():
+    return [] if SPLICE == "auto" else [f"-splice={SPLICE}"]
 
 
 def security_flags(role):

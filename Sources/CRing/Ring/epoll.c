@@ -126,6 +126,7 @@ static int32_t try(ring *ring, operation *operation) {
     case OPERATION_RECEIVE_POOLED: return try_receive_pooled(ring, operation);
     case OPERATION_SEND: return try_send(operation);
     case OPERATION_READABLE: return try_poll(operation->fd, POLLIN, RING_READABLE_BITS);
+    case OPERATION_WRITABLE: return try_poll(operation->fd, POLLOUT, RING_WRITABLE_BITS);
     default: return try_poll(operation->fd, 0, RING_HANGUP_BITS);
     }
 }

@@ -108,7 +108,7 @@ ring_driver ring_driver_in_use(const ring *ring) {
 
 operation_direction operation_direction_of(operation_kind kind) {
     switch (kind) {
-    case OPERATION_CONNECT: case OPERATION_SEND: return DIRECTION_WRITING;
+    case OPERATION_CONNECT: case OPERATION_SEND: case OPERATION_WRITABLE: return DIRECTION_WRITING;
     case OPERATION_WATCH_HANGUP: return DIRECTION_WATCHING;
     default: return DIRECTION_READING;
     }
@@ -204,6 +204,11 @@ int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, in
 int ring_readable(ring *ring, int fd, uint64_t token) {
     if (fd < 0) return -EINVAL;
     return queue(ring, (operation){ .kind = OPERATION_READABLE, .fd = fd, .token = token });
+}
+
+int ring_writable(ring *ring, int fd, uint64_t token) {
+    if (fd < 0) return -EINVAL;
+    return queue(ring, (operation){ .kind = OPERATION_WRITABLE, .fd = fd, .token = token });
 }
 
 int ring_watch_hangup(ring *ring, int fd, uint64_t token) {

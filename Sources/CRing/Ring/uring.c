@@ -140,6 +140,9 @@ static int make_entry(ring *ring, uint32_t slot) {
         io_uring_prep_sendmsg(entry, operation->fd, &operation->message->header, MSG_NOSIGNAL | dont_wait);
         break;
     }
+    case OPERATION_WRITABLE:
+        io_uring_prep_poll_add(entry, operation->fd, POLLOUT);
+        break;
     default:
         io_uring_prep_poll_add(entry, operation->fd, POLLIN);
         break;
@@ -274,6 +277,7 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         result = peek(operation->fd);
     }
     if (result > 0 && operation->kind == OPERATION_READABLE) result &= RING_READABLE_BITS;
+    if (result > 0 && operation->kind == OPERATION_WRITABLE) result &= RING_WRITABLE_BITS;
     operation_finish(ring, slot, result);
 }
 

@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { COPY_SLAB_BYTES = SLAB_BYTES / 4 };        /* Longer copies go into slabs, shorter ones into pages. */
@@ -21,6 +22,7 @@ static struct seam seam_of(const byte_queue *queue)
 {
     if (queue->length == 0) return (struct seam){ 0 };
     const queue_piece *last = piece_at(queue, queue->length - 1);
+    if (last->bytes == NULL) return (struct seam){ 0 };
     return (struct seam){ .end = last->bytes + last->count, .room = last->room };
 }
 
@@ -107,6 +109,66 @@ int queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t coun
     return 0;
 }
 
+/* Outside. */
+
+int queue_append_outside(byte_queue *queue, uint32_t count)
+{
+    MUST(count > 0, "an empty piece");
+    if (ring_reserve(queue, 1) != 0) return -ENOMEM;
+    piece_push(queue, NULL, count, 0);
+    queue->outside += count;
+    return 0;
+}
+
+/* Slabs that are filled one after the other: pieces share them. */
+struct filling {
+    uint8_t *slab;
+    size_t filled;
+};
+
+static void bring_in(byte_queue *queue, arena *arena, size_t count, struct filling *filling, queue_source *source,
+                     void *context)
+{
+    while (count > 0) {
+        if (filling->slab == NULL || filling->filled == SLAB_BYTES) {
+            *filling = (struct filling){ .slab = arena_slab(arena) };
+            MUST(filling->slab != NULL, "bytes were brought in without a reserved slab");
+        }
+        uint8_t *bytes = filling->slab + filling->filled;
+        uint32_t taken = (uint32_t)least(count, SLAB_BYTES - filling->filled);
+        source(context, bytes, taken);
+        struct seam seam = seam_of(queue);
+        if (seam_merges(&seam, arena, bytes)) {
+            merge(queue, taken, 0);
+        } else {
+            if (filling->filled > 0) arena_retain(arena, bytes);
+            piece_push(queue, bytes, taken, 0);
+        }
+        filling->filled += taken;
+        count -= taken;
+    }
+}
+
+int queue_bring_in(byte_queue *queue, arena *arena, queue_source *source, void *context)
+{
+    if (queue->outside == 0) return 0;
+    size_t slabs = (queue->outside + SLAB_BYTES - 1) / SLAB_BYTES;
+    byte_queue whole = { .head = queue->head, .tail = queue->head };
+    /* A piece more for each border between slabs. */
+    if (!arena_can_give(arena, slabs, 0) || ring_reserve(&whole, queue->length + slabs) != 0) return -ENOMEM;
+    struct filling filling = { 0 };
+    for (uint32_t index = 0; index < queue->length; index++) {
+        const queue_piece *piece = piece_at(queue, index);
+        if (piece->bytes != NULL) piece_push(&whole, piece->bytes, piece->count, piece->room);
+        else bring_in(&whole, arena, piece->count, &filling, source, context);
+    }
+    MUST(whole.tail == queue->tail, "bytes got lost on their way in");
+    free(queue->pieces);
+    *queue = whole;
+    ring_settle(queue);
+    return 0;
+}
+
 /* Moving. */
 
 enum way { MERGE, COPY, REFER };
@@ -146,6 +208,7 @@ static struct demand demand_of_move(const byte_queue *to, const byte_queue *from
 static void piece_move(byte_queue *to, byte_queue *from, arena *arena, uint32_t count, size_t copy_below)
 {
     const queue_piece piece = *piece_at(from, 0);
+    MUST(piece.bytes != NULL, "bytes were moved that lie outside");
     const bool whole = count == piece.count;
     const uint32_t room = whole ? piece.room : 0;
     struct seam seam = seam_of(to);

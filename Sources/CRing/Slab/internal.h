@@ -51,7 +51,9 @@ static inline void piece_push(byte_queue *queue, uint8_t *bytes, uint32_t count,
 /* Forgets the oldest piece, not its reference. */
 static inline void piece_pop(byte_queue *queue)
 {
-    queue->head += piece_at(queue, 0)->count;
+    const queue_piece *piece = piece_at(queue, 0);
+    queue->head += piece->count;
+    if (piece->bytes == NULL) queue->outside -= piece->count;
     queue->first = (queue->first + 1) & (queue->capacity - 1);
     queue->length--;
 }
@@ -61,7 +63,8 @@ static inline void piece_cut(byte_queue *queue, uint32_t count)
 {
     queue_piece *piece = piece_at(queue, 0);
     piece->start += count;
-    piece->bytes += count;
+    if (piece->bytes != NULL) piece->bytes += count;
+    else queue->outside -= count;
     piece->count -= count;
     queue->head += count;
 }
@@ -69,7 +72,7 @@ static inline void piece_cut(byte_queue *queue, uint32_t count)
 /* The end of a queue as it is or will be: behind its newest byte (NULL: where no range could follow), and how
  * much room is there. */
 struct seam {
-    const uint8_t *end;
+    const uint8_t *end;                       /* NULL also behind bytes that lie outside. */
     uint32_t room;
 };
 

@@ -4,8 +4,8 @@
  *     [ page, 300 bytes ][ slab, 80 000 bytes ][ page, 1200 bytes | room 2896 ]
  *     head                                                        tail
  *
- * Always: the pieces are not empty, lie without gaps between head and tail, and each holds one reference on
- * its block. The bytes of a piece's room belong to no piece anywhere and to no other room: room is handed on
+ * Always: the pieces are not empty, lie without gaps between head and tail, and each that lies here holds one
+ * reference on its block. The bytes of a piece's room belong to no piece anywhere and to no other room: room is handed on
  * with its piece, never doubled. append.c puts bytes in; here they are read and forgotten.
  */
 #include "internal.h"
@@ -93,6 +93,7 @@ unsigned queue_gather(const byte_queue *queue, uint64_t position, size_t limit,
         const queue_piece *piece = piece_at(queue, index++);
         uint32_t skipped = (uint32_t)(position + total - piece->start);
         size_t taken = least(piece->count - skipped, wanted - total);
+        MUST(piece->bytes != NULL, "bytes were gathered that lie outside");
         iovecs[count++] = (struct iovec){ .iov_base = piece->bytes + skipped, .iov_len = taken };
         total += taken;
     }
@@ -111,7 +112,7 @@ void queue_release(byte_queue *queue, arena *arena, uint64_t position)
             break;
         }
         count -= piece->count;
-        arena_release(arena, piece->bytes);
+        if (piece->bytes != NULL) arena_release(arena, piece->bytes);
         piece_pop(queue);
     }
     ring_settle(queue);
@@ -135,11 +136,19 @@ const char *queue_check(const byte_queue *queue, const arena *arena)
     if (queue->length > queue->capacity || (queue->capacity > 0 && queue->first >= queue->capacity))
         return "the ring points outside itself";
     uint64_t position = queue->head;
+    size_t outside = 0;
     struct seam seam = { 0 };
     for (uint32_t index = 0; index < queue->length; index++) {
         const queue_piece *piece = piece_at(queue, index);
         if (piece->start != position) return "a gap between two pieces";
         if (piece->count == 0) return "an empty piece";
+        position += piece->count;
+        if (piece->bytes == NULL) {
+            if (piece->room > 0) return "room behind a piece that lies outside";
+            outside += piece->count;
+            seam = (struct seam){ 0 };
+            continue;
+        }
         if (arena_references(arena, piece->bytes) == 0) return "a piece of a dead block";
         size_t reach = arena_reach(arena, piece->bytes);
         if (piece->count > reach) return "a piece that leaves its block";
@@ -147,7 +156,7 @@ const char *queue_check(const byte_queue *queue, const arena *arena)
             return "room that does not end with a page";
         if (seam_merges(&seam, arena, piece->bytes)) return "two pieces that should be one";
         seam = (struct seam){ .end = piece->bytes + piece->count, .room = piece->room };
-        position += piece->count;
     }
+    if (outside != queue->outside) return "the bytes outside are miscounted";
     return position == queue->tail ? NULL : "the pieces do not end at the tail";
 }

@@ -1,6 +1,7 @@
 #include "CSystem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -12,4 +13,50 @@ int system_unacknowledged(int fd) {
     return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -errno;
 }
 
+int system_unread(int fd) {
+    int count = 0;
+    return ioctl(fd, SIOCINQ, &count) == 0 ? count : -errno;
+}
+
 int system_forbid_dumps(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno; }
+
+int system_pipe(int ends[2], int bytes) {
+    if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return -errno;
+    if (fcntl(ends[1], F_SETPIPE_SZ, bytes) >= bytes) return 0;
+    int error = errno;
+    close(ends[0]);
+    close(ends[1]);
+    return -error;
+}
+
+ssize_t system_splice(int from, int to, size_t count, int more) {
+    ssize_t moved;
+    unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
+    do moved = splice(from, NULL, to, NULL, count, flags); while (moved < 0 && errno == EINTR);
+    return moved >= 0 ? moved : -errno;
+}
+
+ssize_t system_tee(int from, int to, size_t count) {
+    ssize_t copied;
+    do copied = tee(from, to, count, SPLICE_F_NONBLOCK); while (copied < 0 && errno == EINTR);
+    return copied >= 0 ? copied : -errno;
+}
+
+ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count) {
+    struct msghdr header = { .msg_iov = (struct iovec *)iovecs, .msg_iovlen = count };
+    ssize_t sent;
+    do sent = sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE); while (sent < 0 && errno == EINTR);
+    return sent >= 0 ? sent : -errno;
+}
+
+ssize_t system_read(int fd, void *memory, size_t count) {
+    ssize_t moved;
+    do moved = read(fd, memory, count); while (moved < 0 && errno == EINTR);
+    return moved >= 0 ? moved : -errno;
+}
+
+ssize_t system_write(int fd, const void *bytes, size_t count) {
+    ssize_t moved;
+    do moved = write(fd, bytes, count); while (moved < 0 && errno == EINTR);
+    return moved >= 0 ? moved : -errno;
+}

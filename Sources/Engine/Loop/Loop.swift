@@ -77,6 +77,7 @@ public final class Loop {
     }
 
     public func readable(_ fd: Int32, _ token: Token) -> Bool { ring_readable(ring, fd, token.rawValue) == 0 }
+    public func writable(_ fd: Int32, _ token: Token) -> Bool { ring_writable(ring, fd, token.rawValue) == 0 }
     public func watchHangup(_ fd: Int32, _ token: Token) -> Bool { ring_watch_hangup(ring, fd, token.rawValue) == 0 }
 
     /// Every operation on the descriptor completes soon.

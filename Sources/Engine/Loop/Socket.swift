@@ -100,6 +100,19 @@ public enum Socket {
     /// Bytes that the kernel holds of a TCP socket's sends: not acknowledged, sent or not (SIOCOUTQ).
     public static func heldByteCount(_ fd: Int32) -> Int { Int(max(0, system_unacknowledged(fd))) }
 
+    /// Something has arrived that was not received.
+    public static func hasBytes(_ fd: Int32) -> Bool { system_unread(fd) > 0 }
+
+    /// Sends at once what the socket takes, without the loop; more follows at once. Bytes taken.
+    public static func send(_ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int) -> Pipe.Moved {
+        Pipe.moved(system_send_more(fd, iovecs, count))
+    }
+
+    /// Receives at once what has arrived, without the loop.
+    public static func receive(_ fd: Int32, _ memory: UnsafeMutableRawPointer, _ count: Int) -> Pipe.Moved {
+        Pipe.moved(system_read(fd, memory, count))
+    }
+
     public static func close(_ fd: Int32) { Glibc.close(fd) }
 
     /// The pending error, which is cleared.

@@ -44,9 +44,20 @@ final class Carrier {
         var send = false
         /// The send is this batch of the endpoint; nil: it is the greeting.
         var batch: Batch?
+        /// The batch is this frame, which goes past memory.
+        var frame: SplicedFrame?
         /// Lowest session offset that the send reads from the store.
         var pinnedFrom: UInt64?
         var isEmpty: Bool { !connect && !receive && !send }
+    }
+
+    /// Control frames and a header, then payload out of a pipe.
+    struct SplicedFrame {
+        let prefix: Int
+        let byteCount: Int
+        var sent = 0
+        /// Where the rest of the payload lies. Nil: it was brought into memory, and is no longer sent from here.
+        var transit: Pipe?
     }
 
     let fd: Int32
@@ -65,8 +76,12 @@ final class Carrier {
     var block = Block()
     var greeting = Greeting()
     var inFlight = InFlight()
+    /// The payload that it brings is passed on without being copied: it is read when it is readable.
+    var passes = false
     /// What the kernel may hold of it. Nil: the path has no queue to fear.
     var window: PathWindow?
+    /// The path is so short that the CPU is its limit.
+    lazy var isNear = PathFacts(fd).map { $0.minimumRoundTripMicroseconds < Policy.nearMicroseconds } ?? false
     /// Which congestion control it shall have, and the one that the system gave it.
     var congestion = CongestionChoice()
     var systemCongestion = ""
@@ -111,6 +126,7 @@ final class Carrier {
 
     func checkInvariants() {
         assert(block.parsed <= block.filled && block.filled <= block.capacity, "a block read past its end")
+        assert(inFlight.frame == nil || inFlight.batch != nil, "a spliced frame that is no batch")
         assert(inFlight.send || inFlight.batch == nil, "a batch without a send")
         assert(inFlight.pinnedFrom == nil || inFlight.send || !greeting.isSent, "a pin that nobody needs")
         assert(state != .established || session != nil, "an established carrier without a session")

@@ -11,7 +11,9 @@ final class Carriers {
     unowned let hub: Hub
     private var table = SlotTable<Carrier>()
     /// Who receives next, after this turn's sends.
-    private var readers: [Carrier] = []
+    var readers: [Carrier] = []
+    /// Bytes that may be spliced in this turn.
+    var spliceAllowance = 0
 
     init(_ hub: Hub) { self.hub = hub }
 
@@ -47,6 +49,11 @@ final class Carriers {
         case .carrierReceive:
             carrier.inFlight.receive = false
             if !carrier.isOver { received(carrier, completion.result) }
+        case .carrierReadable:
+            carrier.inFlight.receive = false
+            if !carrier.isOver { pass(carrier) }
+        case .carrierWritable:
+            writable(carrier)
         case .carrierSend:
             sendCompleted(carrier, completion.result)
         default:
@@ -73,7 +80,9 @@ final class Carriers {
     /// The carrier is always read. Before its handshake it gets a page, then slabs.
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, carrier.state != .connecting else { return }
-        if let room = target(carrier) {
+        if carrier.passes {
+            carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
+        } else if let room = target(carrier) {
             carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
         }
         if !carrier.inFlight.receive { retryLater(carrier) }
@@ -123,8 +132,10 @@ final class Carriers {
         }
         switch carrier.transport {
         case .plain:
+            let wasFull = Int(result) == carrier.block.room.count
             carrier.block.filled += Int(result)
             read(carrier)
+            if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
         case .secure(let channel):
             channel.arrived(Int(result), now: hub.now)
             open(carrier, channel)
@@ -223,6 +234,7 @@ final class Carriers {
         precondition(carrier.state == .closing && carrier.inFlight.isEmpty, "closed a carrier that is in use")
         carrier.state = .closed
         unpin(carrier)
+        dropTransit(carrier)
         carrier.session = nil
         hub.timers.cancel(carrier.token(.carrierDeadline))
         hub.timers.cancel(carrier.token(.carrierRetry))

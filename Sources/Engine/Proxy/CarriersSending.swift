@@ -17,6 +17,8 @@ extension Carriers {
             count = 1
         }
         if carrier.greeting.earlyCount > 0, let session = carrier.session {
+            hub.sessions.bringIn(session)
+            guard !carrier.isOver else { return }
             var gathered = 0
             count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
                                       hub.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
@@ -121,7 +123,7 @@ extension Carriers {
     }
 
     /// The kernel has `count` bytes of what was handed over, and reads none any more.
-    private func finishSend(_ carrier: Carrier, _ count: Int) {
+    func finishSend(_ carrier: Carrier, _ count: Int) {
         let batch = carrier.inFlight.batch
         carrier.inFlight.batch = nil
         if batch != nil || carrier.isOver { unpin(carrier) }

@@ -9,12 +9,17 @@ public struct Configuration: Equatable, Sendable {
         case server
     }
 
+    /// When bytes that come fast are moved by splice(2), without being copied, and kept in pipes of the kernel. Auto: where the
+    /// CPU is the limit (on this machine; a stream alone on a path of less than a millisecond). Never with TLS.
+    public enum Splicing: String, Sendable, CaseIterable { case auto, always, never }
+
     public var role: Role
     /// At least one, at most `Mapping.countMaximum`; names, and targets, differ.
     public var mappings: [Mapping]
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
     public var driver: Loop.Driver = .auto
+    public var splicing = Splicing.auto
     public var security = Security.none
     /// Refuses to start without keys or certificates.
     public var requiresSecurity = false
@@ -65,7 +70,7 @@ public struct Configuration: Equatable, Sendable {
     /// What `fresh` has otherwise, besides the mappings, in the words of the flags. A running process does not change it.
     func differences(from fresh: Configuration) -> [String] {
         [
-            (role == fresh.role, "the role"), (output == fresh.output, "out"), (driver == fresh.driver, "io"),
+            (role == fresh.role, "the role"), (output == fresh.output, "out"), (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),

@@ -21,6 +21,7 @@ final class Hub {
     let loop: Loop
     let arena: OpaquePointer
     let budget: Budget
+    let pipes = Pipes()
     let resolver: Resolver
     /// Nil: carriers are plain.
     let credentials: Credentials?
@@ -119,6 +120,8 @@ final class Hub {
                 usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
             }
             now = Clock.now()
+            carriers.beginTurn()
+            sessions.beginTurn()
             noticePause(since: before, deadline)
             for answer in resolver.takeAnswers() { host.handleLookup(answer) }
             flush()
@@ -152,6 +155,8 @@ final class Hub {
     private func trim() {
         guard now > trimmedAt + Policy.trimInterval.nanoseconds else { return }
         trimmedAt = now
+        users.coolPassed()
+        pipes.trim()
         if arena_committed(arena) > arena_used(arena) + Policy.spareByteCount { arena_trim(arena, Policy.spareByteCount / 2) }
     }
 
@@ -173,9 +178,9 @@ final class Hub {
     private func handle(_ completion: Completion) {
         guard let operation = Operation(rawValue: completion.token.kind) else { return }
         switch operation {
-        case .userReceivePooled, .userReceive, .userSend, .userWatch, .userConnect:
+        case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch, .userConnect:
             users.handle(operation, completion)
-        case .carrierConnect, .carrierReceive, .carrierSend:
+        case .carrierConnect, .carrierReceive, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:
             listeners.handle(completion)

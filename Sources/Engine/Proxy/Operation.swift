@@ -4,8 +4,8 @@ import Loop
 enum Operation: UInt8 {
     // Completions.
     case accept = 1
-    case userConnect, userReceive, userReceivePooled, userSend, userWatch
-    case carrierConnect, carrierReceive, carrierSend
+    case userConnect, userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
+    case carrierConnect, carrierReceive, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents
     case inquiryReceive, inquirySend
     // Timers of one listener, session, carrier or user.

@@ -94,6 +94,41 @@ enum Policy {
     /// The arena's address space, beyond `-memory` and half of it again.
     static let arenaSpare = 64 << 20
     static let arenaMaximum = 64 << 30
+    // MARK: Pipes
+
+    /// What a pipe holds in pages of 4 KiB; segments on loopback are larger. More needs a privilege.
+    static let pipeByteCount = 1 << 20
+    /// Pipes of the process: half of what an unprivileged user may have, for two processes.
+    static let pipesMaximum = 32
+    static let pipesIdleMaximum = 16
+    /// A system that refused a pipe is asked again after this.
+    static let pipeRetry = Interval.seconds(10)
+    /// A socket whose receives were so long, so often in a row, is spliced; and no more when splices were short so often.
+    static let spliceAbove = 64 << 10
+    static let spliceStreak = 16
+    static let spliceEndStreak = 16
+    /// Batches of others in a row, after which who waits to be spliced goes by memory with them.
+    static let passedOverMaximum = 4
+    /// Payload of one spliced frame.
+    static let spliceByteCount = 1 << 20
+    /// When many take turns, each gets at least so much.
+    static let spliceShareMinimum = 256 << 10
+    /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
+    static let splicersMaximum = 64
+    /// A round trip on a path where the CPU is the limit is shorter.
+    static let nearMicroseconds = 1000
+    /// What is spliced before others get their turn.
+    static let spliceTurnByteCount = 4 << 20
+    /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
+    static let passAbove = 128 << 10
+    static let passedUsersMaximum = 64
+    /// Pipes that one user's bytes may wait in.
+    static let pipesOfUserMaximum = 4
+    /// What the peer may send ahead of such a user: they hold it also when its pages are not full.
+    static let passedAhead = 3 << 20
+    /// Frames between such payload are received in so many bytes.
+    static let headerByteCount = 1 << 10
+
     /// Released bytes after which readers of other sessions look again at once.
     static let wakeByteCount = 256 << 10
 

@@ -13,6 +13,12 @@ final class Session {
     var endpoint: Endpoint
     /// The session's byte sequence from the oldest unacknowledged byte on; positions are session offsets.
     var store = byte_queue()
+    /// Bytes of the store that lie in pipes.
+    var kept = KeptFrames()
+    /// Users whose bytes are spliced, in the order of their turns.
+    var splicing: [UInt32] = []
+    /// Batches in a row that went before them.
+    var passedOver = 0
     /// The carrier that owns the session.
     var carrier: Carrier?
     /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.

@@ -11,8 +11,10 @@ final class Sessions {
     private var table = SlotTable<Session>()
     /// Sessions with work this turn.
     private var dirty: [Session] = []
+    /// Sessions that have had their share of this turn, and have more to do in the next.
+    private var postponed: [Session] = []
     /// Scratch for the header of one frame.
-    private let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
+    let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
 
     init(_ hub: Hub) { self.hub = hub }
 
@@ -39,7 +41,15 @@ final class Sessions {
         dirty.append(session)
     }
 
-    var hasWork: Bool { !dirty.isEmpty }
+    func postpone(_ session: Session) { postponed.append(session) }
+
+    /// A new turn.
+    func beginTurn() {
+        for session in postponed { markDirty(session) }
+        postponed.removeAll(keepingCapacity: true)
+    }
+
+    var hasWork: Bool { !dirty.isEmpty || !postponed.isEmpty }
 
     func flush() {
         var next = 0
@@ -61,6 +71,7 @@ final class Sessions {
                 sequence(session, most: room)
                 if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) {
                     hub.carriers.submitBatch(session, carrier, most: room)
+                    notePassedOver(session)
                 }
             }
         } else {
@@ -68,10 +79,20 @@ final class Sessions {
         }
         guard !session.isEnded else { return }
         releaseAcknowledged(session)
+        if let carrier = session.carrier, !session.splicing.isEmpty { hub.carriers.splice(session, carrier) }
+        guard !session.isEnded else { return }
         session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
         if hub.budget.mayHold(session.account, 0, isHealthy: true) { hub.users.wake(session) }
         schedule(session)
         session.checkInvariants()
+    }
+
+    /// Who is spliced goes when nobody else has anything to send. While others always have, all go by memory: there is a fair
+    /// order.
+    private func notePassedOver(_ session: Session) {
+        guard !session.splicing.isEmpty else { return session.passedOver = 0 }
+        session.passedOver += 1
+        if session.passedOver > Policy.passedOverMaximum { hub.users.stopSplicing(of: session) }
     }
 
     /// Gives waiting bytes their place in the sequence.
@@ -110,6 +131,16 @@ final class Sessions {
         guard through > session.store.head else { return }
         hub.budget.release(Int(through - session.store.head), &session.account)
         queue_release(&session.store, hub.arena, through)
+        session.kept.release(session.store, to: hub.pipes)
+    }
+
+    /// All bytes of the session lie in memory, and its users are read into it.
+    func bringIn(_ session: Session) {
+        hub.users.stopSplicing(of: session)
+        if let carrier = session.carrier { hub.carriers.dropTransit(carrier) }
+        guard !session.kept.bringIn(&session.store, hub.arena, hub.pipes), !session.isEnded else { return }
+        hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+        discard(session)
     }
 
     // MARK: Time
@@ -136,6 +167,8 @@ final class Sessions {
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
     private func suspected(_ session: Session) {
         guard let carrier = session.carrier else { return }
+        bringIn(session)
+        guard !session.isEnded else { return }
         session.suspectedAt = hub.now
         hub.journal.note(.carrierSuspected(session, carrier.peer))
         hub.users.wake(session)  // More may be held now than while the carrier worked.
@@ -154,6 +187,7 @@ final class Sessions {
 
     /// `carrier` owns the session from now on. Returns the outage's length, from its first sign.
     func attach(_ carrier: Carrier, to session: Session) -> UInt64 {
+        bringIn(session)
         let old = session.carrier
         carrier.session = session
         carrier.state = .established
@@ -169,6 +203,7 @@ final class Sessions {
 
     /// The session has no carrier; users only see slowness.
     func detach(_ session: Session) {
+        bringIn(session)
         session.endpoint.carrierLost()
         session.carrier = nil
         session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
@@ -217,6 +252,7 @@ final class Sessions {
         guard session.pinning.isEmpty else { return }
         hub.budget.release(session.account.held, &session.account)
         queue_clear(&session.store, hub.arena)
+        session.kept.release(session.store, to: hub.pipes)
     }
 
     // MARK: The end of the process

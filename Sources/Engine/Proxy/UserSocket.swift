@@ -17,6 +17,10 @@ struct UserSocket {
         static let blocked = Lists(rawValue: 2)
         /// Bytes come fast: it receives into a slab of its own.
         static let hot = Lists(rawValue: 4)
+        /// Bytes come fast, and go into the carrier without being copied.
+        static let spliced = Lists(rawValue: 8)
+        /// Those of the session that wait for their turn.
+        static let splicing = Lists(rawValue: 16)
     }
 
     var fd: Int32
@@ -38,6 +42,10 @@ struct UserSocket {
     /// The slab that a hot socket receives into, and how much of it is filled.
     var block: UnsafeMutableRawPointer?
     var filled = 0
+    /// Bytes for the user that lie in pipes, before those of `outbound`.
+    var backlog: PipeBacklog?
+    /// Long receives in a row; while spliced: short splices.
+    var streak: UInt8 = 0
     /// When its connect was submitted, or the armed receive of a hot socket, whose slab is taken back when nothing comes.
     var armedAt: UInt64 = 0
 
@@ -50,7 +58,7 @@ struct UserSocket {
     }
 
     var inboundCount: Int { queue_count_of(inbound) }
-    var outboundCount: Int { queue_count_of(outbound) }
+    var outboundCount: Int { (backlog?.byteCount ?? 0) + queue_count_of(outbound) }
 }
 
 @inline(__always)

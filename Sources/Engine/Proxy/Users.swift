@@ -18,11 +18,16 @@ final class Users {
     var readers: [UInt32] = []
     /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
     var hot: [UInt32] = []
+    /// Sockets to which payload is passed on without being copied.
+    var passed: [UInt32] = []
     /// Sockets that the ring refused something.
     var refused: [UInt32] = []
     /// Bytes read from users, and bytes that users took: since the start.
     var readByteCount: UInt64 = 0
     var takenByteCount: UInt64 = 0
+    /// Of those: spliced, and passed on, without being copied.
+    var splicedByteCount: UInt64 = 0
+    var passedByteCount: UInt64 = 0
     /// Sessions with readers that wait for memory.
     var blockedSessions: [Session] = []
     /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
@@ -87,9 +92,15 @@ final class Users {
         case .userReceive:
             user.pointee.life.completed(.receive)
             received(index, user, completion.result, pooled: nil)
+        case .userReadable:
+            user.pointee.life.completed(.receive)
+            armReceive(index)
         case .userSend:
             user.pointee.life.completed(.send)
             sent(index, user, completion.result)
+        case .userWritable:
+            user.pointee.life.completed(.send)
+            markDirty(index)
         case .userWatch:
             user.pointee.life.completed(.watch)
             hungUp(index, user)
@@ -138,6 +149,7 @@ final class Users {
     private func endStream(_ index: UInt32, isComplete: Bool, waits: Bool) {
         let user = table[index]
         let isComplete = isComplete && user.pointee.inboundCount == 0
+        guard bringIn(index) else { return close(index, .reset) }
         switch user.pointee.life.streamEnded(hasBytes: user.pointee.outboundCount > 0, isComplete: isComplete) {
         case .none:
             break
@@ -203,6 +215,7 @@ final class Users {
         if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
         hub.loop.close(user.pointee.fd)
         hub.budget.deliver(user.pointee.outboundCount)
+        forgetBacklog(index, user)
         queue_clear(&user.pointee.outbound, hub.arena)
         becomeCold(index, user)
         let farewell = user.pointee.life.farewell

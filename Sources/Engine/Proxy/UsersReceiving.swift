@@ -17,6 +17,7 @@ extension Users {
         guard hub.budget.mayHold(session.account, user.pointee.inboundCount, isHealthy: session.isHealthy) else {
             return block(index, user, session)
         }
+        if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }
         let isArmed: Bool
         if user.pointee.lists.contains(.hot), let block = slab(for: user) {
             user.pointee.armedAt = hub.now
@@ -88,6 +89,7 @@ extension Users {
         }
         let failed = queue_append_block(&user.pointee.inbound, hub.arena, user.pointee.block! + user.pointee.filled, count)
         user.pointee.filled += count
+        noteLongReceive(index, user, count)
         if count < Policy.coldBelow { becomeCold(index, user) }
         return failed == 0
     }

@@ -9,6 +9,17 @@ extension Users {
     /// Bytes of the peer for this user; they lie in a carrier's block. False: no memory.
     func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let user = table[index]
+        var piped = 0
+        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, queue_count_of(user.pointee.outbound) == 0 {
+            piped = backlog.write(bytes, count, now: hub.now)
+        }
+        hub.budget.keep(piped)
+        markDirty(index)
+        return piped == count || wait(user, bytes + piped, count - piped)
+    }
+
+    /// Bytes that wait in memory.
+    private func wait(_ user: UnsafeMutablePointer<UserSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let isSlow = user.pointee.outboundCount > 0
         let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow)
             || arena_used(hub.arena) > hub.configuration.memoryByteCount
@@ -16,7 +27,6 @@ extension Users {
             : queue_append_block(&user.pointee.outbound, hub.arena, bytes, count)
         guard failed == 0 else { return false }
         hub.budget.keep(count)
-        markDirty(index)
         return true
     }
 
@@ -46,6 +56,10 @@ extension Users {
         let user = table[index]
         user.pointee.lists.remove(.dirty)
         guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce else { return }
+        if let backlog = user.pointee.backlog, backlog.byteCount > 0 {
+            sendPiped(index, user, backlog)
+            if backlog.byteCount > 0 || !user.pointee.life.maySend { return }
+        }
         if user.pointee.outboundCount > 0 { return submitSend(index, user, waiting: true) }
         switch user.pointee.life.tookAll() {
         case .none:
@@ -70,16 +84,21 @@ extension Users {
         }
     }
 
+    /// The user's socket took `count` bytes.
+    func took(_ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
+        hub.budget.deliver(count)
+        takenByteCount += UInt64(count)
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
+        session.endpoint.consume(user.pointee.slot, count, ahead: ahead, now: hub.instant)
+        hub.sessions.markDirty(session)
+    }
+
     func sent(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32) {
         if result > 0 {
             let count = Int(result)
-            hub.budget.deliver(count)
-            takenByteCount += UInt64(count)
             queue_release(&user.pointee.outbound, hub.arena, user.pointee.outbound.head + UInt64(count))
-            if let session = user.pointee.session?.takeUnretainedValue() {
-                session.endpoint.consume(user.pointee.slot, count, now: hub.instant)
-                hub.sessions.markDirty(session)
-            }
+            took(user, count)
             return markDirty(index)
         }
         let error = SystemError(-result)

@@ -176,10 +176,10 @@ public struct Endpoint: ~Copyable {
         scheduler.addControl(slot, &table)
     }
 
-    /// The user took `count` bytes of the stream.
-    public mutating func consume(_ slot: StreamSlot, _ count: Int, now: Instant) {
+    /// The user took `count` bytes of the stream. `ahead`: what the owner has room for ahead of the user.
+    public mutating func consume(_ slot: StreamSlot, _ count: Int, ahead: Int = .max, now: Instant) {
         dataConsumed += UInt64(count)
-        let ceiling = UInt64(max(0, limits.received - Int(dataReceived - dataConsumed)) / 2)
+        let ceiling = UInt64(min(max(0, limits.received - Int(dataReceived - dataConsumed)) / 2, ahead))
         if table[slot].receive.consume(UInt64(count), ceiling: ceiling, roundTrip: liveness.minimumRoundTrip, now: now) {
             table[slot].pending.insert(.credit)
             scheduler.addControl(slot, &table)

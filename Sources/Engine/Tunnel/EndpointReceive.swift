@@ -223,7 +223,7 @@ extension Endpoint {
         borders.removeThrough(min(acknowledged, cursor))
     }
 
-    private mutating func acknowledgeSoon(_ now: Instant) {
+    mutating func acknowledgeSoon(_ now: Instant) {
         if received - acknowledgedToPeer >= Endpoint.acknowledgmentThreshold {
             acknowledgmentDue = min(acknowledgmentDue, now)
         } else if acknowledgmentDue == .never {

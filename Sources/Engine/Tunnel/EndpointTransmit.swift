@@ -121,7 +121,7 @@ extension Endpoint {
         return sequence(writer.count, owner: table[slot].owner, payload: count, isOver: false)
     }
 
-    private mutating func sequence(_ header: Int, owner: StreamOwner, payload: Int, isOver: Bool) -> SequencedFrame {
+    mutating func sequence(_ header: Int, owner: StreamOwner, payload: Int, isOver: Bool) -> SequencedFrame {
         sent += UInt64(header + payload)
         if sent - (borders.last ?? acknowledged) >= Endpoint.borderDistance { borders.append(sent) }
         return SequencedFrame(owner: owner, headerByteCount: header, payloadByteCount: payload, isOver: isOver)
@@ -137,7 +137,7 @@ extension Endpoint {
         isAttached && !isBatchOut && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
     }
 
-    private func owesControl(_ now: Instant) -> Bool {
+    func owesControl(_ now: Instant) -> Bool {
         acknowledgmentDue <= now || owedPong != nil || (owedClose != nil && !closeIsEncoded) || liveness.owesPing(now: now)
     }
 
@@ -176,7 +176,7 @@ extension Endpoint {
         cursor += UInt64(count - control)
     }
 
-    private mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
+    mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
         var writer = ByteWriter(buffer)
         acknowledgedToPeer = min(received, acknowledgmentCeiling)
         toldDataLimit = announceDataLimit()

@@ -62,8 +62,10 @@ struct SendHalf {
     var isFinished: Bool { state == .finished }
     /// FIN may take its place now.
     var owesFin: Bool { state == .finishing && waiting == 0 }
+    /// Bytes that may be sent beyond those that were.
+    var credit: Int { Int(limit - sequenced) }
     /// Bytes that credit allows now.
-    var sendable: Int { min(waiting, Int(limit - sequenced)) }
+    var sendable: Int { min(waiting, credit) }
     var hasWork: Bool { sendable > 0 || owesFin }
 
     mutating func write(_ count: Int) {

@@ -80,6 +80,7 @@ enum Help {
           -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
           -control=PATH            the socket for tele status and its like; or none
           -io=auto                 auto, uring or epoll
+          -splice=auto             fast bytes go past memory: auto, always, never
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
           -version, -help

@@ -90,6 +90,9 @@ struct Settings {
         if let driver = try Settings.choice(arguments.io, "io", among: Loop.Driver.self) {
             configuration.driver = driver
         }
+        if let splicing = try Settings.choice(arguments.splice, "splice", among: Configuration.Splicing.self) {
+            configuration.splicing = splicing
+        }
         if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {
             configuration.bufferByteCount = bytes
         }

@@ -20,6 +20,9 @@ struct Tele: ParsableCommand {
         name: .go("io"), help: "How to talk to the kernel.", completion: .list(["auto", "uring", "epoll"]))
     var io: String?
     @Option(
+        name: .go("splice"), help: "Whether fast bytes go past memory.", completion: .list(["auto", "always", "never"]))
+    var splice: String?
+    @Option(
         name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction.", valueName: "size"))
     var buffer: String?
     @Option(

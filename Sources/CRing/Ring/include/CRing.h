@@ -8,7 +8,7 @@
  *
  * Rules for the caller (the same for both drivers):
  *  - At most one operation of each direction is in flight per descriptor: one reading (accept, receive, pooled
- *    receive, readable), one writing (connect, send), one hang-up watch.
+ *    receive, readable), one writing (connect, send, writable), one hang-up watch.
  *  - Memory given to an operation stays valid until its completion. Iovec arrays and addresses are copied.
  *  - Descriptors are non-blocking. Before close(2), ring_cancel the descriptor and wait until every operation on it
  *    has completed; then ring_forget it.
@@ -63,7 +63,9 @@ int ring_receive(ring *ring, int fd, void *memory, size_t bytes, uint64_t token)
 int ring_receive_pooled(ring *ring, int fd, uint64_t token);
 /* Sends what fits, possibly short; never raises SIGPIPE. `flags`: 0 or MSG_DONTWAIT (then -EAGAIN may be the result). */
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token);
-int ring_readable(ring *ring, int fd, uint64_t token);              /* once, for eventfd, signalfd, netlink … */
+/* Each completes once, with poll bits: for what the ring does not move itself (signals, netlink, pipes). */
+int ring_readable(ring *ring, int fd, uint64_t token);
+int ring_writable(ring *ring, int fd, uint64_t token);
 /* Completes when the socket has an error or both its directions are shut (POLLERR, POLLHUP). */
 int ring_watch_hangup(ring *ring, int fd, uint64_t token);
 /* Asks every operation on the descriptor to end; each completes, with -ECANCELED or with what it had done. */

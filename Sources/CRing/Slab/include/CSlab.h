@@ -9,6 +9,9 @@
  * block. Large runs are referenced where they lie (zero-copy), small ones are copied densely into pages. It holds the
  * bytes that wait for a carrier, the bytes a carrier may have to retransmit, and the bytes that wait for a reader.
  * An empty queue owns no memory beyond its struct.
+ *
+ * Some pieces may lie outside: the queue knows their place and length, the owner keeps their bytes (in pipes of the
+ * kernel), in the same order, and brings them in before anybody reads them.
  */
 #ifndef CSLAB_H
 #define CSLAB_H
@@ -46,7 +49,7 @@ const char *arena_check(const arena *arena);
 
 typedef struct {
     uint64_t start;            /* Absolute position of the piece's first byte. */
-    uint8_t *bytes;            /* In a block on which the piece holds one reference. */
+    uint8_t *bytes;            /* In a block on which the piece holds one reference. NULL: outside. */
     uint32_t count;
     uint32_t room;             /* Bytes behind the piece, in its page, that only this queue may fill. 0 for slabs. */
 } queue_piece;
@@ -55,6 +58,7 @@ typedef struct {
     queue_piece *pieces;       /* A ring of `capacity` (power of two, or 0) pieces. */
     uint32_t capacity, first, length;
     uint64_t head, tail;       /* Positions of the oldest byte and behind the newest. */
+    size_t outside;            /* Bytes of pieces that lie outside. */
 } byte_queue;
 
 /* An empty queue whose next byte has the given position. */
@@ -70,8 +74,14 @@ int  queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t cou
  * handed over by reference. When the arena has no block left for the copies, all goes by reference, so a full arena
  * stops no queue. 0, or -ENOMEM (then nothing moved). count ≤ tail - head, to ≠ from. */
 int  queue_move(byte_queue *to, byte_queue *from, arena *arena, size_t count, size_t copy_below);
+/* Appends bytes that lie outside, as one piece. 0 or -ENOMEM. */
+int  queue_append_outside(byte_queue *queue, uint32_t count);
+/* Fills `memory` with the next `count` bytes that lie outside. */
+typedef void queue_source(void *context, void *memory, size_t count);
+/* Brings all of them in, oldest first. 0, or -ENOMEM (then nothing was asked for). */
+int  queue_bring_in(byte_queue *queue, arena *arena, queue_source *source, void *context);
 /* Fills iovecs with the bytes at [position, min(position + limit, tail)), head ≤ position ≤ tail. Returns how many;
- * `gathered` receives the byte count. O(log pieces) + O(iovecs). */
+ * `gathered` receives the byte count. None of them may lie outside. O(log pieces) + O(iovecs). */
 unsigned queue_gather(const byte_queue *queue, uint64_t position, size_t limit,
                       struct iovec *iovecs, unsigned maximum, size_t *gathered);
 /* Forgets every byte before `position` (head ≤ position ≤ tail). */

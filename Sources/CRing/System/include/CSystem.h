@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* A non-blocking, close-on-exec descriptor that delivers the signals of `set`, or -1 with errno. */
@@ -23,8 +24,23 @@ static inline int system_socket(int family, int kind, int protocol) {
     return socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
 }
 
+/* A non-blocking, close-on-exec pipe that holds `bytes` in whole pages: 0, or -errno; -EPERM: this user has too much of
+ * them. */
+int system_pipe(int ends[2], int bytes);
+/* Moves bytes between a pipe and a socket, or another end, by reference where the kernel can. `more`: they are not the
+ * last. How many; 0: the end; below zero: -errno. */
+ssize_t system_splice(int from, int to, size_t count, int more);
+/* The bytes at the head of a pipe are in the other one, too. */
+ssize_t system_tee(int from, int to, size_t count);
+/* read(2) and write(2), again when interrupted. Bytes, or -errno. */
+ssize_t system_read(int fd, void *memory, size_t count);
+ssize_t system_write(int fd, const void *bytes, size_t count);
+/* Sends without waiting, and says that more follows at once. Bytes taken, or -errno. */
+ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count);
 /* Bytes of a TCP socket that its peer has not acknowledged, or -errno. */
 int system_unacknowledged(int fd);
+/* Bytes that have arrived and were not received, or -errno. */
+int system_unread(int fd);
 /* No program that this process starts has more privileges than it. 0 or -errno. */
 int system_no_new_privileges(void);
 /* No core file, and no other process of this user reads its memory. 0 or -errno. */

@@ -1,0 +1,79 @@
+import CSlab
+import Glibc
+import Loop
+import Tunnel
+
+/// From the carrier through a pipe into a user's socket, without a copy: while payload comes fast, the carrier is read when it
+/// is readable; what lies between payload, in small receives.
+extension Carriers {
+    /// All that came was read; `wasFull`: more is there. Long payload that comes next is passed on.
+    func notePayload(_ carrier: Carrier, _ session: Session, wasFull: Bool) {
+        guard wasFull, !carrier.passes, hub.configuration.splicing != .never, carrier.transport.channel == nil, carrier.block.unread.isEmpty,
+              let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
+              hub.users.mayBePassed(due.owner) else { return }
+        carrier.passes = true
+    }
+
+    /// The carrier is readable.
+    func pass(_ carrier: Carrier) {
+        var left = Policy.spliceTurnByteCount
+        while left > 0, carrier.passes, let session = carrier.session, session.carrier === carrier,
+              let count = passNext(carrier, session) {
+            left -= count
+        }
+        guard !carrier.isOver else { return }
+        readers.append(carrier)
+    }
+
+    /// Bytes that were read. Nil: no more for now, or for ever.
+    private func passNext(_ carrier: Carrier, _ session: Session) -> Int? {
+        guard carrier.block.unread.isEmpty, let due = session.endpoint.payloadDue else { return readBetween(carrier) }
+        switch hub.users.pass(due.owner, from: carrier.fd, due.byteCount) {
+        case .moved(let count):
+            session.endpoint.passed(count, now: hub.instant)
+            session.endpoint.heard(now: hub.instant)
+            hub.sessions.markDirty(session)
+            hub.host.handleProven(session)
+            hub.sessions.noteLife(session)
+            return count
+        case .nothing:
+            return nil
+        case .notPossible:
+            carrier.passes = false
+            return nil
+        case .ended:
+            lost(carrier, "closed by the other side")
+            return nil
+        case .failed(let error):
+            lost(carrier, error.description)
+            return nil
+        }
+    }
+
+    private func readBetween(_ carrier: Carrier) -> Int? {
+        guard makeRoom(carrier) else {
+            carrier.passes = false
+            return nil
+        }
+        let most = min(carrier.block.room.count, Policy.headerByteCount)
+        switch Socket.receive(carrier.fd, carrier.block.room.baseAddress!, most) {
+        case .success(let count) where count > 0:
+            carrier.block.filled += count
+            read(carrier)
+            // Frames that are no long payload are read many at a time.
+            if let session = carrier.session, session.endpoint.payloadDue == nil, count == most { carrier.passes = false }
+            return count
+        case .failure(let error) where error.code == EAGAIN:
+            return nil
+        case .failure(let error) where error.isShortage:
+            carrier.passes = false
+            return nil
+        case .success:
+            lost(carrier, "closed by the other side")
+            return nil
+        case .failure(let error):
+            lost(carrier, error.description)
+            return nil
+        }
+    }
+}
