@@ -32,7 +32,7 @@ enum EndpointFuzz {
             switch operation % 8 {
             case 0, 1:
                 unread += Array(input.take(1 + Int(operation >> 3)))
-                guard endpoint.isAttached, read(&endpoint, &users, &unread, instant) else { return }
+                guard endpoint.isAttached, read(&endpoint, &users, &unread, instant, operation >> 4) else { return }
             case 2:
                 guard let some, users[some]!.held > 0 else { break }
                 let count = min(users[some]!.held, 1 + Int(input.number() & 0xffff))
@@ -41,8 +41,14 @@ enum EndpointFuzz {
             case 3:
                 guard let some, !users[some]!.isFinished else { break }
                 let count = 1 + Int(input.number() & 0xfff)
-                users[some]!.waiting += count
-                endpoint.write(users[some]!.slot, count)
+                let room = operation & 16 == 0 ? 0 : endpoint.spliceRoom(users[some]!.slot)
+                if room > 0 {
+                    let batch = endpoint.splice(users[some]!.slot, min(count, room), header: header, control: control, now: instant).batch
+                    endpoint.batchSent(batch, operation & 32 == 0 ? batch.byteCount : batch.byteCount / 2)
+                } else {
+                    users[some]!.waiting += count
+                    endpoint.write(users[some]!.slot, count)
+                }
             case 4:
                 guard let some, !users[some]!.isFinished else { break }
                 users[some]!.isFinished = true
@@ -84,10 +90,17 @@ enum EndpointFuzz {
 
     /// False: the session is over.
     private static func read(_ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ unread: inout [UInt8],
-                             _ now: Instant) -> Bool {
+                             _ now: Instant, _ chance: UInt8) -> Bool {
         var offset = 0
         let goesOn = unread.withUnsafeBytes { bytes in
             while true {
+                if chance & 1 == 1, offset < bytes.count, let due = endpoint.payloadDue {
+                    let count = min(due.byteCount, bytes.count - offset)
+                    endpoint.passed(count, now: now)
+                    offset += count
+                    precondition(users[due.owner] != nil && !users[due.owner]!.hasFin, "payload for nobody")
+                    users[due.owner]!.held += count
+                }
                 guard let event = try? endpoint.receive(bytes.bytes, at: &offset, now: now) else { return false }
                 switch event {
                 case .incomplete: return true

@@ -8,7 +8,7 @@ import Testing
     @Test(arguments: Driver.here) func eachKindFailsOnceAndThenWorks(driver: Driver) throws {
         let ring = try TestRing(driver)
         let kinds = [RING_FAULT_ACCEPT, RING_FAULT_CONNECT, RING_FAULT_RECEIVE, RING_FAULT_RECEIVE_POOLED,
-                     RING_FAULT_SEND, RING_FAULT_READABLE, RING_FAULT_WATCH_HANGUP]
+                     RING_FAULT_SEND, RING_FAULT_READABLE, RING_FAULT_WRITABLE, RING_FAULT_WATCH_HANGUP]
         for (index, kind) in kinds.enumerated() {
             #expect(ring_fault_fail(ring.ring, kind, 1, EMFILE + Int32(index)) == 0)
         }
@@ -22,9 +22,10 @@ import Testing
         ring.send(one, Memory("x"), 4)
         let (reader, writer) = try Socket.pipe()
         ring.readable(reader.fd, 5)
-        ring.watchHangup(one, 6)
-        let failed = try ring.collect(7)
-        for index in 0..<7 { #expect(failed[UInt64(index)]?.result == -(EMFILE + Int32(index))) }
+        ring.writable(writer.fd, 6)
+        ring.watchHangup(one, 7)
+        let failed = try ring.collect(8)
+        for index in 0..<8 { #expect(failed[UInt64(index)]?.result == -(EMFILE + Int32(index))) }
 
         ring.accept(listener, 0)
         ring.connect(client, to: listener.address, 1)

@@ -166,6 +166,44 @@ import Testing
         ring.forget(reader)
     }
 
+    @Test(arguments: Driver.here) func writableTellsOfRoomOnce(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (reader, writer) = try Socket.pipe()
+        _ = fcntl(writer.fd, F_SETFL, O_NONBLOCK)
+        var block = [UInt8](repeating: 7, count: 4096)
+        ring.writable(writer.fd, 1)
+        #expect(try ring.result(of: 1) == Int32(POLLOUT))
+        while write(writer.fd, block, block.count) > 0 {}
+        ring.writable(writer.fd, 2)
+        ring.expectQuiet()
+        #expect(read(reader.fd, &block, block.count) == block.count)
+        #expect(try ring.result(of: 2) == Int32(POLLOUT))
+        ring.expectQuiet()
+        while write(writer.fd, block, block.count) > 0 {}
+        ring.writable(writer.fd, 3)
+        ring.expectQuiet()
+        ring.cancel(writer)
+        #expect(try ring.result(of: 3) == -ECANCELED)
+        ring.writable(writer.fd, 4)
+        ring.expectQuiet()
+        reader.close()
+        #expect(try ring.result(of: 4) & Int32(POLLERR) != 0)
+        ring.forget(writer)
+    }
+
+    /// A send that waits stands in the way of a second writing operation, not of a reading one.
+    @Test(arguments: Driver.here) func writableIsAWritingOperation(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        ring.receivePooled(one, 1)
+        ring.writable(one.fd, 2)
+        #expect(ring_writable(ring.ring, one.fd, 3) == -EINVAL)
+        #expect(try ring.result(of: 2) == Int32(POLLOUT))
+        ring.cancel(one)
+        #expect(try ring.result(of: 1) == -ECANCELED)
+        withExtendedLifetime(other) {}
+    }
+
     @Test(arguments: Driver.here) func readableShowsTheSameBitsOfAnEndedSocket(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()

@@ -34,7 +34,7 @@ public struct Campaign {
         }
         let took = seconds() - start
         print("simulation: \(run) seeds from \(first), \(failures) failed; \(sum.carriers) carriers, \(sum.kills) cuts, "
-              + "\(sum.resumes) resumes, \(sum.restarts) restarts, \(sum.suspicions) suspicions, \(sum.carried) carried over, "
+              + "\(sum.resumes) resumes, \(sum.restarts) restarts, \(sum.suspicions) suspicions, \(sum.carried) carried over, \(sum.spliced) spliced, \(sum.passed) passed on, "
               + "\(sum.delivered >> 20) MiB delivered, \(sum.steps) steps, "
               + "\(sum.virtualMilliseconds / 1000) virtual seconds in \(took) s")
         return failures == 0
@@ -53,6 +53,8 @@ extension Simulation.Report {
         kills += other.kills
         restarts += other.restarts
         suspicions += other.suspicions
+        spliced += other.spliced
+        passed += other.passed
         carried += other.carried
         delivered += other.delivered
     }

@@ -80,6 +80,8 @@ struct Send {
     var rest = 0
     var control = 0..<0
     var more = 0
+    /// A spliced frame's payload, which ends `more`: it does not lie in the store.
+    var transit: [UInt8] = []
     /// What the endpoint asked for; nil when it did not.
     var batch: Batch?
     var session: Session?

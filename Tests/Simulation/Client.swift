@@ -86,6 +86,7 @@ extension World {
     private func greet(_ end: End, _ attempt: UInt64) {
         let session = client.session
         end.attempt = attempt
+        bringIn(session)
         let (offer, dataLimit) = session.endpoint.offer(earlyMaximum: plan.earlyMaximum)
         end.offer = offer
         var hello = Hello(identity: session.identity, attempt: end.attempt, received: session.endpoint.received,
@@ -137,6 +138,7 @@ extension World {
         }
         let old = session.end
         do {
+            bringIn(session)
             try session.endpoint.resume(end.offer!, welcome, now: now(.client))
         } catch {
             return sessionFaulted(session, error)
@@ -168,6 +170,7 @@ extension World {
             let session = end.session!
             close(end, orderly: false)
             session.end = nil
+            bringIn(session)
             session.endpoint.carrierLost()
             touch(session)
             client.dialer.handleCarrierLost(now: now(.client))

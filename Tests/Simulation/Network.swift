@@ -155,7 +155,8 @@ extension World {
         let control = min(left, send.control.count)
         let first = send.control.lowerBound
         append(UnsafeRawBufferPointer(rebasing: end.control[first..<first + control]))
-        appendStored(send.start + UInt64(send.rest), min(left, send.more))
+        appendStored(send.start + UInt64(send.rest), min(left, send.more - send.transit.count))
+        send.transit.withUnsafeBytes { append(UnsafeRawBufferPointer(rebasing: $0[..<min(left, $0.count)])) }
         if plan.liar == end.side, send.batch != nil { lie(end, behind: before) }
     }
 
@@ -170,6 +171,7 @@ extension World {
         }
         guard end.isOpen else { return }
         guard let batch = send.batch, let session = send.session else { return preambleSent(end, send, count) }
+        if !send.transit.isEmpty, count < send.byteCount { bringIn(session) }  // The rest goes by memory.
         session.endpoint.batchSent(batch, count)
         touch(session)
         if session.endpoint.isClosed { endSession(session, orderly: true) }

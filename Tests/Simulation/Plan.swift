@@ -56,6 +56,8 @@ public struct Plan: Sendable {
     var resetsOneIn = 8
     var slowReadersOneIn = 4
     var queueMaximum = 64 << 10
+    /// Bytes go past memory, at times.
+    var splices = false
 
     // The network.
     var latency = milliseconds(1)
@@ -112,6 +114,8 @@ public struct Plan: Sendable {
         resetsOneIn = chance.pick([1000, 16, 8, 3])
         slowReadersOneIn = chance.pick([1000, 4, 2])
         queueMaximum = 1 + chance.skewed(256 << 10)
+
+        splices = chance.oneIn(2)
 
         latency = microseconds(chance.skewed(40_000))
         jitter = microseconds(chance.skewed(10_000))

@@ -53,6 +53,7 @@ extension World {
     private func accept(_ end: End, _ hello: Hello, _ session: Session) {
         let isNew = hello.identity == .none
         let from: UInt64, limit: UInt64
+        bringIn(session)
         do {
             guard let answer = try session.endpoint.accept(hello, now: now(.server)) else { return refuse(end, .stale) }
             (from, limit) = answer
@@ -107,6 +108,7 @@ extension World {
         close(end, orderly: false)
         guard let session, session.end === end else { return }
         session.end = nil
+        bringIn(session)
         session.endpoint.carrierLost()
         let isPrecious = session.endpoint.streamCount > 0 || session.endpoint.retainedByteCount > 0
         server.registry.detached(UInt32(session.number), isPrecious: isPrecious, now: now(.server))

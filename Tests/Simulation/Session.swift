@@ -9,6 +9,8 @@ final class Session {
     var endpoint: Endpoint
     /// The bytes from the oldest that may have to be replayed to `endpoint.sent`.
     var store = byte_queue()
+    /// Its bytes that lie outside, oldest first.
+    var kept: [UInt8] = []
     /// The current carrier.
     var end: End?
     /// Ends, also closed ones, whose send reads from the store.
@@ -106,6 +108,7 @@ extension World {
         #endif
         for end in session.sending { if let send = end.send { bound = min(bound, send.start) } }
         if bound > session.store.head { queue_release(&session.store, arenas[session.side.rawValue], bound) }
+        releaseKept(session)
     }
 
     private func armTimer(_ session: Session) {
@@ -128,6 +131,7 @@ extension World {
         guard !session.isOver else { return }
         if session.endpoint.handleTimeout(now: now(session.side)) {
             suspicions += 1
+            bringIn(session)
             if session.side == .client {
                 client.dialer.handleSuspected(now: now(.client))
                 runDialer()
@@ -143,7 +147,8 @@ extension World {
         let now = now(session.side)
         var offset = 0
         let bytes = UnsafeRawBufferPointer(end.inbound.bytes)
-        reading: while failure == nil {
+        reading: while failure == nil, !session.isOver {
+            offset += pass(session, UnsafeRawBufferPointer(rebasing: bytes[offset...]))
             let received: Received
             do {
                 received = try session.endpoint.receive(bytes.bytes, at: &offset, now: now)
@@ -187,5 +192,6 @@ extension World {
     func clearStore(_ session: Session) {
         guard session.sending.isEmpty else { return }
         queue_clear(&session.store, arenas[session.side.rawValue])
+        session.kept = []
     }
 }

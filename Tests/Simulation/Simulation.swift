@@ -18,6 +18,8 @@ public final class Simulation {
         public var kills = 0
         public var restarts = 0
         public var suspicions = 0
+        /// Frames that went past memory, and payload that was passed on.
+        public var spliced = 0, passed = 0
         /// Streams that went on in another session, because nobody had heard of them.
         public var carried = 0
         public var delivered = 0
@@ -59,6 +61,7 @@ public final class Simulation {
         report.kills = world.kills
         report.restarts = world.restarts
         report.suspicions = world.suspicions
+        (report.spliced, report.passed) = (world.spliced, world.passed)
         report.carried = world.carried
         report.delivered = world.delivered
         report.arrived = stride(from: 0, to: min(world.ends.count, 8), by: 2).map { number in

@@ -122,9 +122,13 @@ extension World {
             users[user].waitsForRoom = true
             return
         }
-        appendPattern(user, count)
-        session.endpoint.write(slot, count)
-        users[user].written += count
+        let spliced = waiting == 0 ? splice(user, session, count) : 0
+        users[user].written += spliced
+        if spliced < count {
+            appendPattern(user, count - spliced)
+            session.endpoint.write(slot, count - spliced)
+            users[user].written += count - spliced
+        }
         if users[user].written == users[user].total, chance.oneIn(2) {
             users[user].life.receivedFin()
             session.endpoint.finish(slot)
@@ -163,7 +167,8 @@ extension World {
         if count > 0 {
             users[user].consumed += count
             session.held -= count
-            session.endpoint.consume(users[user].slot, count, now: now(session.side))
+            let ahead = plan.splices && chance.oneIn(4) ? plan.queueMaximum : Int.max
+            session.endpoint.consume(users[user].slot, count, ahead: ahead, now: now(session.side))
         }
         if users[user].held > 0 {
             scheduleRead(user)

@@ -70,9 +70,10 @@ struct MisuseTests {
         }
         try expectTrap("bytes were released that the queue does not hold", result)
     }
+}
 
-    private func expectTrap(_ sentence: String, _ result: ExitTest.Result?) throws {
-        let text = String(decoding: try #require(result).standardErrorContent, as: UTF8.self)
-        #expect(text.contains("tele: fatal: \(sentence)\n"))
-    }
+/// The process ended with this sentence.
+func expectTrap(_ sentence: String, _ result: ExitTest.Result?) throws {
+    let text = String(decoding: try #require(result).standardErrorContent, as: UTF8.self)
+    #expect(text.contains("tele: fatal: \(sentence)\n"))
 }

@@ -21,7 +21,7 @@ final class Hub {
     let loop: Loop
     let arena: OpaquePointer
     let budget: Budget
-    let pipes = Pipes()
+    let pipes: Pipes
     let resolver: Resolver
     /// Nil: carriers are plain.
     let credentials: Credentials?
@@ -63,6 +63,7 @@ final class Hub {
             throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
         }
         let descriptorLimit = Descriptors.raiseLimit()
+        pipes = Pipes(descriptorLimit: descriptorLimit)
         do {
             loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount)
         } catch {
@@ -106,7 +107,8 @@ final class Hub {
         signOfLife()
         while !stopping.isStopped {
             // What still has work after a turn does not wait.
-            let deadline = users.dirty.isEmpty && !sessions.hasWork ? timers.nextDeadline : now
+            let isQuiet = users.dirty.isEmpty && !sessions.hasWork && !sessions.hasPostponed
+            let deadline = isQuiet ? timers.nextDeadline : now
             let before = Clock.now()
             do throws(SystemError) {
                 try loop.wait(until: deadline) { completion in

@@ -28,6 +28,8 @@ enum Metrics {
         let counters = status.counters
         page.counter("tele_user_received_bytes_total", "Bytes read from users or origins.", status.readBytes)
         page.counter("tele_user_sent_bytes_total", "Bytes that users or origins took.", status.takenBytes)
+        page.counter("tele_user_spliced_bytes_total", "Bytes of users or origins that went into carriers past memory.", status.splicedBytes)
+        page.counter("tele_user_passed_bytes_total", "Bytes that went from carriers to users or origins past memory.", status.passedBytes)
         page.counter("tele_carriers_total", "Carriers that got a session.", counters.carriers)
         page.counter("tele_carriers_lost_total", "Carriers that died by themselves.", counters.carriersLost)
         page.counter("tele_sessions_total", "Sessions that began.", counters.sessions)

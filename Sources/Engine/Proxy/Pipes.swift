@@ -10,10 +10,14 @@ final class Pipes {
     private let sink = Pipe.openSink()
     /// The system refused one: it is not asked again before.
     private var refusedUntil: UInt64 = 0
+    /// Pipes at a time, each of two descriptors.
+    let maximum: Int
+
+    init(descriptorLimit: Int) { maximum = min(Policy.pipesMaximum, descriptorLimit / Policy.descriptorsPerPipe) }
 
     func take(now: UInt64) -> Pipe? {
         if let pipe = idle.popLast() { return pipe }
-        guard sink >= 0, count < Policy.pipesMaximum, now >= refusedUntil else { return nil }
+        guard sink >= 0, count < maximum, now >= refusedUntil else { return nil }
         guard let pipe = Pipe(byteCount: Policy.pipeByteCount) else {
             refusedUntil = now + Policy.pipeRetry.nanoseconds
             return nil

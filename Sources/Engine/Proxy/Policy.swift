@@ -100,6 +100,8 @@ enum Policy {
     static let pipeByteCount = 1 << 20
     /// Pipes of the process: half of what an unprivileged user may have, for two processes.
     static let pipesMaximum = 32
+    /// One for so many descriptors that the process may have.
+    static let descriptorsPerPipe = 32
     static let pipesIdleMaximum = 16
     /// A system that refused a pipe is asked again after this.
     static let pipeRetry = Interval.seconds(10)

@@ -49,7 +49,8 @@ final class Sessions {
         postponed.removeAll(keepingCapacity: true)
     }
 
-    var hasWork: Bool { !dirty.isEmpty || !postponed.isEmpty }
+    var hasWork: Bool { !dirty.isEmpty }
+    var hasPostponed: Bool { !postponed.isEmpty }
 
     func flush() {
         var next = 0
@@ -188,6 +189,10 @@ final class Sessions {
     /// `carrier` owns the session from now on. Returns the outage's length, from its first sign.
     func attach(_ carrier: Carrier, to session: Session) -> UInt64 {
         bringIn(session)
+        guard !session.isEnded else {
+            hub.carriers.close(carrier)
+            return 0
+        }
         let old = session.carrier
         carrier.session = session
         carrier.state = .established

@@ -64,6 +64,8 @@ public struct Status: Codable, Sendable {
     public let connections: Int
     public let readBytes: UInt64
     public let takenBytes: UInt64
+    /// Of them, those that went past memory: spliced into carriers, and passed on from carriers.
+    public let splicedBytes, passedBytes: UInt64
     public let heldBytes: Int
     public let heldBytesMaximum: Int
     public let waitingBytes: Int
@@ -88,6 +90,7 @@ extension Hub {
             mappings: configuration.mappings.map { Status.Mapping(name: $0.name, address: "\($0.address)") },
             driver: loop.driverName, security: security, state: state, uptimeSeconds: seconds(since: startedAt),
             connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,
+            splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status), outages: journal.outages.map { outage in
                 Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),

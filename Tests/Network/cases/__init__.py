@@ -1,8 +1,9 @@
 """All cases, in the order in which they start: those that measure the whole machine come when it is idle."""
 
-from . import chaos, close, command, crowd, floods, keys, mappings, operations, programs, promises, recovery, restart, robust, stuck
+from . import (chaos, close, command, crowd, floods, keys, mappings, operations, programs, promises, recovery, restart, robust,
+               splice, stuck)
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, close, restart, promises, keys, floods, robust, command, mappings, operations, programs)
+    modules = (stuck, crowd, recovery, chaos, close, restart, promises, keys, floods, robust, command, mappings, operations, splice, programs)
     return [case for module in modules for case in module.cases()]

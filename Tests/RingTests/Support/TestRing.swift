@@ -84,6 +84,8 @@ final class TestRing {
 
     func readable(_ fd: Int32, _ token: UInt64) { submitted(ring_readable(ring, fd, token), token) }
 
+    func writable(_ fd: Int32, _ token: UInt64) { submitted(ring_writable(ring, fd, token), token) }
+
     func watchHangup(_ socket: Socket, _ token: UInt64) {
         submitted(ring_watch_hangup(ring, socket.fd, token), token)
     }
