@@ -184,9 +184,9 @@ def before_path() -> str:
     return os.environ.get("TELE_BEFORE") or "the binary that TELE_BEFORE names"
 
 
-def _tele(driver: str, keyed: bool = False, path=tele_path):
+def _tele(driver: str, keyed: bool = False, path=tele_path, flags: tuple = ()):
     def commands(ports: Ports, scratch: Path):
-        carrier = [f"-out=127.0.0.1:{ports.between}", f"-io={driver}"]
+        carrier = [f"-out=127.0.0.1:{ports.between}", f"-io={driver}", *flags]
         if keyed:
             subprocess.run([tele_path(), "keygen", f"-out={scratch}/key"], check=True, timeout=10)
             carrier.append(f"-key={scratch}/key")
@@ -237,6 +237,8 @@ def candidates() -> list[Candidate]:
                 "option splice-request", "option splice-response"),
         Candidate("tele-uring", "tele, io_uring", tele_path(), build, _tele("uring")),
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
+        Candidate("tele-memory", "tele, io_uring, no splicing", tele_path(), build, _tele("uring", flags=("-splice=never",)),
+                  on_request=True),
         Candidate("tele-watched", "tele, io_uring, watched", tele_path(), build, _watched, on_request=True),
         Candidate("before-uring", "tele before, io_uring", before_path(), "set TELE_BEFORE to its path",
                   _tele("uring", path=before_path), on_request=True),

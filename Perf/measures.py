@@ -165,6 +165,7 @@ MEASURES = [
     Measure("stream-8", "eight streams", _stream(8, "up")),
     Measure("stream-1-down", "one stream, origin to user", _stream(1, "down"), on_request=True),
     Measure("stream-8-down", "eight streams, origin to user", _stream(8, "down"), on_request=True),
+    Measure("stream-64", "64 streams", _stream(64, "up"), on_request=True),
     Measure("ping", "one-byte ping-pong", _ping),
     Measure("short", "short connections", _short),
     Measure("idle", "idle connections", _idle, once=True, needs_relay=True),

@@ -22,14 +22,14 @@ import Wire
         endpoint.checkInvariants()
     }
 
-    @Test func nothingIsSplicedAheadOfWhatWaits() throws {
+    @Test func nothingIsSplicedBeforeItsStreamsOwnBytes() throws {
         var endpoint = try established(dataLimit: 1 << 20)
         let slot = try opened(&endpoint, credit: 10_000)
         endpoint.write(slot, 5)
-        #expect(endpoint.spliceRoom(slot) == 0 && endpoint.spliceRoom == 0)
+        #expect(endpoint.spliceRoom(slot) == 0 && endpoint.hasWaiting)
         _ = endpoint.nextFrame(into: header, payloadMaximum: 100)
         #expect(endpoint.nextFrame(into: header, payloadMaximum: 100) == nil)
-        #expect(endpoint.spliceRoom == 0, "it has its place and has not left")
+        #expect(endpoint.spliceRoom == 0 && !endpoint.hasWaiting, "they have their place and have not left")
         let batch = endpoint.nextBatch(limit: 1000, control: control, now: now)
         endpoint.batchSent(batch, batch.byteCount)
         #expect(endpoint.spliceRoom(slot) == 9995)

@@ -78,6 +78,8 @@ final class Carrier {
     var inFlight = InFlight()
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false
+    /// Short payloads in a row.
+    var shortPayloads = 0
     /// What the kernel may hold of it. Nil: the path has no queue to fear.
     var window: PathWindow?
     /// The path is so short that the CPU is its limit.

@@ -12,6 +12,7 @@ extension Carriers {
               let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
               hub.users.mayBePassed(due.owner) else { return }
         carrier.passes = true
+        carrier.shortPayloads = 0
     }
 
     /// The carrier is readable.
@@ -27,7 +28,9 @@ extension Carriers {
 
     /// Bytes that were read. Nil: no more for now, or for ever.
     private func passNext(_ carrier: Carrier, _ session: Session) -> Int? {
-        guard carrier.block.unread.isEmpty, let due = session.endpoint.payloadDue else { return readBetween(carrier) }
+        guard carrier.block.unread.isEmpty, let due = session.endpoint.payloadDue else {
+            return readNext(carrier, Policy.headerByteCount)
+        }
         switch hub.users.pass(due.owner, from: carrier.fd, due.byteCount) {
         case .moved(let count):
             session.endpoint.passed(count, now: hub.instant)
@@ -38,6 +41,8 @@ extension Carriers {
             return count
         case .nothing:
             return nil
+        case .busy:
+            return readNext(carrier, due.byteCount)
         case .notPossible:
             carrier.passes = false
             return nil
@@ -50,18 +55,30 @@ extension Carriers {
         }
     }
 
-    private func readBetween(_ carrier: Carrier) -> Int? {
+    /// Frames that are no long payload are read many at a time.
+    private func noteBetween(_ carrier: Carrier, wasFull: Bool) {
+        guard let session = carrier.session else { return }
+        guard let due = session.endpoint.payloadDue else {
+            if wasFull { carrier.passes = false }
+            return
+        }
+        carrier.shortPayloads = due.byteCount < Policy.passAbove / 2 ? carrier.shortPayloads + 1 : 0
+        if carrier.shortPayloads >= Policy.passEndStreak { carrier.passes = false }
+    }
+
+    /// Into memory, at most so many bytes.
+    private func readNext(_ carrier: Carrier, _ most: Int) -> Int? {
+        let wasBetween = carrier.session?.endpoint.payloadDue == nil
         guard makeRoom(carrier) else {
             carrier.passes = false
             return nil
         }
-        let most = min(carrier.block.room.count, Policy.headerByteCount)
+        let most = min(carrier.block.room.count, most)
         switch Socket.receive(carrier.fd, carrier.block.room.baseAddress!, most) {
         case .success(let count) where count > 0:
             carrier.block.filled += count
             read(carrier)
-            // Frames that are no long payload are read many at a time.
-            if let session = carrier.session, session.endpoint.payloadDue == nil, count == most { carrier.passes = false }
+            if wasBetween { noteBetween(carrier, wasFull: count == most) }
             return count
         case .failure(let error) where error.code == EAGAIN:
             return nil

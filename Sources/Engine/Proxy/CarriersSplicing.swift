@@ -12,31 +12,42 @@ extension Carriers {
     /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting.
     func splices(_ session: Session) -> Bool {
         guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil else { return false }
-        switch hub.configuration.splicing {
-        case .always: return true
-        case .never: return false
-        case .auto:
-            let most = carrier.window == nil ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
-            return session.endpoint.streamCount <= most
+        let most = switch hub.configuration.splicing {
+        case .always: Policy.splicersMaximum
+        case .never: 0
+        case .auto: carrier.window == nil ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
         }
+        return session.endpoint.streamCount <= most
     }
 
     func beginTurn() { spliceAllowance = Policy.spliceTurnByteCount }
 
-    /// Users whose bytes are spliced take their turns, as long as nobody else has anything to send.
-    func splice(_ session: Session, _ carrier: Carrier) {
-        while carrier.isReady, let index = hub.users.nextToSplice(session) {
-            guard splices(session) else { return hub.users.stopSplicing(of: session) }
-            guard spliceAllowance > 0 else { return hub.sessions.postpone(session) }
-            let most = max(Policy.spliceShareMinimum, Policy.spliceByteCount / session.splicing.count)
-            let room = min(most, session.endpoint.spliceRoom(hub.users[index].pointee.slot))
-            guard room > 0 else { return }
+    /// Users whose bytes are spliced take so many turns. Returns how many are left.
+    func splice(_ session: Session, _ carrier: Carrier, most: Int, rounds: Int) -> Int {
+        var rounds = rounds
+        while rounds > 0, carrier.isReady, let index = hub.users.nextToSplice(session) {
+            guard splices(session) else {
+                hub.users.stopSplicing(of: session)
+                return 0
+            }
+            guard spliceAllowance > 0 else {
+                hub.sessions.postpone(session)
+                return rounds
+            }
+            let share = max(Policy.spliceShareMinimum, most / session.splicing.count)
+            let room = min(share, session.endpoint.spliceRoom(hub.users[index].pointee.slot))
+            // Frames that are acknowledged give their pipes back: that is soon.
+            guard room > 0, hub.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
+            rounds -= 1
             hub.users.endTurn(index, session)
             guard hub.budget.mayHold(session.account, 0, isHealthy: true) else {
                 hub.users.armReceive(index)  // It waits for memory.
                 continue
             }
-            guard let transit = hub.pipes.take(now: hub.now) else { return hub.users.stopSplicing(index) }
+            guard let transit = hub.pipes.take(now: hub.now) else {
+                hub.users.stopSplicing(index)
+                continue
+            }
             switch transit.fill(from: hub.users[index].pointee.fd, room) {
             case .success(let count) where count > 0:
                 begin(index, session, carrier, count, transit)
@@ -48,12 +59,12 @@ extension Carriers {
                 hub.users.spliceFailed(index, error)
             }
         }
+        return rounds
     }
 
     /// `count` bytes of the user lie in `transit`.
     private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ transit: Pipe) {
         spliceAllowance -= count
-        session.passedOver = 0
         guard let keeper = hub.pipes.take(now: hub.now) else { return hub.users.spliceRefused(index, transit, count) }
         let copied = transit.copy(to: keeper, count)
         guard case .success(count) = copied else {

@@ -17,6 +17,8 @@ final class PipeBacklog {
         case moved(Int)
         /// Nothing has arrived.
         case nothing
+        /// These bytes go by memory: others wait there, or the pipes are full.
+        case busy
         /// There is no pipe, or the system does not splice.
         case notPossible
         case ended
@@ -31,7 +33,8 @@ final class PipeBacklog {
             // Nothing there, or no room in the pipe.
             guard case .nothing = filled, Socket.hasBytes(socket) else { return filled }
         }
-        guard queue.count < Policy.pipesOfUserMaximum, let pipe = pipes.take(now: now) else { return .notPossible }
+        guard queue.count < Policy.pipesOfUserMaximum else { return .busy }
+        guard let pipe = pipes.take(now: now) else { return queue.isEmpty ? .notPossible : .busy }
         let filled = Filled(pipe.fill(from: socket, count))
         guard case .moved(let moved) = filled else {
             pipes.give(pipe, left: 0)

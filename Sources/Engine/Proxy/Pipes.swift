@@ -15,6 +15,9 @@ final class Pipes {
 
     init(descriptorLimit: Int) { maximum = min(Policy.pipesMaximum, descriptorLimit / Policy.descriptorsPerPipe) }
 
+    /// So many pipes are there, or may be made.
+    func has(_ count: Int) -> Bool { idle.count + maximum - self.count >= count }
+
     func take(now: UInt64) -> Pipe? {
         if let pipe = idle.popLast() { return pipe }
         guard sink >= 0, count < maximum, now >= refusedUntil else { return nil }

@@ -105,15 +105,14 @@ enum Policy {
     static let pipesIdleMaximum = 16
     /// A system that refused a pipe is asked again after this.
     static let pipeRetry = Interval.seconds(10)
-    /// A socket whose receives were so long, so often in a row, is spliced; and no more when splices were short so often.
-    static let spliceAbove = 64 << 10
-    static let spliceStreak = 16
+    /// A socket that brings so much in so short a time is spliced, and no more when most splices are shorter than this.
+    static let spliceWindow = Interval.milliseconds(50)
+    static let spliceWindowByteCount = 1 << 20
+    static let spliceAbove = 24 << 10
     static let spliceEndStreak = 16
-    /// Batches of others in a row, after which who waits to be spliced goes by memory with them.
-    static let passedOverMaximum = 4
     /// Payload of one spliced frame.
     static let spliceByteCount = 1 << 20
-    /// When many take turns, each gets at least so much.
+    /// When many take turns, or others wait who go by memory, each gets so much.
     static let spliceShareMinimum = 256 << 10
     /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
     static let splicersMaximum = 64
@@ -122,7 +121,9 @@ enum Policy {
     /// What is spliced before others get their turn.
     static let spliceTurnByteCount = 4 << 20
     /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
-    static let passAbove = 128 << 10
+    static let passAbove = 48 << 10
+    /// The carrier is read into memory again when so many payloads in a row were shorter than half of that.
+    static let passEndStreak = 8
     static let passedUsersMaximum = 64
     /// Pipes that one user's bytes may wait in.
     static let pipesOfUserMaximum = 4

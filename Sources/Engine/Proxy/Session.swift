@@ -17,8 +17,8 @@ final class Session {
     var kept = KeptFrames()
     /// Users whose bytes are spliced, in the order of their turns.
     var splicing: [UInt32] = []
-    /// Batches in a row that went before them.
-    var passedOver = 0
+    /// Turns that they have before the next batch of others.
+    var turns = 0
     /// The carrier that owns the session.
     var carrier: Carrier?
     /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.

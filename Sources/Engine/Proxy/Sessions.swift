@@ -67,12 +67,13 @@ final class Sessions {
     private func pump(_ session: Session) {
         if let carrier = session.carrier {
             // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
+            if session.turns > 0, session.endpoint.unsentByteCount == 0 { spliceOnce(session, carrier) }
             if carrier.isReady {
                 let room = hub.carriers.room(carrier, session)
-                sequence(session, most: room)
+                if session.turns == 0 { sequence(session, most: room) }
                 if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) {
                     hub.carriers.submitBatch(session, carrier, most: room)
-                    notePassedOver(session)
+                    if session.turns == 0 { session.turns = session.splicing.count }
                 }
             }
         } else {
@@ -80,7 +81,9 @@ final class Sessions {
         }
         guard !session.isEnded else { return }
         releaseAcknowledged(session)
-        if let carrier = session.carrier, !session.splicing.isEmpty { hub.carriers.splice(session, carrier) }
+        if let carrier = session.carrier, !session.splicing.isEmpty, !session.endpoint.hasWaiting {
+            _ = hub.carriers.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
+        }
         guard !session.isEnded else { return }
         session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
         if hub.budget.mayHold(session.account, 0, isHealthy: true) { hub.users.wake(session) }
@@ -88,12 +91,13 @@ final class Sessions {
         session.checkInvariants()
     }
 
-    /// Who is spliced goes when nobody else has anything to send. While others always have, all go by memory: there is a fair
-    /// order.
-    private func notePassedOver(_ session: Session) {
-        guard !session.splicing.isEmpty else { return session.passedOver = 0 }
-        session.passedOver += 1
-        if session.passedOver > Policy.passedOverMaximum { hub.users.stopSplicing(of: session) }
+    /// Between two batches of others each of those who are spliced has one short turn.
+    private func spliceOnce(_ session: Session, _ carrier: Carrier) {
+        let rounds = session.turns
+        session.turns = 0
+        let left = hub.carriers.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
+        // The carrier takes no more now: they go on when it does.
+        if !carrier.isReady { session.turns = left }
     }
 
     /// Gives waiting bytes their place in the sequence.

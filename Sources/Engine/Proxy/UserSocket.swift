@@ -44,7 +44,10 @@ struct UserSocket {
     var filled = 0
     /// Bytes for the user that lie in pipes, before those of `outbound`.
     var backlog: PipeBacklog?
-    /// Long receives in a row; while spliced: short splices.
+    /// Bytes that came since some moment, a short time ago.
+    var counted = 0
+    var countedSince: UInt64 = 0
+    /// Short splices, nearly in a row.
     var streak: UInt8 = 0
     /// When its connect was submitted, or the armed receive of a hot socket, whose slab is taken back when nothing comes.
     var armedAt: UInt64 = 0

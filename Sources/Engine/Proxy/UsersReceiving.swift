@@ -89,7 +89,7 @@ extension Users {
         }
         let failed = queue_append_block(&user.pointee.inbound, hub.arena, user.pointee.block! + user.pointee.filled, count)
         user.pointee.filled += count
-        noteLongReceive(index, user, count)
+        noteReceive(index, user, count)
         if count < Policy.coldBelow { becomeCold(index, user) }
         return failed == 0
     }

@@ -9,12 +9,16 @@ import Tunnel
 extension Users {
     // MARK: From users
 
-    /// It was read so much at a time, so often.
-    func noteLongReceive(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
-        guard count >= Policy.spliceAbove else { return user.pointee.streak = 0 }
-        user.pointee.streak = min(user.pointee.streak + 1, UInt8(Policy.spliceStreak))
-        guard user.pointee.streak >= Policy.spliceStreak, let session = user.pointee.session?.takeUnretainedValue(),
+    /// So much was read of it. Who brings much in a short time is spliced from now on.
+    func noteReceive(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
+        if hub.now > user.pointee.countedSince + Policy.spliceWindow.nanoseconds {
+            user.pointee.countedSince = hub.now
+            user.pointee.counted = 0
+        }
+        user.pointee.counted += count
+        guard user.pointee.counted >= Policy.spliceWindowByteCount, let session = user.pointee.session?.takeUnretainedValue(),
               hub.carriers.splices(session), session.splicing.count < Policy.splicersMaximum else { return }
+        user.pointee.counted = 0
         user.pointee.streak = 0
         user.pointee.lists.insert(.spliced)
         becomeCold(index, user)
@@ -61,7 +65,7 @@ extension Users {
         readByteCount += UInt64(count)
         splicedByteCount += UInt64(count)
         let user = table[index]
-        user.pointee.streak = count < Policy.spliceAbove ? user.pointee.streak + 1 : 0
+        user.pointee.streak = count < Policy.spliceAbove ? user.pointee.streak + 1 : user.pointee.streak / 2
         if user.pointee.streak >= Policy.spliceEndStreak { user.pointee.lists.remove(.spliced) }
     }
 
@@ -129,8 +133,7 @@ extension Users {
     /// Payload for the user, of which `count` bytes come next on the carrier, goes into its pipes.
     func pass(_ index: UInt32, from carrier: Int32, _ count: Int) -> PipeBacklog.Filled {
         let user = table[index]
-        guard user.pointee.life.phase == .open, mayBePassed(index),
-              queue_count_of(user.pointee.outbound) == 0 else { return .notPossible }
+        guard mayBePassed(index), queue_count_of(user.pointee.outbound) == 0 else { return .busy }
         let backlog = backlog(index, user)
         let filled = backlog.fill(from: carrier, min(count, Policy.spliceByteCount), now: hub.now)
         if case .moved(let moved) = filled {

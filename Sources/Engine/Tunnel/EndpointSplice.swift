@@ -1,14 +1,16 @@
 import Wire
 
 /// Payload that never lies in the owner's memory: it goes from a socket through a pipe into the carrier, or from the carrier
-/// into a socket, and the endpoint counts it as if it had. Only while nobody else has anything to send, so that no turn is
-/// skipped; the frames are those of `nextFrame`.
+/// into a socket, and the endpoint counts it as if it had. The frames are those of `nextFrame`; whose turn it is the owner
+/// decides: a spliced frame is one send, with nothing in front of it.
 extension Endpoint {
-    /// Most payload that anybody may send now past memory, in one frame. 0: something waits that goes first, or nothing may go.
+    /// Somebody has something to send that waits for its place.
+    public var hasWaiting: Bool { scheduler.hasControl || scheduler.hasData || scheduler.firstOpening != StreamTable.none }
+
+    /// Most payload that anybody may send now past memory, in one frame. 0: what has its place must leave first, or nothing may go.
     public var spliceRoom: Int {
-        guard isEstablished, isAttached, !isBatchOut, !liveness.isSuspected, owedClose == nil,
-              sent == cursor, controlBytes.range.isEmpty, !scheduler.hasControl, !scheduler.hasData,
-              scheduler.firstOpening == StreamTable.none else { return 0 }
+        guard isEstablished, isAttached, !isBatchOut, !liveness.isSuspected, owedClose == nil, sent == cursor,
+              controlBytes.range.isEmpty else { return 0 }
         return max(0, min(limits.retained - retainedByteCount, Int(peerDataLimit - dataSent),
                           Specification.dataBodyMaximum - Varint.maximumByteCount))
     }
