@@ -34,8 +34,8 @@ extension Carriers {
                 hub.sessions.postpone(session)
                 return rounds
             }
-            let share = max(Policy.spliceShareMinimum, most / session.splicing.count)
-            let room = min(share, session.endpoint.spliceRoom(hub.users[index].pointee.slot))
+            let share = max(Policy.spliceShareMinimum, Policy.spliceRoundByteCount / session.splicing.count)
+            let room = min(most, share, session.endpoint.spliceRoom(hub.users[index].pointee.slot))
             // Frames that are acknowledged give their pipes back: that is soon.
             guard room > 0, hub.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
             rounds -= 1
@@ -50,7 +50,7 @@ extension Carriers {
             }
             switch transit.fill(from: hub.users[index].pointee.fd, room) {
             case .success(let count) where count > 0:
-                begin(index, session, carrier, count, transit)
+                begin(index, session, carrier, count, room, transit)
             case .success:
                 hub.pipes.give(transit, left: 0)
                 hub.users.spliceFailed(index, nil)
@@ -62,8 +62,8 @@ extension Carriers {
         return rounds
     }
 
-    /// `count` bytes of the user lie in `transit`.
-    private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ transit: Pipe) {
+    /// `count` bytes of the user, of `room` that might be, lie in `transit`.
+    private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ room: Int, _ transit: Pipe) {
         spliceAllowance -= count
         guard let keeper = hub.pipes.take(now: hub.now) else { return hub.users.spliceRefused(index, transit, count) }
         let copied = transit.copy(to: keeper, count)
@@ -71,7 +71,7 @@ extension Carriers {
             if case .success(let some) = copied { hub.pipes.give(keeper, left: some) } else { hub.pipes.give(keeper, left: 0) }
             return hub.users.spliceRefused(index, transit, count)
         }
-        hub.users.spliced(index, session, count)
+        hub.users.spliced(index, session, count, room)
         let (frame, batch) = session.endpoint.splice(hub.users[index].pointee.slot, count, header: hub.sessions.header,
                                                      control: carrier.control, now: hub.instant)
         hub.budget.hold(frame.headerByteCount, &session.account)

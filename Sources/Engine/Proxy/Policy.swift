@@ -112,10 +112,12 @@ enum Policy {
     static let spliceEndStreak = 16
     /// Payload of one spliced frame.
     static let spliceByteCount = 1 << 20
+    /// What all who are spliced send in a round.
+    static let spliceRoundByteCount = 8 << 20
     /// When many take turns, or others wait who go by memory, each gets so much.
     static let spliceShareMinimum = 256 << 10
     /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
-    static let splicersMaximum = 64
+    static let splicersMaximum = 128
     /// A round trip on a path where the CPU is the limit is shorter.
     static let nearMicroseconds = 1000
     /// What is spliced before others get their turn.

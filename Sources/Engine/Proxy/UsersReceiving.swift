@@ -85,6 +85,7 @@ extension Users {
         if let pooled {
             let failed = queue_append_copy(&user.pointee.inbound, hub.arena, hub.loop.poolBytes(pooled), count)
             if count == Policy.poolByteCount { becomeHot(index, user) }
+            noteReceive(index, user, count)
             return failed == 0
         }
         let failed = queue_append_block(&user.pointee.inbound, hub.arena, user.pointee.block! + user.pointee.filled, count)

@@ -59,13 +59,13 @@ extension Users {
         table[index].pointee.lists.remove(.splicing)
     }
 
-    /// A splice brought so much, which is held from now on. Short ones cost more than copies.
-    func spliced(_ index: UInt32, _ session: Session, _ count: Int) {
+    /// A splice brought so much of what it might have, which is held from now on. Short ones cost more than copies.
+    func spliced(_ index: UInt32, _ session: Session, _ count: Int, _ room: Int) {
         hub.budget.hold(count, &session.account)
         readByteCount += UInt64(count)
         splicedByteCount += UInt64(count)
         let user = table[index]
-        user.pointee.streak = count < Policy.spliceAbove ? user.pointee.streak + 1 : user.pointee.streak / 2
+        user.pointee.streak = count < min(room, Policy.spliceAbove) ? user.pointee.streak + 1 : user.pointee.streak / 2
         if user.pointee.streak >= Policy.spliceEndStreak { user.pointee.lists.remove(.spliced) }
     }
 
