@@ -78,7 +78,7 @@ final class Carrier {
     var inFlight = InFlight()
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false
-    /// Short payloads in a row.
+    /// Short payloads, and short pieces of them, nearly in a row.
     var shortPayloads = 0
     /// What the kernel may hold of it. Nil: the path has no queue to fear.
     var window: PathWindow?

@@ -34,6 +34,7 @@ extension Carriers {
         switch hub.users.pass(due.owner, from: carrier.fd, due.byteCount) {
         case .moved(let count):
             session.endpoint.passed(count, now: hub.instant)
+            noteLength(carrier, count, of: due.byteCount, least: Policy.passLeast)
             session.endpoint.heard(now: hub.instant)
             hub.sessions.markDirty(session)
             hub.host.handleProven(session)
@@ -62,7 +63,12 @@ extension Carriers {
             if wasFull { carrier.passes = false }
             return
         }
-        carrier.shortPayloads = due.byteCount < Policy.passAbove / 2 ? carrier.shortPayloads + 1 : 0
+        noteLength(carrier, due.byteCount, of: .max, least: Policy.passAbove / 2)
+    }
+
+    /// Short pieces cost more than copies, and each holds a whole page of the kernel: a peer that drips is read into memory.
+    private func noteLength(_ carrier: Carrier, _ count: Int, of due: Int, least: Int) {
+        carrier.shortPayloads = count < min(least, due) ? carrier.shortPayloads + 1 : carrier.shortPayloads / 2
         if carrier.shortPayloads >= Policy.passEndStreak { carrier.passes = false }
     }
 

@@ -124,7 +124,10 @@ enum Policy {
     static let spliceTurnByteCount = 4 << 20
     /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
     static let passAbove = 48 << 10
-    /// The carrier is read into memory again when so many payloads in a row were shorter than half of that.
+    /// Pieces of it are mostly at least so long.
+    static let passLeast = 8 << 10
+    /// The carrier is read into memory again when so many payloads, nearly in a row, were shorter than half of that, or came in
+    /// shorter pieces.
     static let passEndStreak = 8
     static let passedUsersMaximum = 64
     /// Pipes that one user's bytes may wait in.
