@@ -1,7 +1,10 @@
 """What goes over the path while it is measured. Both ends are here, so that one clock times them."""
 import bisect
+import os
+import signal
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -33,6 +36,15 @@ class Origin:
             user.settimeout(seconds)
             user.connect(self._transport.address)
             user.sendall(b"!")
+        except OSError as error:
+            raise Trouble(f"{self._transport.name}: no connection ({error})") from None
+        origin = self.accept(seconds)
+        user.settimeout(None)
+        return user, origin
+
+    def accept(self, seconds: float = 10) -> socket.socket:
+        """The origin's end of the next connection whose user has said its first byte."""
+        try:
             self._listener.settimeout(seconds)
             while True:
                 origin, _ = self._listener.accept()
@@ -42,13 +54,52 @@ class Origin:
                 origin.close()   # Somebody's probe.
         except OSError as error:
             raise Trouble(f"{self._transport.name}: no connection ({error})") from None
-        for end in (user, origin):
-            end.settimeout(None)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return user, origin
+        origin.settimeout(None)
+        origin.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return origin
 
     def close(self):
         self._listener.close()
+
+
+class Crowd:
+    """The users' ends of many connections, in a process of its own: one process has descriptors for one end of each."""
+
+    def __init__(self, hosts: Hosts, transport: Transport, count: int):
+        self._orders, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._orders.close()
+            self._serve(hosts, transport, count, theirs)
+        theirs.close()
+
+    def _serve(self, hosts: Hosts, transport: Transport, count: int, orders: socket.socket):
+        """The child: connects all, then writes a byte on each when it is told to, and stays until it is left."""
+        try:
+            ends = []
+            for _ in range(count):
+                end = hosts.client.socket(transport.protocol)
+                end.connect(transport.address)
+                end.sendall(b"!")
+                ends.append(end)
+            while orders.recv(1):
+                for end in ends:
+                    end.sendall(b"w")
+                orders.sendall(b".")
+        except OSError as error:
+            print(f"{transport.name}: {error}", file=sys.stderr)
+        finally:
+            os._exit(0)
+
+    def write(self):
+        self._orders.sendall(b"w")
+        if not self._orders.recv(1):
+            raise Trouble("the users are gone")
+
+    def close(self):
+        self._orders.close()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
 
 
 def receive_exactly(end: socket.socket, count: int) -> bytes:

@@ -3,12 +3,12 @@ import select
 import socket
 import statistics
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from faults import FAULTS, clear
 from hosts import Hosts, Line, Trouble
-from loads import Keystrokes, Origin, Records, Stream
+from loads import Crowd, Keystrokes, Origin, Records, Stream
 from transports import Transport
 
 
@@ -133,15 +133,15 @@ def backlog(link: Path, transport: Transport, line: Line, rate: float, outage: f
 
 def many(link: Path, transport: Transport, line: Line, count: int, outage: float) -> dict:
     """Connections with one byte written each while the path is off: seconds from the heal until all of them have come."""
-    with laboratory(link, line, transport) as (hosts, origin), connected(origin, count) as pairs:
+    with laboratory(link, line, transport) as (hosts, origin), closing(Crowd(hosts, transport, count)) as crowd:
+        accepted = [origin.accept() for _ in range(count)]
         hosts.tell("off both")
         began = time.monotonic()
-        for user, _ in pairs:
-            user.sendall(b"w")
+        crowd.write()
         time.sleep(max(0.0, outage - (time.monotonic() - began)))
         waiting = select.epoll()
         ends = {}
-        for _, end in pairs:
+        for end in accepted:
             end.setblocking(False)
             ends[end.fileno()] = end
             waiting.register(end.fileno(), select.EPOLLIN)
@@ -156,23 +156,29 @@ def many(link: Path, transport: Transport, line: Line, count: int, outage: float
                 if ends.pop(descriptor).recv(1) == b"w":
                     arrived.append(time.monotonic() - healed)
         waiting.close()
+        for end in accepted:
+            end.close()
     return {"count": count, "outage": outage, "arrived": len(arrived), "first": min(arrived, default=None),
             "last": max(arrived, default=None)}
 
 
-#: Paths that are difficult and whole: name → (the line, whether it pauses for half a second every five).
+#: Paths that are difficult and whole: name → (the line, what besides is wrong). *pauses*: for half a second every five. *starved*:
+#: the transport's server has little of a CPU.
 PATHS = {
-    "2 % loss": (Line(rate=50e6, delay=0.015, queue=0.2, loss=0.02), False),
-    "1 Mbit/s, 2 s of queue": (Line(rate=1e6, delay=0.015, queue=2), False),
-    "pauses of 0.5 s": (Line(rate=50e6, delay=0.015, queue=0.2), True),
-    "1 Gbit/s, 100 ms": (Line(rate=1e9, delay=0.05, queue=0.05, mtu=9000), False),
+    "2 % loss": (Line(rate=50e6, delay=0.015, queue=0.2, loss=0.02), None),
+    "1 Mbit/s, 2 s of queue": (Line(rate=1e6, delay=0.015, queue=2), None),
+    "pauses of 0.5 s": (Line(rate=50e6, delay=0.015, queue=0.2), "pauses"),
+    "starved of CPU": (Line(rate=50e6, delay=0.015, queue=0.2), "starved"),
+    "1 Gbit/s, 100 ms": (Line(rate=1e9, delay=0.05, queue=0.05, mtu=9000), None),
 }
 
 
 def path(link: Path, transport: Transport, name: str, congestion: str | None, seconds: float) -> dict:
     """One stream of bulk beside keystrokes: its rate after a third of the time, and how often tele changed its carrier."""
-    line, pauses = PATHS[name]
-    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, 2) as [bulk, typing]:
+    line, wrong = PATHS[name]
+    pauses = wrong == "pauses"
+    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, 2) as [bulk, typing], \
+            transport.starved() if wrong == "starved" else nullcontext():
         stream, keys = Stream(*bulk), Keystrokes(*typing)
         end, before = time.monotonic() + seconds * 4 / 3, None
         while (now := time.monotonic()) < end:

@@ -57,10 +57,19 @@ def recoveries(rows: list[dict]):
 def backlogs(rows: list[dict]):
     if not rows:
         return
-    print(f"Backlog: a stream of {rows[0]['of']}; seconds until all that was produced is there")
+    print(f"Backlog: a stream of {rows[0]['of']}; seconds until all that was produced is there"
+          + ("; median (worst)" if len(names(rows, "round")) > 1 else ""))
     table(["transport", "caught up", "at best"],
-          [[row["transport"], seconds(row["caught"]) if row["caught"] else row.get("broken", "never"), seconds(row["best"])]
-           for row in rows])
+          [[name, caught_up([row for row in rows if row["transport"] == name]), seconds(rows[0]["best"])] for name in names(rows, "transport")])
+
+
+def caught_up(rows: list[dict]) -> str:
+    """Median and worst of the rounds."""
+    values = [row["caught"] for row in rows if row["caught"]]
+    if not values:
+        return rows[0].get("broken", "never")
+    text = seconds(statistics.median(values)) + (f" ({seconds(max(values))})" if len(rows) > 1 else "")
+    return text + (f", {len(rows) - len(values)} of {len(rows)} never" if len(values) < len(rows) else "")
 
 
 def keystrokes(rows: list[dict]):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from hosts import SERVER_ADDRESS, Hosts, Trouble
@@ -96,6 +97,38 @@ class Transport:
 
     def resume(self):
         self._signal("client", signal.SIGCONT)
+
+    @contextmanager
+    def starved(self, rivals: int = 24):
+        """Its server, which is nice (10), has the last CPU together with so many processes that never rest and are not."""
+        cpu = max(os.sched_getaffinity(0))
+        if "server" in self._running:
+            group = self._running["server"].pid
+            for entry in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    if os.getpgid(int(entry)) == group:
+                        self._starve(entry, cpu)
+                except (ProcessLookupError, FileNotFoundError):
+                    pass
+        # Each a session of its own: where the kernel shares CPU among sessions first, they count like one process each.
+        running = [subprocess.Popen(["taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"], start_new_session=True)
+                   for _ in range(rivals)]
+        try:
+            yield
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+
+    @staticmethod
+    def _starve(pid: str, cpu: int):
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            os.sched_setaffinity(thread, {cpu})
+            os.setpriority(os.PRIO_PROCESS, thread, 10)
+        try:
+            Path(f"/proc/{pid}/autogroup").write_text("10")
+        except OSError:
+            pass   # This kernel shares CPU among processes only.
 
     def _signal(self, role: str, number: int):
         try:

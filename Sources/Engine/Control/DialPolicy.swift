@@ -10,18 +10,19 @@ public enum DialPolicy {
     public static let patienceMaximum = Interval.seconds(120)
     /// An unanswered HELLO keeps the next one on the same way back for this, or for twice what its connect took. Shorter
     /// than the pace: a middlebox that accepts and swallows must not slow the attempts down.
-    public static let greetingMinimum = Interval.milliseconds(80)
+    public static let greetingMinimum = Interval.milliseconds(40)
     /// A connect that took hours of sleep says nothing of the path.
     public static let greetingMaximum = Interval.seconds(5)
     public static let answerMaximum = Interval.seconds(60)
-    public static let candidatesMaximum = 16
+    /// At the fastest pace an attempt gets a second and a half before newer ones need its place.
+    public static let candidatesMaximum = 32
 }
 
 /// How fast fresh connects follow each other while the carrier is down or in doubt: very fast for a minute, in which most
 /// outages end (a SYN is 60 bytes), fast for ten, then once a second for ever, so that whoever is back is noticed within that.
 /// Jitter keeps a hundred clients apart.
 public struct DialPace {
-    public static let eager = Interval.milliseconds(100)
+    public static let eager = Interval.milliseconds(50)
     public static let eagerFor = Interval.seconds(60)
     public static let fast = Interval.milliseconds(200)
     public static let slow = Interval.milliseconds(900)

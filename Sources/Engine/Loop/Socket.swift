@@ -83,6 +83,13 @@ public enum Socket {
     /// An option of TCP by its number. Older kernels lack some: no reason not to talk.
     public static func setTCP(_ fd: Int32, _ option: Int32, _ value: Int32) { try? set(fd, Int32(IPPROTO_TCP), option, value) }
 
+    /// The peer may send so much ahead, soon after the beginning, not when the kernel has measured for many round trips. The kernel
+    /// still measures, and may give more (SO_RCVLOWAT moves the buffer without fixing it, tcp_set_rcvlowat; Linux 4.18).
+    public static func widenReceive(_ fd: Int32, _ byteCount: Int32) {
+        guard (try? set(fd, SOL_SOCKET, SO_RCVLOWAT, byteCount)) != nil else { return }
+        try? set(fd, SOL_SOCKET, SO_RCVLOWAT, 1)
+    }
+
     /// Takes over a listening socket that another process has opened.
     public static func adopt(_ fd: Int32) {
         _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)

@@ -18,6 +18,13 @@ enum CarrierTuning {
     }
 }
 
+extension Carrier {
+    /// Room for a burst: the client gives it to its server at once, a server to whom it knows.
+    func widenReceive() {
+        if !peer.isLoopback { Socket.widenReceive(fd, Policy.receiveAheadByteCount) }
+    }
+}
+
 extension PathFacts {
     var sample: PathWindow.Sample {
         .init(acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),

@@ -8,11 +8,21 @@ import Tunnel
 extension Carriers {
     /// All that came was read; `wasFull`: more is there. Long payload that comes next is passed on.
     func notePayload(_ carrier: Carrier, _ session: Session, wasFull: Bool) {
-        guard wasFull, !carrier.passes, hub.configuration.splicing != .never, carrier.transport.channel == nil, carrier.block.unread.isEmpty,
+        guard wasFull, !carrier.passes, mayPass(carrier), carrier.block.unread.isEmpty,
               let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
               hub.users.mayBePassed(due.owner) else { return }
         carrier.passes = true
         carrier.shortPayloads = 0
+    }
+
+    /// TLS has to touch every byte. On a long path the CPU is not the limit, and more is on its way than pipes hold.
+    private func mayPass(_ carrier: Carrier) -> Bool {
+        guard carrier.transport.channel == nil else { return false }
+        return switch hub.configuration.splicing {
+        case .always: true
+        case .never: false
+        case .auto: carrier.window == nil || carrier.isNear
+        }
     }
 
     /// The carrier is readable.

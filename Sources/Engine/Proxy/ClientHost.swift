@@ -87,6 +87,7 @@ final class ClientHost: Host {
         do throws(SystemError) {
             let carrier = hub.carriers.add(fd: try Socket.dialling(address), peer: address, state: .connecting)
             carrier.candidate = id
+            carrier.widenReceive()
             candidates[id] = carrier
             if !hub.carriers.connect(carrier, to: address) { hub.carriers.lost(carrier, "out of memory") }
         } catch {

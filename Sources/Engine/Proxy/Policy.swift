@@ -146,6 +146,8 @@ enum Policy {
     static let userTimeoutMilliseconds: Int32 = 120_000
     /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
     static let retransmissionMaximumMilliseconds: Int32 = 1_000
+    /// What was held through an outage comes as fast as TCP on the other side lets it: its first doublings find this room.
+    static let receiveAheadByteCount: Int32 = 2 << 20
     /// What the kernel takes ahead of sending cannot be reordered any more.
     static let notSentLowWater: Int32 = 128 << 10
 }

@@ -201,6 +201,7 @@ final class Sessions {
         carrier.session = session
         carrier.state = .established
         session.carrier = carrier
+        carrier.widenReceive()
         if let old { hub.carriers.close(old) }
         if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
         let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? hub.now
