@@ -53,14 +53,19 @@ final class Ends {
 
     private var kept: [UnsafeMutablePointer<UInt8>] = []
 
-    static func seal(_ channel: OpaquePointer, _ plain: [UInt8]) -> [UInt8] {
+    static func seal(_ channel: OpaquePointer, _ plain: [UInt8]) -> [UInt8] { seal(channel, pieces: plain.isEmpty ? [] : [plain]) }
+
+    static func seal(_ channel: OpaquePointer, pieces: [[UInt8]]) -> [UInt8] {
         var sealed = [UInt8](repeating: 0, count: 256 << 10)
         var taken = 0
-        let count = plain.withUnsafeBytes { bytes in
-            var vector = iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
-            return tls_seal(channel, &vector, plain.isEmpty ? 0 : 1, &sealed, sealed.count, &taken)
+        let vectors = pieces.map { piece in
+            let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: piece.count, alignment: 1)
+            copy.copyBytes(from: piece)
+            return iovec(iov_base: copy.baseAddress, iov_len: piece.count)
         }
-        #expect(taken == plain.count)
+        defer { for vector in vectors { vector.iov_base.deallocate() } }
+        let count = tls_seal(channel, vectors, vectors.count, &sealed, sealed.count, &taken)
+        #expect(taken == pieces.reduce(0) { $0 + $1.count })
         return count < 0 ? [] : Array(sealed[..<count])
     }
 
@@ -97,6 +102,16 @@ final class Ends {
         let bytes = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         #expect(ends.open(ends.server, Ends.seal(ends.client, bytes)) == bytes)
         #expect(ends.open(ends.client, Ends.seal(ends.server, bytes)) == bytes)
+    }
+
+    /// Whole records are sealed where they are, what lies in pieces is gathered: the bytes are the same.
+    @Test func piecesOfAnyLengthArriveInOrder() {
+        let record = Int(TLS_RECORD_BYTES)
+        let lengths = [5, record, 0, record - 1, 1, record + 1, 3 * record, 2 * record + 7, 4, record]
+        let ends = pair()
+        #expect(ends.shakeHands())
+        let pieces = lengths.enumerated().map { turn, length in (0..<length).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ turn) } }
+        #expect(ends.open(ends.server, Ends.seal(ends.client, pieces: pieces)) == Array(pieces.joined()))
     }
 
     @Test func aWrongKeyAndAnUnknownNameFailAlike() {

@@ -153,10 +153,18 @@ ssize_t tls_open(tls_channel *channel, void *room, size_t count)
     return (ssize_t)total;
 }
 
-/* Gathers up to a record of plain bytes from the iovecs at (*index, *offset). */
-static size_t gather(const struct iovec *iovecs, size_t count, size_t *index, size_t *offset, uint8_t *record)
+/* Up to a record of plain bytes from the iovecs at (*index, *offset): where they are, if they are together, else gathered in
+ * `record`. */
+static size_t gather(const struct iovec *iovecs, size_t count, size_t *index, size_t *offset, uint8_t *record,
+                     const uint8_t **plain)
 {
     size_t filled = 0;
+    if (*index < count && iovecs[*index].iov_len - *offset >= TLS_RECORD_BYTES) {
+        *plain = (const uint8_t *)iovecs[*index].iov_base + *offset;
+        *offset += TLS_RECORD_BYTES;
+        return TLS_RECORD_BYTES;
+    }
+    *plain = record;
     while (*index < count && filled < TLS_RECORD_BYTES) {
         size_t rest = iovecs[*index].iov_len - *offset;
         size_t part = rest < TLS_RECORD_BYTES - filled ? rest : TLS_RECORD_BYTES - filled;
@@ -191,12 +199,13 @@ ssize_t tls_seal(tls_channel *channel, const struct iovec *iovecs, size_t count,
     bool holds = true;
     /* Room for the record, and for a key update before it. */
     while (holds && index < count && room - channel->out_count >= TLS_RECORD_BYTES + 2 * TLS_RECORD_OVERHEAD) {
-        size_t plain = gather(iovecs, count, &index, &offset, record), written = 0;
-        if (plain == 0) break;
-        holds = SSL_write_ex(channel->ssl, record, plain, &written) == 1 && written == plain;
+        const uint8_t *plain;
+        size_t bytes = gather(iovecs, count, &index, &offset, record, &plain), written = 0;
+        if (bytes == 0) break;
+        holds = SSL_write_ex(channel->ssl, plain, bytes, &written) == 1 && written == bytes;
         if (!holds) break;
-        *taken += plain;
-        channel->sealed += plain;
+        *taken += bytes;
+        channel->sealed += bytes;
     }
     channel->out = NULL;
     return holds ? (ssize_t)channel->out_count : failed(channel, "bytes could not be sealed");

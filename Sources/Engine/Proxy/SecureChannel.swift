@@ -17,6 +17,8 @@ final class SecureChannel {
     private var inCapacity = 0
     private var isHot = false
     private var arrivedAt: UInt64 = 0
+    /// Receives in a row with less than a moment between them.
+    private var quickArrivals = 0
     private var keepsBuffers = false
 
     private var outBlock: UnsafeMutableRawPointer?
@@ -63,9 +65,11 @@ final class SecureChannel {
         return UnsafeMutableRawBufferPointer(start: inBlock, count: inCapacity)
     }
 
-    /// Something comes at least every ten seconds, a PING if nothing else: so an idle channel gives its buffers back.
+    /// Something comes at least every ten seconds, a PING if nothing else: so an idle channel gives its buffers back. One that has only
+    /// shaken hands never had any: many of those at a time would leave holes that the process cannot give back.
     func arrived(_ count: Int, now: UInt64) {
-        let isBusy = now - arrivedAt < Policy.hotMaximum.nanoseconds
+        quickArrivals = now - arrivedAt < Policy.hotMaximum.nanoseconds ? quickArrivals + 1 : 0
+        let isBusy = quickArrivals >= Policy.busyArrivals
         if isBusy != keepsBuffers { tls_keep_buffers(channel, isBusy) }
         keepsBuffers = isBusy
         arrivedAt = now
