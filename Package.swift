@@ -3,6 +3,10 @@ import PackageDescription
 
 let swift: [SwiftSetting] = [.treatAllWarnings(as: .error), .swiftLanguageMode(.v6)]
 
+// Access to stored properties of classes is checked for exclusiveness in debug builds, where the tests run; in a release the checks
+// would be a third of the instructions of a round trip (Perf/instructions).
+let unchecked: [SwiftSetting] = [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))]
+
 // The whole architecture, from the ground up. A layer may import what it `knows`, and nothing else;
 // Tests/RepositoryTests checks that no import goes around this list.
 let package = Package(
@@ -24,10 +28,10 @@ let package = Package(
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
         layer("Control", at: "Sources/Engine/Control", knows: ["Wire", "Tunnel"]),
-        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"]),
+        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"], settings: unchecked),
         layer("Proxy", at: "Sources/Engine/Proxy", knows: ["Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
               uses: [.product(name: "Logging", package: "swift-log"),
-                     .product(name: "Histogram", package: "hdrhistogram-swift")]),
+                     .product(name: "Histogram", package: "hdrhistogram-swift")], settings: unchecked),
 
         .executableTarget(
             name: "tele", dependencies: [
@@ -64,8 +68,8 @@ let package = Package(
 )
 
 func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
-           uses: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift)
+           uses: [Target.Dependency] = [], settings: [SwiftSetting] = []) -> Target {
+    .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift + settings)
 }
 
 func cLayer(_ name: String, at path: String, links libraries: String...) -> Target {

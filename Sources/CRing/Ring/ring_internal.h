@@ -63,6 +63,7 @@ _Static_assert(sizeof(operation) <= 48, "tens of thousands of these are idle");
 typedef struct {
     uint32_t slots[DIRECTIONS];   /* RING_NONE, or the operation in flight. */
     bool     registered;          /* epoll: the descriptor is in the interest list. */
+    bool     has_more;            /* io_uring: the last receive left something, so the next need not wait for it. */
 } descriptor;
 
 typedef struct { uint32_t head, tail; } operation_list;   /* Linked through `next`; RING_NONE when empty. */

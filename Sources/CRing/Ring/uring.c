@@ -97,6 +97,8 @@ static int enable(uring *state) {
     if (state->enabled) return 0;
     int error = io_uring_enable_rings(&state->ring);
     state->enabled = error == 0;
+    /* Spares each turn the look-up of the descriptor; of the thread that turns. */
+    if (state->enabled) io_uring_register_ring_fd(&state->ring);
     return error;
 }
 
@@ -127,6 +129,8 @@ static int make_entry(ring *ring, uint32_t slot) {
         break;
     case OPERATION_RECEIVE:
         io_uring_prep_recv(entry, operation->fd, operation->memory, operation->bytes, 0);
+        /* A receive that finds nothing is made twice. */
+        if (!ring->table.descriptors[operation->fd].has_more) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
         break;
     case OPERATION_RECEIVE_POOLED:
         io_uring_prep_recv(entry, operation->fd, NULL, operation->bytes, 0);
@@ -224,10 +228,7 @@ static int uring_cancel(ring *ring, uint32_t slot) {
     return 0;
 }
 
-static void uring_forget(ring *ring, int fd) {
-    (void)ring;
-    (void)fd;
-}
+static void uring_forget(ring *ring, int fd) { ring->table.descriptors[fd].has_more = false; }
 
 /* An empty pool hides what a receive would have said; only data may be answered with -ENOBUFS. */
 static int32_t peek(int fd) {
@@ -257,6 +258,8 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
     state->in_kernel--;
     uint32_t slot = (uint32_t)name;
     operation *operation = table_at(&ring->table, slot);
+    if (operation->kind == OPERATION_RECEIVE || operation->kind == OPERATION_RECEIVE_POOLED)
+        ring->table.descriptors[operation->fd].has_more = completion->flags & IORING_CQE_F_SOCK_NONEMPTY;
     if (completion->flags & IORING_CQE_F_BUFFER) {
         uint16_t buffer = (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT);
         if (result > 0) {

@@ -6,5 +6,6 @@ public enum Privileges {
     public static func drop(holdsSecrets: Bool) {
         _ = system_no_new_privileges()
         if holdsSecrets { _ = system_forbid_dumps() }
+        system_forget_start()
     }
 }

@@ -8,7 +8,7 @@ import Wire
 /// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`,
 /// TLS in `CarriersSecuring`.
 final class Carriers {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private var table = SlotTable<Carrier>()
     /// Who receives next, after this turn's sends.
     var readers: [Carrier] = []

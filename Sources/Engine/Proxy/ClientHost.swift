@@ -8,7 +8,7 @@ import Wire
 /// The tele client: accepts users, opens a stream for each on the warm carrier, and does what its dialer says. What it says to
 /// the server on a fresh carrier is in `ClientGreeting`.
 final class ClientHost: Host {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private(set) var session: Session
     var dialer: Dialer
     var candidates: [Dialer.CandidateID: Carrier] = [:]

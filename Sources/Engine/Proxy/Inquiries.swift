@@ -4,7 +4,7 @@ import Loop
 /// Everybody who asks how things are, or says what shall be done: HTTP/1.1 on the loop, one request per connection. It is
 /// small talk: a few at a time, a deadline each, and an answer that fits in memory.
 final class Inquiries {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private var table = SlotTable<Inquiry>()
 
     init(_ hub: Hub) { self.hub = hub }

@@ -29,7 +29,7 @@ final class Listeners {
         fileprivate var path: String?
     }
 
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private var entries: [Entry] = []
     /// Some listener waits for room.
     private var isHeldBack = false

@@ -7,7 +7,7 @@ import Wire
 /// The tele server: accepts carriers, asks its registry which HELLO may have which session, and opens the origin for each
 /// stream.
 final class ServerHost: Host {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private var registry: Registry
     private let origins: Origins
     /// Carriers without a session, oldest first.

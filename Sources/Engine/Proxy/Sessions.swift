@@ -7,7 +7,7 @@ import Wire
 
 /// All sessions of the process: from waiting bytes to frames to batches, and what becomes of a session.
 final class Sessions {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     private var table = SlotTable<Session>()
     /// Sessions with work this turn.
     private var dirty: [Session] = []

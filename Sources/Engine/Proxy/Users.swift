@@ -9,7 +9,7 @@ import Wire
 /// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `UsersReceiving` and
 /// `UsersSending`.
 final class Users {
-    unowned let hub: Hub
+    unowned(unsafe) let hub: Hub
     var table = UserTable()
     /// Sockets with bytes, or an end, to pass on this turn.
     var dirty: [UInt32] = []

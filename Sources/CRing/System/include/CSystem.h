@@ -46,6 +46,9 @@ int system_no_new_privileges(void);
 /* No core file, and no other process of this user reads its memory. 0 or -errno. */
 int system_forbid_dumps(void);
 
+/* Code that only the start needs leaves this process's memory. What is needed again comes back by itself. */
+void system_forget_start(void);
+
 enum { SYSTEM_STREAM = SOCK_STREAM, SYSTEM_RAW = SOCK_RAW, SYSTEM_DONTWAIT = MSG_DONTWAIT };
 
 #endif
