@@ -73,6 +73,7 @@ final class Carriers {
 
     /// Everybody whose bytes were read receives on.
     func armReaders() {
+        guard !readers.isEmpty else { return }
         for carrier in readers { armReceive(carrier) }
         readers.removeAll(keepingCapacity: true)
     }

@@ -107,8 +107,7 @@ final class Hub {
         signOfLife()
         while !stopping.isStopped {
             // What still has work after a turn does not wait.
-            let isQuiet = users.dirty.isEmpty && !sessions.hasWork && !sessions.hasPostponed
-            let deadline = isQuiet ? timers.nextDeadline : now
+            let deadline = hasWork || sessions.hasPostponed ? now : timers.nextDeadline
             let before = Clock.now()
             do throws(SystemError) {
                 try loop.wait(until: deadline) { completion in
@@ -127,11 +126,15 @@ final class Hub {
             noticePause(since: before, deadline)
             for answer in resolver.takeAnswers() { host.handleLookup(answer) }
             flush()
-            while let token = timers.takeExpired(now: now) { handleTimer(token) }
-            flush()
+            var hasMore = hasWork
+            while let token = timers.takeExpired(now: now) {
+                handleTimer(token)
+                hasMore = true
+            }
+            if hasMore { flush() }
             advanceStop()
             trim()
-            manager.status(host.summary, host.summaryWords)
+            if manager.isThere { manager.status(host.summary, host.summaryWords) }
         }
         listeners.closeAll()
         journal.note(.stopped)
@@ -162,11 +165,13 @@ final class Hub {
         if arena_committed(arena) > arena_used(arena) + Policy.spareByteCount { arena_trim(arena, Policy.spareByteCount / 2) }
     }
 
+    private var hasWork: Bool { !users.dirty.isEmpty || sessions.hasWork }
+
     /// Everybody who has work gets one send under way; then who was read is read on.
     private func flush() {
         host.finishTurn()
         var rounds = 0
-        while !users.dirty.isEmpty || sessions.hasWork, rounds < 4 {
+        while hasWork, rounds < 4 {
             rounds += 1
             users.flush()
             sessions.flush()

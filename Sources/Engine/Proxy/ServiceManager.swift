@@ -61,9 +61,11 @@ final class ServiceManager {
     func stopping() { say("STOPPING=1") }
     func isAlive() { say("WATCHDOG=1") }
 
+    var isThere: Bool { fd >= 0 }
+
     /// One line for `systemctl status`, when its number is another than before.
     func status(_ number: Int, _ words: @autoclosure () -> String) {
-        guard fd >= 0, number != lastStatus else { return }
+        guard number != lastStatus else { return }
         lastStatus = number
         say("STATUS=\(words())")
     }

@@ -45,6 +45,7 @@ final class Sessions {
 
     /// A new turn.
     func beginTurn() {
+        guard hasPostponed else { return }
         for session in postponed { markDirty(session) }
         postponed.removeAll(keepingCapacity: true)
     }
@@ -53,6 +54,7 @@ final class Sessions {
     var hasPostponed: Bool { !postponed.isEmpty }
 
     func flush() {
+        guard hasWork else { return }
         var next = 0
         while next < dirty.count {
             let session = dirty[next]

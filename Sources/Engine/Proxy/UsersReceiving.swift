@@ -35,6 +35,7 @@ extension Users {
 
     /// Everybody who was read, and may be read on.
     func armReaders() {
+        guard !readers.isEmpty else { return }
         for index in readers { armReceive(index) }
         readers.removeAll(keepingCapacity: true)
     }

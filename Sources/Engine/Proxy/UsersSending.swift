@@ -44,6 +44,7 @@ extension Users {
 
     /// One send for each that has bytes.
     func flush() {
+        guard !dirty.isEmpty else { return }
         var next = 0
         while next < dirty.count {
             flush(dirty[next])
