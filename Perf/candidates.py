@@ -54,7 +54,9 @@ class Candidate:
 class Pair:
     """A running candidate, ready: one byte has gone through and come back. Used with `with`."""
 
-    def __init__(self, candidate: Candidate, origin: int, scratch: Path, guard):
+    def __init__(self, candidate: Candidate, origin: int, scratch: Path, guard, probe: tuple[bytes, bytes]):
+        """`probe`: what the origin is asked, and the first byte of its answer."""
+        self._probe = probe
         self.programs: list[Program] = []
         ports = Ports(free_port(), free_port(), origin) if candidate.program else Ports(origin, 0, origin)
         self.port = ports.user
@@ -88,8 +90,8 @@ class Pair:
             self.check()
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                    probe.sendall(b"Ex")
-                    if probe.recv(1) == b"x":
+                    probe.sendall(self._probe[0])
+                    if probe.recv(1) == self._probe[1]:
                         return
             except OSError:
                 pass

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from candidates import Candidate, Pair
+from candidates import Candidate, Pair, free_port
 from machine import Guard, complain
 from processes import Program, Trouble, busy_seconds
 
 GIB = 1 << 30
 SHORT_CONCURRENT = 16
+REDIS_REQUESTS = 600_000  # of each kind, a second of the measured time
 GRACE_SECONDS = 30  # beyond the measured time, for whatever still waits in buffers
 
 
@@ -45,15 +46,19 @@ class Measure:
     once: bool = False        # does not vary from round to round
     on_request: bool = False  # only when named by --only
     needs_relay: bool = False
+    is_redis: bool = False    # the origin is a redis-server
 
 
 def sample(bench: Bench, measure: Measure, candidate: Candidate) -> dict[str, float]:
     """One measurement: values by name. Raises Trouble."""
     with tempfile.TemporaryDirectory(prefix="tele-perf-") as folder:
         scratch = Path(folder)
-        origin = Program("origin", [str(bench.load), "origin"], scratch, bench.guard)
+        port = free_port() if measure.is_redis else None
+        words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", folder] if port else [str(bench.load), "origin"]
+        origin = Program("origin", words, scratch, bench.guard)
+        probe = (b"PING\r\n", b"+") if port else (b"Ex", b"x")
         try:
-            with Pair(candidate, _port_of(origin), scratch, bench.guard) as pair:
+            with Pair(candidate, port or _port_of(origin), scratch, bench.guard, probe) as pair:
                 values = measure.run(Trial(bench, candidate, origin, pair))
                 pair.check()
                 origin.check()
@@ -132,6 +137,24 @@ def _short(trial: Trial) -> dict[str, float]:
     return values
 
 
+def _redis(trial: Trial) -> dict[str, float]:
+    """redis-benchmark: 64 clients, sixteen requests of each under way."""
+    relays = trial.pair.cpu_seconds()
+    count = int(REDIS_REQUESTS * trial.bench.seconds)
+    argv = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(trial.pair.port), "-c", "64", "-P", "16", "-n", str(count), "-t", "set,get", "--csv"]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=trial.bench.seconds + GRACE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Trouble(f"redis-benchmark: {error}")
+    rows = {line.split(",")[0].strip('"'): line.split(",")[1].strip('"') for line in done.stdout.splitlines() if line.count(",") > 1}
+    if done.returncode or "SET" not in rows or "GET" not in rows:
+        raise Trouble(f"redis-benchmark: {(done.stderr or done.stdout).strip()[-200:]}")
+    values = {"set_per_second": float(rows["SET"]), "get_per_second": float(rows["GET"])}
+    if trial.pair.programs:
+        values["cpu_us_per_request"] = (trial.pair.cpu_seconds() - relays) * 1e6 / (2 * count)
+    return values
+
+
 def _idle(trial: Trial) -> dict[str, float]:
     count = trial.candidate.idle_count(trial.bench.idle_count)
     time.sleep(0.3)  # the probe's connection has ended
@@ -168,6 +191,7 @@ MEASURES = [
     Measure("stream-64", "64 streams", _stream(64, "up"), on_request=True),
     Measure("ping", "one-byte ping-pong", _ping),
     Measure("short", "short connections", _short),
+    Measure("redis", "redis-benchmark, 64 clients, pipelined", _redis, on_request=True, is_redis=True),
     Measure("idle", "idle connections", _idle, once=True, needs_relay=True),
 ]
 

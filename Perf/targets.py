@@ -56,6 +56,8 @@ def _aims():
     for value in ("p50_us", "p99_us", "cpu_us_per_round_trip"):
         yield Target(False, "ping", value, "tele-uring", "<=", 1, ("haproxy",))
     yield Target(False, "short", "connections_per_second", "tele-uring", ">=", 1.1, ("haproxy",))
+    for value in ("set_per_second", "get_per_second"):
+        yield Target(False, "redis", value, "tele-uring", ">=", 1, ("haproxy",))
     for role in ("client", "server"):
         yield Target(False, "idle", f"{role}_bytes_per_connection", "tele-uring", "<=", 2048)
         yield Target(False, "idle", f"{role}_base_bytes", "tele-uring", "<=", 12 << 20)

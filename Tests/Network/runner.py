@@ -34,6 +34,8 @@ class Case:
     drivers: str = "one"
     #: A fault that stops a tele process, and cases about tele's processes, say nothing about other paths.
     only_tele: bool = False
+    #: With keys or certificates it says nothing.
+    only_plain: bool = False
     #: Part of the short set that runs for every change; the others are for long campaigns.
     short: bool = True
     #: Measured directly: it has no tele and so no driver.
@@ -49,6 +51,7 @@ CAPACITY = 6
 class Options:
     driver: str | None = None
     path: str = "tele"
+    security: str = "none"
     rounds: int = 1
     seconds: float | None = None
     outage: float = 4
@@ -259,7 +262,7 @@ def jobs_of(cases, options):
         if not case.short and not options.long and not options.named:
             continue
         path = "direct" if case.direct else options.path
-        if case.only_tele and path != "tele":
+        if case.only_tele and path != "tele" or case.only_plain and options.security != "none":
             continue
         if path != "tele":
             drivers = [None]

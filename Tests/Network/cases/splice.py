@@ -164,7 +164,7 @@ def no_pipes(context):
 
 
 def cases():
-    yield Case("splice.faults", through_faults, weight=4, drivers="both", only_tele=True)
-    yield Case("splice.cuts", cut_anywhere, weight=4, drivers="both", only_tele=True)
-    yield Case("splice.slow-user", slow_user, weight=4, drivers="both", only_tele=True)
-    yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True)
+    yield Case("splice.faults", through_faults, weight=4, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.cuts", cut_anywhere, weight=4, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.slow-user", slow_user, weight=4, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True, only_plain=True)
