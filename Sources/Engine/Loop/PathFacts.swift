@@ -26,6 +26,11 @@ public struct PathFacts: Sendable {
     /// Bytes that the peer's kernel has.
     public let acknowledgedByteCount: UInt64
 
+    /// What the path takes. A handshake may have waited for the peer to say its part again: the first answer knows better.
+    public var leastRoundTripMicroseconds: UInt32 {
+        minimumRoundTripMicroseconds == 0 ? roundTripMicroseconds : min(roundTripMicroseconds, minimumRoundTripMicroseconds)
+    }
+
     /// Nil when the socket has none.
     public init?(_ fd: Int32) {
         // struct tcp_info of include/uapi/linux/tcp.h: eight bytes of flags, then 32-bit fields. glibc's is older

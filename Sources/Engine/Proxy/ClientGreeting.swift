@@ -78,7 +78,7 @@ extension ClientHost {
     }
 
     private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {
-        let roundTrip = PathFacts(carrier.fd)?.roundTripMicroseconds
+        let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds
         if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
         hub.journal.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
             : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))

@@ -171,7 +171,7 @@ final class ServerHost: Host {
         carrier.greeting = Carrier.Greeting(bytes: bytes)
         let outage = hub.sessions.attach(carrier, to: session)
         hub.carriers.sendGreeting(carrier)
-        if let roundTrip = PathFacts(carrier.fd)?.roundTripMicroseconds {
+        if let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds {
             session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip)))
         }
         hub.journal.note(isNew ? .sessionOpened(session, carrier.peer)
