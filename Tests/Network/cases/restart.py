@@ -194,7 +194,8 @@ def hundred_clients(context):
     took = time.monotonic() - began
     context.sleep(1)
     carriers = path.server.errors.count("session opened")
-    if carriers > 2 * (CROWD + 1):   # The path has a client too.
+    # The path has a client too; and a machine that answers later than the pace of attempts gets another one.
+    if carriers > 3 * (CROWD + 1):
         raise Failure(f"{CROWD} clients made {carriers} carriers")
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         for number in range(0, CROWD, 10):
