@@ -7,6 +7,13 @@ let swift: [SwiftSetting] = [.treatAllWarnings(as: .error), .swiftLanguageMode(.
 // would be a third of the instructions of a round trip (Perf/instructions).
 let unchecked: [SwiftSetting] = [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))]
 
+// AES on the processor's vectors, which only this architecture has.
+#if arch(x86_64)
+let vectors = [":libIPSec_MB.a"]
+#else
+let vectors: [String] = []
+#endif
+
 // The whole architecture, from the ground up. A layer may import what it `knows`, and nothing else;
 // Tests/RepositoryTests checks that no import goes around this list.
 let package = Package(
@@ -18,12 +25,12 @@ let package = Package(
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
-        cLayer("CRing", at: "Sources/CRing/Ring", links: ":liburing.a"),
+        cLayer("CRing", at: "Sources/CRing/Ring", links: [":liburing.a"]),
         cLayer("CSlab", at: "Sources/CRing/Slab"),
         cLayer("CSystem", at: "Sources/CRing/System"),
-        cLayer("CProof", at: "Sources/CRing/Proof", links: ":libcrypto.a"),
+        cLayer("CProof", at: "Sources/CRing/Proof", links: [":libcrypto.a"]),
         cLayer("CTOML", at: "Sources/CRing/TOML"),
-        cLayer("CTLS", at: "Sources/CRing/TLS", links: ":libssl.a", ":libcrypto.a"),
+        cLayer("CTLS", at: "Sources/CRing/TLS", links: [":libssl.a", ":libcrypto.a"] + vectors),
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Wire"]),
@@ -72,7 +79,7 @@ func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
     .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift + settings)
 }
 
-func cLayer(_ name: String, at path: String, links libraries: String...) -> Target {
+func cLayer(_ name: String, at path: String, links libraries: [String] = []) -> Target {
     .target(name: name, path: path, publicHeadersPath: "include",
             cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
                         .define("RING_FAULTS", .when(configuration: .debug))],

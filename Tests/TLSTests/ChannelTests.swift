@@ -114,6 +114,15 @@ final class Ends {
         #expect(ends.open(ends.server, Ends.seal(ends.client, pieces: pieces)) == Array(pieces.joined()))
     }
 
+    /// Two libraries, one cipher. A processor without vectors has OpenSSL's alone.
+    @Test(.enabled(if: tls_has_vectors())) func bothLibrariesSealAlike() {
+        let record = Int(TLS_RECORD_BYTES)
+        for count in Array(0...1100) + stride(from: 1101, to: record, by: 97) + Array(record - 40...record + 64) {
+            #expect(tls_vectors_agree(count), "\(count) bytes")
+        }
+        #expect(!tls_vectors_agree(record + 65))
+    }
+
     @Test func aWrongKeyAndAnUnknownNameFailAlike() {
         let wrong = Ends(context(false, [key("b", 9)]), context(true, [key("a", 1), key("b", 2)]))
         #expect(!wrong.shakeHands())

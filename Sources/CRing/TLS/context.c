@@ -70,7 +70,7 @@ static tls_context *context_new(bool is_server, char *why, size_t why_bytes)
     if (!context) return NULL;
     context->is_server = is_server;
     context->references = 1;
-    context->ssl = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
+    context->ssl = SSL_CTX_new_ex(NULL, gcm_properties(), is_server ? TLS_server_method() : TLS_client_method());
     if (context->ssl && SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION)
         && SSL_CTX_set_max_proto_version(context->ssl, TLS1_3_VERSION) && SSL_CTX_set_ciphersuites(context->ssl, suite)
         && SSL_CTX_set_num_tickets(context->ssl, 0)) {

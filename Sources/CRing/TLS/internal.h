@@ -32,6 +32,8 @@ struct tls_channel {
 
 /* The BIO that reads what was fed and writes to `out` or `spill`. NULL: no memory. */
 BIO *tls_bio(tls_channel *channel);
+/* Where OpenSSL looks for its ciphers: NULL for its own. */
+const char *gcm_properties(void);
 /* OpenSSL's last error as words; `otherwise` when it has none. */
 void tls_explain(char *why, size_t why_bytes, const char *otherwise);
 

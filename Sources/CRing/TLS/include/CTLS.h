@@ -72,6 +72,11 @@ int tls_exporter(tls_channel *channel, uint8_t material[TLS_EXPORTER_BYTES]);
 /* Why the last call failed, as the rest of a sentence. */
 const char *tls_reason(const tls_channel *channel);
 
+/* Whether AES runs on the processor's vectors (VAES, AVX-512), by intel-ipsec-mb; else on AES-NI, by OpenSSL. */
+bool tls_has_vectors(void);
+/* For tests: whether both seal so many bytes alike, up to a record and a little, and the former refuses a changed bit. */
+bool tls_vectors_agree(size_t count);
+
 /* Random bytes for a key; the first bytes of a key's SHA-256, for its identity. 0, or -1. */
 int tls_random(uint8_t *bytes, size_t count);
 int tls_fingerprint(const uint8_t key[TLS_KEY_BYTES], uint8_t *bytes, size_t count);
