@@ -13,4 +13,13 @@ public enum Descriptors {
         }
         return Int(clamping: limit.rlim_cur)
     }
+
+    /// How many it has now; 0 where /proc cannot be read.
+    public static func count() -> Int {
+        guard let folder = opendir("/proc/self/fd") else { return 0 }
+        defer { closedir(folder) }
+        var count = 0
+        while readdir(folder) != nil { count += 1 }
+        return max(0, count - 3)  // ".", "..", and the folder itself.
+    }
 }

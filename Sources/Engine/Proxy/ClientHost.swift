@@ -115,6 +115,8 @@ final class ClientHost: Host {
         run()
     }
 
+    func makeRoom() {}
+
     /// HELLO follows at once, in one flight with the end of the handshake.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
         guard let name = hub.credentials?.name(of: channel.peer) else {

@@ -16,7 +16,7 @@ enum Event {
     case addressInUse(HostPort)
     case ringUnavailable(reason: String)
     case wokeAfterPause(seconds: UInt64)
-    case cannotAccept(SystemError)
+    case cannotAccept(SystemError, times: Int)
     case answersInquiries(Address)
     case controlUnavailable(StartFault)
     case idleTooLong

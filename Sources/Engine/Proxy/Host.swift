@@ -26,6 +26,8 @@ protocol Host: AnyObject {
     func handleConnected(_ carrier: Carrier, _ error: SystemError?)
     /// Its TLS handshake is complete, and holds.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel)
+    /// A carrier cannot be accepted for want of a descriptor.
+    func makeRoom()
     /// Bytes came on a carrier that owns no session yet.
     func readGreeting(_ carrier: Carrier)
     /// It ended before it owned a session.

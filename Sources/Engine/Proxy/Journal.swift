@@ -72,7 +72,7 @@ struct Journal {
         case .streamReset: counters.streamsReset += 1
         case .originUnreachable(_, _, _, let times), .targetUnknown(_, _, _, let times):
             counters.originFailures += UInt64(times)
-        case .cannotAccept: counters.acceptFailures += 1
+        case .cannotAccept(_, let times): counters.acceptFailures += UInt64(times)
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
@@ -123,7 +123,7 @@ private struct Line {
                 "hint": "a tele that was killed holds its port for a moment"])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
-        case .cannotAccept(let error): Line(.warning, "cannot accept", ["reason": "\(error)", "retry": "0.1s"])
+        case .cannotAccept(let error, let times): Line(.warning, "cannot accept", ["reason": "\(error)", "times": "\(times)"])
         case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
             Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])

@@ -1,4 +1,5 @@
 import Loop
+import Tunnel
 
 /// The sockets that this process listens on, each with what it is for. One accept is under way on each, while there is
 /// room.
@@ -34,6 +35,9 @@ final class Listeners {
     /// Some listener waits for room.
     private var isHeldBack = false
     private var isArmed = false
+    /// Accepts that failed since a person was told.
+    private var shortages = 0
+    private var toldAt: UInt64 = 0
 
     init(_ hub: Hub) { self.hub = hub }
 
@@ -74,9 +78,9 @@ final class Listeners {
         if !entries[index].isAccepting { pause(index) }
     }
 
-    private func pause(_ index: Int) {
+    private func pause(_ index: Int, for duration: Interval = Policy.acceptPause) {
         entries[index].isPaused = true
-        hub.timers.set(Operation.acceptPause.token(UInt32(index)), at: hub.now + Policy.acceptPause.nanoseconds)
+        hub.timers.set(Operation.acceptPause.token(UInt32(index)), at: hub.now + duration.nanoseconds)
     }
 
     func handlePauseOver(_ token: Token) {
@@ -91,8 +95,10 @@ final class Listeners {
         if let error = completion.error {
             guard !entries[index].isClosed else { return release(index) }
             if error.isShortage {
-                hub.journal.note(.cannotAccept(error))
-                return pause(index)
+                noteShortage(error)
+                guard entries[index].purpose == .carriers else { return pause(index) }
+                hub.host.makeRoom()
+                return pause(index, for: Policy.givingWay)
             }
         } else if entries[index].isClosed {
             hub.loop.close(completion.result)
@@ -101,6 +107,14 @@ final class Listeners {
             accepted(completion.result, index)
         }
         arm(index)
+    }
+
+    /// A line a second.
+    private func noteShortage(_ error: SystemError) {
+        shortages += 1
+        guard hub.now > toldAt + Policy.newsInterval.nanoseconds else { return }
+        hub.journal.note(.cannotAccept(error, times: shortages))
+        (toldAt, shortages) = (hub.now, 0)
     }
 
     private func accepted(_ fd: Int32, _ index: Int) {

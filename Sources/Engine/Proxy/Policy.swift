@@ -10,6 +10,8 @@ enum Policy {
     static let retryDelay = Interval.milliseconds(10)
     /// Accepting pauses for so long when there is no descriptor or no memory.
     static let acceptPause = Interval.milliseconds(100)
+    /// A stranger that gave way is gone after that; the next has at least this, times those that there is room for, to say who it is.
+    static let givingWay = Interval.milliseconds(20)
     /// A stranger must say HELLO within this, however slowly its bytes drip.
     static let helloMaximum = Interval.seconds(10)
     /// The origin must accept within this, all its addresses together.

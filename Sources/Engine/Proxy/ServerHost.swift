@@ -44,7 +44,7 @@ final class ServerHost: Host {
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         guard let peer = Socket.peerAddress(fd) else { return hub.loop.close(fd) }
-        if handshakes.count >= Policy.handshakesMaximum { hub.carriers.close(handshakes.removeFirst()) }
+        if handshakes.count >= Policy.handshakesMaximum { makeRoom() }
         Socket.tune(fd, peer.isLoopback)
         let carrier = hub.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
         if let credentials = hub.credentials {
@@ -54,6 +54,11 @@ final class ServerHost: Host {
         handshakes.append(carrier)
         hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.helloMaximum.nanoseconds)
         hub.carriers.armReceive(carrier)
+    }
+
+    /// The oldest stranger gives way.
+    func makeRoom() {
+        if !handshakes.isEmpty { hub.carriers.close(handshakes.removeFirst()) }
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}

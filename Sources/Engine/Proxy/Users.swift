@@ -37,7 +37,7 @@ final class Users {
     init(_ hub: Hub, descriptorLimit: Int) {
         self.hub = hub
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
-        maximum = max(Policy.usersMinimum, descriptorLimit - reserved - 2 * hub.pipes.maximum)
+        maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * hub.pipes.maximum)
         hotMaximum = max(4, min(Policy.hotUsersMaximum, hub.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
     }
 

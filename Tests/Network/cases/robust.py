@@ -5,6 +5,7 @@ import time
 from ends import NAME, Switchboard, call, exchange, observe, receive_exactly
 from faults import FAULTS
 from lab import SERVER_ADDRESS
+from path import CARRIER_PORT
 from process import Failure
 from runner import Case
 
@@ -71,6 +72,33 @@ def descriptors(role):
             return (f"{through} of {WANTED} got through, {load:.1%} of a processor, "
                     f"new connection after {took:.1f} s")
     return story
+
+
+def crowded_by_strangers(context):
+    """Strangers who say nothing hold every descriptor of the server that is left; a good client still gets its carrier back."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, server_limits=["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"])
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        exchange(user, origin)
+        strangers = []
+        try:
+            for _ in range(2 * DESCRIPTORS):
+                strangers.append(lab.server.connect(("127.0.0.1", CARRIER_PORT)))
+            if not context.until(3, lambda: "cannot accept" in path.server.errors):
+                raise Failure(f"the server has {path.server.descriptors()} descriptors and wants no more")
+            FAULTS["reset"].inflict(lab, path)
+            context.sleep(1)
+            FAULTS["reset"].heal(lab, path)
+            # Those who wait before it are accepted first, fifty a second.
+            began = time.monotonic()
+            exchange(user, origin, seconds=5)
+            took = time.monotonic() - began
+        finally:
+            for stranger in strangers:
+                stranger.close()
+        retry(context, 3, lambda: call_and_close(lab, path, switchboard))
+    return f"{len(strangers)} strangers, back after {took:.1f} s"
 
 
 def call_and_close(lab, path, switchboard):
@@ -213,6 +241,7 @@ def cases():
     for role in ("server", "client"):
         yield Case(f"robust.descriptors-{role}", descriptors(role), needs=("prlimit",), only_tele=True,
                    drivers="both")
+    yield Case("robust.crowded-by-strangers", crowded_by_strangers, needs=("prlimit",), only_tele=True, drivers="both")
     for way in Dials.ways:
         yield Case(f"robust.dial-{way.replace('_', '-')}", dials_of_a_session(way), only_tele=True)
     yield Case("robust.dial-at-start", dials_at_the_start, only_tele=True)
