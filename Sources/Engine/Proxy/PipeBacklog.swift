@@ -1,10 +1,12 @@
 import Glibc
 import Loop
 
-/// Bytes that wait for one user in pipes, oldest first. A pipe is taken when it is needed and given back when it is empty.
+/// Bytes that wait for one user in pipes, oldest first. Before them may be older ones in memory, and behind them younger. A pipe is taken when it is needed and given back when it is empty.
 final class PipeBacklog {
     private var queue: [(pipe: Pipe, byteCount: Int)] = []
     private(set) var byteCount = 0
+    /// So many bytes in memory are older.
+    var olderByteCount = 0
     private let pipes: Pipes
     /// When bytes last came.
     private(set) var filledAt: UInt64 = 0
@@ -34,6 +36,7 @@ final class PipeBacklog {
             guard case .nothing = filled, Socket.hasBytes(socket) else { return filled }
         }
         guard queue.count < Policy.pipesOfUserMaximum else { return .busy }
+        guard pipes.has(1) else { return .busy }
         guard let pipe = pipes.take(now: now) else { return queue.isEmpty ? .notPossible : .busy }
         let filled = Filled(pipe.fill(from: socket, count))
         guard case .moved(let moved) = filled else {

@@ -119,7 +119,7 @@ enum Policy {
     /// What all who are spliced send in a round.
     static let spliceRoundByteCount = 8 << 20
     /// When many take turns, or others wait who go by memory, each gets so much.
-    static let spliceShareMinimum = 256 << 10
+    static let spliceShareMinimum = 512 << 10
     /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
     static let splicersMaximum = 128
     /// A round trip on a path where the CPU is the limit is shorter.

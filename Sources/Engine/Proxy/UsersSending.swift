@@ -10,7 +10,7 @@ extension Users {
     func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let user = table[index]
         var piped = 0
-        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, queue_count_of(user.pointee.outbound) == 0 {
+        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, isLast(backlog, user) {
             piped = backlog.write(bytes, count, now: hub.now)
         }
         hub.budget.keep(piped)
@@ -57,7 +57,7 @@ extension Users {
         let user = table[index]
         user.pointee.lists.remove(.dirty)
         guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce else { return }
-        if let backlog = user.pointee.backlog, backlog.byteCount > 0 {
+        if let backlog = user.pointee.backlog, backlog.byteCount > 0, backlog.olderByteCount == 0 {
             sendPiped(index, user, backlog)
             if backlog.byteCount > 0 || !user.pointee.life.maySend { return }
         }
@@ -76,7 +76,9 @@ extension Users {
 
     func submitSend(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, waiting: Bool) {
         var gathered = 0
-        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, Policy.userSendByteCount, hub.iovecs,
+        var most = Policy.userSendByteCount
+        if let backlog = user.pointee.backlog, backlog.byteCount > 0 { most = min(most, backlog.olderByteCount) }
+        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, most, hub.iovecs,
                                  UInt32(Policy.userIovecMaximum), &gathered)
         if hub.loop.send(user.pointee.fd, hub.iovecs, Int(count), waiting: waiting, token(index, .userSend)) {
             user.pointee.life.submitted(.send)
@@ -99,6 +101,7 @@ extension Users {
         if result > 0 {
             let count = Int(result)
             queue_release(&user.pointee.outbound, hub.arena, user.pointee.outbound.head + UInt64(count))
+            if let backlog = user.pointee.backlog { backlog.olderByteCount = max(0, backlog.olderByteCount - count) }
             took(user, count)
             return markDirty(index)
         }

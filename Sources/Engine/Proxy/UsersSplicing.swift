@@ -133,8 +133,9 @@ extension Users {
     /// Payload for the user, of which `count` bytes come next on the carrier, goes into its pipes.
     func pass(_ index: UInt32, from carrier: Int32, _ count: Int) -> PipeBacklog.Filled {
         let user = table[index]
-        guard mayBePassed(index), queue_count_of(user.pointee.outbound) == 0 else { return .busy }
+        guard mayBePassed(index) else { return .busy }
         let backlog = backlog(index, user)
+        guard isLast(backlog, user) else { return .busy }
         let filled = backlog.fill(from: carrier, min(count, Policy.spliceByteCount), now: hub.now)
         if case .moved(let moved) = filled {
             passedByteCount += UInt64(moved)
@@ -150,6 +151,13 @@ extension Users {
         user.pointee.backlog = backlog
         passed.append(index)
         return backlog
+    }
+
+    /// Nothing in memory is younger than what lies in its pipes: more may go there.
+    func isLast(_ backlog: PipeBacklog, _ user: UnsafeMutablePointer<UserSocket>) -> Bool {
+        let waiting = queue_count_of(user.pointee.outbound)
+        if backlog.byteCount == 0 { backlog.olderByteCount = waiting }
+        return backlog.olderByteCount == waiting
     }
 
     /// The user takes what it can of its pipes.
@@ -170,26 +178,38 @@ extension Users {
         }
     }
 
-    /// What lies in the user's pipes is read into memory, before what waits there. False: no memory.
+    /// What lies in the user's pipes is read into memory, to its place there. False: no memory.
     func bringIn(_ index: UInt32) -> Bool {
         let user = table[index]
         guard let backlog = user.pointee.backlog else { return true }
-        var whole = byte_queue()
-        queue_init(&whole, 0)
+        var piped = byte_queue()
+        queue_init(&piped, 0)
+        let older = backlog.byteCount > 0 ? backlog.olderByteCount : 0
         while backlog.byteCount > 0, let slab = arena_slab(hub.arena) {
             defer { arena_release(hub.arena, slab) }
             guard case .success(let moved) = backlog.read(slab, Int(SLAB_BYTES)), moved > 0,
-                  queue_append_block(&whole, hub.arena, slab, moved) == 0 else { break }
+                  queue_append_block(&piped, hub.arena, slab, moved) == 0 else { break }
         }
-        let waiting = queue_count_of(user.pointee.outbound)
-        guard backlog.byteCount == 0, queue_move(&whole, &user.pointee.outbound, hub.arena, waiting, 0) == 0 else {
-            hub.budget.deliver(queue_count_of(whole))
-            queue_clear(&whole, hub.arena)
+        guard backlog.byteCount == 0, insert(&piped, into: &user.pointee.outbound, after: older) else {
+            hub.budget.deliver(queue_count_of(piped))
+            queue_clear(&piped, hub.arena)
             return false
         }
-        user.pointee.outbound = whole
         forgetBacklog(index, user)
         return true
+    }
+
+    /// False: no memory. Then what was first is first still: a send of it may be under way.
+    private func insert(_ piped: inout byte_queue, into queue: inout byte_queue, after older: Int) -> Bool {
+        var whole = byte_queue()
+        queue_init(&whole, 0)
+        guard queue_move(&whole, &queue, hub.arena, older, 0) == 0 else { return false }
+        let holds = queue_move(&whole, &piped, hub.arena, queue_count_of(piped), 0) == 0
+            && queue_move(&whole, &queue, hub.arena, queue_count_of(queue), 0) == 0
+        hub.budget.deliver(queue_count_of(queue))
+        queue_clear(&queue, hub.arena)
+        queue = whole
+        return holds
     }
 
     func forgetBacklog(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {

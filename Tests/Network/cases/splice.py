@@ -141,6 +141,35 @@ def slow_user(context):
     return f"{count >> 20} MiB whole; {bulk.path.client.memory('VmHWM') >> 20} and {bulk.path.server.memory('VmHWM') >> 20} MiB at most"
 
 
+def many_users(context):
+    """More users than pipes, some of whom stop in the middle: theirs lie in memory and in pipes by turns, in order."""
+    bulk = Bulk(context)
+    users = {}
+    for number in range(48):
+        count = 24 * MIB + number * 4096   # Its own, to know the origin's end of it.
+        users[count] = bulk.user(count, count, number % 3, name=f"user-{number}")
+    faults = 0
+    while any(user.running for user in users.values()):
+        context.sleep(1)
+        fault = FAULTS["reset"]
+        fault.inflict(bulk.lab, bulk.path)
+        context.sleep(0.1)
+        fault.heal(bulk.lab, bulk.path)
+        faults += 1
+        if faults > 100:
+            raise Failure(f"not through after {faults} faults")
+    context.until(10, lambda: bulk.origin.output.count("\n") == len(users))
+    ends = {end["sent"][0]: end for end in map(json.loads, bulk.origin.output.splitlines())}
+    for count, user in users.items():
+        mine, theirs = result(user, 0), ends.get(count)
+        if not theirs or mine["end"] != "fin" or (mine["sent"], mine["received"]) != (theirs["received"], theirs["sent"]):
+            raise Failure(f"misplaced: {user.name} has {mine}, the origin {theirs}")
+    spliced, passed = bulk.shares()
+    if spliced < 0.1 or passed < 0.1:
+        raise Failure(f"only {spliced:.0%} were spliced and {passed:.0%} passed on: the case shows nothing")
+    return f"{len(users)} users equal, {faults} faults, {spliced:.0%} spliced, {passed:.0%} passed on"
+
+
 def no_pipes(context):
     """Where the system gives no pipes, bytes are copied."""
     lab = context.lab()
@@ -167,4 +196,5 @@ def cases():
     yield Case("splice.faults", through_faults, weight=4, drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.cuts", cut_anywhere, weight=4, drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.slow-user", slow_user, weight=4, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.many-users", many_users, weight=5, drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True, only_plain=True)
