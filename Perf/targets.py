@@ -53,6 +53,8 @@ def _aims():
         yield Target(False, measure, "cpu_seconds_per_gib", "tele-uring", "<=", 0.7, COPYING, "best", min)
         yield Target(False, measure, "gbit_per_second", "tele-epoll", ">=", 0.9, ("tele-uring",))
     yield Target(False, "stream-64", "gbit_per_second", "tele-uring", ">=", 1.1, COPYING, "best", max)
+    yield Target(False, "stream-1", "gbit_per_second", "tele-key", ">=", 2.5, ("stunnel",))
+    yield Target(False, "ping", "p50_us", "tele-key", "<=", 1.15, ("tele-uring",))
     for value in ("p50_us", "p99_us", "cpu_us_per_round_trip"):
         yield Target(False, "ping", value, "tele-uring", "<=", 1, ("haproxy",))
     yield Target(False, "short", "connections_per_second", "tele-uring", ">=", 1.1, ("haproxy",))

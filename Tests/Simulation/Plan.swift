@@ -154,10 +154,12 @@ public struct Plan: Sendable {
         self.chance = chance
     }
 
-    /// A small transfer both ways on a calm network: the ground for sweeps. Every kind of frame is in it.
-    public init(sweep cuts: [Cut]) {
+    /// A small transfer both ways on a calm network: the ground for sweeps. Every kind of frame is in it; with `splices` some of
+    /// them go past memory.
+    public init(sweep cuts: [Cut], splices: Bool = false) {
+        self.splices = splices
         seed = 0
-        chance = Chance(seed: 0x5eed)
+        chance = Chance(seed: splices ? 0x5eee : 0x5eed)
         limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
         streamCount = 8
         bytesMaximum = 700
@@ -167,7 +169,7 @@ public struct Plan: Sendable {
         serverOpens = true
         healsAt = milliseconds(40)
         earlyMaximum = 300
-        arrivalMaximum = 200
+        arrivalMaximum = splices ? 40 : 200  // Payload that comes in parts may be passed on.
         closes = true
         self.cuts = cuts
     }

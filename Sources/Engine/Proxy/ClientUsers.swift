@@ -84,6 +84,6 @@ extension ClientHost {
         session.endpoint.reset(slot, .refused, now: hub.instant)
     }
 
-    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?) {}
+    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) {}
     func finishTurn() {}
 }

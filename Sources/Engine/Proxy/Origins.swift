@@ -12,17 +12,19 @@ final class Origins {
         var mapping: Mapping
         var name: ServerName
         var isRemoved = false
+        /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
+        /// reset in the same breath costs no connect.
+        var waiting: [Token] = []
+        var underWay = 0
     }
 
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
-    /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
-    /// reset in the same breath costs no connect.
-    private var waiting: [Token] = []
+    /// Of all.
+    private var waitingCount = 0
     /// Sockets whose connect the ring had no room for, and when it is asked again: never in this turn.
     private var refused: [Token] = []
     private var retryAt: UInt64 = 0
-    private var underWay = 0
     private var failures = 0
     private var toldAt: UInt64 = 0
     private var unknown = 0
@@ -92,7 +94,12 @@ final class Origins {
         session.endpoint.adopt(slot, owner: index)
         // Waiting for its turn counts: the user is told in time.
         hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
-        waiting.append(hub.users.token(index, .userConnect))
+        wait(hub.users.token(index, .userConnect), place)
+    }
+
+    private func wait(_ token: Token, _ place: UInt16) {
+        entries[Int(place)].waiting.append(token)
+        waitingCount += 1
     }
 
     private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
@@ -104,15 +111,21 @@ final class Origins {
         unknown = 0
     }
 
-    /// Starts connects while few are under way.
+    /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
     func connectWaiting(_ hub: Hub) {
         if !refused.isEmpty, hub.now >= retryAt {
-            waiting += refused
-            refused.removeAll()
+            let again = refused
+            refused = []
+            for token in again { if let user = hub.users.find(token) { wait(token, user.pointee.mapping) } }
         }
+        guard waitingCount > 0 else { return }
+        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(hub, place) }
+    }
+
+    private func connectWaiting(_ hub: Hub, _ place: Int) {
         var next = 0
-        while next < waiting.count, underWay < Policy.connectsMaximum {
-            let token = waiting[next]
+        while next < entries[place].waiting.count, entries[place].underWay < Policy.connectsMaximum {
+            let token = entries[place].waiting[next]
             next += 1
             guard let user = hub.users.find(token), user.pointee.life.phase == .connecting else { continue }
             guard let address = name(of: user).addresses.first, let fd = socket(hub, user, for: address) else {
@@ -122,7 +135,8 @@ final class Origins {
             user.pointee.fd = fd
             connect(hub, token.index, address)
         }
-        waiting.removeFirst(next)
+        entries[place].waiting.removeFirst(next)
+        waitingCount -= next
     }
 
     private func name(of user: UnsafeMutablePointer<UserSocket>) -> ServerName { entries[Int(user.pointee.mapping)].name }
@@ -141,7 +155,7 @@ final class Origins {
         if hub.loop.connect(user.pointee.fd, address, hub.users.token(index, .userConnect)) {
             user.pointee.life.submitted(.connect)
             user.pointee.armedAt = hub.now
-            underWay += 1
+            entries[Int(user.pointee.mapping)].underWay += 1
         } else {
             refused.append(hub.users.token(index, .userConnect))
             retryAt = hub.now + Policy.retryDelay.nanoseconds
@@ -149,10 +163,11 @@ final class Origins {
         }
     }
 
-    func handleConnected(_ hub: Hub, _ index: UInt32?, _ error: SystemError?) {
-        underWay -= 1
-        guard let index else { return }
+    /// `isWanted`: its stream is still there.
+    func handleConnected(_ hub: Hub, _ index: UInt32, isWanted: Bool, _ error: SystemError?) {
         let user = hub.users[index]
+        entries[Int(user.pointee.mapping)].underWay -= 1
+        guard isWanted else { return }
         if let error {
             let addresses = name(of: user).addresses
             user.pointee.addressIndex += 1

@@ -53,7 +53,7 @@ enum Policy {
     /// A peer may reset all of its streams and this many at once, then so many a second: more is an attack (CVE-2023-44487).
     static let resetSlack = 1024
     static let resetsPerSecond = 2000
-    /// Connects to origins under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
+    /// Connects to one origin under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
     static let connectsMaximum = 512
 
     /// Who asks at a time; more are turned away.

@@ -278,8 +278,7 @@ final class ServerHost: Host {
         origins.open(hub, session, slot, target: target)
     }
 
-    func handleOriginConnected(_ index: UInt32?, _ error: SystemError?) { origins.handleConnected(hub, index, error) }
-
+    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) { origins.handleConnected(hub, index, isWanted: isWanted, error) }
     func finishTurn() { origins.connectWaiting(hub) }
 
     func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }

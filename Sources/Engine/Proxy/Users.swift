@@ -107,7 +107,7 @@ final class Users {
         case .userConnect:
             user.pointee.life.completed(.connect)
             let isWanted = user.pointee.life.phase == .connecting
-            hub.host.handleOriginConnected(isWanted ? index : nil, completion.error)
+            hub.host.handleOriginConnected(index, isWanted: isWanted, completion.error)
         default:
             preconditionFailure("not an operation of a user")
         }

@@ -6,13 +6,15 @@ import socket
 import time
 
 import path as paths
+from cases.mappings import Files, Route
 from cases.promises import hello
 from ends import Switchboard, call, exchange
 from path import CARRIER_PORT
 from process import Failure
 from runner import Case, Skip
 
-ORIGIN_PORT = 7880
+ORIGIN_PORT, MUTE_PORT = 7880, 7881
+MUTE_USERS = 1000
 #: The good client's echo: worse than this is starvation, better is the machine's mood.
 P99_LIMIT = 0.15
 #: What a server may have resident: its base, what this suite lets it hold (-memory), and a tenth more.
@@ -179,6 +181,36 @@ def story(name):
     return run
 
 
+def mute_origin(context):
+    """More users of an origin that never answers than may connect at a time: those of another origin do not notice."""
+    lab = context.lab()
+    mute = lab.server.listen(MUTE_PORT, backlog=0)
+    full = [lab.server.connect(("127.0.0.1", MUTE_PORT))]   # Its queue: whoever comes now hears nothing.
+    path = Files(context, lab, {"good": "127.0.0.1:9101", "mute": "127.0.0.1:9102"},
+                 {"good": f"127.0.0.1:{ORIGIN_PORT}", "mute": f"127.0.0.1:{MUTE_PORT}"})
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, Route(9101), switchboard)
+        quiet = echoes(user, origin, 1.5)
+        idle = path.server.descriptors()
+        waiting = [lab.client.connect(("127.0.0.1", 9102)) for _ in range(MUTE_USERS)]
+        if not context.until(5, lambda: path.server.descriptors() > idle + MUTE_USERS - 100):
+            raise Failure(f"the server has {path.server.descriptors()} descriptors, {idle} before: nobody waits")
+        began = time.monotonic()
+        fresh, other = call(lab, Route(9101), switchboard, seconds=2)
+        exchange(fresh, other)
+        took = time.monotonic() - began
+        busy = echoes(user, origin, 60 if context.options.long else 4)
+        # The origin has ten seconds to answer, then they are told.
+        gone = context.until(15, lambda: path.server.descriptors() < idle + 10)
+        for end in (*waiting, *full, mute):
+            end.close()
+    if busy > P99_LIMIT:
+        raise Failure(f"the good user's p99 was {busy * 1000:.0f} ms, quiet {quiet * 1000:.1f}")
+    if not gone:
+        raise Failure(f"{path.server.descriptors()} descriptors are left, {idle} before")
+    return f"{MUTE_USERS} wait in vain, another origin's user came through in {took:.2f} s, p99 {busy * 1000:.1f} ms (quiet {quiet * 1000:.1f})"
+
+
 def echoes(user, origin, seconds):
     """The 99th percentile of a byte's way there and back."""
     times = []
@@ -199,3 +231,4 @@ def echoes(user, origin, seconds):
 def cases():
     for name in FLOODS:
         yield Case(f"floods.{name}", story(name), only_tele=True)
+    yield Case("floods.mute-origin", mute_origin, only_tele=True)
