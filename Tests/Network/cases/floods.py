@@ -127,6 +127,17 @@ def deaf(lab, stop):
     stop.wait()
 
 
+def alone(flood, lab, stop):
+    """Without the connections of other cases: one that is open here, too, would not end where it is closed."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.close(int(name))
+        except OSError:
+            pass    # The folder's own.
+    flood(lab, stop)
+
+
 FLOODS = {
     "silent": silent,
     "dripping": dripping,
@@ -154,7 +165,7 @@ def story(name):
             # In a process of its own: one interpreter would make the good client wait, not the server.
             forked = multiprocessing.get_context("fork")
             stop = forked.Event()
-            flood = forked.Process(target=FLOODS[name], args=(lab, stop), daemon=True)
+            flood = forked.Process(target=alone, args=(FLOODS[name], lab, stop), daemon=True)
             flood.start()
             context.sleep(0.5)
             busy = echoes(user, origin, seconds)

@@ -50,10 +50,16 @@ def descriptors(role):
                 raise Failure(f"{process.name} takes {load:.0%} of a processor while descriptors are short")
             # The carrier comes back although every descriptor is wanted by somebody.
             FAULTS["reset"].inflict(lab, path)
+            for user, _ in pairs:
+                user.sendall(b"meanwhile")  # Where nothing is sent nothing is reset.
             context.sleep(1)
             FAULTS["reset"].heal(lab, path)
             for user, origin in pairs:
+                if receive_exactly(origin, 9) != b"meanwhile":
+                    raise Failure("something else arrived")
                 exchange(user, origin)
+            if "carrier lost" not in path.client.errors:
+                raise Failure("the carrier was never lost: the case shows nothing")
             through = len(pairs)
             for _, user in users:
                 user.close()
