@@ -130,4 +130,15 @@ import Tunnel
         #expect(line.window.limit == nil)
         #expect(line.room(held: 1 << 30, unsent: 1 << 30, segments: 9, window: 9) == .max)
     }
+
+    /// A spliced frame is worth half a millisecond of the line, and nothing where there is a queue, or nothing was measured.
+    @Test func whatPassesIsKnownWhileItIsOpen() {
+        var line = Line(rate: 100_000, minimum: 1)  // 0.8 Gbit/s.
+        #expect(line.window.openWorth(.microseconds(500)) == 0)
+        line.run(100, most: 150_000)
+        #expect((20_000...50_000).contains(line.window.openWorth(.microseconds(500))))
+        line.run(100, most: 2_000_000)
+        #expect(line.window.limit != nil)
+        #expect(line.window.openWorth(.microseconds(500)) == 0)
+    }
 }

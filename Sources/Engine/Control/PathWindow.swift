@@ -119,6 +119,9 @@ public struct PathWindow: Sendable {
         return Int(min(UInt64(1_000_000_000).dividingFullWidth(bytes).quotient, UInt64(PathWindow.most)))
     }
 
+    /// Bytes that pass in the interval while the window is open; 0 when it is not, or nothing was measured lately.
+    public func openWorth(_ interval: Interval) -> Int { limit == nil ? worth(interval) : 0 }
+
     /// What the kernel holds now.
     public struct Held: Sendable {
         /// Bytes that are not acknowledged and have not arrived out of order; of these, bytes that TCP has not sent even once.

@@ -82,6 +82,7 @@ final class Carrier {
     var shortPayloads = 0
     /// What the kernel may hold of it. Nil: the path has no queue to fear.
     var window: PathWindow?
+    var isLoopback: Bool { window == nil }
     /// The path is so short that the CPU is its limit.
     lazy var isNear = PathFacts(fd).map { $0.minimumRoundTripMicroseconds < Policy.nearMicroseconds } ?? false
     /// Which congestion control it shall have, and the one that the system gave it.

@@ -21,7 +21,7 @@ extension Carriers {
         return switch hub.configuration.splicing {
         case .always: true
         case .never: false
-        case .auto: carrier.window == nil || carrier.isNear
+        case .auto: carrier.isLoopback || carrier.isNear
         }
     }
 

@@ -9,15 +9,26 @@ import Tunnel
 /// pages until they are acknowledged. When the carrier is lost or doubted, what is kept is brought into memory, and all goes on
 /// as for any frame.
 extension Carriers {
-    /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting.
+    /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting; and there the CPU is not the limit.
     func splices(_ session: Session) -> Bool {
         guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil else { return false }
         let most = switch hub.configuration.splicing {
         case .always: Policy.splicersMaximum
         case .never: 0
-        case .auto: carrier.window == nil ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
+        case .auto: carrier.isLoopback || isFast(carrier) ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
         }
         return session.endpoint.streamCount <= most
+    }
+
+    private func isFast(_ carrier: Carrier) -> Bool {
+        guard let window = carrier.window, carrier.isNear else { return false }
+        return window.openWorth(Policy.spliceTime) >= Policy.spliceFastMinimum
+    }
+
+    /// One frame: others wait for it. Alone, or on loopback, a stream need not care.
+    private func frameMaximum(_ carrier: Carrier, _ session: Session) -> Int {
+        guard let window = carrier.window, session.endpoint.streamCount > 1, hub.configuration.splicing == .auto else { return .max }
+        return window.openWorth(Policy.spliceTime)
     }
 
     func beginTurn() { spliceAllowance = Policy.spliceTurnByteCount }
@@ -35,7 +46,7 @@ extension Carriers {
                 return rounds
             }
             let share = max(Policy.spliceShareMinimum, Policy.spliceRoundByteCount / session.splicing.count)
-            let room = min(most, share, session.endpoint.spliceRoom(hub.users[index].pointee.slot))
+            let room = min(most, share, frameMaximum(carrier, session), session.endpoint.spliceRoom(hub.users[index].pointee.slot))
             // Frames that are acknowledged give their pipes back: that is soon.
             guard room > 0, hub.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
             rounds -= 1

@@ -122,10 +122,13 @@ enum Policy {
     static let spliceShareMinimum = 512 << 10
     /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
     static let splicersMaximum = 128
+    /// On a network with several streams, a frame is what passes in this time; and that must be so much, else the CPU is not the limit.
+    static let spliceTime = Interval.microseconds(500)
+    static let spliceFastMinimum = 256 << 10
     /// A round trip on a path where the CPU is the limit is shorter.
     static let nearMicroseconds = 1000
     /// What is spliced before others get their turn.
-    static let spliceTurnByteCount = 4 << 20
+    static let spliceTurnByteCount = 2 << 20
     /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
     static let passAbove = 48 << 10
     /// Pieces of it are mostly at least so long.

@@ -170,6 +170,23 @@ def many_users(context):
     return f"{len(users)} users equal, {faults} faults, {spliced:.0%} spliced, {passed:.0%} passed on"
 
 
+def network(context):
+    """Eight streams on a fast network go past memory, too, beside iperf3's control connection."""
+    lab = context.lab()
+    control = f"{lab.directory}/client.sock"
+    path = context.path(lab, ORIGIN_PORT, client_flags=[f"-control={control}"])
+    lab.start("iperf3", ["iperf3", "-s", "-1", "-p", str(ORIGIN_PORT)], host=lab.server).wait_for_port(ORIGIN_PORT)
+    host, port = path.address
+    user = lab.start("user", ["iperf3", "-c", host, "-p", str(port), "-P", "8", "-t", "3", "-J"], host=lab.client)
+    user.wait(20)
+    rate = json.loads(user.output)["end"]["sum_received"]["bits_per_second"] / 1e9
+    status = json.loads(subprocess.run([binary(), "status", "-json", f"-control={control}"], capture_output=True, text=True).stdout)
+    spliced = status["splicedBytes"] / status["readBytes"]
+    if spliced < 0.5:
+        raise Failure(f"{spliced:.0%} were spliced at {rate:.1f} Gbit/s")
+    return f"{rate:.1f} Gbit/s, {spliced:.0%} spliced"
+
+
 def no_pipes(context):
     """Where the system gives no pipes, bytes are copied."""
     lab = context.lab()
@@ -197,4 +214,5 @@ def cases():
     yield Case("splice.cuts", cut_anywhere, weight=4, drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.slow-user", slow_user, weight=4, drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.many-users", many_users, weight=5, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.network", network, weight=4, needs=("iperf3",), drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True, only_plain=True)
