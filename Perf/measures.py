@@ -129,6 +129,25 @@ def _ping(trial: Trial) -> dict[str, float]:
     return values
 
 
+def _beside(trial: Trial) -> dict[str, float]:
+    """The ping-pong while eight streams push."""
+    argv = [str(trial.bench.load), "stream", str(trial.pair.port), "8", str(trial.bench.seconds + 0.6), "up"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bulk:
+        try:
+            time.sleep(0.3)
+            load = _loaded(trial, "ping", trial.pair.port, trial.bench.seconds)
+            out, err = bulk.communicate(timeout=trial.bench.seconds + GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Trouble("the streams beside did not end")
+        finally:
+            bulk.kill()
+    if bulk.returncode != 0:
+        raise Trouble(f"the streams beside: {err.strip() or 'it said nothing'}")
+    result = json.loads(out)
+    return {f"{name}_us": load.result[name] / 1000 for name in ("p50", "p99")} | {
+        "gbit_per_second": result["bytes"] * 8 / result["seconds"] / 1e9}
+
+
 def _short(trial: Trial) -> dict[str, float]:
     load = _loaded(trial, "connect", trial.pair.port, SHORT_CONCURRENT, trial.bench.seconds)
     values = load.values | {"connections_per_second": load.result["count"] / load.result["seconds"]}
@@ -190,6 +209,7 @@ MEASURES = [
     Measure("stream-8-down", "eight streams, origin to user", _stream(8, "down"), on_request=True),
     Measure("stream-64", "64 streams", _stream(64, "up"), on_request=True),
     Measure("ping", "one-byte ping-pong", _ping),
+    Measure("beside", "one-byte ping-pong beside eight streams", _beside, on_request=True),
     Measure("short", "short connections", _short),
     Measure("redis", "redis-benchmark, 64 clients, pipelined", _redis, on_request=True, is_redis=True),
     Measure("idle", "idle connections", _idle, once=True, needs_relay=True),

@@ -10,6 +10,8 @@ COLUMNS = {
     "stream": [("gbit_per_second", "Gbit/s", 1, 1, True), ("cpu_seconds_per_gib", "CPU s/GiB", 1, 2, True)],
     "ping": [("p50_us", "p50 µs", 1, 0, True), ("p99_us", "p99 µs", 1, 0, True),
              ("cpu_us_per_round_trip", "CPU µs per round trip", 1, 1, True)],
+    "beside": [("p50_us", "p50 µs", 1, 0, True), ("p99_us", "p99 µs", 1, 0, True),
+               ("gbit_per_second", "beside, Gbit/s", 1, 1, True)],
     "short": [("connections_per_second", "per second", 1, 0, True),
               ("cpu_us_per_connection", "CPU µs each", 1, 0, True)],
     "redis": [("set_per_second", "SET per second", 1, 0, True), ("get_per_second", "GET per second", 1, 0, True),

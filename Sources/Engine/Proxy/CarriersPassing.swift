@@ -41,7 +41,8 @@ extension Carriers {
         guard carrier.block.unread.isEmpty, let due = session.endpoint.payloadDue else {
             return readNext(carrier, Policy.headerByteCount)
         }
-        switch hub.users.pass(due.owner, from: carrier.fd, due.byteCount) {
+        let result = hub.users.pass(due.owner, from: carrier.fd, due.byteCount)
+        switch result {
         case .moved(let count):
             session.endpoint.passed(count, now: hub.instant)
             noteLength(carrier, count, of: due.byteCount, least: Policy.passLeast)
@@ -50,19 +51,22 @@ extension Carriers {
             hub.host.handleProven(session)
             hub.sessions.noteLife(session)
             return count
-        case .nothing:
-            return nil
         case .busy:
             return readNext(carrier, due.byteCount)
-        case .notPossible:
-            carrier.passes = false
+        default:
+            stop(carrier, result)
             return nil
-        case .ended:
-            lost(carrier, "closed by the other side")
-            return nil
-        case .failed(let error):
-            lost(carrier, error.description)
-            return nil
+        }
+    }
+
+    /// Nothing was read.
+    private func stop(_ carrier: Carrier, _ result: PipeBacklog.Filled) {
+        switch result {
+        case .moved, .busy, .nothing: break
+        case .notPossible: carrier.passes = false
+        case .failed(let error) where error.isShortage: carrier.passes = false
+        case .failed(let error): lost(carrier, error.description)
+        case .ended: lost(carrier, "closed by the other side")
         }
     }
 
@@ -90,23 +94,14 @@ extension Carriers {
             return nil
         }
         let most = min(carrier.block.room.count, most)
-        switch Socket.receive(carrier.fd, carrier.block.room.baseAddress!, most) {
-        case .success(let count) where count > 0:
-            carrier.block.filled += count
-            read(carrier)
-            if wasBetween { noteBetween(carrier, wasFull: count == most) }
-            return count
-        case .failure(let error) where error.code == EAGAIN:
-            return nil
-        case .failure(let error) where error.isShortage:
-            carrier.passes = false
-            return nil
-        case .success:
-            lost(carrier, "closed by the other side")
-            return nil
-        case .failure(let error):
-            lost(carrier, error.description)
+        let result = PipeBacklog.Filled(Socket.receive(carrier.fd, carrier.block.room.baseAddress!, most))
+        guard case .moved(let count) = result else {
+            stop(carrier, result)
             return nil
         }
+        carrier.block.filled += count
+        read(carrier)
+        if wasBetween { noteBetween(carrier, wasFull: count == most) }
+        return count
     }
 }
