@@ -68,7 +68,9 @@ def both(sock, seed, out, back, pause=0):
     sender.join()
     sock.close()
     result["seconds"] = time.monotonic() - began
-    print(json.dumps(result), flush=True)
+    # print() writes a line and its end in two: those of two connections could mix.
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
 
 
 def serve(sock):
