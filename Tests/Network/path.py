@@ -6,6 +6,7 @@ the bad relays show that a case notices a middleman who cheats.
 """
 
 import atexit
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,14 @@ CARRIER_PORT = 40300
 SECURITY = "none"
 SPLICE = "auto"
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def status_of(control):
+    """What `tele status` says at this control socket."""
+    run = subprocess.run([binary(), "status", "-json", f"-control={control}"], capture_output=True, text=True)
+    if run.returncode:
+        raise Failure(f"tele status: {run.stderr.strip()}")
+    return json.loads(run.stdout)
 
 
 class Path:

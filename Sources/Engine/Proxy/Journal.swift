@@ -123,7 +123,9 @@ private struct Line {
                 "hint": "a tele that was killed holds its port for a moment"])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
-        case .cannotAccept(let error, let times): Line(.warning, "cannot accept", ["reason": "\(error)", "times": "\(times)"])
+        case .cannotAccept(let error, let times): 
+            Line(.warning, "cannot accept", ["reason": "\(error)", "times": "\(times)",
+                                             "hint": "who connects waits; a higher limit of descriptors or memory lets them in"])
         case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
             Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])

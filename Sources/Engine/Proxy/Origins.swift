@@ -137,6 +137,11 @@ final class Origins {
         }
         entries[place].waiting.removeFirst(next)
         waitingCount -= next
+        // Streams that were reset meanwhile leave their tokens: behind a silent origin they would gather.
+        guard entries[place].waiting.count > Policy.connectsMaximum + 2 * hub.users.count else { return }
+        let before = entries[place].waiting.count
+        entries[place].waiting.removeAll { hub.users.find($0) == nil }
+        waitingCount -= before - entries[place].waiting.count
     }
 
     private func name(of user: UnsafeMutablePointer<UserSocket>) -> ServerName { entries[Int(user.pointee.mapping)].name }

@@ -1,11 +1,12 @@
 import Glibc
 import Loop
 
-/// Bytes that wait for one user in pipes, oldest first. Before them may be older ones in memory, and behind them younger. A pipe is taken when it is needed and given back when it is empty.
+/// Bytes that wait for one user in pipes, oldest first. Before them may be older ones in memory, and behind them younger. A pipe is
+/// taken when it is needed and given back when it is empty.
 final class PipeBacklog {
     private var queue: [(pipe: Pipe, byteCount: Int)] = []
     private(set) var byteCount = 0
-    /// So many bytes in memory are older.
+    /// So many bytes in memory are older. Says nothing while the pipes are empty.
     var olderByteCount = 0
     private let pipes: Pipes
     /// When bytes last came.

@@ -9,10 +9,10 @@ import Wire
 final class ServerHost: Host {
     unowned(unsafe) let hub: Hub
     private var registry: Registry
-    private let origins: Origins
+    let origins: Origins
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
-    private var isDraining = false
+    private(set) var isDraining = false
     /// Peers that did not authenticate, since that was last told.
     private var strangers = 0
     private var strangersToldAt: UInt64 = 0
@@ -86,16 +86,6 @@ final class ServerHost: Host {
     func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
     func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {}
     var ending: Ending { .finished }
-
-    func mappingName(_ place: UInt16) -> String { origins.mappingName(place) }
-
-    func apply(_ mappings: [Mapping]) -> [StartFault] {
-        let removed = origins.mappings.filter { old in !mappings.contains { $0.name == old.name } }
-        for mapping in removed { hub.journal.note(.mappingRemoved(mapping)) }
-        for mapping in origins.set(mappings) { hub.journal.note(.originSet(mapping)) }
-        origins.lookUp(hub)
-        return []
-    }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         handshakes.removeAll { $0 === carrier }
@@ -270,18 +260,6 @@ final class ServerHost: Host {
             break
         }
     }
-
-    // MARK: Origins
-
-    func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
-        guard !isDraining else { return session.endpoint.reset(slot, .stopping, now: hub.instant) }
-        origins.open(hub, session, slot, target: target)
-    }
-
-    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) { origins.handleConnected(hub, index, isWanted: isWanted, error) }
-    func finishTurn() { origins.connectWaiting(hub) }
-
-    func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }
 
     // MARK: The end
 

@@ -10,7 +10,7 @@ extension Users {
     func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let user = table[index]
         var piped = 0
-        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, isLast(backlog, user) {
+        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, continues(backlog, user) {
             piped = backlog.write(bytes, count, now: hub.now)
         }
         hub.budget.keep(piped)

@@ -135,7 +135,7 @@ extension Users {
         let user = table[index]
         guard mayBePassed(index) else { return .busy }
         let backlog = backlog(index, user)
-        guard isLast(backlog, user) else { return .busy }
+        guard continues(backlog, user) else { return .busy }
         let filled = backlog.fill(from: carrier, min(count, Policy.spliceByteCount), now: hub.now)
         if case .moved(let moved) = filled {
             passedByteCount += UInt64(moved)
@@ -153,8 +153,9 @@ extension Users {
         return backlog
     }
 
-    /// Nothing in memory is younger than what lies in its pipes: more may go there.
-    func isLast(_ backlog: PipeBacklog, _ user: UnsafeMutablePointer<UserSocket>) -> Bool {
+    /// Whether more may go into the user's pipes: nothing in memory is younger than what lies there. When they are empty, all in memory
+    /// is older than what comes now.
+    func continues(_ backlog: PipeBacklog, _ user: UnsafeMutablePointer<UserSocket>) -> Bool {
         let waiting = queue_count_of(user.pointee.outbound)
         if backlog.byteCount == 0 { backlog.olderByteCount = waiting }
         return backlog.olderByteCount == waiting

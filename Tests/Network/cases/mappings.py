@@ -5,14 +5,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 
 import programs
 from ends import Switchboard, call, exchange
 from faults import FAULTS
 from lab import CLIENT_NETWORK, SERVER_ADDRESS
-from path import Path, binary, security_flags
+from path import Path, binary, security_flags, status_of
 from process import Failure
 from runner import Case
 
@@ -59,10 +58,7 @@ class Files(Path):
         return os.path.join(self.lab.directory, f"{role}.sock")
 
     def status(self, role):
-        run = subprocess.run([binary(), "status", "-json", f"-control={self.control(role)}"], capture_output=True, text=True)
-        if run.returncode:
-            raise Failure(f"tele status: {run.stderr.strip()}")
-        return json.loads(run.stdout)
+        return status_of(self.control(role))
 
 
 def reload(context):

@@ -94,10 +94,14 @@ def crowded_by_strangers(context):
             if not context.until(3, lambda: "cannot accept" in path.server.errors):
                 raise Failure(f"the server has {path.server.descriptors()} descriptors and wants no more")
             FAULTS["reset"].inflict(lab, path)
+            user.sendall(b"meanwhile")  # Where nothing is sent nothing is reset.
             context.sleep(1)
             FAULTS["reset"].heal(lab, path)
             # Those who wait before it are accepted first, fifty a second.
             began = time.monotonic()
+            origin.settimeout(5)
+            if receive_exactly(origin, 9) != b"meanwhile" or "carrier lost" not in path.client.errors:
+                raise Failure("the carrier was never lost: the case shows nothing")
             exchange(user, origin, seconds=5)
             took = time.monotonic() - began
         finally:

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 
 from faults import FAULTS
 from lab import SERVER_ADDRESS
-from path import CARRIER_PORT, HERE, binary
+from path import CARRIER_PORT, HERE, status_of
 from process import Failure, last_line
 from runner import Case
 
@@ -40,10 +39,7 @@ class Bulk:
         return self._start(name, self.lab.client, "user", *self.path.address, up, down, pause)
 
     def status(self, role):
-        run = subprocess.run([binary(), "status", "-json", f"-control={self._control(role)}"], capture_output=True, text=True)
-        if run.returncode != 0:
-            raise Failure(f"tele status: {run.stderr.strip()}")
-        return json.loads(run.stdout)
+        return status_of(self._control(role))
 
     def compare(self, user, up, down):
         """Both ends saw the same, whole and ended in order. Returns the user's seconds."""
@@ -64,6 +60,13 @@ class Bulk:
         client, server = self.status("client"), self.status("server")
         read = client["readBytes"] + server["readBytes"]
         return ((client["splicedBytes"] + server["splicedBytes"]) / read, (client["passedBytes"] + server["passedBytes"]) / read)
+
+    def shown(self, least_spliced, least_passed):
+        """In words; a failure when it was so little that the case shows nothing."""
+        spliced, passed = self.shares()
+        if spliced < least_spliced or passed < least_passed:
+            raise Failure(f"only {spliced:.0%} were spliced and {passed:.0%} passed on: the case shows nothing")
+        return f"{spliced:.0%} spliced, {passed:.0%} passed on"
 
 
 def result(process, line):
@@ -89,10 +92,7 @@ def through_faults(context):
         if faults > (1500 if context.options.long else 150):
             raise Failure(f"not through after {faults} faults")
     seconds = bulk.compare(user, count, count)
-    spliced, passed = bulk.shares()
-    if spliced < 0.3 or passed < 0.1:
-        raise Failure(f"only {spliced:.0%} were spliced and {passed:.0%} passed on: the case shows nothing")
-    return f"{2 * count >> 20} MiB equal in {seconds:.0f} s, {faults} faults, {spliced:.0%} spliced, {passed:.0%} passed on"
+    return f"{2 * count >> 20} MiB equal in {seconds:.0f} s, {faults} faults, {bulk.shown(0.3, 0.1)}"
 
 
 def cut_anywhere(context):
@@ -111,10 +111,10 @@ def cut_anywhere(context):
     user.wait(600 if context.options.long else 120)
     bulk.compare(user, count, count)
     cuts = cutter.output.count("cut\n")
-    spliced, passed = bulk.shares()
-    if cuts < 30 or spliced < 0.15:
-        raise Failure(f"only {cuts} cuts, {spliced:.0%} spliced")
-    return f"{cuts} cuts, {spliced:.0%} spliced, {passed:.0%} passed on, {2 * count >> 20} MiB equal"
+    shown = bulk.shown(0.15, 0)
+    if cuts < 30:
+        raise Failure(f"only {cuts} cuts")
+    return f"{cuts} cuts, {shown}, {2 * count >> 20} MiB equal"
 
 
 def slow_user(context):
@@ -164,10 +164,7 @@ def many_users(context):
         mine, theirs = result(user, 0), ends.get(count)
         if not theirs or mine["end"] != "fin" or (mine["sent"], mine["received"]) != (theirs["received"], theirs["sent"]):
             raise Failure(f"misplaced: {user.name} has {mine}, the origin {theirs}")
-    spliced, passed = bulk.shares()
-    if spliced < 0.05 or passed < 0.1:
-        raise Failure(f"only {spliced:.0%} were spliced and {passed:.0%} passed on: the case shows nothing")
-    return f"{len(users)} users equal, {faults} faults, {spliced:.0%} spliced, {passed:.0%} passed on"
+    return f"{len(users)} users equal, {faults} faults, {bulk.shown(0.05, 0.1)}"
 
 
 def network(context):
@@ -180,7 +177,7 @@ def network(context):
     user = lab.start("user", ["iperf3", "-c", host, "-p", str(port), "-P", "8", "-t", "3", "-J"], host=lab.client)
     user.wait(20)
     rate = json.loads(user.output)["end"]["sum_received"]["bits_per_second"] / 1e9
-    status = json.loads(subprocess.run([binary(), "status", "-json", f"-control={control}"], capture_output=True, text=True).stdout)
+    status = status_of(control)
     spliced = status["splicedBytes"] / status["readBytes"]
     if spliced < 0.5:
         raise Failure(f"{spliced:.0%} were spliced at {rate:.1f} Gbit/s")

@@ -1,0 +1,28 @@
+import Loop
+import Tunnel
+
+/// What streams want of the server: each a connection to an origin.
+extension ServerHost {
+    func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
+        guard !isDraining else { return session.endpoint.reset(slot, .stopping, now: hub.instant) }
+        origins.open(hub, session, slot, target: target)
+    }
+
+    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) {
+        origins.handleConnected(hub, index, isWanted: isWanted, error)
+    }
+
+    func finishTurn() { origins.connectWaiting(hub) }
+
+    func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }
+
+    func mappingName(_ place: UInt16) -> String { origins.mappingName(place) }
+
+    func apply(_ mappings: [Mapping]) -> [StartFault] {
+        let removed = origins.mappings.filter { old in !mappings.contains { $0.name == old.name } }
+        for mapping in removed { hub.journal.note(.mappingRemoved(mapping)) }
+        for mapping in origins.set(mappings) { hub.journal.note(.originSet(mapping)) }
+        origins.lookUp(hub)
+        return []
+    }
+}
