@@ -73,9 +73,9 @@ def reload(context):
         user, origin = call(lab, Route(9101), kept)
         leaving = call(lab, Route(9103), other)
         exchange(*call(lab, Route(9102), changed))
-        unknown = lab.client.connect(("127.0.0.1", 9105))
         try:
-            unknown.sendall(b"?" * 8)   # The reset may be here already.
+            unknown = lab.client.connect(("127.0.0.1", 9105))   # The reset may be here before it returns.
+            unknown.sendall(b"?" * 8)
             if unknown.recv(1) == b"":
                 raise Failure("a connection to a name that nobody has ended as if all were well")
         except ConnectionResetError:
