@@ -64,6 +64,14 @@ def refused_without(context, lab, server_flags, client_flags, words):
     path.client.kill()
     path.server.kill()
     context.paths.remove(path)
+    # io_uring is torn down after a killed process is gone: its listener is not the next one's.
+    if not context.until(5, lambda: not listens(lab.client, path.address[1]) and not listens(lab.server, CARRIER_PORT)):
+        raise Failure("a killed process still listens")
+
+
+def listens(host, port):
+    words = ["ip", "netns", "exec", host.name, "ss", "-Hltn", f"sport = :{port}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() != ""
 
 
 def wrong_keys(context):
