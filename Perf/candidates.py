@@ -54,15 +54,16 @@ class Candidate:
 class Pair:
     """A running candidate, ready: one byte has gone through and come back. Used with `with`."""
 
-    def __init__(self, candidate: Candidate, origin: int, scratch: Path, guard, probe: tuple[bytes, bytes]):
-        """`probe`: what the origin is asked, and the first byte of its answer."""
+    def __init__(self, candidate: Candidate, origin: int, scratch: Path, guard, probe: tuple[bytes, bytes],
+                 cores: set[int] | None = None):
+        """`probe`: what the origin is asked, and the first byte of its answer. `cores`: where the relays may run."""
         self._probe = probe
         self.programs: list[Program] = []
         ports = Ports(free_port(), free_port(), origin) if candidate.program else Ports(origin, 0, origin)
         self.port = ports.user
         try:
             for role, argv in candidate.commands(ports, scratch):
-                self.programs.append(Program(role, argv, scratch, guard))
+                self.programs.append(Program(role, argv, scratch, guard, cores))
             self._wait_until_ready()
         except BaseException:
             self._stop()

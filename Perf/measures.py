@@ -12,7 +12,7 @@ from typing import Callable
 
 from candidates import Candidate, Pair, free_port
 from machine import Guard, complain
-from processes import Program, Trouble, busy_seconds
+from processes import Program, Trouble, busy_seconds, confined
 
 GIB = 1 << 30
 SHORT_CONCURRENT = 16
@@ -36,6 +36,7 @@ class Trial:
     candidate: Candidate
     origin: Program
     pair: Pair
+    load_cores: set[int] | None
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,33 @@ class Measure:
     on_request: bool = False  # only when named by --only
     needs_relay: bool = False
     is_redis: bool = False    # the origin is a redis-server
+    apart: bool = False       # both relays have one core to themselves, user and origin have the others
 
 
 def sample(bench: Bench, measure: Measure, candidate: Candidate) -> dict[str, float]:
     """One measurement: values by name. Raises Trouble."""
+    relay_cores, load_cores = _cores_apart() if measure.apart else (None, None)
     with tempfile.TemporaryDirectory(prefix="tele-perf-") as folder:
         scratch = Path(folder)
         port = free_port() if measure.is_redis else None
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", folder] if port else [str(bench.load), "origin"]
-        origin = Program("origin", words, scratch, bench.guard)
+        origin = Program("origin", words, scratch, bench.guard, load_cores)
         probe = (b"PING\r\n", b"+") if port else (b"Ex", b"x")
         try:
-            with Pair(candidate, port or _port_of(origin), scratch, bench.guard, probe) as pair:
-                values = measure.run(Trial(bench, candidate, origin, pair))
+            with Pair(candidate, port or _port_of(origin), scratch, bench.guard, probe, relay_cores) as pair:
+                values = measure.run(Trial(bench, candidate, origin, pair, load_cores))
                 pair.check()
                 origin.check()
                 return values
         finally:
             origin.stop()
+
+
+def _cores_apart() -> tuple[set[int], set[int]]:
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise Trouble("a core for the relays and one for the load are needed")
+    return {first}, set(others)
 
 
 def _port_of(origin: Program) -> int:
@@ -92,7 +102,7 @@ def _loaded(trial: Trial, *words) -> Load:
     start = time.monotonic()
     argv = [str(trial.bench.load), *map(str, words)]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as user:
+                          text=True, preexec_fn=confined(trial.load_cores)) as user:
         try:
             out, err = user.communicate(timeout=trial.bench.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -208,6 +218,11 @@ MEASURES = [
     Measure("stream-1-down", "one stream, origin to user", _stream(1, "down"), on_request=True),
     Measure("stream-8-down", "eight streams, origin to user", _stream(8, "down"), on_request=True),
     Measure("stream-64", "64 streams", _stream(64, "up"), on_request=True),
+    Measure("apart-1", "one stream, relays on a core of their own", _stream(1, "up"), apart=True),
+    Measure("apart-8", "eight streams, relays on a core of their own", _stream(8, "up"), apart=True),
+    Measure("apart-1-down", "one stream, origin to user, relays on a core of their own", _stream(1, "down"), apart=True, on_request=True),
+    Measure("apart-8-down", "eight streams, origin to user, relays on a core of their own", _stream(8, "down"), apart=True, on_request=True),
+    Measure("apart-64", "64 streams, relays on a core of their own", _stream(64, "up"), apart=True, on_request=True),
     Measure("ping", "one-byte ping-pong", _ping),
     Measure("beside", "one-byte ping-pong beside eight streams", _beside, on_request=True),
     Measure("short", "short connections", _short),

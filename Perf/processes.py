@@ -33,7 +33,8 @@ class Memory:
 class Program:
     """`role` is "client" or "server" (or "origin"); output goes to a file whose end explains a failure."""
 
-    def __init__(self, role: str, argv: list[str], scratch: Path, guard):
+    def __init__(self, role: str, argv: list[str], scratch: Path, guard, cores: set[int] | None = None):
+        """`cores`: where it and its children may run; None: anywhere."""
         self.role = role
         self._name = Path(argv[0]).name
         self._guard = guard
@@ -41,7 +42,7 @@ class Program:
         with open(self._log, "wb") as log:
             try:
                 self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                 start_new_session=True)
+                                                 start_new_session=True, preexec_fn=confined(cores))
             except OSError as error:
                 raise Trouble(f"{self._name} cannot be started ({error.strerror})")
         self.pid = self._process.pid
@@ -95,6 +96,10 @@ class Program:
             fields = text[text.rindex(")") + 2:].split()
             if int(fields[3]) == self.pid:
                 yield int(entry), fields
+
+
+def confined(cores: set[int] | None):
+    return (lambda: os.sched_setaffinity(0, cores)) if cores else None
 
 
 def _smaps_rollup(pid: int) -> dict[str, int] | None:

@@ -33,6 +33,8 @@ UNITS = {"gbit_per_second": ("Gbit/s", 1), "cpu_seconds_per_gib": ("CPU s/GiB", 
          "client_bytes_per_connection": ("client KiB each", 1024),
          "server_bytes_per_connection": ("server KiB each", 1024)}
 
+COLUMNS["apart"] = COLUMNS["stream"]
+
 
 def _columns(measure: Measure):
     return COLUMNS[measure.name.split("-")[0]]

@@ -47,12 +47,13 @@ def _floors():
 
 
 def _aims():
-    for measure in ("stream-1", "stream-8", "stream-1-down", "stream-8-down"):
+    for measure in ("stream-1", "stream-8", "stream-1-down", "stream-8-down", "apart-1", "apart-8", "apart-1-down", "apart-8-down"):
         yield Target(False, measure, "gbit_per_second", "tele-uring", ">=", 1.25, COPYING, "best", max)
         yield Target(False, measure, "gbit_per_second", "tele-uring", ">=", 0.85, ("haproxy-splice-always",))
         yield Target(False, measure, "cpu_seconds_per_gib", "tele-uring", "<=", 0.7, COPYING, "best", min)
         yield Target(False, measure, "gbit_per_second", "tele-epoll", ">=", 0.9, ("tele-uring",))
-    yield Target(False, "stream-64", "gbit_per_second", "tele-uring", ">=", 1.1, COPYING, "best", max)
+    for measure in ("stream-64", "apart-64"):
+        yield Target(False, measure, "gbit_per_second", "tele-uring", ">=", 1.1, COPYING, "best", max)
     yield Target(False, "stream-1", "gbit_per_second", "tele-key", ">=", 2.5, ("stunnel",))
     yield Target(False, "ping", "p50_us", "tele-key", "<=", 1.15, ("tele-uring",))
     for value in ("p50_us", "p99_us", "cpu_us_per_round_trip"):
