@@ -54,7 +54,7 @@ let package = Package(
         tests("LoopTests", of: ["Loop"]),
         tests("TOMLTests", of: ["CTOML"]),
         tests("TLSTests", of: ["CTLS"]),
-        tests("ProxyTests", of: ["Proxy", "Loop", "CRing", "CSlab", .product(name: "Logging", package: "swift-log")]),
+        tests("ProxyTests", of: ["Proxy", "Tunnel", "Loop", "CRing", "CSlab", .product(name: "Logging", package: "swift-log")]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire"]),
         tests("RepositoryTests", of: []),
         .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",

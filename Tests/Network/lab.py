@@ -43,6 +43,10 @@ class Namespace:
         ip("-n", name, "link", "set", "lo", "up")
         self.maker = concurrent.futures.ThreadPoolExecutor(1, initializer=self._enter)
 
+    def after_fork(self):
+        """For the child: the thread that made sockets stayed with the parent, and whoever asked it would wait for ever."""
+        self.maker = concurrent.futures.ThreadPoolExecutor(1, initializer=self._enter)
+
     def _enter(self):
         descriptor = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
         try:

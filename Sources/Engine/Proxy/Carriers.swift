@@ -184,14 +184,15 @@ final class Carriers {
         case .finished(let owner):
             hub.users.finishOutbound(owner)
         case .reset(let owner, let code):
+            let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
+            hub.journal.note(.streamReset(session, code, mapping: mapping))
+            hub.host.handleStreamReset(owner, code)
+            // First: the endpoint does not know the owner any more, so the session's end would not end it.
+            hub.users.abortOutbound(owner)
             guard session.resets.take(now: hub.instant) else {
                 hub.sessions.violated(session, ProtocolFault("more streams were reset than anybody needs"))
                 return false
             }
-            let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
-            hub.journal.note(.streamReset(session, code, mapping: mapping))
-            hub.host.handleStreamReset(owner, code)
-            hub.users.abortOutbound(owner)
         case .closed(let code, let reason):
             hub.sessions.peerClosed(session, code, reason)
             return false

@@ -225,7 +225,7 @@ final class ClientHost: Host {
         guard dialer.isSeeking else { return }
         server.lookUpIfUseful(hub, Operation.serverLookup.token())
         if server.addresses.isEmpty {
-            hub.timers.set(Operation.serverLookup.token(), at: hub.now + Policy.newsInterval.nanoseconds)
+            hub.timers.set(Operation.serverLookup.token(), at: hub.now + Policy.lookupPause.nanoseconds)
         }
     }
 

@@ -16,7 +16,7 @@ enum Event {
     case addressInUse(HostPort)
     case ringUnavailable(reason: String)
     case wokeAfterPause(seconds: UInt64)
-    case cannotAccept(SystemError, times: Int)
+    case cannotAccept(SystemError)
     case answersInquiries(Address)
     case controlUnavailable(StartFault)
     case idleTooLong
@@ -38,7 +38,7 @@ enum Event {
     /// `isUrgent`: somebody waits who has no log to look at.
     case serverUnreachable(HostPort, reason: String, isUrgent: Bool)
     case handshakeFailed(Address, reason: String)
-    case unauthenticated(Address, reason: String, times: Int)
+    case unauthenticated(Address, reason: String)
     case strangerTurnedAway(Address, reason: String)
     case helloRefused(Address, CloseCode, reason: String)
     case sessionLost(Session, carriedOver: Int)
@@ -52,8 +52,8 @@ enum Event {
     case streamOpened
     case originConnected(after: UInt64)
     case streamReset(Session, ResetCode, mapping: String)
-    case originUnreachable(Session, Mapping, SystemError, times: Int)
-    case targetUnknown(Session, target: UInt64, known: [String], times: Int)
+    case originUnreachable(Session, Mapping, SystemError)
+    case targetUnknown(Session, target: UInt64, known: [String])
     case nameUnresolved(HostPort, reason: String)
     case outOfMemory(Session?, what: StaticString)
 }

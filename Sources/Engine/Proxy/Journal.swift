@@ -17,6 +17,7 @@ struct Journal {
     private let log: Logger
     private(set) var counters = Counters()
     private(set) var histograms = Histograms()
+    private var pace = LinePace()
     /// The last few, oldest first.
     private(set) var outages: [Outage] = []
 
@@ -25,7 +26,13 @@ struct Journal {
     mutating func note(_ event: Event) {
         count(event)
         guard let line = Line(event), line.level >= log.logLevel else { return }
-        log.log(level: line.level, "\(line.words)", metadata: line.facts)
+        // Who asks for details gets all of them.
+        let verdict = log.logLevel < .info ? .write(leftOut: 0, isLast: false)
+            : pace.judge(line.words, now: Instant(nanoseconds: Clock.now()))
+        guard case .write(let leftOut, let isLast) = verdict else { return }
+        var facts = line.facts
+        if leftOut > 0 { facts["left-out"] = "\(leftOut)" } else if isLast { facts["more"] = "left out while they come so fast" }
+        log.log(level: line.level, "\(line.words)", metadata: facts)
     }
 
     private mutating func remember(_ outage: Outage) {
@@ -60,8 +67,7 @@ struct Journal {
             remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: 0, replayed: 0))
         case .carrierLost: counters.carriersLost += 1
         case .serverUnreachable: counters.dialFailures += 1
-        case .handshakeFailed, .strangerTurnedAway, .helloRefused: counters.refusals += 1
-        case .unauthenticated(_, _, let times): counters.refusals += UInt64(times)
+        case .handshakeFailed, .strangerTurnedAway, .helloRefused, .unauthenticated: counters.refusals += 1
         case .sessionLost(_, let carried):
             counters.sessionsLost += 1
             counters.streamsCarriedOver += UInt64(carried)
@@ -70,9 +76,8 @@ struct Journal {
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
         case .streamReset: counters.streamsReset += 1
-        case .originUnreachable(_, _, _, let times), .targetUnknown(_, _, _, let times):
-            counters.originFailures += UInt64(times)
-        case .cannotAccept(_, let times): counters.acceptFailures += UInt64(times)
+        case .originUnreachable, .targetUnknown: counters.originFailures += 1
+        case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
@@ -123,8 +128,8 @@ private struct Line {
                 "hint": "a tele that was killed holds its port for a moment"])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
-        case .cannotAccept(let error, let times): 
-            Line(.warning, "cannot accept", ["reason": "\(error)", "times": "\(times)",
+        case .cannotAccept(let error):
+            Line(.warning, "cannot accept", ["reason": "\(error)",
                                              "hint": "who connects waits; a higher limit of descriptors or memory lets them in"])
         case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
@@ -169,8 +174,8 @@ private struct Line {
                 "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
-        case .unauthenticated(let peer, let reason, let times):
-            Line(.warning, "stranger kept out", ["peer": "\(peer)", "reason": "\(reason)", "times": "\(times)"])
+        case .unauthenticated(let peer, let reason):
+            Line(.warning, "stranger kept out", ["peer": "\(peer)", "reason": "\(reason)"])
         case .strangerTurnedAway(let peer, let reason):
             Line(.info, "stranger turned away", ["peer": "\(peer)", "reason": "\(reason)"])
         case .helloRefused(let peer, let code, let reason):
@@ -212,13 +217,13 @@ private struct Line {
         case .streamReset(let session, let code, let mapping):
             Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(code)"]
                 .merging(name(mapping)) { $1 })
-        case .originUnreachable(let session, let origin, let error, let times):
+        case .originUnreachable(let session, let origin, let error):
             Line(.warning, "origin not reached", [
-                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error)", "times": "\(times)",
+                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error)",
                 "hint": "is the user's server running? the user's connection was reset"])
-        case .targetUnknown(let session, let target, let known, let times):
+        case .targetUnknown(let session, let target, let known):
             Line(.warning, "no origin has the name that the client asks for", [
-                "session": "\(session.name)", "target": "\(String(target, radix: 16))", "times": "\(times)",
+                "session": "\(session.name)", "target": "\(String(target, radix: 16))",
                 "known": "\(known.joined(separator: ", "))",
                 "hint": "the client's log has the name; the user's connection was reset"])
         case .nameUnresolved(let origin, let reason):

@@ -36,8 +36,6 @@ final class Listeners {
     private var isHeldBack = false
     private var isArmed = false
     /// Accepts that failed since a person was told.
-    private var shortages = 0
-    private var toldAt: UInt64 = 0
 
     init(_ hub: Hub) { self.hub = hub }
 
@@ -95,7 +93,7 @@ final class Listeners {
         if let error = completion.error {
             guard !entries[index].isClosed else { return release(index) }
             if error.isShortage {
-                noteShortage(error)
+                hub.journal.note(.cannotAccept(error))
                 guard entries[index].purpose == .carriers else { return pause(index) }
                 hub.host.makeRoom()
                 return pause(index, for: Policy.givingWay)
@@ -107,14 +105,6 @@ final class Listeners {
             accepted(completion.result, index)
         }
         arm(index)
-    }
-
-    /// A line a second.
-    private func noteShortage(_ error: SystemError) {
-        shortages += 1
-        guard hub.now > toldAt + Policy.newsInterval.nanoseconds else { return }
-        hub.journal.note(.cannotAccept(error, times: shortages))
-        (toldAt, shortages) = (hub.now, 0)
     }
 
     private func accepted(_ fd: Int32, _ index: Int) {

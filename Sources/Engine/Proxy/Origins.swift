@@ -25,10 +25,6 @@ final class Origins {
     /// Sockets whose connect the ring had no room for, and when it is asked again: never in this turn.
     private var refused: [Token] = []
     private var retryAt: UInt64 = 0
-    private var failures = 0
-    private var toldAt: UInt64 = 0
-    private var unknown = 0
-    private var unknownToldAt: UInt64 = 0
 
     // MARK: Names
 
@@ -104,11 +100,7 @@ final class Origins {
 
     private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
         session.endpoint.reset(slot, .unknownTarget, now: hub.instant)
-        unknown += 1
-        guard hub.now > unknownToldAt + Policy.newsInterval.nanoseconds else { return }
-        hub.journal.note(.targetUnknown(session, target: target, known: mappings.map(\.name), times: unknown))
-        unknownToldAt = hub.now
-        unknown = 0
+        hub.journal.note(.targetUnknown(session, target: target, known: mappings.map(\.name)))
     }
 
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
@@ -207,18 +199,9 @@ final class Origins {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
         default: .unreachable
         }
-        note(hub, session, entries[Int(user.pointee.mapping)].mapping, error)
+        hub.journal.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
         session.endpoint.reset(user.pointee.slot, code, now: hub.instant)
         hub.sessions.markDirty(session)
         hub.users.close(index, .reset)
-    }
-
-    /// One line a second at most: a thousand users of a dead origin are one piece of news.
-    private func note(_ hub: Hub, _ session: Session, _ mapping: Mapping, _ error: SystemError) {
-        failures += 1
-        guard hub.now > toldAt + Policy.newsInterval.nanoseconds else { return }
-        hub.journal.note(.originUnreachable(session, mapping, error, times: failures))
-        toldAt = hub.now
-        failures = 0
     }
 }

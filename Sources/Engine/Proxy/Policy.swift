@@ -40,11 +40,14 @@ enum Policy {
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
     static let bindPatience = Interval.seconds(3)
-    /// News that repeats is told once in this.
-    static let newsInterval = Interval.seconds(1)
+    /// A name without an address is looked up again after this, when somebody needs it.
+    static let lookupPause = Interval.seconds(1)
 
     // MARK: Counts
 
+    /// Lines of one kind in the log; more are left out, unless its level is debug or trace.
+    static let linesAtOnce = 50
+    static let linesPerSecond = 1
     /// Carriers without a session at a time; the oldest gives way.
     static let handshakesMaximum = 256
     /// Descriptors kept for carriers: a quarter of the limit, within these bounds.

@@ -13,9 +13,6 @@ final class ServerHost: Host {
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
-    /// Peers that did not authenticate, since that was last told.
-    private var strangers = 0
-    private var strangersToldAt: UInt64 = 0
 
     init(_ hub: Hub, origins: Origins) {
         self.hub = hub
@@ -92,12 +89,7 @@ final class ServerHost: Host {
         guard let channel = carrier.transport.channel, !channel.isSecured || carrier.peerName.isEmpty else {
             return hub.journal.note(.handshakeFailed(carrier.peer, reason: reason))
         }
-        // Strangers knock often: one line a second.
-        strangers += 1
-        guard hub.now > strangersToldAt + Policy.newsInterval.nanoseconds else { return }
-        hub.journal.note(.unauthenticated(carrier.peer, reason: reason, times: strangers))
-        strangersToldAt = hub.now
-        strangers = 0
+        hub.journal.note(.unauthenticated(carrier.peer, reason: reason))
     }
 
     func readGreeting(_ carrier: Carrier) {

@@ -24,7 +24,7 @@ final class ServerName {
     func lookUpIfUseful(_ hub: Hub, _ token: Token) {
         guard !isLookingUp, addresses.isEmpty || !isNumeric else { return }
         if let askedAt, hub.now - askedAt < Policy.lookupInterval.nanoseconds, !addresses.isEmpty { return }
-        if let askedAt, hub.now - askedAt < Policy.newsInterval.nanoseconds { return }
+        if let askedAt, hub.now - askedAt < Policy.lookupPause.nanoseconds { return }
         askedAt = hub.now
         isLookingUp = hub.resolver.look(up: name, token: token.rawValue)
     }

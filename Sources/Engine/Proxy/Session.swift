@@ -32,6 +32,8 @@ final class Session {
     var age = BacklogAge()
     /// How often the peer may reset streams.
     var resets: TokenBucket
+    /// Sockets that belong to it, and refer to it: none outlives it.
+    var userCount = 0
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
     var isDirty = false

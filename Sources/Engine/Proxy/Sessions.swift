@@ -112,11 +112,11 @@ final class Sessions {
             if frame.payloadByteCount > 0, failed == 0 {
                 failed = movePayload(of: frame.owner, frame.payloadByteCount, to: session)
             }
+            if frame.isOver { hub.users.close(frame.owner, failed == 0 ? .orderly : .reset) }
             guard failed == 0 else {
                 hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
                 return end(session, .exhausted, "out of memory")
             }
-            if frame.isOver { hub.users.close(frame.owner, .orderly) }
         }
     }
 

@@ -43,6 +43,11 @@ struct UserTable: ~Copyable {
         count -= 1
     }
 
+    /// Linear.
+    func forEach(_ body: (UInt32, UnsafeMutablePointer<UserSocket>) -> Void) {
+        for index in 0..<UInt32(chunks.count * UserTable.chunkCount) where self[index].pointee.fd >= 0 { body(index, self[index]) }
+    }
+
     private mutating func grow() {
         let chunk = UnsafeMutablePointer<UserSocket>.allocate(capacity: UserTable.chunkCount)
         chunk.initialize(repeating: UserSocket(fd: -1, isConnecting: false, generation: 0), count: UserTable.chunkCount)

@@ -59,6 +59,7 @@ final class Users {
         let index = table.insert(fd: fd, isConnecting: isConnecting)
         table[index].pointee.mapping = mapping
         table[index].pointee.session = .passUnretained(session)
+        session.userCount += 1
         table[index].pointee.slot = slot
         hub.journal.note(.streamOpened)
         return index
@@ -69,6 +70,8 @@ final class Users {
         let user = table[index]
         hub.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
         user.pointee.session = .passUnretained(new)
+        old.userCount -= 1
+        new.userCount += 1
         user.pointee.slot = slot
         if user.pointee.lists.contains(.blocked) {
             user.pointee.lists.remove(.blocked)
@@ -143,6 +146,9 @@ final class Users {
         var owners: [UInt32] = []
         session.endpoint.forEachOwner { owners.append($0) }
         for index in owners { endStream(index, isComplete: isComplete, waits: waits) }
+        assert(session.userCount == 0, "a socket outlives its session")
+        // It would refer to memory that is gone, and nobody would close it.
+        if session.userCount > 0 { table.forEach { if $1.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() { close($0, .reset) } } }
     }
 
     /// `waits`: what waits for the user is delivered at its own speed, for a while.
@@ -200,6 +206,7 @@ final class Users {
     private func forgetStream(_ user: UnsafeMutablePointer<UserSocket>) {
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         user.pointee.session = nil
+        session.userCount -= 1
         let count = user.pointee.inboundCount
         if count > 0 {
             hub.budget.release(count, &session.account)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import socket
+import select
 import time
 
 import path as paths
@@ -20,6 +20,8 @@ P99_LIMIT = 0.15
 #: What a server may have resident: its base, what this suite lets it hold (-memory), and a tenth more.
 MEMORY = 64 << 20
 RESIDENT_LIMIT = int((20 << 20) + MEMORY * 1.1)
+#: Kinds of line that a flood can cause, what the log takes of each at once, and then each second.
+KINDS, AT_ONCE, PER_SECOND = 6, 50, 1
 
 
 def varint(value):
@@ -34,8 +36,14 @@ def frame(kind, *fields):
     return bytes([kind]) + varint(len(body)) + body
 
 
+#: What the flood's process has done: connections made, and frames sent. One for each flood, set before it forks.
+done = None
+
+
 def knock(lab):
-    return lab.server.connect(("127.0.0.1", CARRIER_PORT))
+    end = lab.server.connect(("127.0.0.1", CARRIER_PORT))
+    done.value += 1
+    return end
 
 
 def session(lab):
@@ -101,11 +109,10 @@ def flooding(make):
                 while not stop.is_set():
                     end.sendall(b"".join(make(number + index) for index in range(500)))
                     number += 500
-                    try:
-                        while end.recv(65536, socket.MSG_DONTWAIT):
-                            pass
-                    except BlockingIOError:
-                        pass
+                    done.value += 500
+                    while select.select([end], [], [], 0)[0]:
+                        if not end.recv(65536):
+                            raise OSError("the session was ended")
             except OSError:
                 time.sleep(0.01)
     return flood
@@ -127,26 +134,30 @@ def deaf(lab, stop):
     stop.wait()
 
 
-def alone(flood, lab, stop):
+def alone(flood, lab, stop, counter):
     """Without the connections of other cases: one that is open here, too, would not end where it is closed."""
+    global done
+    done = counter
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 os.close(int(name))
         except OSError:
             pass    # The folder's own.
+    lab.server.after_fork()
     flood(lab, stop)
 
 
+#: Each with what it must have done in four seconds to be one.
 FLOODS = {
-    "silent": silent,
-    "dripping": dripping,
-    "garbage": garbage,
-    "vanishing": vanishing,
-    "open-reset": flooding(lambda n: frame(0x41, 2 * n, 0, 4096, 4096) + frame(0x44, 2 * n, 0)),
-    "ping": flooding(lambda n: frame(0x02, n)),
-    "credit": flooding(lambda n: (frame(0x41, 0, 0, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)),
-    "deaf": deaf,
+    "silent": (silent, 400),
+    "dripping": (dripping, 60),
+    "garbage": (garbage, 400),
+    "vanishing": (vanishing, 200),
+    "open-reset": (flooding(lambda n: frame(0x41, 2 * n, 0, 4096, 4096) + frame(0x44, 2 * n, 0)), 5000),
+    "ping": (flooding(lambda n: frame(0x02, n)), 5000),
+    "credit": (flooding(lambda n: (frame(0x41, 0, 0, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)), 5000),
+    "deaf": (deaf, 40),
 }
 BEFORE_A_KEY = ("silent", "dripping", "garbage")
 
@@ -164,8 +175,9 @@ def story(name):
             quiet = echoes(user, origin, 1.5)
             # In a process of its own: one interpreter would make the good client wait, not the server.
             forked = multiprocessing.get_context("fork")
-            stop = forked.Event()
-            flood = forked.Process(target=alone, args=(FLOODS[name], lab, stop), daemon=True)
+            stop, counter = forked.Event(), forked.Value("q", 0)
+            action, least = FLOODS[name]
+            flood = forked.Process(target=alone, args=(action, lab, stop, counter), daemon=True)
             flood.start()
             context.sleep(0.5)
             busy = echoes(user, origin, seconds)
@@ -181,6 +193,12 @@ def story(name):
                 end.close()
             # What the flood left goes by itself: handshakes after 10 s, sessions after -hold.
             gone = context.until(18, lambda: path.server.descriptors() < 40)
+            lines = path.server.errors.count("\n")
+        if counter.value < least:
+            raise Failure(f"that was no flood: {counter.value} connections and frames, {least} wanted")
+        most = KINDS * (AT_ONCE + PER_SECOND * (seconds + 30))
+        if lines > most:
+            raise Failure(f"the server wrote {lines} lines, more than {most}")
         if resident > RESIDENT_LIMIT:
             raise Failure(f"the server had {resident >> 20} MiB resident, more than {RESIDENT_LIMIT >> 20}")
         if busy > P99_LIMIT:
@@ -188,7 +206,7 @@ def story(name):
         if not gone:
             raise Failure(f"{path.server.descriptors()} descriptors are left of it")
         return (f"good client's p99 {busy * 1000:.1f} ms (quiet {quiet * 1000:.1f}), server at most "
-                f"{resident >> 20} MiB")
+                f"{resident >> 20} MiB, {lines} lines, {counter.value} connections and frames")
     return run
 
 
