@@ -34,6 +34,38 @@ import Testing
         #expect(budget.mayHold(Budget.Account(), 0, isHealthy: true), "\(budget.held) bytes are held")
     }
 
+    /// Hundreds of sessions that take all they can, and slabs that wait for bytes, leave each what it is sure of.
+    @Test func hundredsOfGreedySessionsLeaveEachItsGuarantee() {
+        let budget = budget(session: 1 << 30, total: 64 << 20)
+        var greedy = (0..<900).map { _ in Budget.Account() }
+        for index in greedy.indices { budget.open(&greedy[index]) }
+        for _ in 0..<1000 {
+            for index in greedy.indices where budget.mayHold(greedy[index], greedy[index].held, isHealthy: true) {
+                budget.hold(4 << 10, &greedy[index])
+            }
+        }
+        budget.arm(16 << 20)
+        #expect(budget.held <= 64 << 20)
+        #expect(!budget.mayHold(greedy[0], 0, isHealthy: true))
+        var good = Budget.Account()
+        budget.open(&good)
+        for _ in 0..<3 {
+            #expect(budget.mayHold(good, good.held, isHealthy: true), "\(budget.held) bytes are held")
+            budget.hold(4 << 10, &good)
+        }
+        budget.release(good.held, &good)
+        // All that was set apart comes back with the sessions.
+        for index in greedy.indices {
+            budget.close(&greedy[index])
+            budget.release(greedy[index].held, &greedy[index])
+        }
+        budget.close(&good)
+        budget.disarm(16 << 20)
+        var last = Budget.Account()
+        while budget.mayHold(last, 0, isHealthy: true) { budget.hold(1 << 20, &last) }
+        #expect(last.held > 50 << 20)
+    }
+
     @Test func armedReceivesCount() {
         let budget = budget(session: 1 << 20, total: 1 << 20)
         budget.arm(1 << 20)

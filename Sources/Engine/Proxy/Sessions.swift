@@ -28,9 +28,11 @@ final class Sessions {
     func find(_ index: UInt32) -> Session? { table.find(index) }
 
     func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
-        table.insert { index, generation in
+        let session = table.insert { index, generation in
             Session(index: index, generation: generation, role: role, limits: limits, now: hub.now)
         }
+        hub.budget.open(&session.account)
+        return session
     }
 
     // MARK: Work
@@ -257,6 +259,7 @@ final class Sessions {
         hub.timers.cancel(session.token(.sessionTimeout))
         freeStore(session)
         table.remove(session.index)
+        hub.budget.close(&session.account)
     }
 
     /// Frees the session's bytes when no operation reads them any more.

@@ -1,8 +1,14 @@
-"""Peers that flood, drip, never read or never answer, while a good client works beside them."""
+"""Peers that flood, drip, never read or never answer, while a good client works beside them.
+
+A flood lives in a process of its own, with the origin that it leads the server to: one interpreter would make the good client wait, not
+the server.
+"""
 
 import multiprocessing
 import os
 import select
+import selectors
+import threading
 import time
 
 import path as paths
@@ -13,7 +19,7 @@ from path import CARRIER_PORT
 from process import Failure
 from runner import Case, Skip
 
-ORIGIN_PORT, MUTE_PORT = 7880, 7881
+ORIGIN_PORT, MUTE_PORT, FLOOD_PORT, MOODS_PORT, GOOD_USERS = 7880, 7881, 7882, 7883, 9101
 MUTE_USERS = 1000
 #: The good client's echo: worse than this is starvation, better is the machine's mood.
 P99_LIMIT = 0.15
@@ -38,6 +44,17 @@ def frame(kind, *fields):
 
 #: What the flood's process has done: connections made, and frames sent. One for each flood, set before it forks.
 done = None
+
+
+def target_of(name):
+    """The number by which OPEN names an origin (docs/protocol.md 6.2)."""
+    number = 0xcbf29ce484222325
+    for byte in name.encode():
+        number = (number ^ byte) * 0x100000001b3 % (1 << 64)
+    return max(1, number % (1 << 62))
+
+
+TARGET = target_of("flood")
 
 
 def knock(lab):
@@ -125,7 +142,7 @@ def deaf(lab, stop):
         try:
             end = session(lab)
             for number in range(50):
-                end.sendall(frame(0x41, 2 * number, 0, 4096, 1 << 30)
+                end.sendall(frame(0x41, 2 * number, TARGET, 4096, 1 << 30)
                             + bytes([0x42]) + varint(len(varint(2 * number)) + 8) + varint(2 * number) + bytes(8))
             held.append(end)
         except OSError:
@@ -134,7 +151,7 @@ def deaf(lab, stop):
     stop.wait()
 
 
-def alone(flood, lab, stop, counter):
+def alone(flood, lab, stop, counter, *rest):
     """Without the connections of other cases: one that is open here, too, would not end where it is closed."""
     global done
     done = counter
@@ -145,7 +162,42 @@ def alone(flood, lab, stop, counter):
         except OSError:
             pass    # The folder's own.
     lab.server.after_fork()
-    flood(lab, stop)
+    threading.Thread(target=be_origin, args=(lab.server.listen(FLOOD_PORT),), daemon=True).start()
+    flood(lab, stop, *rest)
+
+
+def be_origin(listener):
+    """Takes what comes, answers nothing, ends when the other side does."""
+    waiting = selectors.DefaultSelector()
+    waiting.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in waiting.select():
+            if key.fileobj is listener:
+                waiting.register(listener.accept()[0], selectors.EVENT_READ)
+                continue
+            try:
+                if key.fileobj.recv(65536):
+                    continue
+            except OSError:
+                pass    # Reset.
+            waiting.unregister(key.fileobj)
+            key.fileobj.close()
+
+
+def two_origins(context, lab):
+    """A server for the good client and its flood."""
+    return Files(context, lab, {"good": f"127.0.0.1:{GOOD_USERS}"},
+                 {"good": f"127.0.0.1:{ORIGIN_PORT}", "flood": f"127.0.0.1:{FLOOD_PORT}", "moods": f"127.0.0.1:{MOODS_PORT}"},
+                 server=f'buffer = "16MiB"\nmemory = "{MEMORY >> 20}MiB"\nmax-streams = 1000\nhold = "5s"\n')
+
+
+def begin(action, lab, *rest):
+    """Starts a flood. Returns its process, what ends it, and the count of what it does."""
+    forked = multiprocessing.get_context("fork")
+    stop, counter = forked.Event(), forked.Value("q", 0)
+    flood = forked.Process(target=alone, args=(action, lab, stop, counter, *rest), daemon=True)
+    flood.start()
+    return flood, stop, counter
 
 
 #: Each with what it must have done in four seconds to be one.
@@ -154,9 +206,9 @@ FLOODS = {
     "dripping": (dripping, 60),
     "garbage": (garbage, 400),
     "vanishing": (vanishing, 200),
-    "open-reset": (flooding(lambda n: frame(0x41, 2 * n, 0, 4096, 4096) + frame(0x44, 2 * n, 0)), 5000),
+    "open-reset": (flooding(lambda n: frame(0x41, 2 * n, TARGET, 4096, 4096) + frame(0x44, 2 * n, 0)), 5000),
     "ping": (flooding(lambda n: frame(0x02, n)), 5000),
-    "credit": (flooding(lambda n: (frame(0x41, 0, 0, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)), 5000),
+    "credit": (flooding(lambda n: (frame(0x41, 0, TARGET, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)), 5000),
     "deaf": (deaf, 40),
 }
 BEFORE_A_KEY = ("silent", "dripping", "garbage")
@@ -168,17 +220,12 @@ def story(name):
             raise Skip("strangers get no further than the handshake")
         seconds = 60 if context.options.long else 4
         lab = context.lab()
-        path = context.path(lab, ORIGIN_PORT, server_flags=["-buffer=16MiB", f"-memory={MEMORY}", "-max-streams=1000",
-                                                            "-hold=5s"])
+        path = two_origins(context, lab)
         with Switchboard(lab, ORIGIN_PORT) as switchboard:
-            user, origin = call(lab, path, switchboard)
+            user, origin = call(lab, Route(GOOD_USERS), switchboard)
             quiet = echoes(user, origin, 1.5)
-            # In a process of its own: one interpreter would make the good client wait, not the server.
-            forked = multiprocessing.get_context("fork")
-            stop, counter = forked.Event(), forked.Value("q", 0)
             action, least = FLOODS[name]
-            flood = forked.Process(target=alone, args=(action, lab, stop, counter), daemon=True)
-            flood.start()
+            flood, stop, counter = begin(action, lab)
             context.sleep(0.5)
             busy = echoes(user, origin, seconds)
             resident = path.server.memory("VmHWM")
@@ -187,7 +234,7 @@ def story(name):
             flood.kill()
             path.check_alive()
             exchange(user, origin)
-            fresh, other = call(lab, path, switchboard, seconds=3)
+            fresh, other = call(lab, Route(GOOD_USERS), switchboard, seconds=3)
             exchange(fresh, other)
             for end in (fresh, other):
                 end.close()
