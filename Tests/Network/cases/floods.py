@@ -17,7 +17,7 @@ from cases.promises import hello
 from ends import Switchboard, call, exchange
 from path import CARRIER_PORT
 from process import Failure
-from runner import Case, Skip
+from runner import CAPACITY, Case, Skip
 
 ORIGIN_PORT, MUTE_PORT, FLOOD_PORT, MOODS_PORT, GOOD_USERS = 7880, 7881, 7882, 7883, 9101
 MUTE_USERS = 1000
@@ -211,6 +211,7 @@ FLOODS = {
     "credit": (flooding(lambda n: (frame(0x41, 0, TARGET, 4096, 4096) if n == 0 else b"") + frame(0x45, 0, 4096 + n)), 5000),
     "deaf": (deaf, 40),
 }
+GENTLE = ("silent", "dripping", "garbage", "deaf")
 BEFORE_A_KEY = ("silent", "dripping", "garbage")
 
 
@@ -306,5 +307,6 @@ def echoes(user, origin, seconds):
 
 def cases():
     for name in FLOODS:
-        yield Case(f"floods.{name}", story(name), only_tele=True)
+        # Some take a core and more: what they measure beside others would be the others.
+        yield Case(f"floods.{name}", story(name), only_tele=True, weight=2 if name in GENTLE else CAPACITY)
     yield Case("floods.mute-origin", mute_origin, only_tele=True)

@@ -13,7 +13,7 @@ from cases.floods import (AT_ONCE, GOOD_USERS, MOODS_PORT, ORIGIN_PORT, P99_LIMI
 from cases.mappings import Route
 from ends import RESET_AT_CLOSE, Switchboard, call, exchange
 from process import Failure
-from runner import Case
+from runner import CAPACITY, Case
 
 TARGET = target_of("moods")
 LIES = b"liar"
@@ -179,4 +179,4 @@ def run(context):
 
 
 def cases():
-    yield Case("liars", run, only_tele=True, only_plain=True, drivers="both")
+    yield Case("liars", run, only_tele=True, only_plain=True, drivers="both", weight=CAPACITY)
