@@ -52,10 +52,12 @@ final class Budget {
     }
 
     /// The only way in which the count of an account changes.
+    @inline(__always)
     private func change(_ account: inout Account, by count: Int) {
-        let claimed = min(account.held, account.guaranteed)
+        let before = account.held
         account.held += count
-        unclaimed -= min(account.held, account.guaranteed) - claimed
+        guard before < account.guaranteed || account.held < account.guaranteed else { return }
+        unclaimed &-= min(account.held, account.guaranteed) &- min(before, account.guaranteed)
     }
 
     /// Whether a user of the session may be read, of whom `inboundCount` bytes wait already. A full buffer means that tele
