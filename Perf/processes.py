@@ -99,6 +99,7 @@ class Program:
 
 
 def confined(cores: set[int] | None):
+    """What a child does before it runs its program, so that all of its threads and children stay on these cores."""
     return (lambda: os.sched_setaffinity(0, cores)) if cores else None
 
 

@@ -42,7 +42,7 @@ def frame(kind, *fields):
     return bytes([kind]) + varint(len(body)) + body
 
 
-#: What the flood's process has done: connections made, and frames sent. One for each flood, set before it forks.
+#: What the flood's process has done: connections made, and frames sent. Shared with the parent; `alone` sets it in the child.
 done = None
 
 
@@ -242,20 +242,24 @@ def story(name):
             # What the flood left goes by itself: handshakes after 10 s, sessions after -hold.
             gone = context.until(18, lambda: path.server.descriptors() < 40)
             lines = path.server.errors.count("\n")
-        if counter.value < least:
-            raise Failure(f"that was no flood: {counter.value} connections and frames, {least} wanted")
-        most = KINDS * (AT_ONCE + PER_SECOND * (seconds + 30))
-        if lines > most:
-            raise Failure(f"the server wrote {lines} lines, more than {most}")
-        if resident > RESIDENT_LIMIT:
-            raise Failure(f"the server had {resident >> 20} MiB resident, more than {RESIDENT_LIMIT >> 20}")
-        if busy > P99_LIMIT:
-            raise Failure(f"the good client's p99 was {busy * 1000:.0f} ms, quiet {quiet * 1000:.1f}")
+        judge(counter.value, least, lines, KINDS * (AT_ONCE + PER_SECOND * (seconds + 30)), resident, busy, quiet)
         if not gone:
             raise Failure(f"{path.server.descriptors()} descriptors are left of it")
         return (f"good client's p99 {busy * 1000:.1f} ms (quiet {quiet * 1000:.1f}), server at most "
                 f"{resident >> 20} MiB, {lines} lines, {counter.value} connections and frames")
     return run
+
+
+def judge(done, least, lines, most, resident, busy, quiet):
+    """Of what was `done` at least so much, of what it cost at most so much. Seconds, bytes."""
+    if done < least:
+        raise Failure(f"that was no flood: {done} connections and frames, {least} wanted")
+    if lines > most:
+        raise Failure(f"the server wrote {lines} lines, more than {most}")
+    if resident > RESIDENT_LIMIT:
+        raise Failure(f"the server had {resident >> 20} MiB resident, more than {RESIDENT_LIMIT >> 20}")
+    if busy > P99_LIMIT:
+        raise Failure(f"the good client's p99 was {busy * 1000:.0f} ms, quiet {quiet * 1000:.1f}")
 
 
 def mute_origin(context):

@@ -1,15 +1,13 @@
 """Peers that know the protocol and bend it, over real sockets: legal sessions with a lie now and then, cut off anywhere. What the
 simulator does to a tunnel, done to a whole server: its sockets, its origins' moods, its memory."""
 
-import os
 import random
 import socket
 import threading
 import time
 
 from cases import floods
-from cases.floods import (AT_ONCE, GOOD_USERS, MOODS_PORT, ORIGIN_PORT, P99_LIMIT, PER_SECOND, RESIDENT_LIMIT, begin, echoes, frame, session,
-                          target_of, two_origins, varint)
+from cases.floods import (AT_ONCE, GOOD_USERS, MOODS_PORT, ORIGIN_PORT, PER_SECOND, begin, echoes, frame, judge, session, target_of, two_origins, varint)
 from cases.mappings import Route
 from ends import RESET_AT_CLOSE, Switchboard, call, exchange
 from process import Failure
@@ -20,7 +18,8 @@ LIES = b"liar"
 INITIAL_CREDIT = 4096
 #: Kinds of line that liars can cause: those of floods, one for each way to break the protocol, origins and streams.
 KINDS = 40
-LEAST = 200
+#: Frames a second.
+LEAST = 1000
 
 
 class MoodyOrigin:
@@ -116,7 +115,7 @@ class Script:
         return self.chance.choice((
             frame(0x41, number, TARGET, 4096, 4096), frame(0x41, self.next, number, 4096, 4096), frame(0x43, number, number),
             frame(0x44, number, number), frame(0x45, number, 0), frame(0x01, number, number), frame(0x03, number), frame(0x04, number),
-            bytes([0x42]) + varint(8) + bytes(8), bytes([0x42]) + varint(1 << 40), os.urandom(20), frame(0x11, number), frame(0x7f, number)))
+            bytes([0x42]) + varint(8) + bytes(8), bytes([0x42]) + varint(1 << 40), self.chance.randbytes(20), frame(0x11, number), frame(0x7f, number)))
 
 
 def lie(lab, stop, seed):
@@ -164,15 +163,7 @@ def run(context):
         gone = context.until(25, lambda: path.server.descriptors() < 40)
         exchange(user, origin)
         lines = path.server.errors.count("\n")
-    most = KINDS * (AT_ONCE + PER_SECOND * (seconds + 30))
-    if counter.value < LEAST * seconds:
-        raise Failure(f"liars said little: {counter.value} frames, {LEAST * seconds} wanted")
-    if lines > most:
-        raise Failure(f"the server wrote {lines} lines, more than {most}")
-    if resident > RESIDENT_LIMIT:
-        raise Failure(f"the server had {resident >> 20} MiB resident, more than {RESIDENT_LIMIT >> 20}")
-    if busy > P99_LIMIT:
-        raise Failure(f"the good client's p99 was {busy * 1000:.0f} ms, quiet {quiet * 1000:.1f}")
+    judge(counter.value, LEAST * seconds, lines, KINDS * (AT_ONCE + PER_SECOND * (seconds + 30)), resident, busy, quiet)
     if not gone:
         raise Failure(f"{path.server.descriptors()} descriptors are left of it")
     return f"{counter.value} frames, good client's p99 {busy * 1000:.1f} ms (quiet {quiet * 1000:.1f}), server at most {resident >> 20} MiB, {lines} lines"
