@@ -45,9 +45,12 @@ public enum Socket {
     public static func localAddress(_ fd: Int32) -> Address? { name(fd, getsockname) }
     public static func peerAddress(_ fd: Int32) -> Address? { name(fd, getpeername) }
 
-    /// Small writes leave at once; a peer on this machine gets cubic, which costs a third less than bbr there.
+    /// Small writes leave at once; a peer on this machine gets cubic, which costs a third less than bbr there. An urgent byte
+    /// (RFC 9293 §3.8.5) stays in its place among the others: without SO_OOBINLINE a receive skips it. Accepted sockets
+    /// inherit this from their listener, so no byte arrives before it is set.
     /// Failing to tune is no reason not to talk.
     public static func tune(_ fd: Int32, _ isLoopback: Bool) {
+        try? set(fd, SOL_SOCKET, SO_OOBINLINE, 1)
         try? set(fd, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
         if isLoopback {
             let name: StaticString = "cubic"
@@ -90,8 +93,9 @@ public enum Socket {
         try? set(fd, SOL_SOCKET, SO_RCVLOWAT, 1)
     }
 
-    /// Takes over a listening socket that another process has opened.
+    /// Takes over a socket that another process has opened.
     public static func adopt(_ fd: Int32) {
+        try? set(fd, SOL_SOCKET, SO_OOBINLINE, 1)
         _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
         _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
     }

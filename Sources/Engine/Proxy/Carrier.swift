@@ -76,6 +76,8 @@ final class Carrier {
     var block = Block()
     var greeting = Greeting()
     var inFlight = InFlight()
+    /// A send found no room in the ring or no memory: none is tried before the carrier's retry timer.
+    var isRefused = false
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false
     /// Short payloads, and short pieces of them, nearly in a row.
@@ -119,7 +121,7 @@ final class Carrier {
     var isClear: Bool { transport.channel?.outgoing.isEmpty ?? true }
 
     /// It owns its session, and may carry a batch now.
-    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && isClear }
+    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && !isRefused && isClear }
 
     /// What proofs on this carrier are bound to. Nil: TLS cannot say.
     var binding: [UInt8]? {

@@ -268,6 +268,7 @@ final class Carriers {
 
     func handleRetry(_ token: Token) {
         guard let carrier = table.find(token), !carrier.isOver else { return }
+        carrier.isRefused = false
         if let channel = carrier.transport.channel, channel.hasUnread { open(carrier, channel) }
         armReceive(carrier)
         resend(carrier)

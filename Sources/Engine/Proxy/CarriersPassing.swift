@@ -33,6 +33,8 @@ extension Carriers {
             left -= count
         }
         guard !carrier.isOver else { return }
+        // The kernel reported it readable and no call moved a byte: a receive finds out why (`Users.spliceFailed`).
+        if left == Policy.spliceTurnByteCount { carrier.passes = false }
         readers.append(carrier)
     }
 
@@ -66,7 +68,8 @@ extension Carriers {
         case .notPossible: carrier.passes = false
         case .failed(let error) where error.isShortage: carrier.passes = false
         case .failed(let error): lost(carrier, error.description)
-        case .ended: lost(carrier, "closed by the other side")
+        // A splice says so at an urgent mark, too: the next receive tells the truth.
+        case .ended: carrier.passes = false
         }
     }
 

@@ -8,7 +8,7 @@ import Tunnel
 extension Carriers {
     /// Starts the greeting, or goes on with it.
     func sendGreeting(_ carrier: Carrier) {
-        guard !carrier.inFlight.send, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
+        guard !carrier.inFlight.send, !carrier.isRefused, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
         precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
         var count = 0
         if !carrier.greeting.bytes.isEmpty {
@@ -99,7 +99,13 @@ extension Carriers {
 
     /// The ring, or memory, has no room: nothing of it was sent. Later, and never in this turn.
     private func finishRefused(_ carrier: Carrier) {
+        refuse(carrier)
         finishSend(carrier, 0)
+    }
+
+    /// Nothing is sent before the retry timer. The session may become dirty meanwhile: `isReady` is false.
+    func refuse(_ carrier: Carrier) {
+        carrier.isRefused = true
         retryLater(carrier)
     }
 
@@ -118,8 +124,8 @@ extension Carriers {
             if carrier.isOver, !carrier.hasLastWords { return finishSend(carrier, 0) }
             return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
         }
+        if result < 0, error.isShortage { refuse(carrier) }
         finishSend(carrier, count)
-        if result < 0, error.isShortage { retryLater(carrier) }
     }
 
     /// The kernel has `count` bytes of what was handed over, and reads none any more.
@@ -146,7 +152,7 @@ extension Carriers {
         if carrier.state == .securing {
             sendOwed(carrier)
         } else if !carrier.greeting.isSent {
-            if count > 0 || carrier.transport.channel != nil { sendGreeting(carrier) } else { retryLater(carrier) }
+            if count > 0 || carrier.transport.channel != nil { sendGreeting(carrier) } else { refuse(carrier) }
         } else if carrier.state == .refusing {
             closeGently(carrier)
         } else if let session = carrier.session, session.carrier === carrier {
@@ -157,7 +163,7 @@ extension Carriers {
 
     /// The session's store is read from `offset` on until the send completes, or all of the greeting has left, whoever
     /// owns the session then.
-    private func pin(_ carrier: Carrier, from offset: UInt64) {
+    func pin(_ carrier: Carrier, from offset: UInt64) {
         if carrier.inFlight.pinnedFrom == nil { carrier.session?.pinning.append(carrier) }
         carrier.inFlight.pinnedFrom = offset
     }

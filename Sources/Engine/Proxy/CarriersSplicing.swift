@@ -141,8 +141,8 @@ extension Carriers {
     /// The rest goes by memory, a little later.
     private func abandon(_ carrier: Carrier) {
         if let session = carrier.session { hub.sessions.bringIn(session) }
+        refuse(carrier)
         finishFrame(carrier)
-        retryLater(carrier)
     }
 
     /// What the kernel did not take of the frame lies in the store only.

@@ -19,6 +19,8 @@ extension ClientHost {
         carrier.session = session
         carrier.offer = offer
         carrier.greeting = Carrier.Greeting(bytes: bytes, earlyStart: offer.replay, earlyCount: offer.earlyByteCount)
+        // From now on, not from the send: that may wait for TLS, and the old carrier may bring an acknowledgment meanwhile.
+        if offer.earlyByteCount > 0 { hub.carriers.pin(carrier, from: offer.replay) }
         hub.carriers.sendGreeting(carrier)
     }
 

@@ -21,6 +21,8 @@ struct UserSocket {
         static let spliced = Lists(rawValue: 8)
         /// Those of the session that wait for their turn.
         static let splicing = Lists(rawValue: 16)
+        /// The kernel reported it readable, and no splice has moved a byte since.
+        static let readable = Lists(rawValue: 32)
     }
 
     var fd: Int32

@@ -97,6 +97,7 @@ final class Users {
             received(index, user, completion.result, pooled: nil)
         case .userReadable:
             user.pointee.life.completed(.receive)
+            user.pointee.lists.insert(.readable)
             armReceive(index)
         case .userSend:
             user.pointee.life.completed(.send)

@@ -65,6 +65,7 @@ extension Users {
         readByteCount += UInt64(count)
         splicedByteCount += UInt64(count)
         let user = table[index]
+        user.pointee.lists.remove(.readable)
         user.pointee.streak = count < min(room, Policy.spliceAbove) ? user.pointee.streak + 1 : user.pointee.streak / 2
         if user.pointee.streak >= Policy.spliceEndStreak { user.pointee.lists.remove(.spliced) }
     }
@@ -76,17 +77,23 @@ extension Users {
         readers.append(index)
     }
 
-    /// A splice brought nothing: an error, or the end of what there was.
+    /// A splice brought nothing. splice(2) stops at an urgent mark, with EAGAIN or, behind a FIN, with 0, although bytes follow
+    /// (net/ipv4/tcp.c, tcp_read_sock). So where poll contradicts it, and at what looks like the end, a receive decides.
     func spliceFailed(_ index: UInt32, _ error: SystemError?) {
         let user = table[index]
         switch error?.code {
+        case nil:
+            stopSplicing(index)
+        case EAGAIN where user.pointee.lists.contains(.readable):
+            user.pointee.lists.remove(.readable)
+            stopSplicing(index)
         case EAGAIN:
             guard hub.loop.readable(user.pointee.fd, token(index, .userReadable)) else { return retryLater(index) }
             user.pointee.life.submitted(.receive)
         case EINVAL, ENOSYS, EPERM:
             stopSplicing(index)  // A sandbox, or no socket that can be spliced.
         default:
-            received(index, user, -(error?.code ?? 0), pooled: nil)
+            received(index, user, -error!.code, pooled: nil)
         }
     }
 
