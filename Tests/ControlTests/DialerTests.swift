@@ -8,8 +8,8 @@ struct Bench: ~Copyable {
     var generator = FixedChance()
     private(set) var actions: [Dialer.Action] = []
 
-    init(addresses: Int = 1) {
-        dialer = Dialer(now: Bench.at(0))
+    init(addresses: Int = 1, isSecure: Bool = false) {
+        dialer = Dialer(isSecure: isSecure, now: Bench.at(0))
         dialer.handleAddresses(addresses, now: Bench.at(0))
     }
 
@@ -188,5 +188,84 @@ struct FixedChance: RandomNumberGenerator {
         #expect(bench.take() == [.abandon(1, .notNeeded)])
         #expect(bench.tick(10_000) == [])
         #expect(bench.dialer.nextTimeout == .never)
+    }
+
+    /// A server that was stopped: its kernel accepts, and it answers all HELLOs that wait, one after the other.
+    @Test func fewHellosWaitForAStoppedServer() {
+        var bench = Bench()
+        var open: Set<Dialer.CandidateID> = []
+        for turn in 0..<100 as Range<UInt64> {
+            for action in bench.tick(turn * 50) {
+                if case .connect(let id, _) = action {
+                    for next in bench.connected(id, turn * 50) {
+                        if case .greet(let id, _) = next { open.insert(id) }
+                        if case .abandon(let id, _) = next { open.remove(id) }
+                    }
+                }
+                if case .abandon(let id, _) = action { open.remove(id) }
+            }
+            #expect(open.count <= DialPolicy.handshakesMaximum)
+        }
+    }
+
+    /// A path of 600 ms that works: one handshake, and one connection that waits for its turn.
+    @Test func aLongPathSeesFewAttempts() {
+        var bench = Bench(isSecure: true)
+        var connecting: [(id: Dialer.CandidateID, at: UInt64)] = []
+        var (connects, handshakes, alive) = (0, 0, 0)
+        func act(_ actions: [Dialer.Action], _ now: UInt64) {
+            for action in actions {
+                switch action {
+                case .connect(let id, _):
+                    connecting.append((id, now + 600))
+                    connects += 1
+                    alive += 1
+                case .secure: handshakes += 1
+                case .abandon(let id, _):
+                    connecting.removeAll { $0.id == id }
+                    alive -= 1
+                default: break
+                }
+            }
+        }
+        var now: UInt64 = 0
+        while now < 1800 {
+            act(bench.tick(now), now)
+            while let first = connecting.first, first.at <= now {
+                connecting.removeFirst()
+                act(bench.connected(first.id, now), now)
+            }
+            now += 10
+        }
+        #expect(handshakes == 1)
+        #expect(alive <= 2, "\(alive) connections are open")
+        #expect(connects <= 14)
+    }
+
+    /// A crowd keeps the server busy for three seconds: each client begins few handshakes, and gives none up that heard something.
+    @Test func aBusyServerSeesFewHandshakes() {
+        var bench = Bench(isSecure: true)
+        var handshakes: [Dialer.CandidateID] = []
+        var abandoned: Set<Dialer.CandidateID> = []
+        func act(_ actions: [Dialer.Action], _ now: UInt64) -> [Dialer.CandidateID] {
+            var connects: [Dialer.CandidateID] = []
+            for action in actions {
+                switch action {
+                case .connect(let id, _): connects.append(id)
+                case .secure(let id): handshakes.append(id)
+                case .abandon(let id, _): abandoned.insert(id)
+                default: break
+                }
+            }
+            return connects
+        }
+        for now in stride(from: UInt64(0), to: 3000, by: 10) {
+            for id in act(bench.tick(now), now) { _ = act(bench.connected(id, now + 1), now + 1) }
+            if now == 500 { bench.dialer.handleHeard(handshakes[0], now: Bench.at(now)) }
+        }
+        #expect((2...5).contains(handshakes.count), "\(handshakes.count) handshakes")
+        #expect(!abandoned.contains(handshakes[0]), "the one that heard something was given up")
+        bench.dialer.handleSecured(handshakes[0], now: Bench.at(3000))
+        #expect(bench.take().contains(.greet(handshakes[0], attempt: 1)))
     }
 }

@@ -169,4 +169,45 @@ import Wire
         for key in 1...500 as ClosedRange<UInt32> { _ = admit(&registry, key) }
         #expect(registry.grantedByteCount <= (64 << 20) + 500 * RegistryPolicy.newcomerGrant)
     }
+
+    /// One peer fills the table with sessions that have streams, and leaves: others still find room, and it only loses its own.
+    @Test func nobodyIsKeptOutByTheSessionsOfAnother() {
+        var registry = registry(100)
+        func begin(_ key: UInt32, _ peer: String) -> Registry.Admission? {
+            guard case .begin(let grant) = registry.judge(hello(nil), from: peer, isDraining: false, isProven: { _ in false }) else { return nil }
+            _ = registry.admit(key, identity(key), of: peer, secret: .zero, attempt: 1, grant: grant, now: at(UInt64(key)))
+            let admission = registry.proved(key, now: at(UInt64(key)))
+            if case .welcome(_, let victim?) = admission { registry.forget(victim) }
+            registry.checkInvariants()
+            return admission
+        }
+        for key in 1...100 as ClosedRange<UInt32> {
+            _ = begin(key, "mallory")
+            registry.detached(key, isPrecious: true, now: at(UInt64(key)))
+        }
+        #expect(begin(101, "mallory") == nil)
+        guard case .welcome(_, evict: 1) = begin(102, "alice") else { return _ = Issue.record("alice was kept out") }
+        registry.detached(102, isPrecious: true, now: at(102))
+        // Alice's session is not the one that goes for Bob's.
+        guard case .welcome(_, evict: 2) = begin(103, "bob") else { return _ = Issue.record("bob was kept out") }
+        #expect(registry.judge(hello(102, attempt: 2), from: "alice", isDraining: false, isProven: { _ in true }) == .resume(102))
+    }
+
+    /// A hundred thousand sessions come, go and expire together: nothing is linear in their number for each.
+    @Test(.timeLimit(.minutes(1))) func aHundredThousandSessionsExpireOneByOne() {
+        var registry = registry(100_000, hold: .seconds(5))
+        for key in 0..<100_000 as Range<UInt32> {
+            _ = registry.admit(key, identity(key), of: "", secret: .zero, attempt: 1, grant: 1, now: at(0))
+            _ = registry.proved(key, now: at(0))
+        }
+        for key in 0..<100_000 as Range<UInt32> { registry.detached(key, isPrecious: true, now: at(1)) }
+        var expired = 0
+        while let key = registry.nextExpired(now: at(6)) {
+            registry.forget(key)
+            expired += 1
+        }
+        #expect(expired == 100_000)
+        #expect(registry.nextTimeout == .never)
+        registry.checkInvariants()
+    }
 }

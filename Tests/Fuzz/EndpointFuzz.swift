@@ -134,7 +134,7 @@ enum EndpointFuzz {
     private static func send(_ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ header: UnsafeMutableRawBufferPointer,
                              _ control: UnsafeMutableRawBufferPointer, _ chance: Int, _ now: UInt64) {
         for _ in 0..<8 {
-            guard let frame = endpoint.nextFrame(into: header, payloadMaximum: 1 + chance * 64) else { break }
+            guard let frame = endpoint.nextFrame(into: header, payloadMaximum: 1 + chance * 64, now: Instant(nanoseconds: now)) else { break }
             if frame.payloadByteCount > 0 {
                 users[frame.owner]!.waiting -= frame.payloadByteCount
                 precondition(users[frame.owner]!.waiting >= 0, "bytes that nobody wrote")

@@ -1,32 +1,11 @@
 import Foundation
 import Testing
 
-/// What holds for every file: its size, and what must not stand in it.
+/// What must not stand in any file.
 struct TextTests {
     let repository: Repository
 
     init() throws { repository = try Repository() }
-
-    static let lineMaximum = 400
-    /// Files that may be longer, each with the reason.
-    static let longFiles: [String: String] = [:]
-
-    @Test func aFileIsOneNoun() {
-        for file in repository.files where isCode(file.path) {
-            let count = file.lines.count - (file.text.hasSuffix("\n") ? 1 : 0)
-            if TextTests.longFiles[file.path] == nil {
-                #expect(count <= TextTests.lineMaximum, "\(file.path) has \(count) lines; split it, or say why not")
-            } else {
-                #expect(count > TextTests.lineMaximum, "\(file.path) has \(count) lines and needs no exception any more")
-            }
-        }
-        for path in TextTests.longFiles.keys { #expect(repository.file(path) != nil, "\(path) is gone") }
-    }
-
-    private func isCode(_ path: String) -> Bool {
-        ["Sources/", "Tests/", "Perf/", ".ci/"].contains { path.hasPrefix($0) }
-            && [".swift", ".c", ".h", ".py", ".sh"].contains { path.hasSuffix($0) }
-    }
 
     @Test func noFileNamesAPlaceOnSomebodysMachine() {
         for file in repository.files {

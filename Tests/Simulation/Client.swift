@@ -44,6 +44,7 @@ extension World {
     private func act(_ action: Dialer.Action) {
         switch action {
         case .connect(let id, let address): connect(id, address)
+        case .secure: require(false, "a plain carrier was to be secured")
         case .greet(let id, let attempt): greet(client.candidates[id]!, attempt)
         case .abandon(let id, _):
             close(client.candidates[id]!, orderly: false)

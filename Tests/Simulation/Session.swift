@@ -23,6 +23,8 @@ final class Session {
 
     /// Payload that arrived and that no user took.
     var held = 0
+    /// The most streams that it had at a time.
+    var streamPeak = 0
     var isOver = false
     /// Server: the registry knows that frames came.
     var isProven = false
@@ -76,7 +78,7 @@ extension World {
     private func sequenceFrames(_ session: Session) {
         let arena = arenas[session.side.rawValue]
         while session.endpoint.unsentByteCount < plan.unsentTarget {
-            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: plan.payloadMaximum) else { break }
+            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: plan.payloadMaximum, now: now(session.side)) else { break }
             sequenced.insert(header[0])
             require(queue_append_copy(&session.store, arena, header.baseAddress, frame.headerByteCount) == 0, "no memory")
             if frame.payloadByteCount > 0 {

@@ -168,7 +168,8 @@ extension World {
             users[user].consumed += count
             session.held -= count
             let ahead = plan.splices && chance.oneIn(4) ? plan.queueMaximum : Int.max
-            session.endpoint.consume(users[user].slot, count, ahead: ahead, now: now(session.side))
+            let room = session.endpoint.measuresRoom(users[user].slot, count) ? chance.below(World.roomMaximum) : 0
+            session.endpoint.consume(users[user].slot, count, ahead: ahead, room: room, now: now(session.side))
         }
         if users[user].held > 0 {
             scheduleRead(user)
@@ -237,7 +238,7 @@ extension World {
         delivered += bytes.count
         users[user].arrived += bytes.count
         session.held += bytes.count
-        require(session.held <= plan.limits[session.side.rawValue].received, "more bytes than the budget of arrivals")
+        require(session.held <= arrivalMaximum(session), "more bytes than the budget of arrivals")
         if users[user].arrived >= users[user].resetsAtArrival { return userResets(user) }
         if users[user].start == .afterFirstByte { startWriting(user) }
         if users[user].readGap == 0, !users[user].isClogged, !users[user].isReadScheduled {

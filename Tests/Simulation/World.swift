@@ -158,12 +158,20 @@ final class World {
         require(session.store.head <= session.endpoint.acknowledged, "bytes were released before they were acknowledged")
         require(session.endpoint.retainedByteCount <= limits.retained + World.controlReserve + Endpoint.headerMaximum,
                 "more bytes are retained than the budget allows")
+        session.streamPeak = max(session.streamPeak, session.endpoint.streamCount)
         require(session.held <= session.endpoint.unconsumedByteCount
-                    && session.endpoint.unconsumedByteCount <= limits.received, "arrivals exceed the session's credit")
+                    && session.endpoint.unconsumedByteCount <= arrivalMaximum(session), "arrivals exceed the session's credit")
         require(session.endpoint.streamCount <= limits.streams * 2 + 2048, "more streams than agreed")
     }
 
     static let controlReserve = 1 << 20
+    /// The most that a user's socket has room for, as the simulation's users say.
+    static let roomMaximum = 16 << 10
+
+    /// The receive budget; for each stream a little, and what its user's socket had room for (docs/protocol.md 7.7).
+    func arrivalMaximum(_ session: Session) -> Int {
+        plan.limits[session.side.rawValue].received + session.streamPeak * (Int(Endpoint.creditFloor) + World.roomMaximum)
+    }
 
     /// Says whose the bytes from the first wrong one on are.
     func misplaced(_ user: Int, _ bytes: UnsafeRawBufferPointer, _ index: Int) -> String {

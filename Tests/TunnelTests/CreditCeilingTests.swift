@@ -34,7 +34,9 @@ import Testing
 
     @Test func aLowCeilingNeverTakesBackWhatWasTold() {
         var window = CreditWindow(initial: 1 << 20, now: at(0))
-        #expect(window.consumed(to: 1 << 20, ceiling: 0, roundTrip: .milliseconds(1), now: at(9000)) == true)
-        #expect(window.tell() == (1 << 20) + CreditWindow.minimum)
+        #expect(window.consumed(to: 1 << 19, ceiling: 512, roundTrip: .milliseconds(1), now: at(9000)) == false)
+        #expect(window.tell() == 1 << 20)
+        #expect(window.consumed(to: 1 << 20, ceiling: 512, roundTrip: .milliseconds(1), now: at(9000)) == true)
+        #expect(window.tell() == (1 << 20) + 512)
     }
 }

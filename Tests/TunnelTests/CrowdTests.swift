@@ -38,12 +38,25 @@ import Wire
         }
         let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
         defer { header.deallocate() }
+        let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)
+        defer { control.deallocate() }
         var answered = Set<StreamOwner>()
-        while let frame = endpoint.nextFrame(into: header, payloadMaximum: 1 << 20) {
-            guard frame.payloadByteCount > 0 else { continue }
-            #expect(frame.payloadByteCount == 1)
-            answered.insert(frame.owner)
-        }
+        var acknowledged: UInt64 = 0
+        repeat {
+            // Control frames go until some of them must be acknowledged.
+            while let frame = endpoint.nextFrame(into: header, payloadMaximum: 1 << 20, now: now) {
+                guard frame.payloadByteCount > 0 else { continue }
+                #expect(frame.payloadByteCount == 1)
+                answered.insert(frame.owner)
+            }
+            while endpoint.wantsBatch(now: now) {
+                let batch = endpoint.nextBatch(limit: 1 << 20, control: control, now: now)
+                endpoint.batchSent(batch, batch.byteCount)
+            }
+            guard endpoint.sent > acknowledged else { break }
+            acknowledged = endpoint.sent
+            try feed(&endpoint, now) { $0.appendAcknowledgment(offset: acknowledged, dataLimit: 64 << 20) } on: { _, _ in }
+        } while true
         #expect(answered.count == slots.count)
 
         var ended = 0

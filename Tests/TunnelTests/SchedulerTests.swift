@@ -57,7 +57,7 @@ import Wire
         let other = try open(&endpoint, id: 2, now)
         var header = [UInt8](repeating: 0, count: Endpoint.headerMaximum)
         func next() -> SequencedFrame? {
-            header.withUnsafeMutableBytes { endpoint.nextFrame(into: $0, payloadMaximum: 1 << 20) }
+            header.withUnsafeMutableBytes { endpoint.nextFrame(into: $0, payloadMaximum: 1 << 20, now: now) }
         }
         endpoint.write(alone, 8 << 20)
         let first = try #require(next())

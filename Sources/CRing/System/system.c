@@ -20,6 +20,12 @@ int system_unread(int fd) {
     return ioctl(fd, SIOCINQ, &count) == 0 ? count : -errno;
 }
 
+int system_accept(int listener) {
+    int fd;
+    do fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+    return fd >= 0 ? fd : -errno;
+}
+
 int system_forbid_dumps(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno; }
 
 /* Pages of a file that nobody may write are the file's: they are read again when they are touched. */

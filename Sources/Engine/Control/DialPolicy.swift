@@ -16,6 +16,18 @@ public enum DialPolicy {
     public static let answerMaximum = Interval.seconds(60)
     /// At the fastest pace an attempt gets a second and a half before newer ones need its place.
     public static let candidatesMaximum = 32
+    /// Handshakes under way to one address at a time.
+    public static let handshakesMaximum = 4
+    /// A TLS handshake keeps the next one to the same address back for three round trips and at least this, twice as long after each,
+    /// at most `handshakeMaximum` (or three round trips).
+    public static let handshakeMinimum = Interval.milliseconds(200)
+    public static let handshakeMaximum = Interval.milliseconds(800)
+    /// One of several handshakes that has heard nothing for so long, or for six round trips, gives way to a fresh one.
+    public static let handshakeSilence = Interval.seconds(1)
+    /// A connection that waits for its turn is fresh for so long, or for two round trips.
+    public static let spareMinimum = Interval.milliseconds(100)
+    /// On a long path attempts follow each other at a quarter of a round trip, at most this.
+    public static let longPathPace = Interval.milliseconds(200)
 }
 
 /// How fast fresh connects follow each other while the carrier is down or in doubt: very fast for a minute, in which most

@@ -8,14 +8,20 @@ import Wire
 /// ones are abandoned: TCP's own retransmission time-outs double, so an old attempt wakes up long after the path is whole.
 /// The old carrier stays until a new one has won.
 ///
-///     candidate:  connecting ──connected──▶ connected ──HELLO──▶ greeted ──WELCOME──▶ (the session's carrier)
+///     candidate:  connecting ─▶ connected ─(TLS: securing ─▶ secured)─HELLO─▶ greeted ─WELCOME─▶ (the session's carrier)
 ///                     └──────── failed, too old, another won ───────┴──▶ gone
+///
+/// A connect costs the server nothing worth counting; a TLS handshake costs it CPU, and a crowd that comes back begins all of
+/// them at once. So handshakes follow each other slowly and no more than a few are under way, and a connection that waits for
+/// its turn keeps the next from being dialled.
 public struct Dialer: ~Copyable {
     public typealias CandidateID = UInt64
 
     public enum Action: Equatable, Sendable {
         /// Start a connect to the address with this index. `handleConnected` or `handleFailed` follows.
         case connect(CandidateID, address: Int)
+        /// Start the TLS handshake. `handleSecured` or `handleFailed` follows.
+        case secure(CandidateID)
         /// Send HELLO with this attempt number.
         case greet(CandidateID, attempt: UInt64)
         /// End the candidate; nothing of it is reported any more.
@@ -45,7 +51,7 @@ public struct Dialer: ~Copyable {
     }
 
     private struct Candidate {
-        enum Phase: Equatable { case connecting, connected, greeted(attempt: UInt64) }
+        enum Phase: Equatable { case connecting, connected, securing, secured, greeted(attempt: UInt64) }
         let id: CandidateID
         let address: Int
         var phase: Phase = .connecting
@@ -54,7 +60,14 @@ public struct Dialer: ~Copyable {
         /// It may outlive the others: on a long path only patience connects.
         let isPatient: Bool
         var connectTook = Interval.zero
+        var connectedAt = Instant.never
+        var securedFrom = Instant.never
         var greetedAt = Instant.never
+        /// Bytes of the server came on it.
+        var isHeard = false
+
+        /// A handshake has been begun on it.
+        var isBegun: Bool { phase != .connecting && phase != .connected }
 
         var attempt: UInt64? {
             if case .greeted(let attempt) = phase { return attempt }
@@ -74,10 +87,17 @@ public struct Dialer: ~Copyable {
     private var failuresInRow = 0
     private var candidates: [Candidate] = []
     private var nextID: CandidateID = 1
+    private let isSecure: Bool
+    /// TLS handshakes begun since a carrier was missed.
+    private var handshakesInRow: UInt64 = 0
+    /// What the connect of the last carrier took.
+    private var connectTook = Interval.zero
     private var patience = DialPolicy.patienceMinimum
     private var actions: [Action] = []
 
-    public init(now: Instant) {
+    /// `isSecure`: a TLS handshake goes before HELLO.
+    public init(isSecure: Bool = false, now: Instant) {
+        self.isSecure = isSecure
         pace = DialPace(now: now)
         dialAt = now
     }
@@ -126,6 +146,8 @@ public struct Dialer: ~Copyable {
             candidates[index].greetedAt = Instant(nanoseconds: 0)
             candidates[index].connectTook = .zero
         }
+        for index in candidates.indices where candidates[index].isBegun { candidates[index].securedFrom = Instant(nanoseconds: 0) }
+        handshakesInRow = 0
         greet(now)
     }
 
@@ -150,6 +172,7 @@ public struct Dialer: ~Copyable {
         need = .seeking
         dialAt = now
         failuresInRow = 0
+        handshakesInRow = 0
     }
 
     // MARK: Candidates
@@ -157,9 +180,27 @@ public struct Dialer: ~Copyable {
     public mutating func handleConnected(_ id: CandidateID, now: Instant) {
         guard let index = index(id), candidates[index].phase == .connecting else { return }
         candidates[index].phase = .connected
+        candidates[index].connectedAt = now
         candidates[index].connectTook = now.since(candidates[index].startedAt)
         candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        // One connection to an address waits for its turn, the newest.
+        let address = candidates[index].address
+        abandon(.crowded) { $0.phase == .connected && $0.address == address && $0.id != id }
         greet(now)
+    }
+
+    /// The TLS handshake is complete.
+    public mutating func handleSecured(_ id: CandidateID, now: Instant) {
+        guard let index = index(id), candidates[index].phase == .securing else { return }
+        candidates[index].phase = .secured
+        greet(now)
+    }
+
+    /// Bytes of the server came before its WELCOME: it is busy with this handshake, not away.
+    public mutating func handleHeard(_ id: CandidateID, now: Instant) {
+        guard let index = index(id), !candidates[index].isHeard else { return }
+        candidates[index].isHeard = true
+        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
     }
 
     /// The candidate is gone: the connect failed, or the connection ended before WELCOME.
@@ -186,6 +227,7 @@ public struct Dialer: ~Copyable {
             preconditionFailure("a carrier that never said HELLO has won")
         }
         let address = candidates[index].address
+        connectTook = candidates[index].connectTook
         candidates.remove(at: index)
         hasCarrier = true
         need = .settled
@@ -203,7 +245,7 @@ public struct Dialer: ~Copyable {
         for candidate in candidates { next = min(next, candidate.deadline) }
         guard isSeeking else { return next }
         if addressCount > 0 { next = min(next, dialAt) }
-        return min(next, greetAt)
+        return min(next, greetAt, nextToSecure?.at ?? .never)
     }
 
     public mutating func handleTimeout(now: Instant, using generator: inout some RandomNumberGenerator) {
@@ -214,8 +256,18 @@ public struct Dialer: ~Copyable {
         greet(now)
         guard addressCount > 0, now >= dialAt else { return }
         if failuresInRow >= addressCount { failuresInRow = 0 }
-        dial(now)
-        dialAt = now + pace.next(now: now, using: &generator)
+        if !hasSpare(now) { dial(now) }
+        // On a long path four attempts in a round trip are enough.
+        let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
+        dialAt = now + max(pace.next(now: now, using: &generator), least)
+    }
+
+    /// A fresh connection to the address whose turn it is waits for its own turn already.
+    private func hasSpare(_ now: Instant) -> Bool {
+        candidates.contains {
+            $0.phase == .connected && $0.address == nextAddress % addressCount
+                && now.since($0.connectedAt) < max(DialPolicy.spareMinimum, $0.connectTook * 2)
+        }
     }
 
     private mutating func dial(_ now: Instant) {
@@ -234,7 +286,7 @@ public struct Dialer: ~Copyable {
     /// The oldest gives way, one that has not said HELLO before one that has, and a patient one last.
     private mutating func makeRoom() {
         func rank(_ candidate: Candidate) -> Int {
-            candidate.isPatient && candidate.phase == .connecting ? 2 : candidate.attempt == nil ? 0 : 1
+            candidate.isPatient && candidate.phase == .connecting ? 2 : candidate.isBegun ? 1 : 0
         }
         guard let oldest = candidates.min(by: { (rank($0), $0.id) < (rank($1), $1.id) }) else { return }
         abandon(.crowded) { $0.id == oldest.id }
@@ -246,7 +298,7 @@ public struct Dialer: ~Copyable {
     /// The newest that can say HELLO, and when: one after the other on one way, because each displaces the one before, and
     /// at once on another way, because the first may lead nowhere.
     private var nextToGreet: (index: Int, at: Instant)? {
-        guard let index = candidates.lastIndex(where: { $0.phase == .connected }) else { return nil }
+        guard let index = candidates.lastIndex(where: { $0.phase == (isSecure ? .secured : .connected) }) else { return nil }
         let candidate = candidates[index]
         var at = Instant(nanoseconds: 0)
         for other in candidates where other.attempt != nil && other.address == candidate.address {
@@ -259,12 +311,56 @@ public struct Dialer: ~Copyable {
     private var greetAt: Instant { nextToGreet?.at ?? .never }
 
     private mutating func greet(_ now: Instant) {
+        secure(now)
         guard isSeeking, let (index, at) = nextToGreet, at <= now else { return }
+        let candidate = candidates[index]
+        // A server that was stopped answers all of them, one after the other.
+        let others = candidates.filter { $0.attempt != nil && $0.address == candidate.address }
+        if !isSecure, others.count >= DialPolicy.handshakesMaximum, let oldest = others.map(\.id).min() {
+            abandon(.crowded) { $0.id == oldest }
+        }
+        greet(candidate.id, now)
+    }
+
+    private mutating func greet(_ id: CandidateID, _ now: Instant) {
+        guard let index = index(id) else { return }
         attempt += 1
         candidates[index].phase = .greeted(attempt: attempt)
         candidates[index].greetedAt = now
         candidates[index].deadline = now + answerTime(candidates[index].connectTook)
         actions.append(.greet(candidates[index].id, attempt: attempt))
+    }
+
+    /// The newest connection on which a TLS handshake can begin, and when: later after each that was begun in vain, and, while a few
+    /// are under way to the same address, when the oldest of them that has heard nothing is given up.
+    private var nextToSecure: (index: Int, at: Instant, instead: CandidateID?)? {
+        guard isSecure, let index = candidates.lastIndex(where: { $0.phase == .connected }) else { return nil }
+        let address = candidates[index].address
+        var at = Instant(nanoseconds: 0)
+        var count = 0
+        var oldest: (id: CandidateID, at: Instant)?
+        for other in candidates where other.isBegun && other.address == address {
+            count += 1
+            let usual = max(DialPolicy.handshakeMinimum, other.connectTook * 3)
+            let most = max(DialPolicy.handshakeMaximum, other.connectTook * 3)
+            at = max(at, other.securedFrom + min(usual * (1 << min(max(handshakesInRow, 1) - 1, 8)), most))
+            if !other.isHeard, oldest == nil {
+                oldest = (other.id, other.securedFrom + max(DialPolicy.handshakeSilence, other.connectTook * 6))
+            }
+        }
+        guard count >= DialPolicy.handshakesMaximum else { return (index, at, nil) }
+        guard let oldest else { return nil }
+        return (index, max(at, oldest.at), oldest.id)
+    }
+
+    private mutating func secure(_ now: Instant) {
+        guard isSeeking, let (index, at, instead) = nextToSecure, at <= now else { return }
+        candidates[index].phase = .securing
+        candidates[index].securedFrom = now
+        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        handshakesInRow += 1
+        actions.append(.secure(candidates[index].id))
+        if let instead { abandon(.unanswered) { $0.id == instead } }
     }
 
     /// A handshake takes a round trip, as the connect did.

@@ -39,56 +39,114 @@ public struct Registry: ~Copyable {
         case refuse(CloseCode, reason: String)
     }
 
+    /// Which line an entry stands in. Each is ordered by `since`, so the next that expires or gives way is its first.
+    private enum Line: UInt8, CaseIterable {
+        /// Proven, with a carrier: they do not expire.
+        case attached
+        /// Proven, without a carrier: with nothing to lose, and with something.
+        case detached, precious
+        /// Newcomers with a carrier, and without.
+        case newcomers, orphans
+    }
+
     private struct Entry {
-        let key: SessionKey
+        let identity: SessionIdentity
         /// Who it belongs to: what its peer authenticated as; empty where nobody has to.
         let peer: String
+        /// With whom it shares its part of a full table: its peer, or where nobody authenticates the address that it came from.
+        let group: String
         let secret: Octets32
         var attempt: UInt64
         var grant: Int
-        var isProven = false
-        var isAttached = true
-        /// Detached: something would be lost.
-        var isPrecious = false
+        var line: Line
         /// Since when it is what it is: a newcomer, detached.
         var since: Instant
+        var next: SessionKey?
+        var previous: SessionKey?
+
+        var isProven: Bool { line != .newcomers && line != .orphans }
+    }
+
+    private struct Ends {
+        var first: SessionKey?
+        var last: SessionKey?
+        var count = 0
     }
 
     public var limits: Limits
-    private var entries: [SessionIdentity: Entry] = [:]
-    private var identities: [SessionKey: SessionIdentity] = [:]
-    private var newcomerCount = 0
+    /// By key, which is a small number.
+    private var entries: [Entry?] = []
+    private var keys: [SessionIdentity: SessionKey] = [:]
+    private var lines = [Ends](repeating: Ends(), count: Line.allCases.count)
+    /// How many sessions each group has.
+    private var groups: [String: Int] = [:]
     public private(set) var grantedByteCount = 0
-    /// Not later than the next that expires.
-    private var expiryAt = Instant.never
 
     public init(limits: Limits) { self.limits = limits }
 
-    public var count: Int { entries.count }
+    public var count: Int { keys.count }
+    private var newcomerCount: Int { self[.newcomers].count + self[.orphans].count }
+    private var provenCount: Int { count - newcomerCount }
+
+    // MARK: Lines
+
+    private subscript(_ line: Line) -> Ends {
+        get { lines[Int(line.rawValue)] }
+        set { lines[Int(line.rawValue)] = newValue }
+    }
+
+    private func entry(_ key: SessionKey) -> Entry? { Int(key) < entries.count ? entries[Int(key)] : nil }
+
+    /// Behind all that are not younger: nearly always at the end, for lines grow with time.
+    private mutating func enter(_ key: SessionKey, _ line: Line) {
+        var previous = self[line].last
+        while let last = previous, entries[Int(last)]!.since > entries[Int(key)]!.since { previous = entries[Int(last)]!.previous }
+        let next = previous.map { entries[Int($0)]!.next } ?? self[line].first
+        entries[Int(key)]!.line = line
+        entries[Int(key)]!.previous = previous
+        entries[Int(key)]!.next = next
+        if let previous { entries[Int(previous)]!.next = key } else { self[line].first = key }
+        if let next { entries[Int(next)]!.previous = key } else { self[line].last = key }
+        self[line].count += 1
+    }
+
+    private mutating func leave(_ key: SessionKey) {
+        let entry = entries[Int(key)]!
+        if let previous = entry.previous { entries[Int(previous)]!.next = entry.next } else { self[entry.line].first = entry.next }
+        if let next = entry.next { entries[Int(next)]!.previous = entry.previous } else { self[entry.line].last = entry.previous }
+        self[entry.line].count -= 1
+    }
+
+    private mutating func move(_ key: SessionKey, to line: Line) {
+        leave(key)
+        enter(key, line)
+    }
 
     // MARK: HELLO
 
     /// What a HELLO may have. `isProven` tells whether its proof holds under a secret. Nothing changes yet
     /// (docs/protocol.md §4.10). Unknown and unproven get the same answer: who lacks the secret learns nothing.
     /// A session belongs to who began it: another `peer` learns nothing of it, whatever it can prove.
-    public borrowing func judge(_ hello: Hello, from peer: String, isDraining: Bool, isProven: (Octets32) -> Bool) -> Verdict {
+    /// `group`: see `admit`.
+    public borrowing func judge(_ hello: Hello, from peer: String, group: String? = nil, isDraining: Bool, isProven: (Octets32) -> Bool)
+        -> Verdict {
         guard hello.versionMinimum <= Specification.version, hello.versionMaximum >= Specification.version else {
             return .refuse(.versionUnsupported, reason: "this server speaks version 1")
         }
-        if hello.identity == .none { return judgeNew(hello, isDraining) }
-        guard let entry = entries[hello.identity], entry.peer == peer, isProven(entry.secret) else {
+        if hello.identity == .none { return judgeNew(hello, of: group ?? peer, isDraining) }
+        guard let key = keys[hello.identity], let entry = entry(key), entry.peer == peer, isProven(entry.secret) else {
             return .refuse(.sessionUnknown, reason: "session unknown")
         }
         guard isNewer(hello.attempt, than: entry.attempt) else { return .refuse(.stale, reason: "a newer attempt was accepted") }
-        return .resume(entry.key)
+        return .resume(key)
     }
 
-    private func judgeNew(_ hello: Hello, _ isDraining: Bool) -> Verdict {
+    private func judgeNew(_ hello: Hello, of group: String, _ isDraining: Bool) -> Verdict {
         guard !isDraining else { return .refuse(.stopping, reason: "the server is stopping") }
         guard hello.replay == 0, hello.received == 0, hello.earlyByteCount == 0 else {
             return .refuse(.protocolViolation, reason: "a new session starts at zero")
         }
-        guard entries.count - newcomerCount < limits.sessions || evictable != nil else {
+        guard provenCount < limits.sessions || evictable(for: group) != nil else {
             return .refuse(.tooManySessions, reason: "too many sessions")
         }
         return .begin(grant: min(limits.grantMaximum, RegistryPolicy.newcomerGrant))
@@ -102,26 +160,28 @@ public struct Registry: ~Copyable {
     }
 
     /// The owner has made a new session for a `begin`. Newcomers give way to newcomers: `evict` names one that must go.
-    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, secret: Octets32,
+    /// `group`: with whom it shares its part of a full table; its peer, unless the owner knows better.
+    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, group: String? = nil, secret: Octets32,
                                attempt: UInt64, grant: Int, now: Instant) -> SessionKey? {
-        var evicted: SessionKey?
-        if newcomerCount >= RegistryPolicy.newcomersMaximum { evicted = oldestNewcomer }
-        precondition(entries[identity] == nil && identities[key] == nil, "a session was admitted twice")
-        entries[identity] = Entry(key: key, peer: peer, secret: secret, attempt: attempt, grant: grant, since: now)
-        identities[key] = identity
+        let evicted = newcomerCount >= RegistryPolicy.newcomersMaximum ? self[.orphans].first ?? self[.newcomers].first : nil
+        precondition(keys[identity] == nil && entry(key) == nil, "a session was admitted twice")
+        while entries.count <= Int(key) { entries.append(nil) }
+        let group = group ?? peer
+        entries[Int(key)] = Entry(identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, grant: grant,
+                                  line: .newcomers, since: now)
+        enter(key, .newcomers)
+        keys[identity] = key
+        groups[group, default: 0] += 1
         grantedByteCount += grant
-        newcomerCount += 1
-        expiryAt = min(expiryAt, now + RegistryPolicy.newcomerMaximum)
         return evicted
     }
 
     /// A carrier owns the session from now on: its HELLO held in every way.
     public mutating func resumed(_ key: SessionKey, attempt: UInt64) {
-        guard let identity = identities[key] else { preconditionFailure("an unknown session was resumed") }
-        precondition(attempt > entries[identity]!.attempt || isCanary, "an older attempt displaced a newer one")
-        entries[identity]!.attempt = attempt
-        entries[identity]!.isAttached = true
-        entries[identity]!.isPrecious = false
+        guard let entry = entry(key) else { preconditionFailure("an unknown session was resumed") }
+        precondition(attempt > entry.attempt || isCanary, "an older attempt displaced a newer one")
+        entries[Int(key)]!.attempt = attempt
+        move(key, to: entry.isProven ? .attached : .newcomers)
     }
 
     private var isCanary: Bool {
@@ -144,19 +204,18 @@ public struct Registry: ~Copyable {
 
     /// A frame of the session came behind its WELCOME: somebody is there who can hear.
     public mutating func proved(_ key: SessionKey, now: Instant) -> Admission {
-        guard let identity = identities[key], let entry = entries[identity], !entry.isProven else { return .known }
+        guard let entry = entry(key), !entry.isProven else { return .known }
         var evicted: SessionKey?
-        if entries.count - newcomerCount >= limits.sessions {
-            guard let victim = evictable else { return .full }
+        if provenCount >= limits.sessions {
+            guard let victim = evictable(for: entry.group) else { return .full }
             evicted = victim
         }
-        newcomerCount -= 1
-        entries[identity]!.isProven = true
-        entries[identity]!.since = now
+        entries[Int(key)]!.since = now
+        move(key, to: .attached)
         let free = limits.grantTotal - grantedByteCount
         let grant = max(entry.grant, min(limits.grantMaximum, free / 4))
         grantedByteCount += grant - entry.grant
-        entries[identity]!.grant = grant
+        entries[Int(key)]!.grant = grant
         return .welcome(grant: grant, evict: evicted)
     }
 
@@ -164,68 +223,75 @@ public struct Registry: ~Copyable {
 
     /// The session's carrier is gone. `isPrecious`: it has streams, or bytes that are not acknowledged.
     public mutating func detached(_ key: SessionKey, isPrecious: Bool, now: Instant) {
-        guard let identity = identities[key] else { return }
-        entries[identity]!.isAttached = false
-        entries[identity]!.isPrecious = isPrecious
-        entries[identity]!.since = now
-        expiryAt = min(expiryAt, expiry(entries[identity]!))
+        guard let entry = entry(key) else { return }
+        entries[Int(key)]!.since = now
+        move(key, to: !entry.isProven ? .orphans : isPrecious ? .precious : .detached)
     }
 
     /// Sessions whose peer may not come any more.
     public borrowing func sessions(whosePeer isMeant: (String) -> Bool) -> [SessionKey] {
-        entries.values.filter { isMeant($0.peer) }.map(\.key)
+        keys.values.filter { isMeant(entries[Int($0)]!.peer) }
     }
 
     /// The session has ended, whatever the reason.
     public mutating func forget(_ key: SessionKey) {
-        guard let identity = identities.removeValue(forKey: key), let entry = entries.removeValue(forKey: identity) else {
-            return
-        }
+        guard let entry = entry(key) else { return }
+        leave(key)
+        entries[Int(key)] = nil
+        keys[entry.identity] = nil
+        groups[entry.group]! -= 1
+        if groups[entry.group] == 0 { groups[entry.group] = nil }
         grantedByteCount -= entry.grant
-        if !entry.isProven { newcomerCount -= 1 }
     }
 
-    private func expiry(_ entry: Entry) -> Instant {
-        if !entry.isProven {
-            return entry.since + (entry.isAttached ? RegistryPolicy.newcomerMaximum
-                                  : min(RegistryPolicy.orphanMaximum, limits.hold))
+    private func expiry(_ line: Line) -> Instant {
+        guard let first = self[line].first, line != .attached else { return .never }
+        let kept = switch line {
+        case .newcomers: RegistryPolicy.newcomerMaximum
+        case .orphans: min(RegistryPolicy.orphanMaximum, limits.hold)
+        case .attached, .detached, .precious: limits.hold
         }
-        return entry.isAttached ? .never : entry.since + limits.hold
+        return entries[Int(first)]!.since + kept
     }
 
-    public var nextTimeout: Instant { expiryAt }
+    public var nextTimeout: Instant {
+        min(expiry(.newcomers), expiry(.orphans), expiry(.detached), expiry(.precious))
+    }
 
     /// A session whose time is over; the owner ends it and calls `forget`. Call until nil.
     public mutating func nextExpired(now: Instant) -> SessionKey? {
-        guard now >= expiryAt else { return nil }
-        // Linear in the sessions, once for each that expires or for a carrier that came back in time.
-        var next = Instant.never
-        for entry in entries.values {
-            let at = expiry(entry)
-            if at <= now { return entry.key }
-            next = min(next, at)
-        }
-        expiryAt = next
+        for line in Line.allCases where expiry(line) <= now { return self[line].first }
         return nil
     }
 
-    /// What was proved first goes last: of the detached ones with nothing to lose, the one alone for longest.
-    private var evictable: SessionKey? {
-        oldest { $0.isProven && !$0.isAttached && !$0.isPrecious }
+    /// Who gives way to a session of `group` in a full table: of the detached ones with nothing to lose, the one alone for longest.
+    /// Else, where one group has more than its part of the table and this one has less, the first of that
+    /// group's detached ones: nobody keeps others out by leaving sessions behind.
+    private func evictable(for group: String) -> SessionKey? {
+        if let key = self[.detached].first { return key }
+        let part = limits.sessions / (groups.count + 1)
+        guard groups[group, default: 0] < part else { return nil }
+        var key = self[.precious].first
+        for _ in 0..<RegistryPolicy.evictionSteps {
+            guard let candidate = key, let entry = entry(candidate) else { return nil }
+            if groups[entry.group]! > part { return candidate }
+            key = entry.next
+        }
+        return nil
     }
 
-    private var oldestNewcomer: SessionKey? {
-        oldest { !$0.isProven && !$0.isAttached } ?? oldest { !$0.isProven }
-    }
-
-    private func oldest(_ isMeant: (Entry) -> Bool) -> SessionKey? {
-        entries.values.filter(isMeant).min { ($0.since, $0.key) < ($1.since, $1.key) }?.key
-    }
-
+    /// Linear: for tests and debug builds.
     public borrowing func checkInvariants() {
-        precondition(entries.count == identities.count, "a session without a name, or a name without a session")
-        precondition(newcomerCount == entries.values.count { !$0.isProven }, "newcomers were miscounted")
-        precondition(grantedByteCount == entries.values.reduce(0) { $0 + $1.grant }, "grants were miscounted")
+        precondition(keys.count == entries.count { $0 != nil }, "a session without a name, or a name without a session")
+        precondition(keys.count == lines.reduce(0) { $0 + $1.count }, "a session stands in no line")
+        precondition(grantedByteCount == entries.reduce(0) { $0 + ($1?.grant ?? 0) }, "grants were miscounted")
+        for line in Line.allCases {
+            var (key, since) = (self[line].first, Instant(nanoseconds: 0))
+            while let here = key, let entry = entry(here) {
+                precondition(entry.line == line && (entry.since >= since || line == .attached), "a line is out of order")
+                (key, since) = (entry.next, entry.since)
+            }
+        }
     }
 }
 
@@ -238,4 +304,6 @@ public enum RegistryPolicy {
     public static let orphanMaximum = Interval.seconds(60)
     /// Bytes that a newcomer is promised.
     public static let newcomerGrant = 1 << 20
+    /// Sessions that are looked at for one that gives way in a full table.
+    public static let evictionSteps = 1024
 }

@@ -35,6 +35,13 @@ public enum Socket {
         return address.withPointer { Glibc.connect(fd, $0, $1) } != 0 && errno == ECONNREFUSED
     }
 
+    /// The next connection that waits, without the loop. Nil: none, or none that could be accepted: the loop's next accept says why.
+    /// No accept of the loop is under way.
+    public static func accept(_ listener: Int32) -> Int32? {
+        let fd = system_accept(listener)
+        return fd >= 0 ? fd : nil
+    }
+
     /// A socket about to connect.
     public static func dialling(_ address: Address) throws(SystemError) -> Int32 {
         let fd = try make(address.family)
@@ -110,6 +117,14 @@ public enum Socket {
 
     /// Bytes that the kernel holds of a TCP socket's sends: not acknowledged, sent or not (SIOCOUTQ).
     public static func heldByteCount(_ fd: Int32) -> Int { Int(max(0, system_unacknowledged(fd))) }
+
+    /// Bytes that a send would take now; about, and rather too few: a quarter of the buffer is left to the kernel's own overhead.
+    public static func sendRoom(_ fd: Int32) -> Int {
+        var size: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 else { return 0 }
+        return max(0, Int(size) / 4 * 3 - heldByteCount(fd))
+    }
 
     /// Something has arrived that was not received.
     public static func hasBytes(_ fd: Int32) -> Bool { system_unread(fd) > 0 }

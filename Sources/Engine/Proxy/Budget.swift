@@ -1,13 +1,20 @@
-/// The one who counts bytes: what all sessions hold for their peers, what is armed for receives, what waits for users.
+/// Byte accounting for all sessions: what they hold for their peers, what receives may bring, what waits for users.
 ///
 /// Half of `-memory` is for bytes towards peers, half for bytes that peers were promised room for (the registry grants
 /// those). A session may hold `-buffer`, and four times what is left of all: one can use most of it, and a newcomer always
 /// finds some (dynamic threshold, Choudhury & Hahne 1998). Among hundreds that take what they can that is next to nothing, so each
 /// is sure of a little besides: a quarter of the whole is for that.
+///
+/// Of a session's `-buffer` at most half holds bytes that have no place in its sequence yet, and of what is left of that half one
+/// user a quarter: users whose streams stand still for want of credit leave room for the others.
 final class Budget {
     /// A session's share of the count. Only the budget changes it.
     struct Account {
         fileprivate(set) var held = 0
+        /// Of these: read from users, without a place in the sequence.
+        fileprivate(set) var unplaced = 0
+        /// Room for what pooled receives under way may bring.
+        fileprivate(set) var expected = 0
         /// It may hold so much whatever the others hold.
         fileprivate(set) var guaranteed = 0
         /// Bytes that it has held, and holds no more.
@@ -22,6 +29,8 @@ final class Budget {
     private(set) var held = 0
     /// Room in slabs that receives are armed with.
     private(set) var armed = 0
+    /// Room for what pooled receives under way may bring.
+    private(set) var expected = 0
     /// Bytes of peers that wait for users.
     private(set) var waiting = 0
     /// What one session is sure of, and what those that there are have not used of it.
@@ -36,7 +45,7 @@ final class Budget {
         guarantee = min(sessionMaximum, total / 4 / (configuration.role == .server ? configuration.maximumSessions : 1))
     }
 
-    private var free: Int { total - held - armed - unclaimed }
+    private var free: Int { total - held - armed - expected - unclaimed }
 
     /// The session begins.
     func open(_ account: inout Account) {
@@ -60,19 +69,56 @@ final class Budget {
         unclaimed &-= min(account.held, account.guaranteed) &- min(before, account.guaranteed)
     }
 
-    /// Whether a user of the session may be read, of whom `inboundCount` bytes wait already. A full buffer means that tele
-    /// stops reading. `isHealthy`: the carrier works, so more than a little would only add delay.
-    func mayHold(_ account: Account, _ inboundCount: Int, isHealthy: Bool) -> Bool {
-        guard account.held < sessionMaximum else { return false }
-        let isSure = account.held < account.guaranteed
-        guard isSure || free > 0 && account.held / 4 < free else { return false }
-        let most = max(4 * min(free, sessionMaximum - account.held), isSure ? account.guaranteed : 0)
-        return inboundCount < (isHealthy ? min(most, Policy.inboundWhileAttached) : most)
+    // MARK: Reading users
+
+    /// What users of the session may bring now, all together. Not above 0: they wait until something is released.
+    func room(_ account: Account) -> Int {
+        let own = sessionMaximum - account.held - account.expected
+        return min(own, max(account.guaranteed - account.held, min(free, 4 * free - account.held)))
     }
 
+    /// What one of its `users` may bring now, of whom `inbound` bytes have no place yet. Not above 0: it waits until some have.
+    /// `isHealthy`: the carrier works, so more than a little would only add delay.
+    func share(_ account: Account, _ inbound: Int, users: Int, isHealthy: Bool) -> Int {
+        let least = max(Policy.inboundLeast, min(Policy.poolByteCount, sessionMaximum / 4 / max(1, users)))
+        let most = isHealthy ? min(Policy.inboundWhileAttached, (sessionMaximum / 2 - account.unplaced) / 4)
+            : max(4 * min(free, sessionMaximum - account.held), account.guaranteed)
+        return max(least, most) - inbound
+    }
+
+    /// A pooled receive may be started: what it may bring is set apart. Of all room at most a quarter is for these, so that idle
+    /// users do not keep the busy ones from reading.
+    func expect(_ count: Int, _ account: inout Account) -> Bool {
+        guard account.expected + count <= sessionMaximum / 4, expected + count <= total / 4 else { return false }
+        account.expected += count
+        expected += count
+        return true
+    }
+
+    func unexpect(_ count: Int, _ account: inout Account) {
+        precondition(count <= account.expected, "a receive ended that was not expected")
+        account.expected -= count
+        expected -= count
+    }
+
+    // MARK: Bytes towards peers
+
+    /// Bytes that have their place.
     func hold(_ count: Int, _ account: inout Account) {
         change(&account, by: count)
         held += count
+    }
+
+    /// Bytes of a user that have none yet.
+    func holdUnplaced(_ count: Int, _ account: inout Account) {
+        account.unplaced += count
+        hold(count, &account)
+    }
+
+    /// They got their place.
+    func place(_ count: Int, _ account: inout Account) {
+        precondition(count <= account.unplaced, "bytes were placed that did not wait")
+        account.unplaced -= count
     }
 
     func release(_ count: Int, _ account: inout Account) {
@@ -83,12 +129,28 @@ final class Budget {
         freed += count
     }
 
-    /// Held bytes change their session.
+    /// Bytes of a user that never get a place.
+    func releaseUnplaced(_ count: Int, _ account: inout Account) {
+        place(count, &account)
+        release(count, &account)
+    }
+
+    /// The session is over, and nothing reads its bytes any more.
+    func releaseAll(_ account: inout Account) {
+        account.unplaced = 0
+        release(account.held, &account)
+    }
+
+    /// Bytes without a place change their session.
     func move(_ count: Int, from old: inout Account, to new: inout Account) {
-        precondition(count <= old.held, "moved bytes that were not held")
+        precondition(count <= old.unplaced, "moved bytes that were not held")
         change(&old, by: -count)
         change(&new, by: count)
+        old.unplaced -= count
+        new.unplaced += count
     }
+
+    // MARK: The rest
 
     func arm(_ count: Int) { armed += count }
 

@@ -78,6 +78,12 @@ final class Carrier {
     var inFlight = InFlight()
     /// A send found no room in the ring or no memory: none is tried before the carrier's retry timer.
     var isRefused = false
+    /// Bytes come fast: it receives into a slab of its own. Else it shares the pool, so that an idle one holds nothing.
+    var isHot = false
+    /// It is watched: when it goes quiet it gives back what it holds.
+    var isWarm = false
+    /// When bytes last came.
+    var arrivedAt: UInt64 = 0
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false
     /// Short payloads, and short pieces of them, nearly in a row.

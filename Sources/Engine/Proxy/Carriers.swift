@@ -14,8 +14,14 @@ final class Carriers {
     var readers: [Carrier] = []
     /// Bytes that may be spliced in this turn.
     var spliceAllowance = 0
+    /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
+    private var hot: [Carrier] = []
+    private let hotMaximum: Int
 
-    init(_ hub: Hub) { self.hub = hub }
+    init(_ hub: Hub) {
+        self.hub = hub
+        hotMaximum = max(Policy.hotCarriersMinimum, hub.configuration.memoryByteCount / 8 / Int(SLAB_BYTES))
+    }
 
     var all: [Carrier] { table.all }
 
@@ -41,6 +47,7 @@ final class Carriers {
     // MARK: Completions
 
     func handle(_ operation: Operation, _ completion: Completion) {
+        defer { if let buffer = completion.buffer { hub.loop.returnToPool(buffer) } }
         guard let carrier = table.find(completion.token) else { return }
         switch operation {
         case .carrierConnect:
@@ -49,9 +56,19 @@ final class Carriers {
         case .carrierReceive:
             carrier.inFlight.receive = false
             if !carrier.isOver { received(carrier, completion.result) }
+        case .carrierReceivePooled:
+            carrier.inFlight.receive = false
+            guard !carrier.isOver else { break }
+            guard completion.result > 0, let buffer = completion.buffer else { failed(carrier, completion.result); break }
+            receivedPooled(carrier, hub.loop.poolBytes(buffer), Int(completion.result))
         case .carrierReadable:
             carrier.inFlight.receive = false
-            if !carrier.isOver { pass(carrier) }
+            switch carrier.state {
+            case .established: pass(carrier)
+            case .securing: readers.append(carrier)
+            case .connected: lost(carrier, "closed by the other side")
+            case .connecting, .greeted, .awaitingHello, .refusing, .closing, .closed: break
+            }
         case .carrierWritable:
             writable(carrier)
         case .carrierSend:
@@ -78,37 +95,53 @@ final class Carriers {
         readers.removeAll(keepingCapacity: true)
     }
 
-    /// The carrier is always read. Before its handshake it gets a page, then slabs.
+    /// The carrier is always read. Before its handshake it gets a page; then it shares the pool, or has a slab while bytes come fast.
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, carrier.state != .connecting else { return }
-        if carrier.passes {
+        if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
+        } else if carrier.state == .established, !carrier.isHot {
+            if carrier.transport.channel?.hasUnread != true {
+                carrier.inFlight.receive = hub.loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
+            }
         } else if let room = target(carrier) {
             carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
         }
         if !carrier.inFlight.receive { retryLater(carrier) }
     }
 
+    /// Client: connected, and TLS has not begun. The server has nothing to say before.
+    private func awaitsSecuring(_ carrier: Carrier) -> Bool {
+        carrier.state == .connected && hub.credentials != nil && carrier.transport.channel == nil
+    }
+
     /// Where the kernel writes what arrives. Nil: no memory, or TLS has more to read first.
     private func target(_ carrier: Carrier) -> UnsafeMutableRawBufferPointer? {
         switch carrier.transport {
         case .plain: makeRoom(carrier) ? carrier.block.room : nil
-        case .secure(let channel): channel.hasUnread ? nil : channel.target(hub)
+        case .secure(let channel): channel.hasUnread ? nil : channel.target(hub, isHot: carrier.isHot)
         }
     }
 
-    func makeRoom(_ carrier: Carrier) -> Bool {
-        let isLarge = carrier.state == .established
+    /// Room for a receive of some size, or for `count` bytes that are there. False: no memory.
+    func makeRoom(_ carrier: Carrier, for count: Int = 0) -> Bool {
+        let isLarge = carrier.state == .established && count == 0
         if let memory = carrier.block.memory {
             if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
                 carrier.block.parsed = 0
                 carrier.block.filled = 0
             }
             let room = carrier.block.capacity - carrier.block.filled
-            if carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum : !isLarge && room > 0 { return true }
+            if count > 0 ? room >= count
+                : carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum : !isLarge && room > 0 { return true }
         }
-        guard let next = isLarge ? arena_slab(hub.arena) : arena_page(hub.arena) else { return false }
         // The start of a frame that is not whole: at most a control frame.
+        return replaceBlock(carrier, isLarge: isLarge || carrier.block.unread.count + count > Int(PAGE_BYTES))
+    }
+
+    /// What is unread moves into a fresh block. False: no memory.
+    private func replaceBlock(_ carrier: Carrier, isLarge: Bool) -> Bool {
+        guard let next = isLarge ? arena_slab(hub.arena) : arena_page(hub.arena) else { return false }
         let rest = carrier.block.unread.count
         if rest > 0 { memcpy(next, carrier.block.unread.baseAddress!, rest) }
         releaseBlock(carrier)
@@ -124,24 +157,108 @@ final class Carriers {
         carrier.block = Carrier.Block()
     }
 
-    private func received(_ carrier: Carrier, _ result: Int32) {
-        guard result > 0 else {
-            let error = SystemError(-result)
-            if result < 0, error.isPassing { return readers.append(carrier) }
-            if result < 0, error.isShortage { return retryLater(carrier) }
-            return lost(carrier, result == 0 ? "closed by the other side" : error.description)
+    /// A carrier that is not busy holds the start of a frame at most, in a page.
+    func shrinkBlock(_ carrier: Carrier) {
+        let rest = carrier.block.unread.count
+        if rest == 0 {
+            releaseBlock(carrier)
+        } else if carrier.block.capacity > Int(PAGE_BYTES), rest <= Int(PAGE_BYTES) {
+            _ = replaceBlock(carrier, isLarge: false)
         }
+    }
+
+    /// The same for what TLS receives into, when nothing in it is unread.
+    private func shrinkIn(_ carrier: Carrier) {
+        shrinkBlock(carrier)
+        if let channel = carrier.transport.channel, !channel.hasUnread { channel.releaseIn(hub) }
+    }
+
+    private func received(_ carrier: Carrier, _ result: Int32) {
+        guard result > 0 else { return failed(carrier, result) }
+        noteArrival(carrier, isFast: carrier.isHot && result >= Policy.carrierColdBelow)
         switch carrier.transport {
         case .plain:
             let wasFull = Int(result) == carrier.block.room.count
             carrier.block.filled += Int(result)
             read(carrier)
             if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
+            if !carrier.isHot, carrier.state == .established { shrinkBlock(carrier) }
         case .secure(let channel):
+            if carrier.state == .securing { hub.host.handleHeard(carrier) }
             channel.arrived(Int(result), now: hub.now)
             open(carrier, channel)
         }
         readers.append(carrier)
+    }
+
+    /// A receive brought nothing.
+    private func failed(_ carrier: Carrier, _ result: Int32) {
+        let error = SystemError(-result)
+        if result < 0, error.isPassing {
+            if !carrier.isHot, carrier.state == .established { shrinkIn(carrier) }
+            return readers.append(carrier)
+        }
+        if result < 0, error.isShortage { return retryLater(carrier) }
+        lost(carrier, result == 0 ? "closed by the other side" : error.description)
+    }
+
+    /// Bytes of an idle carrier, which lie in the pool.
+    private func receivedPooled(_ carrier: Carrier, _ bytes: UnsafeRawPointer, _ count: Int) {
+        let wasFull = count == Policy.poolByteCount
+        noteArrival(carrier, isFast: wasFull)
+        switch carrier.transport {
+        case .plain:
+            // They cannot wait here. The peer repeats them on the next carrier.
+            guard makeRoom(carrier, for: count) else { return lost(carrier, "out of memory") }
+            memcpy(carrier.block.room.baseAddress!, bytes, count)
+            carrier.block.filled += count
+            read(carrier)
+            if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
+            if !carrier.isOver { shrinkBlock(carrier) }
+        case .secure(let channel):
+            guard channel.take(bytes, count, hub) else { return lost(carrier, "out of memory") }
+            channel.arrived(count, now: hub.now)
+            open(carrier, channel)
+            if !carrier.isOver, !channel.hasUnread { channel.releaseIn(hub) }
+        }
+        readers.append(carrier)
+    }
+
+    /// `isFast`: a slab is worth having.
+    private func noteArrival(_ carrier: Carrier, isFast: Bool) {
+        carrier.arrivedAt = hub.now
+        guard isFast != carrier.isHot, carrier.state == .established else { return }
+        guard isFast else {
+            carrier.isHot = false
+            return
+        }
+        keepWarm(carrier)
+        carrier.isHot = hot.count <= hotMaximum
+    }
+
+    /// It holds memory that it gives back when it goes quiet.
+    func keepWarm(_ carrier: Carrier) {
+        guard !carrier.isWarm else { return }
+        carrier.isWarm = true
+        if hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        hot.append(carrier)
+    }
+
+    func handleCoolDown() {
+        hot.removeAll { carrier in
+            guard !carrier.isOver else { return true }
+            guard hub.now > carrier.arrivedAt + Policy.hotMaximum.nanoseconds, !carrier.inFlight.send else { return false }
+            carrier.isWarm = false
+            if carrier.passes {
+                if carrier.block.unread.isEmpty { releaseBlock(carrier) }
+            } else if carrier.isHot {
+                carrier.isHot = false
+                // Its receive ends as cancelled, and the next one is pooled.
+                if carrier.inFlight.receive { hub.loop.cancel(carrier.fd) }
+            }
+            return true
+        }
+        if !hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
     }
 
     /// Reads all that is whole.
@@ -189,10 +306,6 @@ final class Carriers {
             hub.host.handleStreamReset(owner, code)
             // First: the endpoint does not know the owner any more, so the session's end would not end it.
             hub.users.abortOutbound(owner)
-            guard session.resets.take(now: hub.instant) else {
-                hub.sessions.violated(session, ProtocolFault("more streams were reset than anybody needs"))
-                return false
-            }
         case .closed(let code, let reason):
             hub.sessions.peerClosed(session, code, reason)
             return false

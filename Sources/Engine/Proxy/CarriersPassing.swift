@@ -13,6 +13,7 @@ extension Carriers {
               hub.users.mayBePassed(due.owner) else { return }
         carrier.passes = true
         carrier.shortPayloads = 0
+        keepWarm(carrier)
     }
 
     /// TLS has to touch every byte. On a long path the CPU is not the limit, and more is on its way than pipes hold.
@@ -33,6 +34,10 @@ extension Carriers {
             left -= count
         }
         guard !carrier.isOver else { return }
+        if left < Policy.spliceTurnByteCount {
+            carrier.arrivedAt = hub.now
+            keepWarm(carrier)
+        }
         // The kernel reported it readable and no call moved a byte: a receive finds out why (`Users.spliceFailed`).
         if left == Policy.spliceTurnByteCount { carrier.passes = false }
         readers.append(carrier)

@@ -21,7 +21,7 @@ extension Carriers {
             }
         }
         while !carrier.isOver {
-            guard makeRoom(carrier) else { return retryLater(carrier) }
+            guard makeRoom(carrier, for: carrier.isHot ? 0 : Policy.poolByteCount) else { return retryLater(carrier) }
             switch channel.open(carrier.block.room) {
             case .bytes(let count):
                 carrier.block.filled += count
@@ -45,9 +45,9 @@ extension Carriers {
         closeGently(carrier)
     }
 
-    /// An idle secure carrier needs no room for plain bytes.
+    /// A secure carrier needs no room for plain bytes before ciphertext comes.
     private func releaseIdleBlock(_ carrier: Carrier) {
-        if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) }
+        if carrier.isHot { if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) } } else { shrinkBlock(carrier) }
     }
 
     // MARK: What leaves

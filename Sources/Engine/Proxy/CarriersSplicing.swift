@@ -51,7 +51,7 @@ extension Carriers {
             guard room > 0, hub.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
             rounds -= 1
             hub.users.endTurn(index, session)
-            guard hub.budget.mayHold(session.account, 0, isHealthy: true) else {
+            guard hub.budget.room(session.account) > 0 else {
                 hub.users.armReceive(index)  // It waits for memory.
                 continue
             }

@@ -30,7 +30,7 @@ final class ClientHost: Host {
         self.hub = hub
         self.server = ServerName(server)
         session = ClientHost.makeSession(hub)
-        dialer = Dialer(now: hub.instant)
+        dialer = Dialer(isSecure: hub.credentials != nil, now: hub.instant)
     }
 
     private static func makeSession(_ hub: Hub) -> Session {
@@ -69,6 +69,8 @@ final class ClientHost: Host {
         switch action {
         case .connect(let id, let address):
             connect(id, server.addresses[address])
+        case .secure(let id):
+            if let carrier = candidates[id] { secure(carrier) }
         case .greet(let id, let attempt):
             if let carrier = candidates[id] { greet(carrier, attempt) }
         case .abandon(let id, let reason):
@@ -105,15 +107,18 @@ final class ClientHost: Host {
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
         if let error { return hub.carriers.lost(carrier, error.description) }
-        if let credentials = hub.credentials {
-            guard let channel = credentials.channel() else { return hub.carriers.lost(carrier, "out of memory") }
-            return hub.carriers.secure(carrier, channel)
-        }
         carrier.state = .connected
         hub.carriers.armReceive(carrier)
         dialer.handleConnected(carrier.candidate, now: hub.instant)
         run()
     }
+
+    private func secure(_ carrier: Carrier) {
+        guard let channel = hub.credentials?.channel() else { return hub.carriers.lost(carrier, "out of memory") }
+        hub.carriers.secure(carrier, channel)
+    }
+
+    func handleHeard(_ carrier: Carrier) { dialer.handleHeard(carrier.candidate, now: hub.instant) }
 
     func makeRoom() {}
 
@@ -124,7 +129,7 @@ final class ClientHost: Host {
         }
         carrier.peerName = name
         carrier.state = .connected
-        dialer.handleConnected(carrier.candidate, now: hub.instant)
+        dialer.handleSecured(carrier.candidate, now: hub.instant)
         run()
     }
 

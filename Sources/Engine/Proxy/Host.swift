@@ -24,6 +24,8 @@ protocol Host: AnyObject {
 
     // Carriers.
     func handleConnected(_ carrier: Carrier, _ error: SystemError?)
+    /// Bytes of the peer came before its TLS handshake is complete.
+    func handleHeard(_ carrier: Carrier)
     /// Its TLS handshake is complete, and holds.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel)
     /// A carrier cannot be accepted for want of a descriptor.

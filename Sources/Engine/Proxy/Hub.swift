@@ -187,7 +187,7 @@ final class Hub {
         switch operation {
         case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch, .userConnect:
             users.handle(operation, completion)
-        case .carrierConnect, .carrierReceive, .carrierReadable, .carrierSend, .carrierWritable:
+        case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:
             listeners.handle(completion)
@@ -218,6 +218,7 @@ final class Hub {
         case .usersRetry: users.handleRetry()
         case .readersRetry: users.handleReadersRetry()
         case .coolDown: users.handleCoolDown()
+        case .carriersCoolDown: carriers.handleCoolDown()
         case .inquiryDeadline: inquiries.handleDeadline(token)
         case .watchesRetry: armWatches()
         case .acceptPause: listeners.handlePauseOver(token)

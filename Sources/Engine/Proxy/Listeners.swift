@@ -103,8 +103,18 @@ final class Listeners {
             return release(index)
         } else {
             accepted(completion.result, index)
+            acceptMore(index)
         }
         arm(index)
+    }
+
+    /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
+    private func acceptMore(_ index: Int) {
+        for _ in 1..<Policy.acceptsAtOnce {
+            guard !entries[index].isClosed, entries[index].purpose.outlivesDrain || hub.host.mayAccept,
+                  let fd = Socket.accept(entries[index].fd) else { return }
+            accepted(fd, index)
+        }
     }
 
     private func accepted(_ fd: Int32, _ index: Int) {

@@ -5,7 +5,7 @@ enum Operation: UInt8 {
     // Completions.
     case accept = 1
     case userConnect, userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
-    case carrierConnect, carrierReceive, carrierReadable, carrierSend, carrierWritable
+    case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents
     case inquiryReceive, inquirySend
     // Timers of one listener, session, carrier or user.
@@ -21,7 +21,7 @@ enum Operation: UInt8 {
     /// Somebody who asks takes too long.
     case inquiryDeadline
     // Timers of the process.
-    case dial, registry, stopping, usersRetry, readersRetry, coolDown
+    case dial, registry, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
     /// The ring had no room to wait for signals, or for news of the network.
     case watchesRetry
     /// A sign of life for the service manager.

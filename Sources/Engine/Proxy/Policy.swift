@@ -12,6 +12,9 @@ enum Policy {
     static let acceptPause = Interval.milliseconds(100)
     /// A stranger that gave way is gone after that; the next has at least this, times those that there is room for, to say who it is.
     static let givingWay = Interval.milliseconds(20)
+    /// A stranger that has said nothing for this, or is not done after that, gives way when there is no room for another.
+    static let silenceGivingWay = Interval.milliseconds(500)
+    static let slownessGivingWay = Interval.seconds(3)
     /// A stranger must say HELLO within this, however slowly its bytes drip.
     static let helloMaximum = Interval.seconds(10)
     /// The origin must accept within this, all its addresses together.
@@ -48,14 +51,15 @@ enum Policy {
     /// Lines of one kind in the log; more are left out, unless its level is debug or trace.
     static let linesAtOnce = 50
     static let linesPerSecond = 1
-    /// Carriers without a session at a time; the oldest gives way.
-    static let handshakesMaximum = 256
+    /// Carriers without a session at a time; one gives way to the next.
+    static let handshakesMaximum = 1024
+    /// Sessions that expire in one turn.
+    static let expiriesAtOnce = 64
+    /// Connections that are accepted in one turn, from each listener.
+    static let acceptsAtOnce = 64
     /// Descriptors kept for carriers: a quarter of the limit, within these bounds.
     static let reservedDescriptors = 16...256
     static let usersMinimum = 8
-    /// A peer may reset all of its streams and this many at once, then so many a second: more is an attack (CVE-2023-44487).
-    static let resetSlack = 1024
-    static let resetsPerSecond = 2000
     /// Connects to one origin under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
     static let connectsMaximum = 512
 
@@ -81,6 +85,10 @@ enum Policy {
     /// Room that a slab must have for another receive.
     static let slabRoomMinimum = 64 << 10
     static let hotUsersMaximum = 64
+    /// Carriers with a slab of their own may be so many, or take an eighth of the memory.
+    static let hotCarriersMinimum = 8
+    /// A hot carrier whose receive brings less than this is cold again.
+    static let carrierColdBelow = 4096
     /// Pieces shorter than this are copied into the store, longer ones referenced.
     static let copyBelow = 2048
     /// Payload shorter than this is copied out of a carrier's slab, so that a slow user does not pin it.
@@ -88,6 +96,8 @@ enum Policy {
     static let outboundCopyBelowWhenSlow = 16 << 10
     /// What a stream may hold while the carrier works: more would only add delay.
     static let inboundWhileAttached = 2 << 20
+    /// What every stream may hold, however many there are.
+    static let inboundLeast = 512
     /// Bytes of one send on a carrier.
     static let batchByteCount = 512 << 10
     /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.

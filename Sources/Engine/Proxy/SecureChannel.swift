@@ -15,7 +15,6 @@ final class SecureChannel {
 
     private var inBlock: UnsafeMutableRawPointer?
     private var inCapacity = 0
-    private var isHot = false
     private var arrivedAt: UInt64 = 0
     /// Receives in a row with less than a moment between them.
     private var quickArrivals = 0
@@ -52,7 +51,7 @@ final class SecureChannel {
     // MARK: In
 
     /// Where ciphertext may arrive. Nil: no memory.
-    func target(_ hub: Hub) -> UnsafeMutableRawBufferPointer? {
+    func target(_ hub: Hub, isHot: Bool) -> UnsafeMutableRawBufferPointer? {
         assert(!hasUnread, "a receive into what is not read yet")
         let capacity = isHot ? Int(SLAB_BYTES) : Int(PAGE_BYTES)
         if inCapacity != capacity {
@@ -65,6 +64,13 @@ final class SecureChannel {
         return UnsafeMutableRawBufferPointer(start: inBlock, count: inCapacity)
     }
 
+    /// Ciphertext that arrived elsewhere is copied to where `arrived` expects it. False: no memory.
+    func take(_ bytes: UnsafeRawPointer, _ count: Int, _ hub: Hub) -> Bool {
+        guard let target = target(hub, isHot: count > Int(PAGE_BYTES)) else { return false }
+        memcpy(target.baseAddress!, bytes, count)
+        return true
+    }
+
     /// Something comes at least every ten seconds, a PING if nothing else: so an idle channel gives its buffers back. One that has only
     /// shaken hands never had any: many of those at a time would leave holes that the process cannot give back.
     func arrived(_ count: Int, now: UInt64) {
@@ -74,7 +80,6 @@ final class SecureChannel {
         keepsBuffers = isBusy
         arrivedAt = now
         tls_feed(channel, inBlock, count)
-        isHot = count == inCapacity || isHot && count > Int(PAGE_BYTES)
     }
 
     /// Ciphertext that arrived waits to be taken.
@@ -100,7 +105,8 @@ final class SecureChannel {
         }
     }
 
-    private func releaseIn(_ hub: Hub) {
+    /// Nothing is received into it, and nothing in it is unread.
+    func releaseIn(_ hub: Hub) {
         guard let block = inBlock else { return }
         tls_feed(channel, nil, 0)
         hub.budget.disarm(inCapacity)

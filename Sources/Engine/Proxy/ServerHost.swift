@@ -53,9 +53,15 @@ final class ServerHost: Host {
         hub.carriers.armReceive(carrier)
     }
 
-    /// The oldest stranger gives way.
+    func handleHeard(_ carrier: Carrier) {}
+
+    /// A carrier without a session gives way: the oldest that has said nothing for a while, or the oldest of those that take long.
+    /// Never one that says what it must, while it has time: of a crowd that comes back the oldest is the nearest to its end.
     func makeRoom() {
-        if !handshakes.isEmpty { hub.carriers.close(handshakes.removeFirst()) }
+        func isOlder(_ carrier: Carrier, than age: Interval) -> Bool { hub.now > carrier.openedAt + age.nanoseconds }
+        let place = handshakes.firstIndex { $0.arrivedAt == 0 && isOlder($0, than: Policy.silenceGivingWay) }
+            ?? handshakes.firstIndex { isOlder($0, than: Policy.slownessGivingWay) } ?? handshakes.indices.last
+        if let place { hub.carriers.close(handshakes.remove(at: place)) }
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}
@@ -111,7 +117,7 @@ final class ServerHost: Host {
         hub.timers.cancel(carrier.token(.carrierDeadline))
         let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Hello.provenByteCount)])
         guard let binding = carrier.binding else { return hub.carriers.lost(carrier, "TLS gives no binding") }
-        let verdict = registry.judge(hello, from: carrier.peerIdentity, isDraining: isDraining) {
+        let verdict = registry.judge(hello, from: carrier.peerIdentity, group: group(carrier), isDraining: isDraining) {
             hello.isProven($0, over: proven, on: binding)
         }
         switch verdict {
@@ -121,6 +127,12 @@ final class ServerHost: Host {
         }
     }
 
+    /// Who shares a part of a full table: without keys, who comes from one IPv4 address, or from one /64 of IPv6.
+    private func group(_ carrier: Carrier) -> String {
+        guard carrier.peerIdentity.isEmpty else { return carrier.peerIdentity }
+        return carrier.peer.host.prefix(8).map { String($0, radix: 16) }.joined(separator: ".")
+    }
+
     private func begin(_ hello: Hello, _ carrier: Carrier, _ grant: Int) {
         let limits = Endpoint.Limits(retained: hub.configuration.bufferByteCount, received: grant,
                                      streams: hub.configuration.maximumStreams)
@@ -128,8 +140,8 @@ final class ServerHost: Host {
         hub.timers.cancel(Operation.idleExit.token())
         session.identity = SessionIdentity(high: hub.generator.next(), low: hub.generator.next())
         session.secret = .random(using: &hub.generator)
-        let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, secret: session.secret,
-                                     attempt: hello.attempt, grant: grant, now: hub.instant)
+        let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, group: group(carrier),
+                                     secret: session.secret, attempt: hello.attempt, grant: grant, now: hub.instant)
         if let evicted { evict(evicted) }
         establish(session, hello, carrier, isNew: true)
     }
@@ -219,7 +231,9 @@ final class ServerHost: Host {
     func handleSessionEnded(_ session: Session) {
         awaitIdleness()
         registry.forget(session.index)
-        registry.checkInvariants()
+        #if DEBUG
+        if registry.count < 100 { registry.checkInvariants() }
+        #endif
     }
 
     private func awaitIdleness() {
@@ -230,13 +244,15 @@ final class ServerHost: Host {
     private func scheduleRegistry() {
         let next = registry.nextTimeout
         guard next != .never else { return hub.timers.cancel(Operation.registry.token()) }
-        hub.timers.set(Operation.registry.token(), at: next.nanoseconds)
+        // Not in this turn: many expire together after a crowd has left.
+        hub.timers.set(Operation.registry.token(), at: max(next.nanoseconds, hub.now + 1))
     }
 
     func handleTimer(_ operation: Operation, _ token: Token) {
         switch operation {
         case .registry:
-            while let key = registry.nextExpired(now: hub.instant) {
+            for _ in 0..<Policy.expiriesAtOnce {
+                guard let key = registry.nextExpired(now: hub.instant) else { break }
                 guard let session = hub.sessions.find(key) else { preconditionFailure("a session that nobody has") }
                 hub.journal.note(.sessionExpired(session, heldForSeconds: hub.configuration.holdSeconds))
                 hub.sessions.discard(session)

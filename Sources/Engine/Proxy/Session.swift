@@ -30,12 +30,12 @@ final class Session {
     var account = Budget.Account()
     /// How long the oldest of them waits.
     var age = BacklogAge()
-    /// How often the peer may reset streams.
-    var resets: TokenBucket
     /// Sockets that belong to it, and refer to it: none outlives it.
     var userCount = 0
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
+    /// It stands among those that are woken when memory is free.
+    var isReadBlocked = false
     var isDirty = false
     var isEnded = false
     /// Who its carriers authenticated as; empty without TLS.
@@ -48,12 +48,11 @@ final class Session {
     var suspectedAt: UInt64?
     let openedAt: UInt64
 
-    init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, now: UInt64) {
+    init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64) {
         self.index = index
         self.generation = generation
         openedAt = now
-        resets = TokenBucket(burst: limits.streams + Policy.resetSlack, perSecond: Policy.resetsPerSecond)
-        endpoint = Endpoint(role: role, limits: limits, now: Instant(nanoseconds: now))
+        endpoint = Endpoint(role: role, limits: limits, hashSeed: hashSeed, now: Instant(nanoseconds: now))
         queue_init(&store, 0)
     }
 

@@ -29,7 +29,7 @@ final class Sessions {
 
     func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
         let session = table.insert { index, generation in
-            Session(index: index, generation: generation, role: role, limits: limits, now: hub.now)
+            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: hub.generator.next(), now: hub.now)
         }
         hub.budget.open(&session.account)
         return session
@@ -90,7 +90,7 @@ final class Sessions {
         }
         guard !session.isEnded else { return }
         session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
-        if hub.budget.mayHold(session.account, 0, isHealthy: true) { hub.users.wake(session) }
+        hub.users.wake(session)
         schedule(session)
         session.checkInvariants()
     }
@@ -108,7 +108,7 @@ final class Sessions {
     private func sequence(_ session: Session, most: Int) {
         while session.endpoint.unsentByteCount < most {
             let room = most - session.endpoint.unsentByteCount
-            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room) else { return }
+            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room, now: hub.instant) else { return }
             var failed = queue_append_copy(&session.store, hub.arena, header.baseAddress, frame.headerByteCount)
             hub.budget.hold(frame.headerByteCount, &session.account)
             if frame.payloadByteCount > 0, failed == 0 {
@@ -125,6 +125,7 @@ final class Sessions {
     private func movePayload(of owner: StreamOwner, _ count: Int, to session: Session) -> Int32 {
         let user = hub.users[owner]
         let failed = queue_move(&session.store, &user.pointee.inbound, hub.arena, count, Policy.copyBelow)
+        if failed == 0 { hub.budget.place(count, &session.account) }
         if user.pointee.life.inward == .broken, user.pointee.inboundCount == 0 {
             session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
             hub.users.close(owner, .reset)
@@ -180,7 +181,7 @@ final class Sessions {
         guard !session.isEnded else { return }
         session.suspectedAt = hub.now
         hub.journal.note(.carrierSuspected(session, carrier.peer))
-        hub.users.wake(session)  // More may be held now than while the carrier worked.
+        hub.users.readOn(session)
         hub.host.handleSuspected(session)
     }
 
@@ -222,7 +223,7 @@ final class Sessions {
         session.carrier = nil
         session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
         session.suspectedAt = nil
-        hub.users.wake(session)  // More may be held now than while the carrier worked.
+        hub.users.readOn(session)
         markDirty(session)
     }
 
@@ -253,7 +254,6 @@ final class Sessions {
         session.isEnded = true
         hub.host.handleSessionEnded(session)
         hub.users.endAll(of: session, isComplete: isComplete, waits: waits)
-        hub.users.blockedSessions.removeAll { $0 === session }
         if let carrier = session.carrier { hub.carriers.closeGently(carrier) }
         session.carrier = nil
         hub.timers.cancel(session.token(.sessionTimeout))
@@ -265,7 +265,7 @@ final class Sessions {
     /// Frees the session's bytes when no operation reads them any more.
     func freeStore(_ session: Session) {
         guard session.pinning.isEmpty else { return }
-        hub.budget.release(session.account.held, &session.account)
+        hub.budget.releaseAll(&session.account)
         queue_clear(&session.store, hub.arena)
         session.kept.release(session.store, to: hub.pipes)
     }

@@ -23,6 +23,8 @@ struct UserSocket {
         static let splicing = Lists(rawValue: 16)
         /// The kernel reported it readable, and no splice has moved a byte since.
         static let readable = Lists(rawValue: 32)
+        /// A pooled receive is under way, for which the session's account has room set apart.
+        static let expecting = Lists(rawValue: 64)
     }
 
     var fd: Int32

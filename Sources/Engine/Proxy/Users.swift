@@ -34,12 +34,17 @@ final class Users {
     let maximum: Int
     let hotMaximum: Int
 
+    /// Where receives without the loop put what they bring.
+    let scratch = UnsafeMutableRawPointer.allocate(byteCount: Policy.poolByteCount, alignment: 16)
+
     init(_ hub: Hub, descriptorLimit: Int) {
         self.hub = hub
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
         maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * hub.pipes.maximum)
         hotMaximum = max(4, min(Policy.hotUsersMaximum, hub.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
     }
+
+    deinit { scratch.deallocate() }
 
     var count: Int { table.count }
     var hasRoom: Bool { table.count < maximum }
@@ -68,6 +73,7 @@ final class Users {
     /// The socket's stream goes on as `slot` of another session; its bytes all wait still.
     func move(_ index: UInt32, from old: Session, to new: Session, _ slot: StreamSlot) {
         let user = table[index]
+        endExpecting(user)
         hub.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
         user.pointee.session = .passUnretained(new)
         old.userCount -= 1
@@ -90,11 +96,12 @@ final class Users {
         switch operation {
         case .userReceivePooled:
             user.pointee.life.completed(.receive)
-            received(index, user, completion.result, pooled: completion.buffer)
+            endExpecting(user)
+            received(index, user, completion.result, from: completion.buffer.map { hub.loop.poolBytes($0) })
             if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
         case .userReceive:
             user.pointee.life.completed(.receive)
-            received(index, user, completion.result, pooled: nil)
+            received(index, user, completion.result, from: nil)
         case .userReadable:
             user.pointee.life.completed(.receive)
             user.pointee.lists.insert(.readable)
@@ -206,11 +213,12 @@ final class Users {
     /// The inbound bytes are nobody's any more.
     private func forgetStream(_ user: UnsafeMutablePointer<UserSocket>) {
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        endExpecting(user)
         user.pointee.session = nil
         session.userCount -= 1
         let count = user.pointee.inboundCount
         if count > 0 {
-            hub.budget.release(count, &session.account)
+            hub.budget.releaseUnplaced(count, &session.account)
             hub.sessions.markDirty(session)
         }
         queue_clear(&user.pointee.inbound, hub.arena)

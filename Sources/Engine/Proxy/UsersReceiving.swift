@@ -14,43 +14,84 @@ extension Users {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
               let session = user.pointee.session?.takeUnretainedValue() else { return }
-        guard hub.budget.mayHold(session.account, user.pointee.inboundCount, isHealthy: session.isHealthy) else {
-            return block(index, user, session)
-        }
+        let share = hub.budget.share(session.account, user.pointee.inboundCount, users: session.userCount, isHealthy: session.isHealthy)
+        // Its own bytes have to get their place first (`Sessions.movePayload`).
+        guard share > 0 else { return }
+        let most = min(share, room(session))
+        guard most > 0 else { return block(index, user, session) }
         if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }
-        let isArmed: Bool
-        if user.pointee.lists.contains(.hot), let block = slab(for: user) {
-            user.pointee.armedAt = hub.now
-            isArmed = hub.loop.receive(user.pointee.fd, block + user.pointee.filled,
-                                       Policy.directByteCount - user.pointee.filled, token(index, .userReceive))
-        } else {
-            isArmed = hub.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
-        }
-        guard isArmed else {
+        guard start(index, user, session, most) else {
             becomeCold(index, user)
             return retryLater(index)
         }
-        user.pointee.life.submitted(.receive)
+    }
+
+    /// A receive into the user's own slab, into the pool, or, where what an idle user might bring cannot be set apart, one that
+    /// starts when bytes are there. False: the ring has no room.
+    private func start(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session, _ most: Int) -> Bool {
+        let isArmed: Bool
+        if user.pointee.lists.contains(.hot), most >= Policy.poolByteCount, let block = slab(for: user) {
+            user.pointee.armedAt = hub.now
+            isArmed = hub.loop.receive(user.pointee.fd, block + user.pointee.filled,
+                                       min(Policy.directByteCount - user.pointee.filled, most), token(index, .userReceive))
+        } else if user.pointee.lists.contains(.readable) {
+            user.pointee.lists.remove(.readable)
+            receiveNow(index, user, most)
+            return true
+        } else if most >= Policy.poolByteCount, hub.budget.expect(Policy.poolByteCount, &session.account) {
+            user.pointee.lists.insert(.expecting)
+            isArmed = hub.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
+            if !isArmed { endExpecting(user) }
+        } else {
+            isArmed = hub.loop.readable(user.pointee.fd, token(index, .userReadable))
+        }
+        if isArmed { user.pointee.life.submitted(.receive) }
+        return isArmed
+    }
+
+    /// Bytes are there, and `most` of them may be read.
+    private func receiveNow(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ most: Int) {
+        switch Socket.receive(user.pointee.fd, scratch, min(most, Policy.poolByteCount)) {
+        case .success(let count): received(index, user, Int32(count), from: scratch)
+        case .failure(let error): received(index, user, -error.code, from: nil)
+        }
+    }
+
+    func endExpecting(_ user: UnsafeMutablePointer<UserSocket>) {
+        guard user.pointee.lists.contains(.expecting), let session = user.pointee.session?.takeUnretainedValue() else { return }
+        user.pointee.lists.remove(.expecting)
+        hub.budget.unexpect(Policy.poolByteCount, &session.account)
+    }
+
+    /// What the session's users may bring. Beside the counts, blocks that are in use count: short pieces take a page each.
+    private func room(_ session: Session) -> Int {
+        let room = hub.budget.room(session.account)
+        guard session.account.held >= session.account.guaranteed else { return room }
+        return min(room, hub.configuration.memoryByteCount - arena_used(hub.arena))
     }
 
     /// Everybody who was read, and may be read on.
     func armReaders() {
-        guard !readers.isEmpty else { return }
-        for index in readers { armReceive(index) }
+        var next = 0
+        while next < readers.count {
+            armReceive(readers[next])
+            next += 1
+        }
         readers.removeAll(keepingCapacity: true)
     }
 
-    func received(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32, pooled: UInt16?) {
+    /// `bytes`: where they lie, outside the arena. Nil: in the user's own slab.
+    func received(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32, from bytes: UnsafeRawPointer?) {
         guard user.pointee.life.phase == .open, user.pointee.life.inward == .open,
               let session = user.pointee.session?.takeUnretainedValue() else { return }
         if result > 0 {
             let count = Int(result)
-            guard append(index, user, count, pooled: pooled) else {
+            guard append(index, user, count, from: bytes) else {
                 hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
                 session.endpoint.reset(user.pointee.slot, .tooMany, now: hub.instant)
                 return close(index, .reset)
             }
-            hub.budget.hold(count, &session.account)
+            hub.budget.holdUnplaced(count, &session.account)
             readByteCount += UInt64(count)
             session.endpoint.write(user.pointee.slot, count)
             hub.sessions.markDirty(session)
@@ -77,14 +118,14 @@ extension Users {
         guard let session = user.pointee.session?.takeUnretainedValue(), bytes.withUnsafeBytes({
             queue_append_copy(&user.pointee.inbound, hub.arena, $0.baseAddress, $0.count)
         }) == 0 else { return false }
-        hub.budget.hold(bytes.count, &session.account)
+        hub.budget.holdUnplaced(bytes.count, &session.account)
         session.endpoint.write(user.pointee.slot, bytes.count)
         return true
     }
 
-    private func append(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int, pooled: UInt16?) -> Bool {
-        if let pooled {
-            let failed = queue_append_copy(&user.pointee.inbound, hub.arena, hub.loop.poolBytes(pooled), count)
+    private func append(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int, from bytes: UnsafeRawPointer?) -> Bool {
+        if let bytes {
+            let failed = queue_append_copy(&user.pointee.inbound, hub.arena, bytes, count)
             if count == Policy.poolByteCount { becomeHot(index, user) }
             noteReceive(index, user, count)
             return failed == 0
@@ -100,33 +141,45 @@ extension Users {
 
     private func block(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) {
         user.pointee.lists.insert(.blocked)
-        if session.readBlocked.isEmpty {
-            if blockedSessions.isEmpty {
-                hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
-            }
-            blockedSessions.append(session)
-        }
         session.readBlocked.append(index)
+        guard !session.isReadBlocked else { return }
+        session.isReadBlocked = true
+        if blockedSessions.isEmpty {
+            hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
+        }
+        blockedSessions.append(session)
     }
 
-    /// Room came back: readers that waited for it try again.
+    /// Room came back: readers that waited for it try again, in turn, as far as it reaches.
     func wake(_ session: Session) {
-        guard !session.readBlocked.isEmpty else { return }
-        let waiting = session.readBlocked
-        session.readBlocked = []
-        blockedSessions.removeAll { $0 === session }
-        for index in waiting {
+        var next = 0
+        while next < session.readBlocked.count, room(session) > 0 {
+            let index = session.readBlocked[next]
+            next += 1
             let user = table[index]
             guard user.pointee.fd >= 0, user.pointee.lists.contains(.blocked),
                   user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() else { continue }
             user.pointee.lists.remove(.blocked)
             armReceive(index)
         }
+        if next > 0 { session.readBlocked.removeFirst(next) }
+    }
+
+    /// More may be held now than while the carrier worked: also users who stood at their share are read on. Linear in the session's
+    /// users, once in an outage.
+    func readOn(_ session: Session) {
+        wake(session)
+        session.endpoint.forEachOwner { readers.append($0) }
     }
 
     /// Readers of every session: what one session freed is room for all.
     func wakeAll() {
-        for session in blockedSessions { wake(session) }
+        for session in blockedSessions where !session.isEnded { wake(session) }
+        blockedSessions.removeAll { session in
+            guard session.isEnded || session.readBlocked.isEmpty else { return false }
+            session.isReadBlocked = false
+            return true
+        }
     }
 
     func handleReadersRetry() {

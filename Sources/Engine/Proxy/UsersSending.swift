@@ -93,7 +93,8 @@ extension Users {
         takenByteCount += UInt64(count)
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
-        session.endpoint.consume(user.pointee.slot, count, ahead: ahead, now: hub.instant)
+        let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? Socket.sendRoom(user.pointee.fd) : 0
+        session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: hub.instant)
         hub.sessions.markDirty(session)
     }
 

@@ -93,7 +93,7 @@ extension Users {
         case EINVAL, ENOSYS, EPERM:
             stopSplicing(index)  // A sandbox, or no socket that can be spliced.
         default:
-            received(index, user, -error!.code, pooled: nil)
+            received(index, user, -error!.code, from: nil)
         }
     }
 
@@ -107,7 +107,7 @@ extension Users {
             guard case .success(let moved) = pipe.read(slab, min(left, Int(SLAB_BYTES))), moved > 0,
                   queue_append_block(&user.pointee.inbound, hub.arena, slab, moved) == 0 else { break }
             left -= moved
-            hub.budget.hold(moved, &session.account)
+            hub.budget.holdUnplaced(moved, &session.account)
             readByteCount += UInt64(moved)
             session.endpoint.write(user.pointee.slot, moved)
         }

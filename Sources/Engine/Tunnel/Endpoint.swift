@@ -35,18 +35,27 @@ public struct Endpoint: ~Copyable {
     public static let acknowledgmentDelay = Interval.milliseconds(20)
     /// Received bytes that make an acknowledgment due at once. Credit frames come more often and carry one along.
     static let acknowledgmentThreshold: UInt64 = 512 << 10
-    /// Room for control frames above `Limits.retained`, so that full buffers never hold back a reset or credit.
-    static let controlReserve = 1 << 20
+    /// Bytes of control frames that may be retained besides those of DATA frames, so that full buffers never hold back a reset or
+    /// credit, and a peer that acknowledges nothing costs no more.
+    static let controlReserve = 128 << 10
     /// Distance of the frame borders that are remembered.
     static let borderDistance: UInt64 = 4 << 10
-    static let creditMinimum = 4 << 10
+    static let creditMinimum = 1 << 10
+    /// A peer that has less left of the session's limit is told at once when it moves.
+    static let nearLimit = 4 << 10
+    /// What each stream may have on its way however little room there is: the session's limit covers it besides the receive budget.
+    public static let creditFloor: UInt64 = 512
+    /// Up to this many streams share the receive budget as equals, whatever they have shown.
+    static let fewStreams = 2
 
     public let role: Role
     public var limits: Limits
 
-    var table = StreamTable()
+    var table: StreamTable
     var scheduler = Scheduler()
-    var borders = OffsetQueue()
+    var borders = BorderQueue()
+    /// Streams that the peer opened and that were refused: their RESETs are owed.
+    var refusals = Refusals()
 
     // Our bytes.
     public internal(set) var acknowledged: UInt64 = 0
@@ -56,6 +65,15 @@ public struct Endpoint: ~Copyable {
     /// `handed` when the carrier became suspected.
     var handedWhenSuspected: UInt64 = 0
     var dataSent: UInt64 = 0
+    /// Bytes of all DATA frames, headers included.
+    var dataFramed: UInt64 = 0
+    /// Credit of all streams that is not used: the peer has reserved so much of its limit for them.
+    var peerPromised: UInt64 = 0
+    /// RESETs of own streams: their pace, and the ends of those that are not acknowledged.
+    var resetBucket = TokenBucket(burst: ResetPace.burst, perSecond: ResetPace.perSecond)
+    var resetsInFlight = BorderQueue()
+    /// When the bucket lets the next one go; `never`: nothing waits for the bucket.
+    var resetAt = Instant.never
     var peerDataLimit: UInt64 = 0
     var peerInitialCredit: UInt64 = 0
     var peerMaximumStreams: UInt64 = 0
@@ -72,6 +90,11 @@ public struct Endpoint: ~Copyable {
     var reception = Reception(position: 0, reading: .betweenFrames)
     var dataReceived: UInt64 = 0
     var dataConsumed: UInt64 = 0
+    /// Sums over all streams: what the peer was granted and no user has taken, and how much of that may have to wait in memory.
+    var outstanding: UInt64 = 0
+    var reserved: UInt64 = 0
+    /// How often the peer may reset streams that it opened.
+    var peerResets: TokenBucket
     /// What the peer may send: the largest limit that it may know, also from a HELLO that perhaps never arrived.
     var announcedDataLimit: UInt64 = 0
     /// The limit in the last acknowledgment: what it does know once that arrives.
@@ -96,11 +119,14 @@ public struct Endpoint: ~Copyable {
     public internal(set) var epoch: UInt32 = 0
     var liveness: Liveness
 
-    public init(role: Role, limits: Limits, now: Instant) {
+    /// `hashSeed`: chance that the peer does not know. It chooses its streams' identifiers, and must not choose ones that collide.
+    public init(role: Role, limits: Limits, hashSeed: UInt64 = 0, now: Instant) {
         self.role = role
+        table = StreamTable(hashSeed: hashSeed)
         self.limits = limits
         nextOwnID = role == .client ? 0 : 1
         nextPeerID = role == .client ? 1 : 0
+        peerResets = TokenBucket(burst: limits.streams + ResetPace.receivedBurst, perSecond: ResetPace.receivedPerSecond)
         liveness = Liveness(now: now)
     }
 
@@ -116,13 +142,13 @@ public struct Endpoint: ~Copyable {
     /// Opens a stream; costs no round trip, also without a carrier. `canOpen` must hold.
     public mutating func open(owner: StreamOwner, target: UInt64, now: Instant) -> StreamSlot {
         precondition(canOpen, "opened more streams than agreed")
-        let credit = initialCredit(of: limits.received)
+        let credit = initialCredit(of: UInt64(max(0, limits.received)) - min(reserved, UInt64(max(0, limits.received))))
         var stream = Stream(id: nextOwnID, owner: owner, send: SendHalf(limit: 0),
                             receive: ReceiveHalf(initial: credit, now: now))
         stream.pending = .open
         stream.target = target
         nextOwnID += 2
-        let slot = table.insert(stream)
+        let slot = insert(stream)
         scheduler.addOpening(slot, &table)
         return slot
     }
@@ -139,8 +165,7 @@ public struct Endpoint: ~Copyable {
     public mutating func forget(unopened slot: StreamSlot) -> UInt64 {
         precondition(isUnopened(slot), "a stream that the peer may have heard of is moved")
         let target = table[slot].target
-        scheduler.forget(slot, &table)
-        table.remove(slot)
+        remove(slot)
         return target
     }
 
@@ -158,33 +183,67 @@ public struct Endpoint: ~Copyable {
     /// No more bytes will be written. FIN follows the last one.
     public mutating func finish(_ slot: StreamSlot) {
         table[slot].send.finish()
-        if table[slot].send.hasWork && !table[slot].pending.contains(.open) { scheduler.ready(slot, &table) }
+        if !table[slot].pending.contains(.open) { finIfOwed(slot) }
+    }
+
+    /// FIN is a control frame: no stream that stands at a limit keeps it back.
+    mutating func finIfOwed(_ slot: StreamSlot) {
+        guard table[slot].send.owesFin else { return }
+        table[slot].pending.insert(.fin)
+        scheduler.addControl(slot, &table)
     }
 
     /// Ends both halves abruptly. The owner forgets the slot and its bytes at once.
     public mutating func reset(_ slot: StreamSlot, _ code: ResetCode, now: Instant) {
         consumeAll(slot, now)
-        table[slot].send.abandon()
+        let isRefused = table[slot].owner == .max && !isOwn(table[slot].id)
+        if table[slot].pending.contains(.open) || isRefused {
+            if isRefused { refusals.append(table[slot].id, code) }  // Else the peer never heard of it.
+            return remove(slot)
+        }
+        changeSend(slot) { $0.abandon() }
+        changeReceive(slot) { $0.abandon() }
         table[slot].owner = .max
         scheduler.forget(slot, &table)
-        if table[slot].pending.contains(.open) {
-            table.remove(slot)  // The peer never heard of it.
-            return
-        }
         table[slot].pending = .reset
         table[slot].resetCode = code.rawValue
-        scheduler.addControl(slot, &table)
+        if isOwn(table[slot].id) { scheduler.addResetting(slot, &table) } else { scheduler.addControl(slot, &table) }
     }
 
-    /// The user took `count` bytes of the stream. `ahead`: what the owner has room for ahead of the user.
-    public mutating func consume(_ slot: StreamSlot, _ count: Int, ahead: Int = .max, now: Instant) {
+    /// The user took `count` bytes of the stream. `ahead`: what the owner has room for ahead of the user. `room`: what the user's
+    /// socket takes at once, where `measuresRoom` asked for it.
+    public mutating func consume(_ slot: StreamSlot, _ count: Int, ahead: Int = .max, room: Int = 0, now: Instant) {
         dataConsumed += UInt64(count)
-        let ceiling = UInt64(min(max(0, limits.received - Int(dataReceived - dataConsumed)) / 2, ahead))
-        if table[slot].receive.consume(UInt64(count), ceiling: ceiling, roundTrip: liveness.minimumRoundTrip, now: now) {
+        let ceiling = min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor))))
+        let roundTrip = liveness.minimumRoundTrip
+        let isDue = changeReceive(slot) {
+            $0.consume(UInt64(count), ceiling: ceiling, room: UInt64(max(0, room)), roundTrip: roundTrip, now: now)
+        }
+        if isDue {
             table[slot].pending.insert(.credit)
             scheduler.addControl(slot, &table)
         }
         announceIfUseful(now)
+    }
+
+    /// The stream's window is larger than its share of the receive budget, and a grant may be due when its user has taken `count`
+    /// bytes more: the room in the user's socket decides how much of the window it gets. Bytes that the socket takes at once
+    /// need no memory, so a user who stops reading has no more than its share here.
+    public func measuresRoom(_ slot: StreamSlot, _ count: Int) -> Bool {
+        let receive = table[slot].receive
+        return receive.isOpen && receive.window.size > share(of: slot) && receive.window.isDue(receive.consumed + UInt64(count))
+    }
+
+    /// The most that may wait in memory for this stream's user: half of what a few streams leave; among many an equal part, and more
+    /// in proportion to what the user has taken so far, so that those who take nothing hold little.
+    private func share(of slot: StreamSlot) -> UInt64 {
+        let budget = UInt64(max(0, limits.received))
+        let others = reserved - table[slot].receive.reserved
+        let available = budget > others ? budget - others : 0
+        let count = UInt64(table.count)
+        guard count > Endpoint.fewStreams else { return max(available / 2, Endpoint.creditFloor) }
+        let earned = min(table[slot].receive.consumed / 16, available / 4)
+        return max(available / (2 * count), earned, Endpoint.creditFloor)
     }
 
     /// The end of the peer's bytes was passed on to the user. True: the stream is over, its slot is gone.
@@ -207,7 +266,7 @@ public struct Endpoint: ~Copyable {
         if isAttached { announceIfUseful(now) }
     }
 
-    /// Payload bytes that the peer has sent, or begun to send, and no user has taken: never above `Limits.received`.
+    /// Payload bytes that the peer has sent, or begun to send, and no user has taken.
     public var unconsumedByteCount: Int { Int(dataReceived - dataConsumed) }
 
     /// Payload bytes that have their place in the sequence, and payload bytes of the peer that users took: since the start.
@@ -232,11 +291,12 @@ public struct Endpoint: ~Copyable {
     /// a carrier that takes no bytes must not keep its owner awake.
     public var nextTimeout: Instant {
         guard isAttached else { return .never }
-        return isBatchOut ? liveness.suspicionAt : min(acknowledgmentDue, liveness.deadline)
+        return isBatchOut ? liveness.suspicionAt : min(acknowledgmentDue, liveness.deadline, resetAt)
     }
 
     /// True when the carrier has just become suspected. Afterwards a batch may be due.
     public mutating func handleTimeout(now: Instant) -> Bool {
+        if resetAt <= now { resetAt = .never }
         guard isAttached, liveness.becomesSuspected(now: now) else { return false }
         handedWhenSuspected = handed
         return true
@@ -259,11 +319,48 @@ public struct Endpoint: ~Copyable {
 
     // MARK: Helpers
 
+    /// The stream was opened by this side.
+    func isOwn(_ id: UInt64) -> Bool { id & 1 == nextOwnID & 1 }
+
     /// A share of `budget` that lets a few streams start at full speed and keeps thousands of stuck ones from using
     /// the budget up: the sum over n streams grows with log n only.
-    func initialCredit(of budget: Int) -> UInt64 {
-        let share = budget / (8 * (table.count + 8))
-        return min(UInt64(max(share, Endpoint.creditMinimum)), Specification.initialCreditMaximum)
+    func initialCredit(of budget: UInt64) -> UInt64 {
+        let share = budget / UInt64(8 * (table.count + 8))
+        return min(max(share, UInt64(Endpoint.creditMinimum)), Specification.initialCreditMaximum)
+    }
+
+    // The only ways in which streams come, go and change their halves: the sums over all of them change with them.
+
+    mutating func insert(_ stream: Stream) -> StreamSlot {
+        outstanding += stream.receive.outstanding
+        reserved += stream.receive.reserved
+        peerPromised += stream.send.promised
+        return table.insert(stream)
+    }
+
+    mutating func remove(_ slot: StreamSlot) {
+        outstanding -= table[slot].receive.outstanding
+        reserved -= table[slot].receive.reserved
+        peerPromised -= table[slot].send.promised
+        scheduler.forget(slot, &table)
+        table.remove(slot)
+    }
+
+    @inline(__always) @discardableResult
+    mutating func changeReceive<Result, Fault>(_ slot: StreamSlot, _ change: (inout ReceiveHalf) throws(Fault) -> Result) throws(Fault)
+        -> Result {
+        let before = (table[slot].receive.outstanding, table[slot].receive.reserved)
+        let result = try change(&table[slot].receive)
+        outstanding = outstanding &- before.0 &+ table[slot].receive.outstanding
+        reserved = reserved &- before.1 &+ table[slot].receive.reserved
+        return result
+    }
+
+    @inline(__always)
+    mutating func changeSend(_ slot: StreamSlot, _ change: (inout SendHalf) -> Void) {
+        let before = table[slot].send.promised
+        change(&table[slot].send)
+        peerPromised = peerPromised &- before &+ table[slot].send.promised
     }
 
     mutating func consumeAll(_ slot: StreamSlot, _ now: Instant) {
@@ -277,27 +374,32 @@ public struct Endpoint: ~Copyable {
 
     mutating func removeIfOver(_ slot: StreamSlot) -> Bool {
         guard table[slot].isOver else { return false }
-        scheduler.forget(slot, &table)
-        table.remove(slot)
+        remove(slot)
         return true
+    }
+
+    /// What the peer may send in all: the receive budget beyond what users took; besides, what their sockets have room for, and a
+    /// little for each stream. So it is never below what the streams were granted, and none waits for another's user.
+    private var dataLimit: UInt64 {
+        let ahead = UInt64(max(0, limits.received)) + (outstanding - reserved) + UInt64(table.count) * Endpoint.creditFloor
+        return min(dataConsumed + ahead, Specification.offsetMaximum)
     }
 
     /// The session's limit moved far enough to tell the peer at once; or it moved at all, and the peer stands at it: it
     /// would wait for a PING.
     mutating func announceIfUseful(_ now: Instant) {
-        let limit = dataConsumed + UInt64(limits.received)
+        let limit = dataLimit
         guard limit > toldDataLimit else { return }
         if limit - toldDataLimit >= UInt64(limits.received / 4) {
             acknowledgmentDue = min(acknowledgmentDue, now)
-        } else if toldDataLimit < dataReceived + UInt64(Endpoint.creditMinimum) {
+        } else if toldDataLimit < dataReceived + UInt64(Endpoint.nearLimit) {
             acknowledgmentDue = min(acknowledgmentDue, now + Endpoint.acknowledgmentDelay)
         }
     }
 
     /// What the peer may send in all; never less than it was told.
     mutating func announceDataLimit() -> UInt64 {
-        announcedDataLimit = max(announcedDataLimit,
-                                 min(dataConsumed + UInt64(limits.received), Specification.offsetMaximum))
+        announcedDataLimit = max(announcedDataLimit, dataLimit)
         return announcedDataLimit
     }
 
@@ -305,5 +407,6 @@ public struct Endpoint: ~Copyable {
         precondition(acknowledged <= handed && cursor <= handed && handed <= sent, "send offsets out of order")
         precondition(dataConsumed <= dataReceived && dataReceived <= announcedDataLimit, "receive counts out of order")
         precondition(acknowledgedToPeer <= received, "acknowledged bytes that did not arrive")
+        precondition(reserved <= outstanding, "more memory is reserved than was granted")
     }
 }

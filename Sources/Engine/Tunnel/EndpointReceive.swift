@@ -83,7 +83,7 @@ extension Endpoint {
             announceIfUseful(now)
             return
         }
-        try table[slot].receive.receive(count)
+        try changeReceive(slot) { (half: inout ReceiveHalf) throws(ProtocolFault) in try half.receive(count) }
         if table[slot].pending.contains(.reset) {
             dataConsumed += count
             announceIfUseful(now)
@@ -125,27 +125,31 @@ extension Endpoint {
             #if CANARIES
             if Canary.selected == .lostFin, epoch > 1 { return nil }
             #endif
-            try table[slot].receive.receiveFin(finalSize: finalSize)
+            try changeReceive(slot) { (half: inout ReceiveHalf) throws(ProtocolFault) in try half.receiveFin(finalSize: finalSize) }
             return .finished(table[slot].owner)
         case .reset(let id, let code):
             guard let slot = try find(id) else { return nil }
+            // A stream of ours ends once, and we opened it; one of the peer's cost us a connection.
+            guard isOwn(id) || peerResets.take(now: now) else {
+                throw ProtocolFault("more streams were reset than anybody needs")
+            }
             let owner = table[slot].owner
             #if CANARIES
             if Canary.selected == .resetAsFin, owner != .max, table[slot].receive.isOpen {
-                try table[slot].receive.receiveFin(finalSize: table[slot].receive.received)
+                let size = table[slot].receive.received
+                try changeReceive(slot) { (half: inout ReceiveHalf) throws(ProtocolFault) in try half.receiveFin(finalSize: size) }
                 return .finished(owner)
             }
             #endif
             if !table[slot].pending.contains(.reset) { consumeAll(slot, now) }
-            scheduler.forget(slot, &table)
-            table.remove(slot)
+            remove(slot)
             return owner == .max ? nil : .reset(owner, code)
         case .streamCredit(let id, let limit):
             guard let slot = try find(id) else { return nil }
             #if CANARIES
-            if Canary.selected == .relativeCredit { table[slot].send.raise(limit: limit + table[slot].send.limit) }
+            if Canary.selected == .relativeCredit { changeSend(slot) { $0.raise(limit: limit + $0.limit) } }
             #endif
-            table[slot].send.raise(limit: limit)
+            changeSend(slot) { $0.raise(limit: limit) }
             if table[slot].send.hasWork { scheduler.ready(slot, &table) }
             return nil
         case .unknown:
@@ -161,10 +165,11 @@ extension Endpoint {
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
         }
-        guard table.count < 2 * limits.streams + Endpoint.streamSlack + overlap else { throw ProtocolFault("more streams than agreed") }
+        // The peer counts each of them until its RESET has come, so an honest one has no more.
+        guard refusals.count < limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
         let isRefused = table.count >= limits.streams + overlap
-        let slot = table.insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
+        let slot = insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
                                        receive: ReceiveHalf(initial: sendCredit, now: now)))
         if isRefused {
             reset(slot, .tooMany, now: now)
@@ -177,8 +182,7 @@ extension Endpoint {
     private var overlap: Int { min(limits.streams, Endpoint.streamSlack) }
 
     /// A peer may open streams beyond the limit, because it does not know the limit yet or because streams that it has
-    /// ended live on here until their users have read all. Each is reset; so many of them and as many again as the
-    /// limit are no fault.
+    /// ended live on here until their users have read all. Each is reset; so many of them beyond the limit are no fault.
     static let streamSlack = 1024
 
     /// Nil for a stream that is gone; a fault for one that never was.
@@ -187,7 +191,7 @@ extension Endpoint {
             guard !table[slot].pending.contains(.open) else { throw ProtocolFault("a frame for a stream that was never opened") }
             return slot
         }
-        let bound = id & 1 == nextOwnID & 1 ? nextOwnID : nextPeerID
+        let bound = isOwn(id) ? nextOwnID : nextPeerID
         guard id < bound else { throw ProtocolFault("a frame for a stream that was never opened") }
         return nil
     }
@@ -221,6 +225,7 @@ extension Endpoint {
         acknowledged = offset
         peerDataLimit = max(peerDataLimit, limit)
         borders.removeThrough(min(acknowledged, cursor))
+        resetsInFlight.removeThrough(acknowledged)
     }
 
     mutating func acknowledgeSoon(_ now: Instant) {

@@ -89,6 +89,7 @@ extension Endpoint {
         #endif
         handed = max(handed, cursor)
         borders.removeThrough(acknowledged)
+        resetsInFlight.removeThrough(acknowledged)
         peerDataLimit = max(peerDataLimit, dataLimit)
         reception = newReception
         acknowledgedToPeer = min(acknowledgedToPeer, received)

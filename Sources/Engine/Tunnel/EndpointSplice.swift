@@ -5,7 +5,10 @@ import Wire
 /// decides: a spliced frame is one send, with nothing in front of it.
 extension Endpoint {
     /// Somebody has something to send that waits for its place.
-    public var hasWaiting: Bool { scheduler.hasControl || scheduler.hasData || scheduler.firstOpening != StreamTable.none }
+    public var hasWaiting: Bool {
+        scheduler.hasControl || scheduler.hasData || scheduler.firstOpening != StreamTable.none || !refusals.isEmpty
+            || scheduler.firstResetting != StreamTable.none && resetsInFlight.count < ResetPace.inFlightMaximum && resetAt == .never
+    }
 
     /// Most payload that anybody may send now past memory, in one frame. 0: what has its place must leave first, or nothing may go.
     public var spliceRoom: Int {
@@ -32,9 +35,12 @@ extension Endpoint {
         }
         var writer = ByteWriter(header)
         writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
-        table[slot].send.write(count)
-        table[slot].send.take(count)
+        changeSend(slot) {
+            $0.write(count)
+            $0.take(count)
+        }
         dataSent += UInt64(count)
+        dataFramed += UInt64(writer.count + count)
         let frame = sequence(writer.count, owner: table[slot].owner, payload: count, isOver: false)
         let batch = Batch(start: cursor, rest: 0, control: controlBytes.range, more: Int(sent - cursor))
         handed = sent

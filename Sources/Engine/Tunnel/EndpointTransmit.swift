@@ -42,17 +42,22 @@ extension Endpoint {
     public var unsentByteCount: Int { Int(sent - cursor) }
     public var retainedByteCount: Int { Int(sent - acknowledged) }
 
+    /// Bytes of frames other than DATA that are not acknowledged; about, because borders are remembered at some distance.
+    private var retainedControlByteCount: Int { retainedByteCount - min(retainedByteCount, Int(dataFramed - borders.dataRemoved)) }
+
     /// Gives the next frame its place and writes its header. Nil: nobody has anything that may be sent now.
     /// `payloadMaximum` ≥ 1 bounds the payload.
-    public mutating func nextFrame(into header: UnsafeMutableRawBufferPointer, payloadMaximum: Int) -> SequencedFrame? {
-        guard isEstablished, owedClose == nil,
-              retainedByteCount < limits.retained + Endpoint.controlReserve else { return nil }
+    public mutating func nextFrame(into header: UnsafeMutableRawBufferPointer, payloadMaximum: Int, now: Instant) -> SequencedFrame? {
+        guard isEstablished, owedClose == nil else { return nil }
         var writer = ByteWriter(header)
-        if scheduler.hasControl { return nextControlFrame(&writer) }
-        if opensStreams, scheduler.firstOpening != StreamTable.none { return openFrame(&writer) }
+        if retainedControlByteCount < Endpoint.controlReserve {
+            if scheduler.hasControl { return nextControlFrame(&writer) }
+            if !refusals.isEmpty { return refusalFrame(&writer) }
+            if mayReset(now) { return resetFrame(scheduler.firstResetting, &writer) }
+            if opensStreams, scheduler.firstOpening != StreamTable.none { return openFrame(&writer) }
+        }
         while scheduler.hasData {
             let slot = scheduler.nextData(&table)
-            if table[slot].send.owesFin { return finFrame(slot, &writer) }
             guard table[slot].send.sendable > 0 else {
                 if table[slot].send.waiting > 0 {
                     scheduler.blocked(slot, &table)
@@ -68,18 +73,39 @@ extension Endpoint {
 
     private mutating func nextControlFrame(_ writer: inout ByteWriter) -> SequencedFrame? {
         let slot = scheduler.firstControl
-        let id = table[slot].id
-        if table[slot].pending.contains(.reset) {
-            writer.appendReset(stream: id, code: ResetCode(rawValue: table[slot].resetCode))
-            scheduler.forget(slot, &table)
-            table.remove(slot)
-            return sequence(writer.count, owner: .max, payload: 0, isOver: false)
-        } else {
-            writer.appendStreamCredit(stream: id, limit: table[slot].receive.tellCredit())
+        if table[slot].pending.contains(.reset) { return resetFrame(slot, &writer) }
+        if table[slot].pending.contains(.credit) {
+            writer.appendStreamCredit(stream: table[slot].id, limit: table[slot].receive.tellCredit())
             table[slot].pending.remove(.credit)
+            if table[slot].pending.isEmpty { scheduler.removeControl(slot, &table) }
+            return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
         }
-        if table[slot].pending.isEmpty { scheduler.removeControl(slot, &table) }
-        return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
+        precondition(table[slot].pending == .fin, "a stream owes a control frame that has no name")
+        return finFrame(slot, &writer)
+    }
+
+    private mutating func resetFrame(_ slot: StreamSlot, _ writer: inout ByteWriter) -> SequencedFrame {
+        let isPaced = isOwn(table[slot].id)
+        writer.appendReset(stream: table[slot].id, code: ResetCode(rawValue: table[slot].resetCode))
+        remove(slot)
+        let frame = sequence(writer.count, owner: .max, payload: 0, isOver: false)
+        if isPaced { resetsInFlight.append(sent, data: 0) }
+        return frame
+    }
+
+    private mutating func refusalFrame(_ writer: inout ByteWriter) -> SequencedFrame {
+        let refusal = refusals.removeFirst()
+        writer.appendReset(stream: refusal.id, code: ResetCode(rawValue: refusal.code))
+        return sequence(writer.count, owner: .max, payload: 0, isOver: false)
+    }
+
+    /// A stream of ours waits to be reset, and its time has come.
+    private mutating func mayReset(_ now: Instant) -> Bool {
+        resetAt = .never
+        guard scheduler.firstResetting != StreamTable.none, resetsInFlight.count < ResetPace.inFlightMaximum else { return false }
+        if resetBucket.take(now: now) { return true }
+        resetAt = resetBucket.nextAt(now: now)
+        return false
     }
 
     /// OPEN waits for a carrier that nobody doubts: a stream that the peer cannot have heard of may still move to
@@ -88,20 +114,23 @@ extension Endpoint {
 
     private mutating func openFrame(_ writer: inout ByteWriter) -> SequencedFrame {
         let slot = scheduler.firstOpening
-        let credit = min(initialCredit(of: Int(peerDataLimit - dataSent)), peerInitialCredit)
+        let left = peerDataLimit - dataSent
+        let credit = min(initialCredit(of: left - min(left, peerPromised)), peerInitialCredit)
         writer.appendOpen(stream: table[slot].id, target: table[slot].target, sendCredit: credit,
                           receiveCredit: table[slot].receive.tellCredit())
-        table[slot].send.raise(limit: credit)
+        changeSend(slot) { $0.raise(limit: credit) }
         table[slot].pending.remove(.open)
         scheduler.removeControl(slot, &table)
         if table[slot].send.hasWork { scheduler.ready(slot, &table) }
+        finIfOwed(slot)
         return sequence(writer.count, owner: table[slot].owner, payload: 0, isOver: false)
     }
 
     private mutating func finFrame(_ slot: StreamSlot, _ writer: inout ByteWriter) -> SequencedFrame {
         writer.appendFin(stream: table[slot].id, finalSize: table[slot].send.sequenced)
-        table[slot].send.finSequenced()
-        scheduler.ranDry(slot, &table)
+        changeSend(slot) { $0.finSequenced() }
+        table[slot].pending.remove(.fin)
+        scheduler.removeControl(slot, &table)
         let owner = table[slot].owner
         return sequence(writer.count, owner: owner, payload: 0, isOver: removeIfOver(slot))
     }
@@ -114,16 +143,18 @@ extension Endpoint {
                         Specification.dataBodyMaximum - Varint.maximumByteCount)
         guard count > 0 else { return nil }
         writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
-        table[slot].send.take(count)
+        changeSend(slot) { $0.take(count) }
         // What went out while nobody waited is nobody's loss, and no debt.
         table[slot].deficit = isAlone ? 0 : table[slot].deficit - Int32(count)
         dataSent += UInt64(count)
+        dataFramed += UInt64(writer.count + count)
+        finIfOwed(slot)
         return sequence(writer.count, owner: table[slot].owner, payload: count, isOver: false)
     }
 
     mutating func sequence(_ header: Int, owner: StreamOwner, payload: Int, isOver: Bool) -> SequencedFrame {
         sent += UInt64(header + payload)
-        if sent - (borders.last ?? acknowledged) >= Endpoint.borderDistance { borders.append(sent) }
+        if sent - (borders.last ?? acknowledged) >= Endpoint.borderDistance { borders.append(sent, data: dataFramed) }
         return SequencedFrame(owner: owner, headerByteCount: header, payloadByteCount: payload, isOver: isOver)
     }
 

@@ -17,6 +17,8 @@ struct Scheduler {
     private var control = List()
     /// Streams whose OPEN has no place yet. Apart from the others: it waits for a carrier that works.
     private var opening = List()
+    /// Streams of ours that are reset, at a pace that the peer accepts (`ResetPace`).
+    private var resetting = List()
 
     struct List {
         var first = StreamTable.none
@@ -29,6 +31,7 @@ struct Scheduler {
     var firstControl: StreamSlot { control.first }
     /// `none` when there is none.
     var firstOpening: StreamSlot { opening.first }
+    var firstResetting: StreamSlot { resetting.first }
 
     /// The stream whose turn it is, with a deficit above zero; `none` when nobody waits.
     mutating func nextData(_ table: inout StreamTable) -> StreamSlot {
@@ -80,20 +83,17 @@ struct Scheduler {
 
     mutating func addOpening(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .opening, &table) }
 
+    mutating func addResetting(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .resetting, &table) }
+
     private mutating func add(_ slot: StreamSlot, _ place: Stream.ControlPlace, _ table: inout StreamTable) {
         guard table[slot].controlPlace == .none else { return }
-        let last = place == .control ? control.last : opening.last
+        var list = self[place]
         table[slot].controlPlace = place
         table[slot].controlNext = StreamTable.none
-        table[slot].controlPrevious = last
-        if last != StreamTable.none { table[last].controlNext = slot }
-        if place == .control {
-            if control.isEmpty { control.first = slot }
-            control.last = slot
-        } else {
-            if opening.isEmpty { opening.first = slot }
-            opening.last = slot
-        }
+        table[slot].controlPrevious = list.last
+        if list.isEmpty { list.first = slot } else { table[list.last].controlNext = slot }
+        list.last = slot
+        self[place] = list
     }
 
     mutating func removeControl(_ slot: StreamSlot, _ table: inout StreamTable) {
@@ -102,14 +102,28 @@ struct Scheduler {
         let (next, previous) = (table[slot].controlNext, table[slot].controlPrevious)
         if previous != StreamTable.none { table[previous].controlNext = next }
         if next != StreamTable.none { table[next].controlPrevious = previous }
-        if place == .control {
-            if control.first == slot { control.first = next }
-            if control.last == slot { control.last = previous }
-        } else {
-            if opening.first == slot { opening.first = next }
-            if opening.last == slot { opening.last = previous }
-        }
+        if self[place].first == slot { self[place].first = next }
+        if self[place].last == slot { self[place].last = previous }
         table[slot].controlPlace = .none
+    }
+
+    private subscript(_ place: Stream.ControlPlace) -> List {
+        get {
+            switch place {
+            case .none: List()
+            case .control: control
+            case .opening: opening
+            case .resetting: resetting
+            }
+        }
+        set {
+            switch place {
+            case .none: preconditionFailure("a list that is none")
+            case .control: control = newValue
+            case .opening: opening = newValue
+            case .resetting: resetting = newValue
+            }
+        }
     }
 
     /// Takes the stream out of every list, before it leaves the table.

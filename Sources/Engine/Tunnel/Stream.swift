@@ -19,6 +19,7 @@ struct Stream {
         static let open = Pending(rawValue: 1)
         static let credit = Pending(rawValue: 2)
         static let reset = Pending(rawValue: 4)
+        static let fin = Pending(rawValue: 8)
     }
     var pending: Pending = []
     /// Meant with `Pending.open` and `Pending.reset`.
@@ -34,7 +35,7 @@ struct Stream {
     var dataNext = StreamTable.none
     var dataPrevious = StreamTable.none
     /// Which list of control frames it stands in.
-    enum ControlPlace: UInt8 { case none, control, opening }
+    enum ControlPlace: UInt8 { case none, control, opening, resetting }
     var controlPlace: ControlPlace = .none
     var controlNext = StreamTable.none
     var controlPrevious = StreamTable.none
@@ -64,9 +65,11 @@ struct SendHalf {
     var owesFin: Bool { state == .finishing && waiting == 0 }
     /// Bytes that may be sent beyond those that were.
     var credit: Int { Int(limit - sequenced) }
+    /// What the peer has reserved for the stream; bounded, so that a sum over all streams does not overflow.
+    var promised: UInt64 { state == .finished ? 0 : min(limit - sequenced, 1 << 40) }
     /// Bytes that credit allows now.
     var sendable: Int { min(waiting, credit) }
-    var hasWork: Bool { sendable > 0 || owesFin }
+    var hasWork: Bool { sendable > 0 }
 
     mutating func write(_ count: Int) {
         precondition(state == .open, "written to a finished half")
@@ -110,8 +113,21 @@ struct ReceiveHalf {
     private(set) var received: UInt64 = 0
     private(set) var consumed: UInt64 = 0
     private(set) var window: CreditWindow
+    /// Of `outstanding`: bytes that the user's socket had no room for when they were granted. They may have to wait in memory.
+    private(set) var reserved: UInt64
+    /// The stream was reset on this side: what still comes is nobody's.
+    private var isAbandoned = false
 
-    init(initial: UInt64, now: Instant) { window = CreditWindow(initial: initial, now: now) }
+    init(initial: UInt64, now: Instant) {
+        window = CreditWindow(initial: initial, now: now)
+        reserved = initial
+    }
+
+    /// Bytes that the peer was granted and the user has not taken.
+    var outstanding: UInt64 {
+        if isAbandoned { return 0 }
+        return state == .open ? window.target - consumed : received - consumed
+    }
 
     var isOpen: Bool { state == .open }
     var isDrained: Bool { state == .drained }
@@ -127,13 +143,23 @@ struct ReceiveHalf {
         guard state == .open else { throw ProtocolFault("a second end of a stream") }
         guard finalSize == received else { throw ProtocolFault("the final size of a stream is not what arrived") }
         state = .finished
+        reserved = min(reserved, outstanding)
     }
 
-    /// The user took `count` bytes. True when new credit should be told.
-    mutating func consume(_ count: UInt64, ceiling: UInt64, roundTrip: Interval, now: Instant) -> Bool {
+    /// The user took `count` bytes, and its socket takes `room` more at once. True when new credit should be told.
+    mutating func consume(_ count: UInt64, ceiling: UInt64, room: UInt64, roundTrip: Interval, now: Instant) -> Bool {
         precondition(count <= held, "consumed more than arrived")
         consumed += count
-        return state == .open && window.consumed(to: consumed, ceiling: ceiling, roundTrip: roundTrip, now: now)
+        reserved = min(reserved, outstanding)
+        guard state == .open, window.consumed(to: consumed, ceiling: ceiling, roundTrip: roundTrip, now: now) else { return false }
+        reserved = outstanding - min(room, outstanding)
+        return true
+    }
+
+    /// The stream was reset on this side.
+    mutating func abandon() {
+        isAbandoned = true
+        reserved = 0
     }
 
     mutating func drain() {

@@ -15,8 +15,10 @@ struct StreamTable: ~Copyable {
     private var buckets: UnsafeMutablePointer<StreamSlot>
     private var bucketMask: Int
     private(set) var count = 0
+    private let hashSeed: UInt64
 
-    init() {
+    init(hashSeed: UInt64 = 0) {
+        self.hashSeed = hashSeed
         capacity = 8
         records = .allocate(capacity: capacity)
         links = .allocate(capacity: capacity)
@@ -93,8 +95,12 @@ struct StreamTable: ~Copyable {
         for slot in 0..<capacity where isUsed[slot] { body(StreamSlot(slot), records[slot]) }
     }
 
+    /// Multiplication by odd numbers that the peer does not know: what collides under one seed does not under another.
     private func home(_ id: UInt64) -> Int {
-        Int(truncatingIfNeeded: (id &* 0x9e37_79b9_7f4a_7c15) >> 32) & bucketMask
+        let odd = hashSeed | 1
+        var bits = (id ^ hashSeed) &* 0x9e37_79b9_7f4a_7c15 &* odd
+        bits = (bits ^ bits >> 32) &* (odd << 32 | odd >> 32 | 1) &* 0xbf58_476d_1ce4_e5b9
+        return Int(truncatingIfNeeded: bits >> 32) & bucketMask
     }
 
     private mutating func place(_ slot: StreamSlot) {

@@ -37,6 +37,8 @@ ssize_t system_read(int fd, void *memory, size_t count);
 ssize_t system_write(int fd, const void *bytes, size_t count);
 /* Sends without waiting, and says that more follows at once. Bytes taken, or -errno. */
 ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count);
+/* The next connection of a non-blocking listener: a non-blocking, close-on-exec descriptor, or -errno. */
+int system_accept(int listener);
 /* Bytes of a TCP socket that its peer has not acknowledged, or -errno. */
 int system_unacknowledged(int fd);
 /* Bytes that have arrived and were not received, or -errno. */

@@ -1,6 +1,5 @@
 import Testing
-import Tunnel
-@testable import Control
+@testable import Tunnel
 
 @Suite struct TokenBucketTests {
     private func at(_ milliseconds: UInt64) -> Tunnel.Instant { Tunnel.Instant(nanoseconds: (7_000 + milliseconds) * 1_000_000) }
