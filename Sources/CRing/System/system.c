@@ -15,6 +15,11 @@ int system_unacknowledged(int fd) {
     return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -errno;
 }
 
+int system_unsent(int fd) {
+    int count = 0;
+    return ioctl(fd, SIOCOUTQNSD, &count) == 0 ? count : -errno;
+}
+
 int system_unread(int fd) {
     int count = 0;
     return ioctl(fd, SIOCINQ, &count) == 0 ? count : -errno;

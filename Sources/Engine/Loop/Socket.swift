@@ -79,9 +79,12 @@ public enum Socket {
         return name.withUTF8 { setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, $0.baseAddress, socklen_t($0.count)) } == 0
     }
 
-    /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere.
-    public static func tuneUser(_ fd: Int32) {
+    /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere. `unsentMaximum`: bytes that the kernel takes
+    /// ahead of what it may send; nil: as many as it likes.
+    public static func tuneUser(_ fd: Int32, unsentMaximum: Int?) {
         try? set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+        let notSentLowWater: Int32 = 25  // TCP_NOTSENT_LOWAT
+        if let unsentMaximum { try? set(fd, Int32(IPPROTO_TCP), notSentLowWater, Int32(clamping: unsentMaximum)) }
     }
 
     /// Whether close(2), or the end of the process, sends RST and discards what is queued, or lets it leave in order.
@@ -118,12 +121,16 @@ public enum Socket {
     /// Bytes that the kernel holds of a TCP socket's sends: not acknowledged, sent or not (SIOCOUTQ).
     public static func heldByteCount(_ fd: Int32) -> Int { Int(max(0, system_unacknowledged(fd))) }
 
-    /// Bytes that a send would take now; about, and rather too few: a quarter of the buffer is left to the kernel's own overhead.
-    public static func sendRoom(_ fd: Int32) -> Int {
+    /// Bytes that a send to a user would take now; about, and rather too few: a quarter of the buffer is left to the kernel's own
+    /// overhead.
+    /// `unsentMaximum`: as for `tuneUser`.
+    public static func sendRoom(_ fd: Int32, unsentMaximum: Int?) -> Int {
         var size: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
         guard getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 else { return 0 }
-        return max(0, Int(size) / 4 * 3 - heldByteCount(fd))
+        let room = Int(size) / 4 * 3 - heldByteCount(fd)
+        guard let unsentMaximum else { return max(0, room) }
+        return max(0, min(room, unsentMaximum - Int(max(0, system_unsent(fd)))))
     }
 
     /// Something has arrived that was not received.

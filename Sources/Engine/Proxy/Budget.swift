@@ -6,7 +6,7 @@
 /// is sure of a little besides: a quarter of the whole is for that.
 ///
 /// Of a session's `-buffer` at most half holds bytes that have no place in its sequence yet, and of what is left of that half one
-/// user a quarter: users whose streams stand still for want of credit leave room for the others.
+/// user a quarter; users whose streams stand still for want of credit hold little, and leave room for the others.
 final class Budget {
     /// A session's share of the count. Only the budget changes it.
     struct Account {
@@ -77,12 +77,19 @@ final class Budget {
         return min(own, max(account.guaranteed - account.held, min(free, 4 * free - account.held)))
     }
 
-    /// What one of its `users` may bring now, of whom `inbound` bytes have no place yet. Not above 0: it waits until some have.
-    /// `isHealthy`: the carrier works, so more than a little would only add delay.
-    func share(_ account: Account, _ inbound: Int, users: Int, isHealthy: Bool) -> Int {
-        let least = max(Policy.inboundLeast, min(Policy.poolByteCount, sessionMaximum / 4 / max(1, users)))
-        let most = isHealthy ? min(Policy.inboundWhileAttached, (sessionMaximum / 2 - account.unplaced) / 4)
-            : max(4 * min(free, sessionMaximum - account.held), account.guaranteed)
+    /// What one of its `users` may bring now, of whom `inbound` bytes have no place yet, and whose stream has `credit`. Not above 0: it
+    /// waits until some have. `isHealthy`: the carrier works, so more than a little would only add delay; and what credit does not
+    /// cover only waits for it.
+    func share(_ account: Account, _ inbound: Int, credit: Int, users: Int, isHealthy: Bool) -> Int {
+        let part = sessionMaximum / 4 / max(1, users)
+        let least = max(Policy.inboundLeast, min(Policy.poolByteCount, part))
+        let most: Int
+        if isHealthy {
+            let ahead = min(credit, Policy.inboundWhileAttached) + min(Policy.inboundAheadOfCredit, max(part, Policy.inboundLeast))
+            most = min(Policy.inboundWhileAttached, (sessionMaximum / 2 - account.unplaced) / 4, ahead)
+        } else {
+            most = max(4 * min(free, sessionMaximum - account.held), account.guaranteed)
+        }
         return max(least, most) - inbound
     }
 

@@ -14,7 +14,7 @@ extension ClientHost {
         guard mayAccept, let mapping else { return hub.loop.close(fd) }
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
-        Socket.tuneUser(fd)
+        Socket.tuneUser(fd, unsentMaximum: hub.users.unsentMaximum)
         let header = mapping.tellsAddress ? ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes : []
         add(fd, target: mapping.target, place, header)
     }

@@ -180,7 +180,7 @@ final class Origins {
         hub.timers.cancel(hub.users.token(index, .originDeadline))
         hub.journal.note(.originConnected(after: hub.now - user.pointee.armedAt))
         user.pointee.life.connected()
-        Socket.tuneUser(user.pointee.fd)
+        Socket.tuneUser(user.pointee.fd, unsentMaximum: hub.users.unsentMaximum)
         hub.users.armReceive(index)
         hub.users.markDirty(index)
     }

@@ -96,12 +96,20 @@ enum Policy {
     static let outboundCopyBelowWhenSlow = 16 << 10
     /// What a stream may hold while the carrier works: more would only add delay.
     static let inboundWhileAttached = 2 << 20
+    /// And what it may hold beyond its credit: enough to go on at once when more comes.
+    static let inboundAheadOfCredit = 64 << 10
+    /// A stream that holds bytes is read on when there is room for so many more.
+    static let pieceMinimum = 16 << 10
     /// What every stream may hold, however many there are.
     static let inboundLeast = 512
     /// Bytes of one send on a carrier.
     static let batchByteCount = 512 << 10
     /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.
     static let detachedBatchByteCount = 64 << 10
+    /// Bytes that the kernel takes for all users ahead of what it may send; and for one: a bound above the first means none.
+    static let unsentByteCount = 128 << 20
+    static let unsentMaximum = 2 << 20
+    static let unsentMinimum = 64 << 10
     /// Bytes of one send to a user.
     static let userSendByteCount = 1 << 20
     static let userIovecMaximum = 64
@@ -115,6 +123,9 @@ enum Policy {
 
     /// What a pipe holds in pages of 4 KiB; segments on loopback are larger. More needs a privilege.
     static let pipeByteCount = 1 << 20
+    /// What it holds at least of what comes from a network, in segments of some KiB; and on loopback, where they have up to 64.
+    static let pipeHolds = 256 << 10
+    static let pipeHoldsOnLoopback = 4 << 20
     /// Pipes of the process: half of what an unprivileged user may have, for two processes.
     static let pipesMaximum = 32
     /// One for so many descriptors that the process may have.
@@ -124,7 +135,7 @@ enum Policy {
     static let pipeRetry = Interval.seconds(10)
     /// A socket that brings so much in so short a time is spliced, and no more when most splices are shorter than this.
     static let spliceWindow = Interval.milliseconds(50)
-    static let spliceWindowByteCount = 1 << 20
+    static let spliceWindowByteCount = 512 << 10
     static let spliceAbove = 24 << 10
     static let spliceEndStreak = 16
     /// Payload of one spliced frame.

@@ -47,6 +47,12 @@ final class Users {
     deinit { scratch.deallocate() }
 
     var count: Int { table.count }
+    /// What the kernel takes for one user ahead of what it may send: the more users, the less. Unbounded it takes megabytes for each who
+    /// does not read, and thousands of those use up the TCP memory of the whole machine (net.ipv4.tcp_mem), carriers included.
+    var unsentMaximum: Int? {
+        let part = Policy.unsentByteCount / max(1, table.count)
+        return part >= Policy.unsentMaximum ? nil : max(part, Policy.unsentMinimum)
+    }
     var hasRoom: Bool { table.count < maximum }
 
     subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> { table[index] }

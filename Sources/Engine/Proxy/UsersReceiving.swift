@@ -14,9 +14,10 @@ extension Users {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
               let session = user.pointee.session?.takeUnretainedValue() else { return }
-        let share = hub.budget.share(session.account, user.pointee.inboundCount, users: session.userCount, isHealthy: session.isHealthy)
-        // Its own bytes have to get their place first (`Sessions.movePayload`).
-        guard share > 0 else { return }
+        let share = hub.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
+                                     users: session.userCount, isHealthy: session.isHealthy)
+        // Its own bytes have to get their place first (`Sessions.movePayload`); and pieces that are too short cost more than they bring.
+        guard share >= (user.pointee.inboundCount == 0 ? 1 : Policy.pieceMinimum) else { return }
         let most = min(share, room(session))
         guard most > 0 else { return block(index, user, session) }
         if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }

@@ -93,9 +93,18 @@ extension Users {
         takenByteCount += UInt64(count)
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
-        let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? Socket.sendRoom(user.pointee.fd) : 0
+        let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0
         session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: hub.instant)
         hub.sessions.markDirty(session)
+    }
+
+    /// Bytes that the user's socket takes now, and its part of the pipes: none of them needs memory.
+    private func room(of user: UnsafeMutablePointer<UserSocket>, _ session: Session) -> Int {
+        let room = Socket.sendRoom(user.pointee.fd, unsentMaximum: unsentMaximum)
+        guard let backlog = user.pointee.backlog else { return room }
+        let pipe = session.carrier?.isLoopback == true ? Policy.pipeHoldsOnLoopback : Policy.pipeHolds
+        let part = min(Policy.passedAhead, pipe * hub.pipes.maximum / max(1, passed.count))
+        return room + max(0, part - backlog.byteCount)
     }
 
     func sent(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32) {

@@ -40,11 +40,11 @@ public struct Endpoint: ~Copyable {
     static let controlReserve = 128 << 10
     /// Distance of the frame borders that are remembered.
     static let borderDistance: UInt64 = 4 << 10
-    static let creditMinimum = 1 << 10
     /// A peer that has less left of the session's limit is told at once when it moves.
     static let nearLimit = 4 << 10
-    /// What each stream may have on its way however little room there is: the session's limit covers it besides the receive budget.
-    public static let creditFloor: UInt64 = 512
+    /// What each stream may have on its way however little room there is, at OPEN and later: the session's limit covers it besides
+    /// the receive budget.
+    public static let creditFloor: UInt64 = 1 << 10
     /// Up to this many streams share the receive budget as equals, whatever they have shown.
     static let fewStreams = 2
 
@@ -256,6 +256,8 @@ public struct Endpoint: ~Copyable {
 
     /// Bytes of the stream that the owner holds and that have no place in the sequence yet.
     public func waiting(_ slot: StreamSlot) -> Int { table[slot].send.waiting }
+    /// Bytes of the stream that may be sent beyond those that have their place.
+    public func credit(_ slot: StreamSlot) -> Int { table[slot].send.credit }
     /// Credit covers all bytes that wait.
     public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
 
@@ -326,7 +328,7 @@ public struct Endpoint: ~Copyable {
     /// the budget up: the sum over n streams grows with log n only.
     func initialCredit(of budget: UInt64) -> UInt64 {
         let share = budget / UInt64(8 * (table.count + 8))
-        return min(max(share, UInt64(Endpoint.creditMinimum)), Specification.initialCreditMaximum)
+        return min(max(share, Endpoint.creditFloor), Specification.initialCreditMaximum)
     }
 
     // The only ways in which streams come, go and change their halves: the sums over all of them change with them.

@@ -1,10 +1,20 @@
 """Honest load that is heavy or strange, and peers that do not read: it slows down what it must and ends nothing else."""
 
+import multiprocessing
+import os
+import signal
 import socket
+import struct
+import sys
 import threading
+import time
 
-from ends import Switchboard, call
-from process import Failure
+import path as paths
+from cases.mappings import Files, Route
+from ends import RESET_AT_CLOSE, Switchboard, call, exchange
+from lab import SERVER_ADDRESS
+from path import CARRIER_PORT, HERE
+from process import Failure, last_line
 from runner import Case
 
 ORIGIN_PORT = 7960
@@ -88,7 +98,232 @@ def urgent(direction, splicing):
     return story
 
 
+class Depot:
+    """An origin for thousands of connections, in a process of its own."""
+
+    def __init__(self, context, lab, port=ORIGIN_PORT):
+        self.context, self.lab = context, lab
+        self.process = lab.start(f"depot-{port}", [sys.executable, os.path.join(HERE, "workers", "depot.py"), str(port)],
+                                 host=lab.server)
+        self.process.wait_for_port(port)
+
+    def ask(self, address, count, receive_buffer=None):
+        """A connection that asked for `count` bytes and has read none."""
+        end = self.lab.client.socket()
+        if receive_buffer:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        end.settimeout(20)
+        end.connect(address)
+        end.sendall(b"D" + struct.pack(">Q", count))
+        return end
+
+    def fetch(self, address, count, seconds=30):
+        """Bytes a second of a download that is read at once, every byte compared."""
+        end = self.ask(address, count)
+        began = time.monotonic()
+        received, seen = receive_all(end, seconds)
+        if (received, seen) != (count, "eof"):
+            raise Failure(f"{received} of {count} bytes arrived before “{seen}”")
+        end.close()
+        return count / (time.monotonic() - began)
+
+    def put(self, end, start, count):
+        send_pattern(end, start, count)
+
+    def offer(self, address):
+        """A connection that will send."""
+        end = self.lab.client.connect(address, 20)
+        end.sendall(b"U" + bytes(8))
+        return end
+
+    def accepted(self, end, count, seconds):
+        """Ends the upload: the origin must have every byte."""
+        end.settimeout(seconds)
+        end.shutdown(socket.SHUT_WR)
+        answer = b""
+        while len(answer) < 8:
+            part = end.recv(8 - len(answer))
+            if not part:
+                raise Failure("the origin ended an upload: it saw a wrong byte")
+            answer += part
+        if struct.unpack(">Q", answer)[0] != count:
+            raise Failure(f"the origin has {struct.unpack('>Q', answer)[0]} of {count} bytes")
+        end.close()
+
+
+def read_one_after_another(context):
+    """One process reads 40 downloads of 20 MiB one after the other, as `cat <(curl 1) <(curl 2) …` does."""
+    count, size = (1000, 2 * MIB) if context.options.long else (40, 20 * MIB)
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT)
+    depot = Depot(context, lab)
+    ends = [depot.ask(path.address, size) for _ in range(count)]
+    context.sleep(1)
+    rate = depot.fetch(path.address, 20 * MIB, 10)
+    for number, end in enumerate(ends):
+        received, seen = receive_all(end, 10)
+        if (received, seen) != (size, "eof"):
+            raise Failure(f"connection {number} of {count}: {received / MIB:.1f} of {size / MIB:.0f} MiB arrived before “{seen}”")
+        end.close()
+    return f"{count} downloads of {size // MIB} MiB, one after the other; beside them a new one at {rate / MIB:.0f} MiB/s"
+
+
+def stopped_readers(context):
+    """64 downloads that nobody reads: a new one is half as fast as without them; its memory stays within the flag."""
+    # Ten thousand that the kernel cannot hold would use up its TCP memory, with tele or without.
+    count, size, kept = (8000, 256 << 10, 4096) if context.options.long else (64, 64 * MIB, None)
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT)
+    depot = Depot(context, lab)
+    # So many connections in both measurements: a stream alone goes another way (splice).
+    idle = [depot.offer(path.address) for _ in range(count)]
+    free = max(depot.fetch(path.address, 64 * MIB) for _ in range(3))
+    for end in idle:
+        end.close()
+    ends = [depot.ask(path.address, size, kept) for _ in range(count)]
+    context.sleep(3)
+    beside = max(depot.fetch(path.address, 64 * MIB) for _ in range(3))
+    memory = [process.memory("VmHWM") // MIB for process in (path.client, path.server) if process]
+    note = f"{beside / MIB:.0f} MiB/s beside {count} stopped readers, {free / MIB:.0f} without; {memory} MiB"
+    if beside < free / 2 or any(used > 64 + 64 + 32 for used in memory):
+        raise Failure(note)
+    return note
+
+
+def idle_sessions(context):
+    """2000 idle sessions: another's download is as fast as on an empty server, and each costs little memory."""
+    count = 10_000 if context.options.long else 2000
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, server_flags=["-max-sessions=20000", "-memory=256MiB"])
+    depot = Depot(context, lab)
+    free = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
+    before = path.server.memory()
+    crowd = lab.start("idle", [sys.executable, os.path.join(HERE, "workers", "idle.py"), SERVER_ADDRESS, str(CARRIER_PORT), str(count)],
+                      host=lab.client)
+    if not context.until(60, lambda: "ready" in crowd.output):
+        raise Failure(f"{count} sessions were not welcomed within 60 s: {last_line(crowd.errors)}")
+    context.sleep(2)
+    each = (path.server.memory() - before) / count
+    beside = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
+    gone = int(crowd.output.split()[-1])
+    note = f"{beside / MIB:.0f} MiB/s beside {count} idle sessions, {free / MIB:.0f} without; {each / 1024:.1f} KiB each, {gone} ended"
+    # The best of five: other work on the machine only ever takes speed away.
+    if beside < 0.7 * free or each > 8192 or gone:
+        raise Failure(note)
+    return note
+
+
+def refusals(context):
+    """A mapping whose origin is down, and users that end by RST, thousands a second: the other mapping's users notice nothing."""
+    lab = context.lab()
+    files = Files(context, lab, {"good": "127.0.0.1:9101", "down": "127.0.0.1:9102"},
+                  {"good": f"127.0.0.1:{ORIGIN_PORT}", "down": "127.0.0.1:1"}, client="max-streams = 1000", server="max-streams = 1000")
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, Route(9101), switchboard)
+        stop, counts = multiprocessing.Event(), multiprocessing.Array("Q", 2)
+        knockers = [multiprocessing.Process(target=knock, args=(lab, port, index, stop, counts), daemon=True)
+                    for index, port in enumerate((9102, 9101))]
+        for knocker in knockers:
+            knocker.start()
+        try:
+            slowest = 0
+            end = time.monotonic() + (60 if context.options.long else 8)
+            while time.monotonic() < end:
+                began = time.monotonic()
+                exchange(user, origin, 100, 5)
+                slowest = max(slowest, time.monotonic() - began)
+                context.sleep(0.01)
+        finally:
+            stop.set()
+            for knocker in knockers:
+                knocker.join(5)
+                knocker.kill()
+        seconds = 60 if context.options.long else 8
+        rates = [count / seconds for count in counts]
+        if min(rates) < 200:
+            raise Failure(f"only {rates[0]:.0f} and {rates[1]:.0f} connections a second were made")
+    return f"{rates[0]:.0f} refused and {rates[1]:.0f} reset connections a second, the slowest exchange beside them {slowest * 1000:.0f} ms"
+
+
+def knock(lab, port, index, stop, counts):
+    lab.client.after_fork()
+    maker = lab.client.maker
+
+    def loop():
+        while not stop.is_set():
+            end = socket.socket()
+            try:
+                end.connect(("127.0.0.1", port))
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+                # Refused ones end by themselves; the others by RST, as health checks and scanners do.
+                if port == 9102:
+                    end.settimeout(2)
+                    end.recv(1)
+            except OSError:
+                pass
+            counts[index] += 1
+            end.close()
+    threads = [maker.submit(loop)]
+    for thread in threads:
+        thread.result()
+
+
+def outage_within_memory(security):
+    """8000 users write 16 KiB each in an outage: the buffer holds what it says, nobody is reset, and all of it arrives."""
+    def story(context):
+        flags = ["-buffer=1MiB", "-memory=1MiB"] if security else ["-buffer=64MiB", "-memory=64MiB"]
+        count = 8000
+        lab = context.lab()
+        secure = {role: [f"-key={paths.secrets()}/key"] if security else [] for role in ("client", "server")}
+        path = context.path(lab, ORIGIN_PORT, client_flags=flags + secure["client"], server_flags=["-buffer=64MiB"] + secure["server"])
+        depot = Depot(context, lab)
+        users = [depot.offer(path.address) for _ in range(count)]
+        # Until all of them are open at the origin, so that the outage meets users and nothing else.
+        if not context.until(20, lambda: status_of_streams(path) >= count):
+            context.sleep(2)
+        lab.forward("drop")
+        size = 16 << 10
+        payload = pattern(0, size)
+        for user in users:
+            user.setblocking(False)
+            try:
+                sent = user.send(payload)
+            except BlockingIOError:
+                sent = 0
+            if sent != size:
+                raise Failure(f"the kernel took {sent} of {size} bytes of a user")
+        context.sleep(3)
+        cpu = path.client.cpu_seconds()
+        context.sleep(2)
+        cpu = (path.client.cpu_seconds() - cpu) / 2
+        memory = path.client.memory("VmHWM") // MIB
+        lab.forward()
+        for user in users:
+            depot.accepted(user, size, 30)
+        path.client.signal(signal.SIGTERM)
+        path.client.wait(15)
+        path.client = None
+        note = f"{count} users, {memory} MiB at most, {cpu:.0%} of a processor in the outage"
+        limit = (1 if security else 64) * 1.05 + 16 + count * 1.2 / 1024
+        if memory > limit or cpu > 0.3:
+            raise Failure(f"{note}; {limit:.0f} MiB were allowed")
+        return note
+    return story
+
+
+def status_of_streams(path):
+    """How many connections the server has to the origin."""
+    return sum(line.split()[3] == "01" and line.split()[2].endswith(f":{ORIGIN_PORT:04X}")
+               for line in path.server._proc("net/tcp").splitlines()[1:])
+
+
 def cases():
     for direction in ("up", "down"):
         for splicing in ("always", "never"):
             yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="both")
+    yield Case("load.one-after-another", read_one_after_another, weight=3, drivers="both")
+    yield Case("load.stopped-readers", stopped_readers, weight=4, only_tele=True)
+    yield Case("load.idle-sessions", idle_sessions, weight=6, only_tele=True, only_plain=True)
+    yield Case("load.refusals", refusals, weight=4, only_tele=True, drivers="both")
+    yield Case("load.outage-memory", outage_within_memory(False), weight=4, only_tele=True, drivers="both")
+    yield Case("load.outage-memory-key", outage_within_memory(True), weight=4, only_tele=True, only_plain=True, drivers="both")

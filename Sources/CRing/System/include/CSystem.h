@@ -41,6 +41,8 @@ ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count);
 int system_accept(int listener);
 /* Bytes of a TCP socket that its peer has not acknowledged, or -errno. */
 int system_unacknowledged(int fd);
+/* Bytes that a TCP socket was given and has not sent, or -errno. */
+int system_unsent(int fd);
 /* Bytes that have arrived and were not received, or -errno. */
 int system_unread(int fd);
 /* No program that this process starts has more privileges than it. 0 or -errno. */
