@@ -210,4 +210,31 @@ import Wire
         #expect(registry.nextTimeout == .never)
         registry.checkInvariants()
     }
+
+    /// Thirty sessions: whoever needs it gets the most there may be, also the last one, and gives it back when it is idle.
+    @Test func grantsFollowNeed() {
+        var registry = registry(100)
+        for key in 1...30 as ClosedRange<UInt32> { _ = admit(&registry, key) }
+        for key in 1...30 as ClosedRange<UInt32> {
+            let now = at(UInt64(key) * 10)
+            for _ in 0..<10 { _ = registry.grow(key, now: now) }
+            #expect(registry.grant(of: key) == 16 << 20, "session \(key)")
+            #expect(registry.shrinkIdle(now: now + .seconds(3)) == [key])
+            registry.checkInvariants()
+        }
+        let hasGrown = registry.hasGrown
+        #expect(!hasGrown)
+    }
+
+    /// One client that is killed and comes back twenty times: the sessions that it leaves behind keep nothing from it.
+    @Test func whatADeadSessionWasGrantedIsFree() {
+        var registry = registry(100)
+        for key in 1...20 as ClosedRange<UInt32> {
+            _ = admit(&registry, key)
+            for _ in 0..<10 { _ = registry.grow(key, now: at(0)) }
+            #expect(registry.grant(of: key) == 16 << 20)
+            registry.detached(key, isPrecious: true, now: at(0))
+        }
+        registry.checkInvariants()
+    }
 }

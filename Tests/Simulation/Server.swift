@@ -87,7 +87,7 @@ extension World {
         switch server.registry.proved(UInt32(session.number), now: now(.server)) {
         case .known: break
         case .welcome(let grant, let evicted):
-            session.endpoint.raiseReceiveLimit(to: min(grant, plan.limits[Side.server.rawValue].received), now: now(.server))
+            session.endpoint.setReceiveLimit(min(grant, plan.limits[Side.server.rawValue].received), now: now(.server))
             if let evicted { endSession(sessions[Int(evicted)]) }
         case .full: require(false, "no room for one session")
         }

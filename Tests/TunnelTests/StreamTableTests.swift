@@ -60,4 +60,20 @@ import Testing
         }
         #expect(window.size == 64 << 10)
     }
+
+    /// A peer that finds identifiers which collide under one seed finds none that collide under another.
+    @Test func identifiersThatCollideUnderOneSeedDoNotUnderAnother() {
+        let known = StreamTable(hashSeed: 0)
+        var colliding: [UInt64] = []
+        var id: UInt64 = 0
+        while colliding.count < 64 {
+            if known.home(id, mask: 0xfff) == 7 { colliding.append(id) }
+            id += 2
+        }
+        for seed in [1, 0x9e37_79b9_7f4a_7c15, 0xdead_beef_0bad_f00d, .max] as [UInt64] {
+            let other = StreamTable(hashSeed: seed)
+            let homes = Set(colliding.map { other.home($0, mask: 0xfff) })
+            #expect(homes.count > 56, "seed \(seed): \(homes.count) places for 64 identifiers")
+        }
+    }
 }

@@ -57,7 +57,11 @@ public struct Registry: ~Copyable {
         let group: String
         let secret: Octets32
         var attempt: UInt64
+        /// Bytes that it may be promised: what it has while it is idle, and what it has now.
+        var base: Int
         var grant: Int
+        /// When it last needed more than the base.
+        var usedAt = Instant(nanoseconds: 0)
         var line: Line
         /// Since when it is what it is: a newcomer, detached.
         var since: Instant
@@ -81,6 +85,8 @@ public struct Registry: ~Copyable {
     /// How many sessions each group has.
     private var groups: [String: Int] = [:]
     public private(set) var grantedByteCount = 0
+    /// Sessions that were granted more than their base, each once or, when it has shrunk and grown again, twice.
+    private var grown: [SessionKey] = []
 
     public init(limits: Limits) { self.limits = limits }
 
@@ -167,7 +173,7 @@ public struct Registry: ~Copyable {
         precondition(keys[identity] == nil && entry(key) == nil, "a session was admitted twice")
         while entries.count <= Int(key) { entries.append(nil) }
         let group = group ?? peer
-        entries[Int(key)] = Entry(identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, grant: grant,
+        entries[Int(key)] = Entry(identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, base: grant, grant: grant,
                                   line: .newcomers, since: now)
         enter(key, .newcomers)
         keys[identity] = key
@@ -212,12 +218,51 @@ public struct Registry: ~Copyable {
         }
         entries[Int(key)]!.since = now
         move(key, to: .attached)
-        let free = limits.grantTotal - grantedByteCount
-        let grant = max(entry.grant, min(limits.grantMaximum, free / 4))
-        grantedByteCount += grant - entry.grant
-        entries[Int(key)]!.grant = grant
-        return .welcome(grant: grant, evict: evicted)
+        let base = max(entry.base, min(limits.grantMaximum, (limits.grantTotal - grantedByteCount) / RegistryPolicy.baseParts))
+        entries[Int(key)]!.base = base
+        setGrant(key, base)
+        return .welcome(grant: base, evict: evicted)
     }
+
+    // MARK: Grants
+
+    private mutating func setGrant(_ key: SessionKey, _ grant: Int) {
+        grantedByteCount += grant - entries[Int(key)]!.grant
+        entries[Int(key)]!.grant = grant
+    }
+
+    /// What the session may be promised; 0: it is not known.
+    public borrowing func grant(of key: SessionKey) -> Int { entry(key)?.grant ?? 0 }
+
+    /// Users of the session take so much that it needs more than it has: twice as much, as far as half of what is free reaches.
+    /// Returns what it may be promised from now on.
+    public mutating func grow(_ key: SessionKey, now: Instant) -> Int {
+        guard let entry = entry(key), entry.isProven else { return 0 }
+        if entry.grant == entry.base { grown.append(key) }
+        entries[Int(key)]!.usedAt = now
+        let free = max(0, limits.grantTotal - grantedByteCount)
+        setGrant(key, max(entry.grant, min(limits.grantMaximum, entry.grant * 2, entry.grant + free / 2)))
+        return entries[Int(key)]!.grant
+    }
+
+    /// Sessions that have not needed for a while what they were granted: they are back at their base. Linear in those that have more.
+    public mutating func shrinkIdle(now: Instant) -> [SessionKey] {
+        var (idle, busy): ([SessionKey], [SessionKey]) = ([], [])
+        for key in grown {
+            guard let entry = entry(key), entry.grant > entry.base else { continue }
+            if now.since(entry.usedAt) > RegistryPolicy.grantKept {
+                setGrant(key, entry.base)
+                idle.append(key)
+            } else {
+                busy.append(key)
+            }
+        }
+        grown = busy
+        return idle
+    }
+
+    /// Some session has more than its base.
+    public var hasGrown: Bool { !grown.isEmpty }
 
     // MARK: Losses
 
@@ -225,6 +270,7 @@ public struct Registry: ~Copyable {
     public mutating func detached(_ key: SessionKey, isPrecious: Bool, now: Instant) {
         guard let entry = entry(key) else { return }
         entries[Int(key)]!.since = now
+        setGrant(key, entry.base)
         move(key, to: !entry.isProven ? .orphans : isPrecious ? .precious : .detached)
     }
 
@@ -304,6 +350,10 @@ public enum RegistryPolicy {
     public static let orphanMaximum = Interval.seconds(60)
     /// Bytes that a newcomer is promised.
     public static let newcomerGrant = 1 << 20
+    /// A session that has proved itself is promised this part of what is free, and more while it needs more.
+    public static let baseParts = 64
+    /// It keeps that so long after it last needed it.
+    public static let grantKept = Interval.seconds(2)
     /// Sessions that are looked at for one that gives way in a full table.
     public static let evictionSteps = 1024
 }

@@ -81,7 +81,8 @@ final class Budget {
     /// waits until some have. `isHealthy`: the carrier works, so more than a little would only add delay; and what credit does not
     /// cover only waits for it.
     func share(_ account: Account, _ inbound: Int, credit: Int, users: Int, isHealthy: Bool) -> Int {
-        let part = sessionMaximum / 4 / max(1, users)
+        // Summed up over users that come one after the other this grows with the logarithm of their number.
+        let part = sessionMaximum / 16 / max(1, users)
         let least = max(Policy.inboundLeast, min(Policy.poolByteCount, part))
         let most: Int
         if isHealthy {
@@ -158,6 +159,8 @@ final class Budget {
     }
 
     // MARK: The rest
+
+    var accountedByteCount: Int { held + waiting + armed }
 
     func arm(_ count: Int) { armed += count }
 

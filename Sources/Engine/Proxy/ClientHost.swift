@@ -166,6 +166,7 @@ final class ClientHost: Host {
     }
 
     func handleProven(_ session: Session) {}
+    func handleShortage(_ session: Session) {}
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))

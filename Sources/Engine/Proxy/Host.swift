@@ -40,6 +40,8 @@ protocol Host: AnyObject {
     func handleRecovered(_ session: Session)
     /// Frames came behind the greeting.
     func handleProven(_ session: Session)
+    /// Users of the session take so much that it needs a larger receive budget.
+    func handleShortage(_ session: Session)
     /// The session is about to be discarded, its users still there.
     func handleSessionEnded(_ session: Session)
 

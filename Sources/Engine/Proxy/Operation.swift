@@ -21,7 +21,7 @@ enum Operation: UInt8 {
     /// Somebody who asks takes too long.
     case inquiryDeadline
     // Timers of the process.
-    case dial, registry, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
+    case dial, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
     /// The ring had no room to wait for signals, or for news of the network.
     case watchesRetry
     /// A sign of life for the service manager.

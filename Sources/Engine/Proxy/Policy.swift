@@ -94,6 +94,10 @@ enum Policy {
     /// Payload shorter than this is copied out of a carrier's slab, so that a slow user does not pin it.
     static let outboundCopyBelow = 2048
     static let outboundCopyBelowWhenSlow = 16 << 10
+    /// Memory that blocks may hold beyond the bytes in them, and a quarter of those.
+    static let fragmentedByteCount = 16 << 20
+    /// Longer copies would take a slab.
+    static let copyAtOnce = 32 << 10
     /// What a stream may hold while the carrier works: more would only add delay.
     static let inboundWhileAttached = 2 << 20
     /// And what it may hold beyond its credit: enough to go on at once when more comes.

@@ -196,6 +196,7 @@ final class ServerHost: Host {
         hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: hub.configuration.holdSeconds))
         hub.sessions.detach(session)
         registry.detached(session.index, isPrecious: session.isPrecious, now: hub.instant)
+        session.endpoint.setReceiveLimit(registry.grant(of: session.index), now: hub.instant)
         scheduleRegistry()
     }
 
@@ -214,12 +215,27 @@ final class ServerHost: Host {
         case .known:
             break
         case .welcome(let grant, let evicted):
-            session.endpoint.raiseReceiveLimit(to: grant, now: hub.instant)
+            session.endpoint.setReceiveLimit(grant, now: hub.instant)
             if let evicted { evict(evicted) }
         case .full:
             hub.journal.note(.sessionEvicted(session))
             hub.sessions.end(session, .tooManySessions, "too many sessions")
         }
+    }
+
+    /// Its users take so much that it needs a larger receive budget.
+    func handleShortage(_ session: Session) {
+        let isFirst = !registry.hasGrown
+        let grant = registry.grow(session.index, now: hub.instant)
+        if grant > 0 { session.endpoint.setReceiveLimit(grant, now: hub.instant) }
+        if isFirst { hub.timers.set(Operation.grants.token(), at: hub.now + RegistryPolicy.grantKept.nanoseconds) }
+    }
+
+    private func shrinkIdle() {
+        for key in registry.shrinkIdle(now: hub.instant) {
+            hub.sessions.find(key)?.endpoint.setReceiveLimit(registry.grant(of: key), now: hub.instant)
+        }
+        if registry.hasGrown { hub.timers.set(Operation.grants.token(), at: hub.now + RegistryPolicy.grantKept.nanoseconds) }
     }
 
     private func evict(_ key: Registry.SessionKey) {
@@ -258,6 +274,8 @@ final class ServerHost: Host {
                 hub.sessions.discard(session)
             }
             scheduleRegistry()
+        case .grants:
+            shrinkIdle()
         case .idleExit:
             guard hub.sessions.count == 0 else { return }
             hub.journal.note(.idleTooLong)

@@ -21,13 +21,29 @@ extension Users {
     /// Bytes that wait in memory.
     private func wait(_ user: UnsafeMutablePointer<UserSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let isSlow = user.pointee.outboundCount > 0
-        let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow)
-            || arena_used(hub.arena) > hub.configuration.memoryByteCount
-        let failed = copies ? queue_append_copy(&user.pointee.outbound, hub.arena, bytes, count)
-            : queue_append_block(&user.pointee.outbound, hub.arena, bytes, count)
+        let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow) || isFragmented
+        let failed = copies ? copy(user, bytes, count) : queue_append_block(&user.pointee.outbound, hub.arena, bytes, count)
         guard failed == 0 else { return false }
         hub.budget.keep(count)
         return true
+    }
+
+    /// A reference to some of a slab's bytes holds all of the slab: a user who does not read would hold more than it was granted. So
+    /// when the blocks in use hold much more memory than bytes, bytes that will wait are copied.
+    private var isFragmented: Bool {
+        arena_used(hub.arena) > hub.budget.accountedByteCount / 4 * 5 + Policy.fragmentedByteCount
+    }
+
+    /// Into pages, densely.
+    private func copy(_ user: UnsafeMutablePointer<UserSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Int32 {
+        var copied = 0
+        while copied < count {
+            let part = min(count - copied, Policy.copyAtOnce)
+            let failed = queue_append_copy(&user.pointee.outbound, hub.arena, bytes + copied, part)
+            if failed != 0 { return failed }  // The session ends, and the user with it.
+            copied += part
+        }
+        return 0
     }
 
     /// The peer's FIN: passed on behind the last byte.
@@ -95,6 +111,7 @@ extension Users {
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
         let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0
         session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: hub.instant)
+        if session.endpoint.takeShortage() { hub.host.handleShortage(session) }
         hub.sessions.markDirty(session)
     }
 

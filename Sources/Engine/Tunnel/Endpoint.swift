@@ -93,6 +93,10 @@ public struct Endpoint: ~Copyable {
     /// Sums over all streams: what the peer was granted and no user has taken, and how much of that may have to wait in memory.
     var outstanding: UInt64 = 0
     var reserved: UInt64 = 0
+    /// When the receive budget was last used up by a quarter, and `dataConsumed` then.
+    var usedAt = Instant(nanoseconds: 0)
+    var usedMark: UInt64 = 0
+    var isShortOfBudget = false
     /// How often the peer may reset streams that it opened.
     var peerResets: TokenBucket
     /// What the peer may send: the largest limit that it may know, also from a HELLO that perhaps never arrived.
@@ -223,7 +227,22 @@ public struct Endpoint: ~Copyable {
             table[slot].pending.insert(.credit)
             scheduler.addControl(slot, &table)
         }
+        noteUse(now)
         announceIfUseful(now)
+    }
+
+    /// A quarter of the receive budget within two round trips: more of it would be faster.
+    private mutating func noteUse(_ now: Instant) {
+        guard dataConsumed - usedMark >= UInt64(limits.received / 4) else { return }
+        isShortOfBudget = now.since(usedAt) < max(liveness.minimumRoundTrip, CreditWindow.roundTripMinimum) * 2
+        usedAt = now
+        usedMark = dataConsumed
+    }
+
+    /// Users take so much that a larger receive budget would be faster. True once each time.
+    public mutating func takeShortage() -> Bool {
+        defer { isShortOfBudget = false }
+        return isShortOfBudget
     }
 
     /// The stream's window is larger than its share of the receive budget, and a grant may be due when its user has taken `count`
@@ -261,9 +280,9 @@ public struct Endpoint: ~Copyable {
     /// Credit covers all bytes that wait.
     public func isCovered(_ slot: StreamSlot) -> Bool { table[slot].send.sendable == table[slot].send.waiting }
 
-    /// The budget of arrivals grows; it never shrinks.
-    public mutating func raiseReceiveLimit(to limit: Int, now: Instant) {
-        guard limit > limits.received else { return }
+    /// The receive budget changes. What was told to the peer stands: a smaller one counts as it is used up.
+    public mutating func setReceiveLimit(_ limit: Int, now: Instant) {
+        guard limit != limits.received else { return }
         limits.received = limit
         if isAttached { announceIfUseful(now) }
     }

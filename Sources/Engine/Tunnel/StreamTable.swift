@@ -96,11 +96,13 @@ struct StreamTable: ~Copyable {
     }
 
     /// Multiplication by odd numbers that the peer does not know: what collides under one seed does not under another.
-    private func home(_ id: UInt64) -> Int {
+    private func home(_ id: UInt64) -> Int { home(id, mask: bucketMask) }
+
+    func home(_ id: UInt64, mask: Int) -> Int {
         let odd = hashSeed | 1
         var bits = (id ^ hashSeed) &* 0x9e37_79b9_7f4a_7c15 &* odd
         bits = (bits ^ bits >> 32) &* (odd << 32 | odd >> 32 | 1) &* 0xbf58_476d_1ce4_e5b9
-        return Int(truncatingIfNeeded: bits >> 32) & bucketMask
+        return Int(truncatingIfNeeded: bits >> 32) & mask
     }
 
     private mutating func place(_ slot: StreamSlot) {

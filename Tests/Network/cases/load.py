@@ -11,7 +11,9 @@ import time
 
 import path as paths
 from cases.mappings import Files, Route
-from ends import RESET_AT_CLOSE, Switchboard, call, exchange
+from cases.floods import frame
+from cases.promises import hello
+from ends import RESET_AT_CLOSE, Switchboard, call, exchange, receive_exactly
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, HERE
 from process import Failure, last_line
@@ -171,7 +173,7 @@ def read_one_after_another(context):
 def stopped_readers(context):
     """64 downloads that nobody reads: a new one is half as fast as without them; its memory stays within the flag."""
     # Ten thousand that the kernel cannot hold would use up its TCP memory, with tele or without.
-    count, size, kept = (8000, 256 << 10, 4096) if context.options.long else (64, 64 * MIB, None)
+    count, size, kept = (4000, 192 << 10, 4096) if context.options.long else (64, 64 * MIB, None)
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT)
     depot = Depot(context, lab)
@@ -311,6 +313,88 @@ def outage_within_memory(security):
     return story
 
 
+def refusals_unread(context):
+    """A peer that opens 135 000 streams of an unknown name and reads nothing: what it costs is bounded, also when it has left."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, server_flags=["-max-streams=200000"])
+    before = path.server.memory()
+    ends = []
+    for _ in range(6):
+        end = lab.client.connect((SERVER_ADDRESS, CARRIER_PORT))
+        end.sendall(hello())
+        receive_exactly(end, 128)
+        end.settimeout(1)
+        # A small buffer, never read: the RESETs stay at the server.
+        try:
+            for start in range(0, 135_000, 500):
+                end.sendall(b"".join(frame(0x41, 2 * (start + index), 12345, 1, 1 << 20) for index in range(500)))
+        except OSError:
+            pass
+        ends.append(end)
+    context.sleep(1)
+    beside = (path.server.memory() - before) / len(ends) / MIB
+    for end in ends:
+        end.close()
+    context.sleep(1)
+    after = (path.server.memory() - before) / len(ends) / MIB
+    note = f"{beside:.1f} MiB a session that reads nothing, {after:.1f} when it has left"
+    if beside > 5 or after > 5:
+        raise Failure(note)
+    return note
+
+
+def never_acknowledging(context):
+    """45 peers that open streams of an unknown name, read all and acknowledge nothing: a good client notices nothing."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, server_flags=["-memory=64MiB", "-buffer=64MiB"])
+    stop, ready = multiprocessing.Event(), multiprocessing.Value("i", 0)
+    peers = multiprocessing.Process(target=acknowledge_nothing, args=(lab, stop, ready), daemon=True)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        peers.start()
+        try:
+            if not context.until(30, lambda: ready.value == 45):
+                raise Failure(f"only {ready.value} of 45 peers are there")
+            slowest = 0
+            for _ in range(200):
+                began = time.monotonic()
+                exchange(user, origin, 100, 5)
+                slowest = max(slowest, time.monotonic() - began)
+                context.sleep(0.01)
+            memory = path.server.memory("VmHWM") / MIB
+        finally:
+            stop.set()
+            peers.join(5)
+            peers.kill()
+    note = f"the slowest exchange {slowest * 1000:.0f} ms, {memory:.0f} MiB at most"
+    if slowest > 0.3 or memory > 64 * 1.05 + 16 + 8:
+        raise Failure(note)
+    return note
+
+
+def acknowledge_nothing(lab, stop, ready):
+    lab.client.after_fork()
+    ends = []
+    for _ in range(45):
+        end = lab.client.connect((SERVER_ADDRESS, CARRIER_PORT))
+        end.sendall(hello())
+        receive_exactly(end, 128)
+        end.settimeout(0.05)
+        ends.append([end, 0])
+        ready.value += 1
+    while not stop.is_set() and ends:
+        for peer in list(ends):
+            end, number = peer
+            try:
+                end.sendall(b"".join(frame(0x41, 2 * (number + index), 12345, 1, 1 << 20) for index in range(200)))
+                peer[1] += 200
+                end.recv(1 << 20)
+            except TimeoutError:
+                pass
+            except OSError:
+                ends.remove(peer)
+
+
 def status_of_streams(path):
     """How many connections the server has to the origin."""
     return sum(line.split()[3] == "01" and line.split()[2].endswith(f":{ORIGIN_PORT:04X}")
@@ -327,3 +411,5 @@ def cases():
     yield Case("load.refusals", refusals, weight=4, only_tele=True, drivers="both")
     yield Case("load.outage-memory", outage_within_memory(False), weight=4, only_tele=True, drivers="both")
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=4, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)
+    yield Case("load.never-acknowledging", never_acknowledging, weight=4, only_tele=True, only_plain=True, drivers="both")
