@@ -20,8 +20,10 @@ public enum DialPolicy {
     public static let handshakesMaximum = 4
     /// A TLS handshake keeps the next one to the same address back for three round trips and at least this, twice as long after each,
     /// at most `handshakeMaximum` (or three round trips).
-    public static let handshakeMinimum = Interval.milliseconds(200)
-    public static let handshakeMaximum = Interval.milliseconds(800)
+    public static let handshakeMinimum = Interval.milliseconds(400)
+    public static let handshakeMaximum = Interval.milliseconds(1600)
+    /// And for this when the server has answered it.
+    public static let handshakeHeard = Interval.seconds(2)
     /// One of several handshakes that has heard nothing for so long, or for six round trips, gives way to a fresh one.
     public static let handshakeSilence = Interval.seconds(1)
     /// A connection that waits for its turn is fresh for so long, or for two round trips.

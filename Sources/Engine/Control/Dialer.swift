@@ -344,6 +344,8 @@ public struct Dialer: ~Copyable {
             let usual = max(DialPolicy.handshakeMinimum, other.connectTook * 3)
             let most = max(DialPolicy.handshakeMaximum, other.connectTook * 3)
             at = max(at, other.securedFrom + min(usual * (1 << min(max(handshakesInRow, 1) - 1, 8)), most))
+            // The server works on it.
+            if other.isHeard { at = max(at, other.securedFrom + DialPolicy.handshakeHeard) }
             if !other.isHeard, oldest == nil {
                 oldest = (other.id, other.securedFrom + max(DialPolicy.handshakeSilence, other.connectTook * 6))
             }

@@ -343,13 +343,13 @@ public struct Registry: ~Copyable {
 
 /// The registry's limits and delays (docs/protocol.md §9.3).
 public enum RegistryPolicy {
-    /// Sessions at a time that have not answered their WELCOME.
-    public static let newcomersMaximum = 64
+    /// Sessions at a time that have not answered their WELCOME: as many as a crowd that comes back may have under way.
+    public static let newcomersMaximum = 1024
     /// A newcomer with a carrier must answer within this; without one (its WELCOME was lost) it is kept a little longer.
     public static let newcomerMaximum = Interval.seconds(10)
     public static let orphanMaximum = Interval.seconds(60)
     /// Bytes that a newcomer is promised.
-    public static let newcomerGrant = 1 << 20
+    public static let newcomerGrant = 256 << 10
     /// A session that has proved itself is promised this part of what is free, and more while it needs more.
     public static let baseParts = 64
     /// It keeps that so long after it last needed it.

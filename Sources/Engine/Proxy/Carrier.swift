@@ -84,6 +84,8 @@ final class Carrier {
     var isWarm = false
     /// When bytes last came.
     var arrivedAt: UInt64 = 0
+    /// Bytes in its block wait for the next turn.
+    var isUnfinished = false
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false
     /// Short payloads, and short pieces of them, nearly in a row.

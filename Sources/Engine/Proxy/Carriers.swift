@@ -16,6 +16,7 @@ final class Carriers {
     var spliceAllowance = 0
     /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
     private var hot: [Carrier] = []
+    private var unfinished: [Carrier] = []
     private let hotMaximum: Int
 
     init(_ hub: Hub) {
@@ -97,7 +98,7 @@ final class Carriers {
 
     /// The carrier is always read. Before its handshake it gets a page; then it shares the pool, or has a slab while bytes come fast.
     func armReceive(_ carrier: Carrier) {
-        guard !carrier.inFlight.receive, !carrier.isOver, carrier.state != .connecting else { return }
+        guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
         if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
         } else if carrier.state == .established, !carrier.isHot {
@@ -159,6 +160,7 @@ final class Carriers {
 
     /// A carrier that is not busy holds the start of a frame at most, in a page.
     func shrinkBlock(_ carrier: Carrier) {
+        guard !carrier.isUnfinished else { return }
         let rest = carrier.block.unread.count
         if rest == 0 {
             releaseBlock(carrier)
@@ -261,13 +263,42 @@ final class Carriers {
         if !hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
     }
 
-    /// Reads all that is whole.
+    /// It brought more streams that begin or are reset than one turn is for: the rest is read in the next.
+    private func postpone(_ carrier: Carrier) {
+        guard !carrier.isUnfinished else { return }
+        carrier.isUnfinished = true
+        unfinished.append(carrier)
+    }
+
+    var hasUnfinished: Bool { !unfinished.isEmpty }
+
+    /// Carriers whose bytes were not all read in the turn before.
+    func readOn() {
+        guard hasUnfinished else { return }
+        let carriers = unfinished
+        unfinished.removeAll(keepingCapacity: true)
+        for carrier in carriers {
+            carrier.isUnfinished = false
+            guard !carrier.isOver else { continue }
+            read(carrier)
+            guard !carrier.isOver, !carrier.isUnfinished else { continue }
+            if let channel = carrier.transport.channel { open(carrier, channel) } else if !carrier.isHot { shrinkBlock(carrier) }
+            readers.append(carrier)
+        }
+    }
+
+    /// Reads all that is whole, within what one turn is for.
     func read(_ carrier: Carrier) {
         if carrier.state != .established { hub.host.readGreeting(carrier) }
         guard carrier.state == .established, let session = carrier.session, session.carrier === carrier else { return }
         hub.sessions.markDirty(session)
         let start = carrier.block.parsed
+        var allowance = Policy.openingsAtOnce
         while carrier.block.parsed < carrier.block.filled {
+            guard allowance > 0 else {
+                postpone(carrier)
+                break
+            }
             let base = carrier.block.memory! + carrier.block.parsed
             var offset = 0
             let event: Received
@@ -277,6 +308,11 @@ final class Carriers {
                 return hub.sessions.violated(session, error)
             }
             carrier.block.parsed += offset
+            switch event {
+            case .incomplete: break
+            case .opened, .reset: allowance -= 1
+            case .payload, .finished, .closed: break
+            }
             if case .incomplete = event { break }
             guard act(event, session, base) else { return }
         }

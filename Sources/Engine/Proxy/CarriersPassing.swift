@@ -29,7 +29,7 @@ extension Carriers {
     /// The carrier is readable.
     func pass(_ carrier: Carrier) {
         var left = Policy.spliceTurnByteCount
-        while left > 0, carrier.passes, let session = carrier.session, session.carrier === carrier,
+        while left > 0, carrier.passes, !carrier.isUnfinished, let session = carrier.session, session.carrier === carrier,
               let count = passNext(carrier, session) {
             left -= count
         }

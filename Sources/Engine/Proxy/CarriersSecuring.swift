@@ -20,7 +20,7 @@ extension Carriers {
             case .complete: hub.host.handleSecured(carrier, channel)
             }
         }
-        while !carrier.isOver {
+        while !carrier.isOver, !carrier.isUnfinished {
             guard makeRoom(carrier, for: carrier.isHot ? 0 : Policy.poolByteCount) else { return retryLater(carrier) }
             switch channel.open(carrier.block.room) {
             case .bytes(let count):

@@ -107,7 +107,7 @@ final class Hub {
         signOfLife()
         while !stopping.isStopped {
             // What still has work after a turn does not wait.
-            let deadline = hasWork || sessions.hasPostponed ? now : timers.nextDeadline
+            let deadline = hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline
             let before = Clock.now()
             do throws(SystemError) {
                 try loop.wait(until: deadline) { completion in
@@ -123,6 +123,7 @@ final class Hub {
             now = Clock.now()
             carriers.beginTurn()
             sessions.beginTurn()
+            carriers.readOn()
             noticePause(since: before, deadline)
             for answer in resolver.takeAnswers() { host.handleLookup(answer) }
             flush()

@@ -20,6 +20,8 @@ final class Origins {
 
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
+    /// Of those that were not removed, for a person.
+    private var names: [String] = []
     /// Of all.
     private var waitingCount = 0
     /// Sockets whose connect the ring had no room for, and when it is asked again: never in this turn.
@@ -33,6 +35,7 @@ final class Origins {
         for place in entries.indices where !mappings.contains(where: { $0.name == entries[place].mapping.name }) {
             entries[place].isRemoved = true
         }
+        defer { names = self.mappings.map(\.name) }
         return mappings.filter(set)
     }
 
@@ -100,7 +103,7 @@ final class Origins {
 
     private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
         session.endpoint.reset(slot, .unknownTarget, now: hub.instant)
-        hub.journal.note(.targetUnknown(session, target: target, known: mappings.map(\.name)))
+        hub.journal.note(.targetUnknown(session, target: target, known: names))
     }
 
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.

@@ -53,6 +53,8 @@ enum Policy {
     static let linesPerSecond = 1
     /// Carriers without a session at a time; one gives way to the next.
     static let handshakesMaximum = 1024
+    /// Streams that one carrier may open or reset in one turn: each costs some microseconds, and a receive may bring 30 000.
+    static let openingsAtOnce = 256
     /// Sessions that expire in one turn.
     static let expiriesAtOnce = 64
     /// Connections that are accepted in one turn, from each listener.

@@ -42,6 +42,8 @@ public struct Endpoint: ~Copyable {
     static let borderDistance: UInt64 = 4 << 10
     /// A peer that has less left of the session's limit is told at once when it moves.
     static let nearLimit = 4 << 10
+    /// Refused streams whose RESETs are owed, beyond `streamSlack`; fewer where fewer streams may be open.
+    static let refusalsMaximum = 32 << 10
     /// What each stream may have on its way however little room there is, at OPEN and later: the session's limit covers it besides
     /// the receive budget.
     public static let creditFloor: UInt64 = 1 << 10
@@ -55,7 +57,7 @@ public struct Endpoint: ~Copyable {
     var scheduler = Scheduler()
     var borders = BorderQueue()
     /// Streams that the peer opened and that were refused: their RESETs are owed.
-    var refusals = Refusals()
+    var refusals: Refusals
 
     // Our bytes.
     public internal(set) var acknowledged: UInt64 = 0
@@ -130,6 +132,7 @@ public struct Endpoint: ~Copyable {
         self.limits = limits
         nextOwnID = role == .client ? 0 : 1
         nextPeerID = role == .client ? 1 : 0
+        refusals = Refusals(parity: role == .client ? 1 : 0)
         peerResets = TokenBucket(burst: limits.streams + ResetPace.receivedBurst, perSecond: ResetPace.receivedPerSecond)
         liveness = Liveness(now: now)
     }

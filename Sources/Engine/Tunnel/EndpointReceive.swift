@@ -165,8 +165,8 @@ extension Endpoint {
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
         }
-        // The peer counts each of them until its RESET has come, so an honest one has no more.
-        guard refusals.count < limits.streams + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
+        // The peer counts each of them until its RESET has come, and RESETs leave faster than connections can be made.
+        guard refusals.count < min(limits.streams, Endpoint.refusalsMaximum) + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
         let isRefused = table.count >= limits.streams + overlap
         let slot = insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
