@@ -71,6 +71,11 @@ final class Budget {
 
     // MARK: Reading users
 
+    /// Hardly anything is held: a receive of one buffer need not be judged.
+    func isRoomy(_ account: Account) -> Bool {
+        account.held + account.expected < sessionMaximum / 16 && held + armed + expected + unclaimed < total / 2
+    }
+
     /// What users of the session may bring now, all together. Not above 0: they wait until something is released.
     func room(_ account: Account) -> Int {
         let own = sessionMaximum - account.held - account.expected

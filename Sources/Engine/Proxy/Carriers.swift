@@ -17,6 +17,8 @@ final class Carriers {
     /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
     private var hot: [Carrier] = []
     private var unfinished: [Carrier] = []
+    /// Of these: with a slab.
+    private var hotCount = 0
     private let hotMaximum: Int
 
     init(_ hub: Hub) {
@@ -96,12 +98,13 @@ final class Carriers {
         readers.removeAll(keepingCapacity: true)
     }
 
-    /// The carrier is always read. Before its handshake it gets a page; then it shares the pool, or has a slab while bytes come fast.
+    /// The carrier is always read. Before its handshake, and while something came in the last second, it has a page; while bytes come
+    /// fast a slab; an idle one shares the pool.
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
         if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
-        } else if carrier.state == .established, !carrier.isHot {
+        } else if carrier.state == .established, !carrier.isWarm {
             if carrier.transport.channel?.hasUnread != true {
                 carrier.inFlight.receive = hub.loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
             }
@@ -126,7 +129,7 @@ final class Carriers {
 
     /// Room for a receive of some size, or for `count` bytes that are there. False: no memory.
     func makeRoom(_ carrier: Carrier, for count: Int = 0) -> Bool {
-        let isLarge = carrier.state == .established && count == 0
+        let isLarge = (carrier.isHot || carrier.passes) && count == 0
         if let memory = carrier.block.memory {
             if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
                 carrier.block.parsed = 0
@@ -134,7 +137,8 @@ final class Carriers {
             }
             let room = carrier.block.capacity - carrier.block.filled
             if count > 0 ? room >= count
-                : carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum : !isLarge && room > 0 { return true }
+                : carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum
+                : !isLarge && room >= (carrier.state == .established ? Policy.pageRoomMinimum : 1) { return true }
         }
         // The start of a frame that is not whole: at most a control frame.
         return replaceBlock(carrier, isLarge: isLarge || carrier.block.unread.count + count > Int(PAGE_BYTES))
@@ -158,9 +162,9 @@ final class Carriers {
         carrier.block = Carrier.Block()
     }
 
-    /// A carrier that is not busy holds the start of a frame at most, in a page.
+    /// A carrier that is not busy holds a page at most, while something came in the last second; later the start of a frame at most.
     func shrinkBlock(_ carrier: Carrier) {
-        guard !carrier.isUnfinished else { return }
+        guard !carrier.isUnfinished, carrier.block.capacity > Int(PAGE_BYTES) || !carrier.isWarm else { return }
         let rest = carrier.block.unread.count
         if rest == 0 {
             releaseBlock(carrier)
@@ -177,7 +181,8 @@ final class Carriers {
 
     private func received(_ carrier: Carrier, _ result: Int32) {
         guard result > 0 else { return failed(carrier, result) }
-        noteArrival(carrier, isFast: carrier.isHot && result >= Policy.carrierColdBelow)
+        let fast = carrier.isHot ? Policy.carrierColdBelow : carrier.transport.channel == nil ? Int32(carrier.block.room.count) : Int32(PAGE_BYTES)
+        noteArrival(carrier, isFast: result >= fast)
         switch carrier.transport {
         case .plain:
             let wasFull = Int(result) == carrier.block.room.count
@@ -212,6 +217,7 @@ final class Carriers {
         case .plain:
             // They cannot wait here. The peer repeats them on the next carrier.
             guard makeRoom(carrier, for: count) else { return lost(carrier, "out of memory") }
+            if !carrier.isWarm { keepWarm(carrier) }
             memcpy(carrier.block.room.baseAddress!, bytes, count)
             carrier.block.filled += count
             read(carrier)
@@ -230,12 +236,17 @@ final class Carriers {
     private func noteArrival(_ carrier: Carrier, isFast: Bool) {
         carrier.arrivedAt = hub.now
         guard isFast != carrier.isHot, carrier.state == .established else { return }
-        guard isFast else {
-            carrier.isHot = false
-            return
-        }
+        guard isFast else { return becomeCold(carrier) }
+        guard hotCount < hotMaximum else { return }
         keepWarm(carrier)
-        carrier.isHot = hot.count <= hotMaximum
+        carrier.isHot = true
+        hotCount += 1
+    }
+
+    private func becomeCold(_ carrier: Carrier) {
+        guard carrier.isHot else { return }
+        carrier.isHot = false
+        hotCount -= 1
     }
 
     /// It holds memory that it gives back when it goes quiet.
@@ -253,8 +264,8 @@ final class Carriers {
             carrier.isWarm = false
             if carrier.passes {
                 if carrier.block.unread.isEmpty { releaseBlock(carrier) }
-            } else if carrier.isHot {
-                carrier.isHot = false
+            } else {
+                becomeCold(carrier)
                 // Its receive ends as cancelled, and the next one is pooled.
                 if carrier.inFlight.receive { hub.loop.cancel(carrier.fd) }
             }
@@ -392,6 +403,7 @@ final class Carriers {
         hub.timers.cancel(carrier.token(.carrierRoom))
         hub.loop.close(carrier.fd)
         carrier.transport.channel?.release(hub)
+        becomeCold(carrier)
         releaseBlock(carrier)
         table.remove(carrier.index)
     }

@@ -90,7 +90,9 @@ enum Policy {
     /// Carriers with a slab of their own may be so many, or take an eighth of the memory.
     static let hotCarriersMinimum = 8
     /// A hot carrier whose receive brings less than this is cold again.
-    static let carrierColdBelow = 4096
+    static let carrierColdBelow: Int32 = 4096
+    /// Room that a carrier's page must have for another receive: what is unread in it moves to the start of a fresh one.
+    static let pageRoomMinimum = 2 << 10
     /// Pieces shorter than this are copied into the store, longer ones referenced.
     static let copyBelow = 2048
     /// Payload shorter than this is copied out of a carrier's slab, so that a slow user does not pin it.

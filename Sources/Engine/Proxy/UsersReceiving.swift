@@ -14,12 +14,16 @@ extension Users {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
               let session = user.pointee.session?.takeUnretainedValue() else { return }
-        let share = hub.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
-                                     users: session.userCount, isHealthy: session.isHealthy)
-        // Its own bytes have to get their place first (`Sessions.movePayload`); and pieces that are too short cost more than they bring.
-        guard share >= (user.pointee.inboundCount == 0 ? 1 : Policy.pieceMinimum) else { return }
-        let most = min(share, room(session))
-        guard most > 0 else { return block(index, user, session) }
+        var most = Policy.poolByteCount
+        if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !hub.budget.isRoomy(session.account) {
+            let share = hub.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
+                                         users: session.userCount, isHealthy: session.isHealthy)
+            // Its own bytes have to get their place first (`Sessions.movePayload`); and pieces that are too short cost more than they bring.
+            let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
+            guard share >= (user.pointee.inboundCount == 0 ? 1 : piece) else { return }
+            most = min(share, room(session))
+            guard most > 0 else { return block(index, user, session) }
+        }
         if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }
         guard start(index, user, session, most) else {
             becomeCold(index, user)

@@ -47,6 +47,8 @@ public struct Endpoint: ~Copyable {
     /// What each stream may have on its way however little room there is, at OPEN and later: the session's limit covers it besides
     /// the receive budget.
     public static let creditFloor: UInt64 = 1 << 10
+    /// A share that needs no room in sockets besides.
+    static let ampleShare: UInt64 = 8 << 20
     /// Up to this many streams share the receive budget as equals, whatever they have shown.
     static let fewStreams = 2
 
@@ -221,7 +223,9 @@ public struct Endpoint: ~Copyable {
     /// socket takes at once, where `measuresRoom` asked for it.
     public mutating func consume(_ slot: StreamSlot, _ count: Int, ahead: Int = .max, room: Int = 0, now: Instant) {
         dataConsumed += UInt64(count)
-        let ceiling = min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor))))
+        let receive = table[slot].receive
+        let ceiling = receive.window.isDue(receive.consumed + UInt64(count))
+            ? min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor)))) : 0
         let roundTrip = liveness.minimumRoundTrip
         let isDue = changeReceive(slot) {
             $0.consume(UInt64(count), ceiling: ceiling, room: UInt64(max(0, room)), roundTrip: roundTrip, now: now)
@@ -253,7 +257,8 @@ public struct Endpoint: ~Copyable {
     /// need no memory, so a user who stops reading has no more than its share here.
     public func measuresRoom(_ slot: StreamSlot, _ count: Int) -> Bool {
         let receive = table[slot].receive
-        return receive.isOpen && receive.window.size > share(of: slot) && receive.window.isDue(receive.consumed + UInt64(count))
+        return receive.isOpen && receive.window.isDue(receive.consumed + UInt64(count))
+            && min(receive.window.size, Endpoint.ampleShare) > share(of: slot)
     }
 
     /// The most that may wait in memory for this stream's user: half of what a few streams leave; among many an equal part, and more

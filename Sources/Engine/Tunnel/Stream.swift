@@ -151,7 +151,7 @@ struct ReceiveHalf {
         precondition(count <= held, "consumed more than arrived")
         consumed += count
         reserved = min(reserved, outstanding)
-        guard state == .open, window.consumed(to: consumed, ceiling: ceiling, roundTrip: roundTrip, now: now) else { return false }
+        guard state == .open, ceiling > 0, window.consumed(to: consumed, ceiling: ceiling, roundTrip: roundTrip, now: now) else { return false }
         reserved = outstanding - min(room, outstanding)
         return true
     }
