@@ -92,7 +92,8 @@ final class ServerHost: Host {
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         handshakes.removeAll { $0 === carrier }
-        guard let channel = carrier.transport.channel, !channel.isSecured || carrier.peerName.isEmpty else {
+        // A client dials more often than it speaks: one that said nothing did not fail to authenticate.
+        guard carrier.arrivedAt > 0, let channel = carrier.transport.channel, !channel.isSecured || carrier.peerName.isEmpty else {
             return hub.journal.note(.handshakeFailed(carrier.peer, reason: reason))
         }
         hub.journal.note(.unauthenticated(carrier.peer, reason: reason))

@@ -29,8 +29,9 @@ struct CreditWindow {
         grantedAt = now
     }
 
-    /// A grant is about due when the user has taken everything before `consumed`: worth finding out what there is room for.
-    func isDue(_ consumed: UInt64) -> Bool { target - consumed <= granted - granted / 4 }
+    /// A grant is about due when the user has taken everything before `consumed`: worth finding out what there is room for. A small
+    /// window, as a first one may be, is looked at each time.
+    func isDue(_ consumed: UInt64) -> Bool { granted < CreditWindow.minimum || target - consumed <= granted - granted / 4 }
 
     /// True when the limit has moved far enough to be worth a frame: half a window, a quarter of a large one, or half of a
     /// small first one. `ceiling` ≥ 1: the most that there is room for.

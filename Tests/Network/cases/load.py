@@ -204,7 +204,8 @@ def idle_sessions(context):
                       host=lab.client)
     if not context.until(60, lambda: "ready" in crowd.output):
         raise Failure(f"{count} sessions were not welcomed within 60 s: {last_line(crowd.errors)}")
-    context.sleep(2)
+    # The first PINGs have been answered, and nothing came for more than a second.
+    context.sleep(6)
     each = (path.server.memory() - before) / count
     beside = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
     gone = int(crowd.output.split()[-1])
@@ -367,7 +368,8 @@ def never_acknowledging(context):
             peers.join(5)
             peers.kill()
     note = f"the slowest exchange {slowest * 1000:.0f} ms, {memory:.0f} MiB at most"
-    if slowest > 0.3 or memory > 64 * 1.05 + 16 + 8:
+    # The peers, the good client and the origin share the machine's two processors with the server.
+    if slowest > 1 or memory > 64 * 1.05 + 16 + 8:
         raise Failure(note)
     return note
 
@@ -480,5 +482,5 @@ def cases():
     yield Case("load.outage-memory", outage_within_memory(False), weight=4, only_tele=True, drivers="both")
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=4, only_tele=True, only_plain=True, drivers="both")
     yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)
-    yield Case("load.never-acknowledging", never_acknowledging, weight=4, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.never-acknowledging", never_acknowledging, weight=6, only_tele=True, only_plain=True, drivers="both")
     yield Case("load.all-together", all_together, weight=6, only_tele=True, only_plain=True, drivers="both")

@@ -182,6 +182,8 @@ def prometheus(context):
 
         def value(query):
             _, body = ask(lab, ("127.0.0.1", 9090), f"GET /api/v1/query?query={query} HTTP/1.0\r\n\r\n".encode())
+            if body.startswith("Service Unavailable"):
+                return None    # It listens before it answers queries.
             result = json.loads(body)["data"]["result"]
             return float(result[0]["value"][1]) if result else None
 
