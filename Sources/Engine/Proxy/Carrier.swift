@@ -82,6 +82,8 @@ final class Carrier {
     var isHot = false
     /// It is watched: when it goes quiet it gives back what it holds.
     var isWarm = false
+    /// Receives in a row with less than a second between them.
+    var quickArrivals = 0
     /// When bytes last came.
     var arrivedAt: UInt64 = 0
     /// Bytes in its block wait for the next turn.

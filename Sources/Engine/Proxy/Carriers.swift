@@ -212,12 +212,13 @@ final class Carriers {
     /// Bytes of an idle carrier, which lie in the pool.
     private func receivedPooled(_ carrier: Carrier, _ bytes: UnsafeRawPointer, _ count: Int) {
         let wasFull = count == Policy.poolByteCount
+        carrier.quickArrivals = hub.now - carrier.arrivedAt < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
+        if carrier.quickArrivals >= Policy.busyArrivals { keepWarm(carrier) }
         noteArrival(carrier, isFast: wasFull)
         switch carrier.transport {
         case .plain:
             // They cannot wait here. The peer repeats them on the next carrier.
             guard makeRoom(carrier, for: count) else { return lost(carrier, "out of memory") }
-            if !carrier.isWarm { keepWarm(carrier) }
             memcpy(carrier.block.room.baseAddress!, bytes, count)
             carrier.block.filled += count
             read(carrier)

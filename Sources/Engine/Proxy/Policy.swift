@@ -29,7 +29,7 @@ enum Policy {
     static let blockedRetry = Interval.milliseconds(100)
     /// A hot socket that was quiet for so long gives its slab back.
     static let hotMaximum = Interval.seconds(1)
-    /// A secure carrier is busy after so many receives in a row with less than that between them.
+    /// A carrier is busy after so many receives in a row with less than that between them.
     static let busyArrivals = 8
     /// Free memory is looked at this often.
     static let trimInterval = Interval.seconds(1)
