@@ -16,9 +16,10 @@ final class Carriers {
     var spliceAllowance = 0
     /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
     private var hot: [Carrier] = []
-    private var unfinished: [Carrier] = []
     /// Of these: with a slab.
     private var hotCount = 0
+    /// Carriers whose bytes wait for the next turn.
+    private var unfinished: [Carrier] = []
     private let hotMaximum: Int
 
     init(_ hub: Hub) {
