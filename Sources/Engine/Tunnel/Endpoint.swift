@@ -49,6 +49,9 @@ public struct Endpoint: ~Copyable {
     public static let creditFloor: UInt64 = 1 << 10
     /// A share that needs no room in sockets besides.
     static let ampleShare: UInt64 = 8 << 20
+    /// The buffers of a connection hold no more than this for a user who reads nothing: Linux gives it 4 MiB to send, and more than
+    /// 128 KiB to receive only to those who read.
+    static let buffered: UInt64 = 4 << 20
     /// Up to this many streams share the receive budget as equals, whatever they have shown.
     static let fewStreams = 2
 
@@ -262,14 +265,17 @@ public struct Endpoint: ~Copyable {
     }
 
     /// The most that may wait in memory for this stream's user: half of what a few streams leave; among many an equal part, and more
-    /// in proportion to what the user has taken so far, so that those who take nothing hold little.
+    /// in proportion to what the user has taken so far, so that those who take nothing hold little. Sockets' buffers take some bytes
+    /// for a user who reads nothing; one who took more than that reads. A quarter of the budget is for equal parts only.
     private func share(of slot: StreamSlot) -> UInt64 {
         let budget = UInt64(max(0, limits.received))
         let others = reserved - table[slot].receive.reserved
         let available = budget > others ? budget - others : 0
         let count = UInt64(table.count)
         guard count > Endpoint.fewStreams else { return max(available / 2, Endpoint.creditFloor) }
-        let earned = min(table[slot].receive.consumed / 16, available / 4)
+        let taken = table[slot].receive.consumed
+        let proven = taken > Endpoint.buffered ? (taken - Endpoint.buffered) / 2 : 0
+        let earned = min(taken / 8 + proven, available > budget / 4 ? (available - budget / 4) / 2 : 0)
         return max(available / (2 * count), earned, Endpoint.creditFloor)
     }
 
