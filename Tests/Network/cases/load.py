@@ -404,6 +404,39 @@ def acknowledge_nothing(lab, stop, ready):
         time.sleep(0.001)
 
 
+def crowd_returns(context):
+    """60 keyed clients on a path of 300 ms meet a restarted server: all are back within seconds, with few handshakes each."""
+    count, late_port = (100 if context.options.long else 60), CARRIER_PORT + 1
+    lab = context.lab()
+    key = [f"-key={paths.secrets()}/key"]
+    path = context.path(lab, ORIGIN_PORT, server_flags=key, start=False)
+    path.start_server()
+    late = lab.start("late", [sys.executable, os.path.join(HERE, "workers", "late.py"), str(late_port), str(CARRIER_PORT), "0.15"],
+                     host=lab.server)
+    late.wait_for_port(late_port)
+    crowd = [lab.start(f"crowd-{number}", [paths.binary(), "-client", f"-in=127.0.0.1:{21000 + number}", "-control=none",
+                                           f"-out={SERVER_ADDRESS}:{late_port}", f"-io={path.driver}", *key], host=lab.client)
+             for number in range(count)]
+
+    def greeted(times):
+        return sum(client.errors.count("carrier up") + client.errors.count("resumed") >= times for client in crowd)
+    if not context.until(20, lambda: greeted(1) == count):
+        raise Failure(f"only {greeted(1)} of {count} clients reached the server at first")
+    path.server.kill()
+    path.server.wait(5)
+    context.sleep(2)
+    path.start_server()
+    began, before = time.monotonic(), int(late.output.split()[-1])
+    back = context.until(30, lambda: greeted(2) == count)
+    taken = time.monotonic() - began
+    context.sleep(1)
+    begun = int(late.output.split()[-1]) - before
+    note = f"{greeted(2)} of {count} clients back {taken:.1f} s after the server, {begun / count:.1f} handshakes each"
+    if not back or taken > 12 or begun > 4 * count:
+        raise Failure(note)
+    return note
+
+
 def all_together(context):
     """Idle sessions, a mapping that refuses, stopped readers, a crowd that restarts, a transfer and keystrokes, at a time."""
     seconds = 600 if context.options.long else 15
@@ -490,4 +523,5 @@ def cases():
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=4, only_tele=True, only_plain=True, drivers="both")
     yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)
     yield Case("load.never-acknowledging", never_acknowledging, weight=6, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.crowd-returns", crowd_returns, weight=6, only_tele=True, only_plain=True, drivers="both")
     yield Case("load.all-together", all_together, weight=6, only_tele=True, only_plain=True, drivers="both")
