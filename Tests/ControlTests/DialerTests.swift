@@ -53,6 +53,23 @@ struct FixedChance: RandomNumberGenerator {
         #expect(bench.connected(2, 210) == [.greet(2, attempt: 1)])
     }
 
+    @Test func anotherServersAddressIsNotAskedAgain() {
+        var bench = Bench(addresses: 2)
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.tick(50) == [.connect(2, address: 1)])
+        #expect(bench.connected(2, 60) == [.greet(2, attempt: 1)])
+        bench.dialer.handleForeign(2, now: Bench.at(80))
+        _ = bench.take()
+        for step in 0..<4 {
+            let actions = bench.tick(100 + UInt64(step) * 50)
+            #expect(actions.contains { if case .connect(_, address: 0) = $0 { true } else { false } })
+            #expect(!actions.contains { if case .connect(_, address: 1) = $0 { true } else { false } })
+        }
+        // A session without a carrier has nothing to lose by asking once more.
+        bench.dialer.handleCarrierLost(now: Bench.at(400))
+        #expect((bench.tick(400) + bench.tick(450)).contains { if case .connect(_, address: 1) = $0 { true } else { false } })
+    }
+
     @Test func theNextAddressIsTriedAtOnceWhenOneFailsButEachOnlyOnce() {
         var bench = Bench(addresses: 3)
         #expect(bench.tick(0) == [.connect(1, address: 0)])

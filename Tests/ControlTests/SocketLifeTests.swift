@@ -16,12 +16,12 @@ import Tunnel
     }
 
     @Test func aDescriptorOutlivesItsOperations() {
-        var life = SocketLife(isConnecting: true)
-        life.submitted(.connect)
+        var life = SocketLife(isConnecting: false)
+        life.submitted(.receive)
         #expect(life.close(.reset) == true)
         #expect(life.close(.reset) == false)
         #expect(!life.mayRelease)
-        life.completed(.connect)
+        life.completed(.receive)
         #expect(life.mayRelease)
     }
 

@@ -83,6 +83,8 @@ public struct Dialer: ~Copyable {
     private var dialAt: Instant
     private var addressCount = 0
     private var nextAddress = 0
+    /// Addresses of other servers: they do not know the session, and are not asked for it again.
+    private var foreign: Set<Int> = []
     /// Addresses that failed since the last dial at its time: the next one is tried at once, but each only once.
     private var failuresInRow = 0
     private var candidates: [Candidate] = []
@@ -111,10 +113,11 @@ public struct Dialer: ~Copyable {
 
     // MARK: The session and its path
 
-    /// The name of the server has so many addresses now, in another order than before.
-    public mutating func handleAddresses(_ count: Int, now: Instant) {
+    /// The name of the server has so many addresses now, in another order than before. `foreign`: those of other servers.
+    public mutating func handleAddresses(_ count: Int, foreign: Set<Int> = [], now: Instant) {
         addressCount = count
         nextAddress = 0
+        self.foreign = foreign
         if isSeeking, count > 0, candidates.isEmpty { dialAt = now }
     }
 
@@ -130,6 +133,8 @@ public struct Dialer: ~Copyable {
 
     public mutating func handleCarrierLost(now: Instant) {
         hasCarrier = false
+        // With nothing left to wait for they are asked once more.
+        foreign = []
         seek(now)
         // A later HELLO that is under way may bring the next carrier by itself.
         if candidates.contains(where: { $0.attempt != nil }) { dialAt = max(dialAt, now + DialPolicy.greetingMinimum) }
@@ -156,6 +161,7 @@ public struct Dialer: ~Copyable {
         abandon(.notNeeded) { _ in true }
         hasCarrier = false
         attempt = 0
+        foreign = []
         seek(now)
     }
 
@@ -212,7 +218,17 @@ public struct Dialer: ~Copyable {
         greet(now)
         failuresInRow += 1
         // The next address at once (RFC 8305 §5), unless each has had its turn.
-        if failuresInRow < addressCount { dialAt = min(dialAt, now) }
+        if failuresInRow < addressCount - foreign.count { dialAt = min(dialAt, now) }
+    }
+
+    /// Another server answered on this candidate, one that does not know the session.
+    public mutating func handleForeign(_ id: CandidateID, now: Instant) {
+        guard let index = index(id) else { return }
+        let address = candidates[index].address
+        foreign.insert(address)
+        handleFailed(id, now: now)
+        abandon(.notNeeded) { $0.address == address }
+        withdrawIfNoneGreeted()
     }
 
     /// A WELCOME came that answers `attempt`. False: not to a HELLO of this candidate.
@@ -244,7 +260,7 @@ public struct Dialer: ~Copyable {
         var next = Instant.never
         for candidate in candidates { next = min(next, candidate.deadline) }
         guard isSeeking else { return next }
-        if addressCount > 0 { next = min(next, dialAt) }
+        if turn != nil { next = min(next, dialAt) }
         return min(next, greetAt, nextToSecure?.at ?? .never)
     }
 
@@ -254,31 +270,40 @@ public struct Dialer: ~Copyable {
         if candidates.count < before { withdrawIfNoneGreeted() }
         guard isSeeking else { return }
         greet(now)
-        guard addressCount > 0, now >= dialAt else { return }
-        if failuresInRow >= addressCount { failuresInRow = 0 }
-        if !hasSpare(now) { dial(now) }
+        guard let turn, now >= dialAt else { return }
+        if failuresInRow >= addressCount - foreign.count { failuresInRow = 0 }
+        if !hasSpare(turn, now) { dial(turn, now) }
         // On a long path four attempts in a round trip are enough.
         let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
         dialAt = now + max(pace.next(now: now, using: &generator), least)
     }
 
     /// A fresh connection to the address whose turn it is waits for its own turn already.
-    private func hasSpare(_ now: Instant) -> Bool {
+    private func hasSpare(_ address: Int, _ now: Instant) -> Bool {
         candidates.contains {
-            $0.phase == .connected && $0.address == nextAddress % addressCount
+            $0.phase == .connected && $0.address == address
                 && now.since($0.connectedAt) < max(DialPolicy.spareMinimum, $0.connectTook * 2)
         }
     }
 
-    private mutating func dial(_ now: Instant) {
+    /// The address that is dialled next. Nil: there is none, or none that may be asked.
+    private var turn: Int? {
+        for step in 0..<addressCount {
+            let address = (nextAddress + step) % addressCount
+            if !foreign.contains(address) { return address }
+        }
+        return nil
+    }
+
+    private mutating func dial(_ address: Int, _ now: Instant) {
         if candidates.count >= DialPolicy.candidatesMaximum { makeRoom() }
         let isPatient = !candidates.contains { $0.isPatient && $0.phase == .connecting }
         let allowed = isPatient ? patience : DialPolicy.attemptMaximum
         if isPatient, patience < DialPolicy.patienceMaximum { patience = min(patience * 2, DialPolicy.patienceMaximum) }
-        let candidate = Candidate(id: nextID, address: nextAddress % addressCount, startedAt: now, deadline: now + allowed,
+        let candidate = Candidate(id: nextID, address: address, startedAt: now, deadline: now + allowed,
                                   isPatient: isPatient)
         nextID += 1
-        nextAddress = (nextAddress + 1) % addressCount
+        nextAddress = (address + 1) % addressCount
         candidates.append(candidate)
         actions.append(.connect(candidate.id, address: candidate.address))
     }

@@ -26,7 +26,6 @@ public struct SocketLife: Equatable {
         public static let receive = InFlight(rawValue: 1)
         public static let send = InFlight(rawValue: 2)
         public static let watch = InFlight(rawValue: 4)
-        public static let connect = InFlight(rawValue: 8)
     }
 
     public private(set) var phase: Phase

@@ -27,6 +27,16 @@ public struct SystemError: Error, Equatable, Hashable, Sendable, CustomStringCon
         }
     }
 
+    /// The same of a connect, where some mean something else than of a bind.
+    public var whenConnecting: String {
+        switch code {
+        case EADDRNOTAVAIL: "no local port is left for one more connection to this address"
+        case EACCES, EPERM: "not permitted by this machine"
+        case ENOENT: "no such socket"
+        default: description
+        }
+    }
+
     /// The operation was interrupted or cancelled, and may be started again at once.
     public var isPassing: Bool { code == EAGAIN || code == EINTR || code == ECANCELED }
 

@@ -12,7 +12,13 @@ final class ClientHost: Host {
     private(set) var session: Session
     var dialer: Dialer
     var candidates: [Dialer.CandidateID: Carrier] = [:]
-    private let server: ServerName
+    let server: ServerName
+    /// The address that last carried the session.
+    var home: Address?
+    /// Addresses at which somebody said not to know it.
+    var strangers: Set<Address> = []
+    /// When that was first said while its carrier was silent.
+    var unknownSince: UInt64?
     /// The last failure that was told.
     var lastFailure = ""
     /// The server said that it does not know the session.
@@ -93,7 +99,7 @@ final class ClientHost: Host {
             candidates[id] = carrier
             if !hub.carriers.connect(carrier, to: address) { hub.carriers.lost(carrier, "out of memory") }
         } catch {
-            noteFailure("\(error)")
+            noteFailure(error.whenConnecting)
             dialer.handleFailed(id, now: hub.instant)
         }
     }
@@ -106,7 +112,7 @@ final class ClientHost: Host {
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
-        if let error { return hub.carriers.lost(carrier, error.description) }
+        if let error { return hub.carriers.lost(carrier, error.whenConnecting) }
         carrier.state = .connected
         hub.carriers.armReceive(carrier)
         dialer.handleConnected(carrier.candidate, now: hub.instant)
@@ -161,6 +167,7 @@ final class ClientHost: Host {
     }
 
     func handleRecovered(_ session: Session) {
+        unknownSince = nil
         dialer.handleRecovered()
         run()
     }
@@ -171,6 +178,7 @@ final class ClientHost: Host {
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))
         hub.sessions.detach(session)
+        strangers = []
         dialer.handleCarrierLost(now: hub.instant)
         run()
     }
@@ -194,6 +202,7 @@ final class ClientHost: Host {
             carryOver(index, from: lost)
             carried += 1
         }
+        (home, strangers, unknownSince) = (nil, [], nil)
         if wasUnknown { hub.journal.note(.sessionLost(lost, carriedOver: carried)) }
         wasUnknown = false
         dialer.handleSessionReplaced(now: hub.instant)
@@ -240,7 +249,8 @@ final class ClientHost: Host {
         case .same:
             break
         case .changed:
-            dialer.handleAddresses(server.addresses.count, now: hub.instant)
+            let foreign = server.addresses.indices.filter { strangers.contains(server.addresses[$0]) && server.addresses[$0] != home }
+            dialer.handleAddresses(server.addresses.count, foreign: Set(foreign), now: hub.instant)
         case .failed(let reason):
             noteFailure("cannot resolve \(server.name.host): \(reason)")
         }

@@ -21,7 +21,7 @@ extension ClientHost {
 
     /// `header`: bytes that go before the user's own.
     func add(_ fd: Int32, target: UInt64, _ place: UInt16, _ header: [UInt8] = []) {
-        let index = hub.users.add(fd: fd, isConnecting: false, session, 0, mapping: place)
+        let index = hub.users.add(fd: fd, session, 0, mapping: place)
         let slot = session.endpoint.open(owner: index, target: target, now: hub.instant)
         hub.users[index].pointee.slot = slot
         if hub.configuration.stream != nil { only = .open(index, nil) }
@@ -84,6 +84,6 @@ extension ClientHost {
         session.endpoint.reset(slot, .refused, now: hub.instant)
     }
 
-    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) {}
+    func handleOriginConnected(_ token: Token, _ error: SystemError?) {}
     func finishTurn() {}
 }

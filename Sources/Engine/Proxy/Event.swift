@@ -42,6 +42,8 @@ enum Event {
     case strangerTurnedAway(Address, reason: String)
     case helloRefused(Address, CloseCode, reason: String)
     case sessionLost(Session, carriedOver: Int)
+    /// One that did not make the session, at the first address; `home`: of the one that did.
+    case answeredByAnother(Session, Address, home: Address?)
     case sessionClosedByPeer(Session, CloseCode, reason: String)
     case sessionExpired(Session, heldForSeconds: Int)
     case sessionEvicted(Session)

@@ -47,8 +47,8 @@ protocol Host: AnyObject {
 
     // Streams.
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
-    /// A connect ended. `isWanted`: there is a stream that waits for it.
-    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?)
+    /// A connect to an origin ended.
+    func handleOriginConnected(_ token: Token, _ error: SystemError?)
     /// Once a turn, when all that came has been read.
     func finishTurn()
 

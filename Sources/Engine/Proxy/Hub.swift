@@ -186,8 +186,10 @@ final class Hub {
     private func handle(_ completion: Completion) {
         guard let operation = Operation(rawValue: completion.token.kind) else { return }
         switch operation {
-        case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch, .userConnect:
+        case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch:
             users.handle(operation, completion)
+        case .originConnect:
+            host.handleOriginConnected(completion.token, completion.error)
         case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:

@@ -1,3 +1,4 @@
+import Glibc
 import Logging
 import Loop
 import Tunnel
@@ -80,7 +81,8 @@ struct Journal {
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
-             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory:
+             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
+             .answeredByAnother:
             break
         }
     }
@@ -193,6 +195,10 @@ private struct Line {
                 "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
                 "carried-over": "\(carried)", "reason": "the server does not know it any more",
                 "hint": "was the server restarted? users are reset"])
+        case .answeredByAnother(let session, let peer, let home):
+            Line(.notice, "another server answers, and does not know the session", [
+                "session": "\(session.name)", "peer": "\(peer)", "waits-for": "\(home.map { "\($0)" } ?? "")",
+                "hint": "the name leads to several servers; the session waits for the one that made it"])
         case .sessionClosedByPeer(let session, let code, let reason):
             Line(.info, "session closed by the other side", [
                 "session": "\(session.name)", "code": "\(code.rawValue)", "reason": "\(reason)",
@@ -219,8 +225,8 @@ private struct Line {
                 .merging(name(mapping)) { $1 })
         case .originUnreachable(let session, let origin, let error):
             Line(.warning, "origin not reached", [
-                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error)",
-                "hint": "is the user's server running? the user's connection was reset"])
+                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error.whenConnecting)",
+                "hint": "\(hint(error)); the user's connection was reset"])
         case .targetUnknown(let session, let target, let known):
             Line(.warning, "no origin has the name that the client asks for", [
                 "session": "\(session.name)", "target": "\(String(target, radix: 16))",
@@ -242,6 +248,20 @@ private struct Line {
     }
 
     private static func name(_ mapping: String) -> Logger.Metadata { mapping.isEmpty ? [:] : ["mapping": "\(mapping)"] }
+
+    /// What a person can do when an origin is not reached, for each cause.
+    private static func hint(_ error: SystemError) -> String {
+        switch error.code {
+        case ECONNREFUSED, ENOENT: "is the user's server running?"
+        case ETIMEDOUT: "is the host up, and does a firewall drop what comes from here?"
+        case EHOSTUNREACH, ENETUNREACH, ENETDOWN: "is there a route to it, and does its name lead to the right address?"
+        case EADDRNOTAVAIL: "raise net.ipv4.ip_local_port_range, or give the origin more addresses"
+        case EMFILE, ENFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)"
+        case ENOBUFS, ENOMEM: "the system is short of memory"
+        case EACCES, EPERM: "a firewall or a sandbox of this machine forbids it"
+        default: "is the user's server all right?"
+        }
+    }
 
     private static func words(_ mapping: Mapping) -> String {
         mapping.name.isEmpty ? "\(mapping.address)" : "\(mapping.name)=\(mapping.address)"

@@ -4,7 +4,8 @@ import Loop
 enum Operation: UInt8 {
     // Completions.
     case accept = 1
-    case userConnect, userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
+    case originConnect
+    case userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents
     case inquiryReceive, inquirySend
@@ -17,9 +18,11 @@ enum Operation: UInt8 {
     case carrierRetry
     /// The kernel holds enough of a carrier; later there is room.
     case carrierRoom
-    case originDeadline, flushDeadline
+    case originDeadline, originAttempt, flushDeadline
     /// Somebody who asks takes too long.
     case inquiryDeadline
+    /// An origin's name may be looked up again.
+    case originQuestion
     // Timers of the process.
     case dial, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
     /// The ring had no room to wait for signals, or for news of the network.

@@ -4,27 +4,62 @@ import Loop
 import Tunnel
 import Wire
 
-/// The user's servers behind the tele server, by target: each stream dials one. Its addresses are tried one after the
-/// other within one deadline.
+/// The user's servers behind the tele server, by target: each stream dials one, and its addresses race (`AddressRace`) within one
+/// deadline.
 final class Origins {
     /// One that was removed keeps its place: connects to it may be under way.
     private struct Entry {
         var mapping: Mapping
         var name: ServerName
         var isRemoved = false
-        /// Sockets whose connect has not started: it starts when the turn's bytes have all been read, so that a stream that is
+        /// Users whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
         /// reset in the same breath costs no connect.
         var waiting: [Token] = []
+        /// Users who wait for the name's addresses.
+        var asking: [Token] = []
+        /// Connects.
         var underWay = 0
+    }
+
+    /// A user who waits for a connection.
+    private struct Opening {
+        let place: UInt16
+        var race: AddressRace<Address>
+        var attempts: [Attempt] = []
+        /// Why attempts failed; the last that says more than that nobody answered.
+        var error: SystemError?
+    }
+
+    /// One connect. It outlives the user's wish by the time that the ring takes to cancel it.
+    private final class Attempt {
+        let token: Token
+        let fd: Int32
+        let address: Address
+        let place: UInt16
+        let startedAt: UInt64
+        /// Nil: no longer wanted.
+        var user: UInt32?
+
+        init(_ token: Token, _ fd: Int32, _ address: Address, _ place: UInt16, _ startedAt: UInt64, _ user: UInt32) {
+            self.token = token
+            self.fd = fd
+            self.address = address
+            self.place = place
+            self.startedAt = startedAt
+            self.user = user
+        }
     }
 
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
     /// Of those that were not removed, for a person.
     private var names: [String] = []
+    /// By the user's index.
+    private var openings: [UInt32: Opening] = [:]
+    private var attempts = SlotTable<Attempt>()
     /// Of all.
     private var waitingCount = 0
-    /// Sockets whose connect the ring had no room for, and when it is asked again: never in this turn.
+    /// Users whose connect the ring had no room for, and when it is asked again: never in this turn.
     private var refused: [Token] = []
     private var retryAt: UInt64 = 0
 
@@ -49,6 +84,8 @@ final class Origins {
         guard entries[place].mapping != mapping else { return entries[place].isRemoved }
         entries[place].mapping = mapping
         entries[place].name = ServerName(mapping.address)
+        // Who asked for the old name's addresses takes those of the new one.
+        waitAgain(place)
         return true
     }
 
@@ -58,46 +95,72 @@ final class Origins {
 
     /// Looks up what has no address yet.
     func lookUp(_ hub: Hub) {
-        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUp(hub, UInt16(place)) }
+        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(hub, UInt16(place)) }
     }
 
     /// Some name has no address, and its answer is awaited.
     var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
 
-    private func lookUp(_ hub: Hub, _ place: UInt16) {
+    private func lookUpIfUseful(_ hub: Hub, _ place: UInt16) {
         entries[Int(place)].name.lookUpIfUseful(hub, Operation.originLookup.token(UInt32(place)))
     }
 
-    /// The next dial uses what is found.
+    /// A user needs the answer.
+    private func ask(_ hub: Hub, _ place: UInt16, for user: Token) {
+        entries[Int(place)].asking.append(user)
+        askIfTime(hub, place)
+    }
+
+    private func askIfTime(_ hub: Hub, _ place: UInt16) {
+        let name = entries[Int(place)].name
+        if hub.now >= name.nextQuestion { return name.lookUp(hub, Operation.originLookup.token(UInt32(place))) }
+        if !name.isLookingUp { hub.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
+    }
+
+    func handleQuestionDue(_ hub: Hub, _ token: Token) {
+        if !entries[Int(token.index)].asking.isEmpty { askIfTime(hub, UInt16(token.index)) }
+    }
+
     func handleLookup(_ hub: Hub, _ answer: Resolver.Answer) {
         let place = Int(Token(rawValue: answer.token).index)
         // Of a name that was replaced meanwhile it is the old answer: asked for again when it is needed.
         guard place < entries.count, answer.name == entries[place].mapping.address else { return }
-        if case .failed(let reason) = entries[place].name.take(answer) {
-            hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason))
+        let news = entries[place].name.take(answer)
+        if case .failed(let reason) = news { hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason)) }
+        for token in entries[place].asking where hub.users.find(token) != nil {
+            if case .failed = news {
+                openings[token.index]?.race.handleNoAnswer(now: hub.instant)
+            } else {
+                openings[token.index]?.race.handleAddresses(entries[place].name.addresses, now: hub.instant)
+            }
         }
+        waitAgain(place)
     }
 
-    // MARK: Connects
+    private func waitAgain(_ place: Int) {
+        waitingCount += entries[place].asking.count
+        entries[place].waiting += entries[place].asking
+        entries[place].asking = []
+    }
+
+    // MARK: Streams
 
     /// The peer opened a stream.
     func open(_ hub: Hub, _ session: Session, _ slot: StreamSlot, target: UInt64) {
         guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(hub, session, slot, target) }
-        lookUp(hub, place)
+        lookUpIfUseful(hub, place)
         guard hub.users.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
-        guard let address = entries[Int(place)].name.addresses.first else {
-            return session.endpoint.reset(slot, .unreachable, now: hub.instant)
-        }
-        guard let fd = try? Socket.dialling(address) else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
-        let index = hub.users.add(fd: fd, isConnecting: true, session, slot, mapping: place)
+        let index = hub.users.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
+        let name = entries[Int(place)].name
+        openings[index] = Opening(place: place, race: AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
         // Waiting for its turn counts: the user is told in time.
         hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
-        wait(hub.users.token(index, .userConnect), place)
+        wait(hub.users.token(index, .originAttempt), place)
     }
 
-    private func wait(_ token: Token, _ place: UInt16) {
-        entries[Int(place)].waiting.append(token)
+    private func wait(_ user: Token, _ place: UInt16) {
+        entries[Int(place)].waiting.append(user)
         waitingCount += 1
     }
 
@@ -106,32 +169,30 @@ final class Origins {
         hub.journal.note(.targetUnknown(session, target: target, known: names))
     }
 
+    // MARK: Connects
+
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
     func connectWaiting(_ hub: Hub) {
         if !refused.isEmpty, hub.now >= retryAt {
             let again = refused
             refused = []
-            for token in again { if let user = hub.users.find(token) { wait(token, user.pointee.mapping) } }
+            for token in again { if let opening = openings[token.index] { wait(token, opening.place) } }
         }
         guard waitingCount > 0 else { return }
         for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(hub, place) }
     }
 
     private func connectWaiting(_ hub: Hub, _ place: Int) {
+        // Who fails meanwhile asks again behind the others.
+        let waiting = entries[place].waiting
+        entries[place].waiting = []
         var next = 0
-        while next < entries[place].waiting.count, entries[place].underWay < Policy.connectsMaximum {
-            let token = entries[place].waiting[next]
+        while next < waiting.count, entries[place].underWay < Policy.connectsMaximum {
+            if hub.users.find(waiting[next]) != nil { advance(hub, waiting[next]) }
             next += 1
-            guard let user = hub.users.find(token), user.pointee.life.phase == .connecting else { continue }
-            guard let address = name(of: user).addresses.first, let fd = socket(hub, user, for: address) else {
-                fail(hub, token.index, SystemError(EHOSTUNREACH))
-                continue
-            }
-            user.pointee.fd = fd
-            connect(hub, token.index, address)
         }
-        entries[place].waiting.removeFirst(next)
         waitingCount -= next
+        entries[place].waiting = Array(waiting[next...]) + entries[place].waiting
         // Streams that were reset meanwhile leave their tokens: behind a silent origin they would gather.
         guard entries[place].waiting.count > Policy.connectsMaximum + 2 * hub.users.count else { return }
         let before = entries[place].waiting.count
@@ -139,58 +200,92 @@ final class Origins {
         waitingCount -= before - entries[place].waiting.count
     }
 
-    private func name(of user: UnsafeMutablePointer<UserSocket>) -> ServerName { entries[Int(user.pointee.mapping)].name }
-
-    /// The user's socket, made again when the origin has become one of another family.
-    private func socket(_ hub: Hub, _ user: UnsafeMutablePointer<UserSocket>, for address: Address) -> Int32? {
-        if Socket.localAddress(user.pointee.fd)?.family == address.family { return user.pointee.fd }
-        guard let fd = try? Socket.dialling(address) else { return nil }
-        hub.loop.close(user.pointee.fd)
-        Socket.abortOnClose(fd)
-        return fd
-    }
-
-    private func connect(_ hub: Hub, _ index: UInt32, _ address: Address) {
-        let user = hub.users[index]
-        if hub.loop.connect(user.pointee.fd, address, hub.users.token(index, .userConnect)) {
-            user.pointee.life.submitted(.connect)
-            user.pointee.armedAt = hub.now
-            entries[Int(user.pointee.mapping)].underWay += 1
-        } else {
-            refused.append(hub.users.token(index, .userConnect))
-            retryAt = hub.now + Policy.retryDelay.nanoseconds
-            hub.users.retryLater(index)
-        }
-    }
-
-    /// `isWanted`: its stream is still there.
-    func handleConnected(_ hub: Hub, _ index: UInt32, isWanted: Bool, _ error: SystemError?) {
-        let user = hub.users[index]
-        entries[Int(user.pointee.mapping)].underWay -= 1
-        guard isWanted else { return }
-        if let error {
-            let addresses = name(of: user).addresses
-            user.pointee.addressIndex += 1
-            let next = Int(user.pointee.addressIndex)
-            guard next < min(addresses.count, 250), let fd = try? Socket.dialling(addresses[next]) else {
-                return fail(hub, index, error)
+    /// Does what the user's race says, until it wants to wait.
+    private func advance(_ hub: Hub, _ user: Token) {
+        while let step = openings[user.index]?.race.next(now: hub.instant) {
+            switch step {
+            case .connect(let address):
+                guard connect(hub, user, address) else { return }
+            case .lookUp:
+                return ask(hub, openings[user.index]!.place, for: user)
+            case .wait(let until):
+                let timer = hub.users.token(user.index, .originAttempt)
+                if until == .never { hub.timers.cancel(timer) } else { hub.timers.set(timer, at: until.nanoseconds) }
+                return
+            case .failed:
+                return fail(hub, user.index, openings[user.index]!.error ?? SystemError(EHOSTUNREACH))
             }
-            hub.loop.close(user.pointee.fd)
-            user.pointee.fd = fd
-            Socket.abortOnClose(fd)
-            return connect(hub, index, addresses[next])
         }
-        hub.timers.cancel(hub.users.token(index, .originDeadline))
-        hub.journal.note(.originConnected(after: hub.now - user.pointee.armedAt))
-        user.pointee.life.connected()
-        Socket.tuneUser(user.pointee.fd, unsentMaximum: hub.users.unsentMaximum)
-        hub.users.armReceive(index)
-        hub.users.markDirty(index)
     }
 
-    func handleDeadline(_ hub: Hub, _ index: UInt32) {
-        guard hub.users[index].pointee.life.phase == .connecting else { return }
-        fail(hub, index, SystemError(ETIMEDOUT))
+    /// False: the ring had no room.
+    private func connect(_ hub: Hub, _ user: Token, _ address: Address) -> Bool {
+        let place = openings[user.index]!.place
+        let fd: Int32
+        do throws(SystemError) { fd = try Socket.dialling(address) } catch {
+            attemptFailed(hub, user.index, error)
+            return true
+        }
+        Socket.abortOnClose(fd)
+        let attempt = attempts.insert { index, generation in
+            Attempt(Operation.originConnect.token(index, generation), fd, address, place, hub.now, user.index)
+        }
+        guard hub.loop.connect(fd, address, attempt.token) else {
+            attempts.remove(attempt.token.index)
+            hub.loop.close(fd)
+            openings[user.index]?.race.attemptRefused(address)
+            refused.append(user)
+            retryAt = hub.now + Policy.retryDelay.nanoseconds
+            hub.users.retryLater(user.index)
+            return false
+        }
+        entries[Int(place)].underWay += 1
+        openings[user.index]?.attempts.append(attempt)
+        return true
+    }
+
+    private func attemptFailed(_ hub: Hub, _ user: UInt32, _ error: SystemError) {
+        openings[user]?.race.attemptFailed(now: hub.instant)
+        if error.code != ETIMEDOUT || openings[user]?.error == nil { openings[user]?.error = error }
+    }
+
+    /// A connect ended, with a connection or without.
+    func handleConnected(_ hub: Hub, _ token: Token, _ error: SystemError?) {
+        guard let attempt = attempts.find(token) else { return }
+        attempts.remove(token.index)
+        entries[Int(attempt.place)].underWay -= 1
+        guard let user = attempt.user else { return hub.loop.close(attempt.fd) }
+        openings[user]?.attempts.removeAll { $0 === attempt }
+        if let error {
+            hub.loop.close(attempt.fd)
+            attemptFailed(hub, user, error)
+            return wait(hub.users.token(user, .originAttempt), attempt.place)
+        }
+        forget(hub, user)
+        entries[Int(attempt.place)].name.prefer(attempt.address)
+        hub.timers.cancel(hub.users.token(user, .originDeadline))
+        hub.timers.cancel(hub.users.token(user, .originAttempt))
+        hub.journal.note(.originConnected(after: hub.now - attempt.startedAt))
+        hub.users.connected(user, fd: attempt.fd)
+    }
+
+    /// Nobody waits for a connection any more.
+    func forget(_ hub: Hub, _ user: UInt32) {
+        guard let opening = openings.removeValue(forKey: user) else { return }
+        for attempt in opening.attempts {
+            attempt.user = nil
+            hub.loop.cancel(attempt.fd)
+        }
+    }
+
+    func handleAttemptDue(_ hub: Hub, _ token: Token) {
+        guard hub.users.find(token) != nil, let opening = openings[token.index] else { return }
+        wait(token, opening.place)
+    }
+
+    func handleDeadline(_ hub: Hub, _ token: Token) {
+        guard hub.users.find(token) != nil, let opening = openings[token.index] else { return }
+        fail(hub, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
     }
 
     private func fail(_ hub: Hub, _ index: UInt32, _ error: SystemError) {

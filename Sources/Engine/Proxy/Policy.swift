@@ -23,6 +23,8 @@ enum Policy {
     static let lastWordsMaximum = Interval.seconds(1)
     /// Bytes of a session that has ended wait for their user so long.
     static let flushMaximum = Interval.seconds(30)
+    /// A carrier that has been silent for so long, while its server's address says not to know the session, died with that server.
+    static let silentDespiteUnknown = Interval.seconds(3)
     /// A path that TCP knows to be slow is asked about again after this.
     static let patience = Interval.milliseconds(250)
     /// Readers that wait for memory look again after this, whoever freed some.
@@ -43,6 +45,8 @@ enum Policy {
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
     static let bindPatience = Interval.seconds(3)
+    /// A name is looked up no more often than this, whoever needs it.
+    static let lookupLeast = Interval.milliseconds(100)
     /// A name without an address is looked up again after this, when somebody needs it.
     static let lookupPause = Interval.seconds(1)
 

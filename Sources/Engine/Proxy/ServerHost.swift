@@ -41,7 +41,7 @@ final class ServerHost: Host {
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         guard let peer = Socket.peerAddress(fd) else { return hub.loop.close(fd) }
-        if handshakes.count >= Policy.handshakesMaximum { makeRoom() }
+        if handshakes.count >= Policy.handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { hub.carriers.close(newest) }
         Socket.tune(fd, peer.isLoopback)
         let carrier = hub.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
         if let credentials = hub.credentials {
@@ -57,12 +57,16 @@ final class ServerHost: Host {
 
     /// A carrier without a session gives way: the oldest that has said nothing for a while, or the oldest of those that take long.
     /// Never one that says what it must, while it has time: of a crowd that comes back the oldest is the nearest to its end.
-    func makeRoom() {
+    private func giveWay() -> Bool {
         func isOlder(_ carrier: Carrier, than age: Interval) -> Bool { hub.now > carrier.openedAt + age.nanoseconds }
         let place = handshakes.firstIndex { $0.arrivedAt == 0 && isOlder($0, than: Policy.silenceGivingWay) }
-            ?? handshakes.firstIndex { isOlder($0, than: Policy.slownessGivingWay) } ?? handshakes.indices.last
+            ?? handshakes.firstIndex { isOlder($0, than: Policy.slownessGivingWay) }
         if let place { hub.carriers.close(handshakes.remove(at: place)) }
+        return place != nil
     }
+
+    /// If nobody gives way yet, who comes next waits.
+    func makeRoom() { _ = giveWay() }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}
 
@@ -87,7 +91,7 @@ final class ServerHost: Host {
     }
 
     func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {}
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) { origins.forget(hub, index) }
     var ending: Ending { .finished }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
@@ -282,7 +286,11 @@ final class ServerHost: Host {
             hub.journal.note(.idleTooLong)
             hub.request(gently: true)
         case .originDeadline:
-            origins.handleDeadline(hub, token.index)
+            origins.handleDeadline(hub, token)
+        case .originAttempt:
+            origins.handleAttemptDue(hub, token)
+        case .originQuestion:
+            origins.handleQuestionDue(hub, token)
         default:
             break
         }

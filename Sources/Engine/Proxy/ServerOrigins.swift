@@ -8,9 +8,7 @@ extension ServerHost {
         origins.open(hub, session, slot, target: target)
     }
 
-    func handleOriginConnected(_ index: UInt32, isWanted: Bool, _ error: SystemError?) {
-        origins.handleConnected(hub, index, isWanted: isWanted, error)
-    }
+    func handleOriginConnected(_ token: Token, _ error: SystemError?) { origins.handleConnected(hub, token, error) }
 
     func finishTurn() { origins.connectWaiting(hub) }
 

@@ -27,14 +27,15 @@ struct UserSocket {
         static let expecting = Lists(rawValue: 64)
     }
 
+    /// -1 while it connects: attempts have descriptors of their own.
     var fd: Int32
+    /// This entry of the table is in use.
+    var isThere = false
     var life: SocketLife
     var lists: Lists = []
     /// While flushing: only what the socket takes at once is delivered, and that was tried.
     var flushesOnce = false
     var flushed = false
-    /// Server: which of the origin's addresses is being tried.
-    var addressIndex: UInt8 = 0
     /// The place of its mapping: among the listeners on a client, among the origins on a server.
     var mapping: UInt16 = 0
     var generation: UInt32
@@ -53,7 +54,7 @@ struct UserSocket {
     var countedSince: UInt64 = 0
     /// Short splices, nearly in a row.
     var streak: UInt8 = 0
-    /// When its connect was submitted, or the armed receive of a hot socket, whose slab is taken back when nothing comes.
+    /// When the receive of a hot socket was armed, whose slab is taken back when nothing comes.
     var armedAt: UInt64 = 0
 
     init(fd: Int32, isConnecting: Bool, generation: UInt32) {

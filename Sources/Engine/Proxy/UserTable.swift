@@ -21,7 +21,7 @@ struct UserTable: ~Copyable {
     func find(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<UserSocket>? {
         guard Int(index) < chunks.count * UserTable.chunkCount else { return nil }
         let user = self[index]
-        return user.pointee.fd >= 0 && user.pointee.generation == generation ? user : nil
+        return user.pointee.isThere && user.pointee.generation == generation ? user : nil
     }
 
     /// A new socket's place.
@@ -30,13 +30,15 @@ struct UserTable: ~Copyable {
         let index = free.removeLast()
         let generation = self[index].pointee.generation
         self[index].initialize(to: UserSocket(fd: fd, isConnecting: isConnecting, generation: generation))
+        self[index].pointee.isThere = true
         count += 1
         return index
     }
 
     mutating func remove(_ index: UInt32) {
         let user = self[index]
-        precondition(user.pointee.fd >= 0, "removed a socket twice")
+        precondition(user.pointee.isThere, "removed a socket twice")
+        user.pointee.isThere = false
         user.pointee.fd = -1
         user.pointee.generation = (user.pointee.generation + 1) & 0xff_ffff
         free.append(index)
@@ -45,7 +47,7 @@ struct UserTable: ~Copyable {
 
     /// Linear.
     func forEach(_ body: (UInt32, UnsafeMutablePointer<UserSocket>) -> Void) {
-        for index in 0..<UInt32(chunks.count * UserTable.chunkCount) where self[index].pointee.fd >= 0 { body(index, self[index]) }
+        for index in 0..<UInt32(chunks.count * UserTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
     }
 
     private mutating func grow() {

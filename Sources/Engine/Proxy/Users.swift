@@ -64,16 +64,28 @@ final class Users {
     // MARK: Beginnings
 
     /// A socket with a stream of `session`. From the start its end is a reset, also that of the whole process: only an end
-    /// in order lifts that.
-    func add(fd: Int32, isConnecting: Bool, _ session: Session, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
-        Socket.abortOnClose(fd)
-        let index = table.insert(fd: fd, isConnecting: isConnecting)
+    /// in order lifts that. Without a descriptor it waits for `connected`.
+    func add(fd: Int32?, _ session: Session, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
+        if let fd { Socket.abortOnClose(fd) }
+        let index = table.insert(fd: fd ?? -1, isConnecting: fd == nil)
         table[index].pointee.mapping = mapping
         table[index].pointee.session = .passUnretained(session)
         session.userCount += 1
         table[index].pointee.slot = slot
         hub.journal.note(.streamOpened)
         return index
+    }
+
+    /// A connection to the origin is there, for a user that waits for it.
+    func connected(_ index: UInt32, fd: Int32) {
+        let user = table[index]
+        precondition(user.pointee.fd < 0 && user.pointee.life.phase == .connecting, "connected twice")
+        user.pointee.fd = fd
+        Socket.abortOnClose(fd)
+        Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
+        user.pointee.life.connected()
+        armReceive(index)
+        markDirty(index)
     }
 
     /// The socket's stream goes on as `slot` of another session; its bytes all wait still.
@@ -121,10 +133,6 @@ final class Users {
         case .userWatch:
             user.pointee.life.completed(.watch)
             hungUp(index, user)
-        case .userConnect:
-            user.pointee.life.completed(.connect)
-            let isWanted = user.pointee.life.phase == .connecting
-            hub.host.handleOriginConnected(index, isWanted: isWanted, completion.error)
         default:
             preconditionFailure("not an operation of a user")
         }
@@ -134,7 +142,7 @@ final class Users {
     func handleRetry() {
         let waiting = refused
         refused.removeAll(keepingCapacity: true)
-        for index in waiting where table[index].pointee.fd >= 0 {
+        for index in waiting where table[index].pointee.isThere {
             armReceive(index)
             if table[index].pointee.life.inward == .ended { watch(index, table[index]) }
             markDirty(index)
@@ -196,7 +204,7 @@ final class Users {
 
     /// Moves a socket on that waits for its operations to end.
     func settle(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
-        guard user.pointee.fd >= 0 else { return }
+        guard user.pointee.isThere else { return }
         if user.pointee.life.mayRelease { return release(index, user) }
         guard user.pointee.life.phase == .flushing, user.pointee.flushesOnce, user.pointee.life.inFlight.isEmpty else { return }
         if user.pointee.flushed || user.pointee.outboundCount == 0 {
@@ -234,8 +242,11 @@ final class Users {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
         hub.timers.cancel(token(index, .flushDeadline))
         hub.timers.cancel(token(index, .originDeadline))
-        if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
-        hub.loop.close(user.pointee.fd)
+        hub.timers.cancel(token(index, .originAttempt))
+        if user.pointee.fd >= 0 {
+            if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
+            hub.loop.close(user.pointee.fd)
+        }
         hub.budget.deliver(user.pointee.outboundCount)
         forgetBacklog(index, user)
         queue_clear(&user.pointee.outbound, hub.arena)

@@ -44,7 +44,7 @@ struct ConnectCommand {
         let output = try Thread.start {
             // Nobody reads any more: then nothing more shall come.
             if !ConnectCommand.move(from: pumps, to: STDOUT_FILENO) { shutdown(pumps, Int32(SHUT_RDWR)) }
-            close(STDOUT_FILENO)
+            StandardStreams.end(STDOUT_FILENO)
         }
         let ending = Proxy.run(configuration, logger: logger) { _ in }
         defer { log.flush(withinMilliseconds: 1000) }

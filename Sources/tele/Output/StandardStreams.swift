@@ -17,6 +17,14 @@ enum StandardStreams {
         }
     }
 
+    /// Ends a stream, so that its reader sees the end. Its number stays taken: a socket that got it would be mistaken for the stream.
+    static func end(_ descriptor: Int32) {
+        let nothing = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        // Without a descriptor to spare it becomes another stderr, which ends it as well.
+        _ = dup2(nothing >= 0 ? nothing : STDERR_FILENO, descriptor)
+        if nothing >= 0 { close(nothing) }
+    }
+
     /// Prints a text and a newline on stdout, all of it and at once.
     @discardableResult
     static func print(_ text: String) throws(OutputFault) -> ExitStatus {

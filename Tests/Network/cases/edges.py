@@ -1,0 +1,256 @@
+"""What a user meets at the edges: half-closed standard streams, names that lead to several hosts, origins that move."""
+
+import subprocess
+import time
+
+from cases.mappings import Files
+from ends import Switchboard, call, exchange, receive_exactly
+from faults import FAULTS
+from lab import SERVER_ADDRESS
+from path import CARRIER_PORT, binary, security_flags
+from process import Failure
+from runner import Case
+
+ORIGIN_PORT = 7970
+#: Two hosts of one name, the second behind the same link.
+OTHER_ADDRESS = "10.213.2.3"
+#: On the server's own link, so that its names prefer it; and nobody answers there.
+SILENT_ADDRESS = "10.213.2.77"
+CLIENT_ADDRESS = "10.213.1.2"
+NAME = "origin.test"
+
+
+def half_closed(closed):
+    """`tele connect`: the far side has ended, stdout with it; then carriers break, and the upload goes on to its last byte.
+    `closed`: descriptors that are closed when it starts."""
+    def story(context):
+        lab = context.lab()
+        path = Files(context, lab, {"x": "127.0.0.1:9101"}, {"x": f"127.0.0.1:{ORIGIN_PORT}"})
+        listener = lab.server.listen(ORIGIN_PORT)
+        command = f"exec {binary()} connect -out={SERVER_ADDRESS}:{CARRIER_PORT} {' '.join(security_flags('client'))} x {closed}"
+        user = lab.start("connect", ["sh", "-c", command], host=lab.client, stdin="pipe")
+        listener.settimeout(10)
+        origin = listener.accept()[0]
+        origin.settimeout(10)
+        if not closed:
+            origin.sendall(b"answer")
+        origin.shutdown(1)
+        pipe = user.child.stdin
+        pipe.write(b"u" * 2000)
+        pipe.flush()
+        receive_exactly(origin, 2000)
+        context.sleep(0.5)
+        FAULTS["reset"].inflict(lab, path)
+        context.sleep(1)
+        FAULTS["reset"].heal(lab, path)
+        context.sleep(1)
+        # Once more, after stdin's end and before its last byte has left.
+        FAULTS["blackhole"].inflict(lab, path)
+        pipe.write(b"u" * 1_000_000)
+        pipe.close()
+        context.sleep(0.5)
+        FAULTS["reset"].inflict(lab, path)
+        context.sleep(1)
+        FAULTS["reset"].heal(lab, path)
+        receive_exactly(origin, 1_000_000)
+        if origin.recv(1) != b"":
+            raise Failure("more came than was sent")
+        origin.close()
+        status = user.wait(10)
+        if status:
+            raise Failure(f"tele connect ended with status {status}: {user.errors[-200:]}")
+        if not closed and user.output != "answer":
+            raise Failure(f"the answer was “{user.output[:20]}”")
+        return "1 002 000 bytes arrived behind the far side's end and a lost carrier"
+    return story
+
+
+def two_servers(context):
+    """The server's name leads to two servers. A cut, and `tele reconnect`, leave every user alone; a restart is believed."""
+    lab = context.lab()
+    subprocess.run(["ip", "-n", lab.server.name, "address", "add", f"{OTHER_ADDRESS}/24", "dev", "eth0"], check=True)
+    lab.client.write_etc("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} tele-server.test\n{OTHER_ADDRESS} tele-server.test\n")
+    path = context.path(lab, ORIGIN_PORT, start=False, client_flags=[f"-control={lab.directory}/client.sock"])
+    path.carrier_host = "tele-server.test"
+
+    def start(address):
+        server = lab.start(f"server-{address}", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", f"-out={address}:{CARRIER_PORT}",
+                                                 f"-io={path.driver}", "-control=none", *security_flags("server")], host=lab.server)
+        if not context.until(5, lambda: "listening" in server.errors):
+            raise Failure("a server does not start")
+        return server
+    servers = {address: start(address) for address in (SERVER_ADDRESS, OTHER_ADDRESS)}
+    path.start_client()
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        home = next(address for address in servers if f"peer={address}:" in path.client.errors)
+        for _ in range(3 if not context.options.long else 20):
+            lab.forward("drop")
+            context.sleep(1.2)
+            lab.forward()
+            exchange(user, origin)
+            subprocess.run([binary(), "reconnect", f"-control={lab.directory}/client.sock"], check=True, capture_output=True)
+            context.sleep(0.3)
+            exchange(user, origin)
+        # The home is away, the other one is there: users wait.
+        servers[home].kill()
+        servers[home].wait(5)
+        context.sleep(2)
+        user.settimeout(0.5)
+        try:
+            if user.recv(1) is not None:
+                raise Failure("a user lost its connection while its server was away and another one answered")
+        except TimeoutError:
+            pass
+        if "does not know the session" not in path.client.errors:
+            raise Failure("the log does not say that another server answers")
+        # It is back, and knows nothing: the user is reset, and the next is served.
+        servers[home] = start(home)
+        user.settimeout(10)
+        try:
+            user.recv(1)
+            raise Failure("a user whose session is gone saw no reset")
+        except ConnectionResetError:
+            pass
+        exchange(*call(lab, path, switchboard))
+    return "two servers of one name: cuts and reconnects reset nobody"
+
+
+def origin_path(context, lab):
+    """A path whose origin has a name that the server's own hosts file knows."""
+    lab.server.write_etc("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    return Files(context, lab, {"x": "127.0.0.1:9101"}, {"x": f"{NAME}:{ORIGIN_PORT}"})
+
+
+def names(lab, *addresses):
+    lab.server.write_etc("hosts", "127.0.0.1 localhost\n" + "".join(f"{address} {NAME}\n" for address in addresses))
+
+
+def silence(lab):
+    """Packets to SILENT_ADDRESS vanish."""
+    subprocess.run(["ip", "-n", lab.server.name, "neigh", "add", SILENT_ADDRESS, "lladdr", "02:00:00:00:00:77", "dev", "eth0"], check=True)
+
+
+def reach(lab, listener, seconds):
+    """A user's connection until it has exchanged bytes with the origin: how long that took."""
+    began = time.monotonic()
+    user = lab.client.connect(("127.0.0.1", 9101))
+    user.settimeout(seconds)
+    user.sendall(b"question")
+    listener.settimeout(seconds)
+    try:
+        origin = listener.accept()[0]
+        origin.settimeout(seconds)
+        receive_exactly(origin, 8)
+        origin.sendall(b"answer")
+        receive_exactly(user, 6)
+    except OSError as error:
+        raise Failure(f"a user's connection did not reach the origin ({error})") from None
+    origin.close()
+    user.close()
+    return time.monotonic() - began
+
+
+def dead_first_address(context):
+    """The first address of the origin's name is silent: the second is tried a quarter of a second later, and first from then on."""
+    lab = context.lab()
+    names(lab, SILENT_ADDRESS, CLIENT_ADDRESS)
+    silence(lab)
+    origin_path(context, lab)
+    listener = lab.client.listen(ORIGIN_PORT)
+    first, second = reach(lab, listener, 5), reach(lab, listener, 5)
+    note = f"the first connection after {first * 1000:.0f} ms, the second after {second * 1000:.0f}"
+    if first < 0.2:
+        raise Failure(f"the silent address was not tried first: {note}")
+    if first > 2 or second > 0.2:
+        raise Failure(note)
+    return note
+
+
+def moved_origin(context):
+    """The origin's name leads elsewhere from now on, its old address refuses or is silent: no connection is lost, from the first."""
+    lab = context.lab()
+    names(lab, CLIENT_ADDRESS)
+    silence(lab)
+    path = origin_path(context, lab)
+    listener = lab.client.listen(ORIGIN_PORT)
+    reach(lab, listener, 5)
+    taken = []
+    for _ in range(3):
+        # Now here, now there: what it left refuses.
+        listener.close()
+        names(lab, SERVER_ADDRESS)
+        listener = lab.server.listen(ORIGIN_PORT)
+        taken += [reach(lab, listener, 8) for _ in range(5)]
+        listener.close()
+        names(lab, CLIENT_ADDRESS)
+        listener = lab.client.listen(ORIGIN_PORT)
+        taken += [reach(lab, listener, 8) for _ in range(5)]
+    # From a silent address to another.
+    names(lab, SILENT_ADDRESS)
+    path.server.kill()
+    path.server.wait(5)
+    path.server = path._start("server", lab.server)
+    context.sleep(2)
+    waiting = lab.client.connect(("127.0.0.1", 9101))
+    waiting.sendall(b"x")
+    context.sleep(1.5)
+    names(lab, CLIENT_ADDRESS)
+    listener.settimeout(8)
+    origin = listener.accept()[0]
+    origin.settimeout(5)
+    receive_exactly(origin, 1)
+    return f"{len(taken)} connections over 6 moves, the slowest after {max(taken) * 1000:.0f} ms; one went on from a silent address"
+
+
+def name_that_appears(context):
+    """The origin's name is unknown at the start and appears later: the first connection after that is served."""
+    lab = context.lab()
+    names(lab)
+    path = origin_path(context, lab)
+    user = lab.client.connect(("127.0.0.1", 9101))
+    user.settimeout(10)
+    try:
+        user.recv(1)
+        raise Failure("a connection to an unknown name ended as if all were well")
+    except ConnectionResetError:
+        pass
+    if "cannot resolve the origin" not in path.server.errors:
+        raise Failure("the log does not say that the name is unknown")
+    listener = lab.client.listen(ORIGIN_PORT)
+    names(lab, CLIENT_ADDRESS)
+    return f"served {reach(lab, listener, 5) * 1000:.0f} ms after its name appeared"
+
+
+def no_port_left(context):
+    """The server has no local port for one more connection to the origin: the log says so, and nothing of servers that do not run."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        lab.server.sysctl("net.ipv4.ip_local_port_range", "61000 61003")
+        ends = []
+        for _ in range(12):
+            try:
+                ends.append(call(lab, path, switchboard, 2))
+            except (OSError, Failure):
+                break
+        else:
+            raise Failure("twelve connections from four ports")
+        for end in (end for pair in ends for end in pair):
+            end.close()
+    if "no local port is left" not in path.server.errors or "is the user's server running" in path.server.errors:
+        raise Failure(path.server.errors[-300:])
+    return f"after {len(ends)} connections: no local port is left"
+
+
+def cases():
+    return [
+        Case("edges.half-closed", half_closed(""), drivers="both", only_tele=True),
+        Case("edges.half-closed-without-stdout", half_closed(">&- 2>&-"), only_tele=True),
+        Case("edges.two-servers", two_servers, drivers="both", only_tele=True),
+        Case("edges.dead-first-address", dead_first_address, drivers="both", only_tele=True),
+        Case("edges.moved-origin", moved_origin, drivers="both", only_tele=True),
+        Case("edges.name-that-appears", name_that_appears, only_tele=True),
+        Case("edges.no-port-left", no_port_left, only_tele=True),
+    ]
