@@ -34,7 +34,7 @@ public struct Campaign {
         }
         let took = seconds() - start
         print("simulation: \(run) seeds from \(first), \(failures) failed; \(sum.carriers) carriers, \(sum.kills) cuts, "
-              + "\(sum.resumes) resumes, \(sum.restarts) restarts, \(sum.suspicions) suspicions, \(sum.carried) carried over, \(sum.spliced) spliced, \(sum.passed) passed on, "
+              + "\(sum.resumes) resumes, \(sum.restarts) restarts, \(sum.doubts) doubts, \(sum.suspicions) suspicions, \(sum.carried) carried over, \(sum.spliced) spliced, \(sum.passed) passed on, "
               + "\(sum.delivered >> 20) MiB delivered, \(sum.steps) steps, "
               + "\(sum.virtualMilliseconds / 1000) virtual seconds in \(took) s")
         return failures == 0
@@ -52,6 +52,7 @@ extension Simulation.Report {
         resumes += other.resumes
         kills += other.kills
         restarts += other.restarts
+        doubts += other.doubts
         suspicions += other.suspicions
         spliced += other.spliced
         passed += other.passed

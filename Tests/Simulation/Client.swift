@@ -80,6 +80,10 @@ extension World {
         serverEnd.state = .handshaking
         end.state = .handshaking
         outages += 1
+        if client.session.endpoint.probeAnswered() {
+            suspicions += 1
+            bringIn(client.session)
+        }
         client.dialer.handleConnected(end.candidate, now: now(.client))
         runDialer()
     }

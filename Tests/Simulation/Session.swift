@@ -131,13 +131,16 @@ extension World {
         session.timerAt = .max
         session.rangAt = time
         guard !session.isOver else { return }
-        if session.endpoint.handleTimeout(now: now(session.side)) {
+        switch session.endpoint.handleTimeout(now: now(session.side)) {
+        case .unchanged: return touch(session)
+        case .inDoubt: doubts += 1
+        case .suspected:
             suspicions += 1
             bringIn(session)
-            if session.side == .client {
-                client.dialer.handleSuspected(now: now(.client))
-                runDialer()
-            }
+        }
+        if session.side == .client {
+            client.dialer.handleSuspected(now: now(.client))
+            runDialer()
         }
         touch(session)
     }
@@ -170,7 +173,7 @@ extension World {
         }
         session.endpoint.heard(now: now)
         if offset > 0 { noteProven(session) }
-        if session === client.session, client.dialer.isSeeking, !session.endpoint.isSuspected {
+        if session === client.session, client.dialer.isSeeking, !session.endpoint.isInDoubt {
             client.dialer.handleRecovered()
             runDialer()
         }

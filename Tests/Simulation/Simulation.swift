@@ -17,6 +17,7 @@ public final class Simulation {
         public var resumes = 0
         public var kills = 0
         public var restarts = 0
+        public var doubts = 0
         public var suspicions = 0
         /// Frames that went past memory, and payload that was passed on.
         public var spliced = 0, passed = 0
@@ -60,6 +61,7 @@ public final class Simulation {
         report.resumes = world.resumes
         report.kills = world.kills
         report.restarts = world.restarts
+        report.doubts = world.doubts
         report.suspicions = world.suspicions
         (report.spliced, report.passed) = (world.spliced, world.passed)
         report.carried = world.carried

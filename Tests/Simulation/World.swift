@@ -41,7 +41,7 @@ final class World {
     var trace: UInt64 = 0
     /// Types of the sequenced frames that took their place.
     var sequenced: Set<UInt8> = []
-    var outages = 0, resumes = 0, kills = 0, restarts = 0, suspicions = 0, carried = 0, spliced = 0, passed = 0
+    var outages = 0, resumes = 0, kills = 0, restarts = 0, doubts = 0, suspicions = 0, carried = 0, spliced = 0, passed = 0
     var delivered = 0
 
     // Memory that lasts one call.

@@ -5,6 +5,12 @@ import Testing
 @Suite struct LivenessTests {
     private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (5_000 + milliseconds) * 1_000_000) }
 
+    /// Time passes: true when the carrier is suspected now.
+    private func judge(_ liveness: inout Liveness, _ milliseconds: UInt64) -> Bool {
+        _ = liveness.comesInDoubt(now: at(milliseconds))
+        return liveness.becomesSuspected(now: at(milliseconds))
+    }
+
     private func attached() -> Liveness {
         var liveness = Liveness(now: at(0))
         liveness.carrierAttached(now: at(0))
@@ -18,7 +24,7 @@ import Testing
         var liveness = Liveness(now: at(0))
         liveness.answered(isDue: false, now: at(0))
         liveness.sent(now: at(100))
-        #expect(liveness.becomesSuspected(now: at(850)) == true)
+        #expect(judge(&liveness, 850) == true)
         liveness.heard(40, isActive: false, now: at(900))
         liveness.answered(isDue: true, isFresh: false, now: at(900))
         #expect(liveness.isSuspected)
@@ -30,31 +36,93 @@ import Testing
         var liveness = attached()
         liveness.sent(now: at(100))
         #expect(liveness.suspicionAt == at(850))
-        #expect(liveness.becomesSuspected(now: at(849)) == false)
-        #expect(liveness.becomesSuspected(now: at(850)) == true)
-        #expect(liveness.becomesSuspected(now: at(851)) == false)
+        #expect(judge(&liveness, 849) == false)
+        #expect(judge(&liveness, 850) == true)
+        #expect(judge(&liveness, 851) == false)
         // The peer's own bytes, sent again after an outage, say nothing of ours.
         liveness.heard(10, isActive: true, now: at(900))
         #expect(liveness.isSuspected)
         liveness.answered(isDue: false, now: at(950))
         #expect(!liveness.isSuspected)
-        #expect(liveness.roundTrip == .milliseconds(850))
     }
 
-    /// The patience that a long outage leaves behind is bounded.
-    @Test func anAnswerAfterHalfAMinuteStretchesNoLaterSuspicionBeyondItsMaximum() {
+    /// An outage that ended by itself: the next one is probed as soon as the first, and an answer in time makes up for the late one.
+    @Test func aLateAnswerIsNoRoundTrip() {
         var liveness = attached()
         liveness.sent(now: at(100))
-        #expect(liveness.becomesSuspected(now: at(850)) == true)
-        liveness.answered(isDue: false, now: at(30_000))
-        #expect(liveness.roundTrip == Liveness.slownessMaximum)
+        #expect(judge(&liveness, 850) == true)
+        liveness.answered(isDue: false, now: at(2350))
+        #expect(liveness.roundTrip == .milliseconds(10))
+        liveness.sent(now: at(3000))
+        #expect(liveness.doubtAt == at(3750))
+        #expect(liveness.suspicionAt == at(8000))
+        liveness.answered(isDue: false, now: at(3010))
+        liveness.sent(now: at(4000))
+        #expect(liveness.doubtAt == at(4750))
+        #expect(liveness.suspicionAt == at(4750))
+    }
+
+    @Test func aLatePongIsNoRoundTrip() {
+        var liveness = attached()
+        let token = liveness.nextPing(now: at(0))
+        #expect(judge(&liveness, 750) == true)
+        liveness.receivePong(token, isDue: false, now: at(10_000))
+        #expect(liveness.roundTrip == .milliseconds(10))
+        #expect(liveness.minimumRoundTrip == .milliseconds(10))
+    }
+
+    /// Every answer is late: a path that is slow. It is probed each time, and suspected once.
+    @Test func aPathThatBecomesSlowIsSuspectedOnce() {
+        var liveness = attached()
+        var suspicions = 0, doubts = 0
+        for step in 0..<10 as Range<UInt64> {
+            liveness.sent(now: at(step * 5000))
+            for tenth in 1..<20 as Range<UInt64> {
+                if liveness.comesInDoubt(now: at(step * 5000 + tenth * 100)) { doubts += 1 }
+                if liveness.becomesSuspected(now: at(step * 5000 + tenth * 100)) { suspicions += 1 }
+            }
+            liveness.answered(isDue: false, now: at(step * 5000 + 2000))
+        }
+        #expect(doubts == 10)
+        #expect(suspicions == 1)
+    }
+
+    @Test func aProbeThatIsAnsweredMakesDoubtSuspicion() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        #expect(judge(&liveness, 850) == true)
+        liveness.answered(isDue: false, now: at(1500))
+        liveness.sent(now: at(2000))
+        #expect(judge(&liveness, 2750) == false)
+        #expect(liveness.isInDoubt)
+        liveness.suspect()
+        #expect(liveness.isSuspected)
+        liveness.answered(isDue: false, now: at(2760))
+        #expect(!liveness.isSuspected && !liveness.isInDoubt)
+    }
+
+    /// Events come in storms; each asks again, and none may take the answer to the last one away.
+    @Test func aStormOfEventsDoesNotMakeAnAnswerLate() {
+        var liveness = attached()
+        var token: UInt64?
+        for event in 0..<40 as Range<UInt64> {
+            let now = at(1000 + event * 50)
+            liveness.doubt(now: now)
+            if liveness.owesPing(now: now) { token = liveness.nextPing(now: now) }
+            #expect(liveness.comesInDoubt(now: now) == false, "after \(event) events")
+            if event % 3 == 2, let asked = token {
+                liveness.heard(3, isActive: false, now: now)
+                liveness.receivePong(asked, isDue: false, now: now)
+                token = nil
+            }
+        }
     }
 
     /// Stopped for five seconds: the answer had come long ago, and the next outage is noticed as soon as any.
     @Test func ownSleepIsNotASlowPath() {
         var liveness = attached()
         liveness.sent(now: at(100))
-        #expect(liveness.becomesSuspected(now: at(5000)) == true)
+        #expect(judge(&liveness, 5000) == true)
         liveness.answered(isDue: false, now: at(5001))
         liveness.sent(now: at(6000))
         #expect(liveness.suspicionAt == at(6750))
@@ -80,7 +148,7 @@ import Testing
         liveness.sent(now: at(0))
         for record in 1...20 as ClosedRange<UInt64> {
             liveness.heard(100, isActive: true, now: at(record * 40))
-            if liveness.becomesSuspected(now: at(record * 40)) { break }
+            if judge(&liveness, record * 40) { break }
         }
         #expect(liveness.isSuspected)
         // More of the same says nothing; the answer does.
@@ -94,7 +162,7 @@ import Testing
         var liveness = attached()
         liveness.sent(now: at(0))
         for tenth in 1...10 as ClosedRange<UInt64> { liveness.heard(2 << 20, isActive: true, now: at(tenth * 80)) }
-        #expect(liveness.becomesSuspected(now: at(800)) == true)
+        #expect(judge(&liveness, 800) == true)
     }
 
     /// A slow line that is full of the peer's bytes: its acknowledgment stands behind them, and that is no outage.
@@ -103,7 +171,7 @@ import Testing
         liveness.sent(now: at(0))
         for tenth in 1...40 as ClosedRange<UInt64> {   // 1 Mbit/s.
             liveness.heard(12_500, isActive: true, now: at(tenth * 100))
-            #expect(liveness.becomesSuspected(now: at(tenth * 100)) == false, "after \(tenth) tenths of a second")
+            #expect(judge(&liveness, tenth * 100) == false, "after \(tenth) tenths of a second")
         }
     }
 
@@ -113,7 +181,7 @@ import Testing
         liveness.sent(now: at(0))
         for tenth in 1...5 as ClosedRange<UInt64> { liveness.heard(50_000, isActive: true, now: at(tenth * 100)) }
         #expect(liveness.suspicionAt == at(1250))
-        #expect(liveness.becomesSuspected(now: at(1250)) == true)
+        #expect(judge(&liveness, 1250) == true)
     }
 
     /// A flood whose sender has used its credit up, and pings.
@@ -122,14 +190,14 @@ import Testing
         liveness.sent(now: at(0))
         for tenth in 1...5 as ClosedRange<UInt64> { liveness.heard(1 << 20, isActive: true, now: at(tenth * 20)) }
         for quarter in 1...2 as ClosedRange<UInt64> { liveness.heard(10, isActive: false, now: at(100 + quarter * 250)) }
-        #expect(liveness.becomesSuspected(now: at(850)) == true)
+        #expect(judge(&liveness, 850) == true)
     }
 
     /// A notebook slept for a night with an answer due: that was no round trip.
     @Test func sleepDoesNotMakeSuspicionSlow() {
         var liveness = attached()
         let token = liveness.nextPing(now: at(0))
-        _ = liveness.becomesSuspected(now: at(1000))
+        _ = judge(&liveness, 1000)
         liveness.heard(10, isActive: true, now: at(28_800_000))
         liveness.receivePong(token, isDue: false, now: at(28_800_001))
         liveness.sent(now: at(28_800_100))
@@ -158,7 +226,7 @@ import Testing
         liveness.bePatient(until: at(2000))
         #expect(liveness.suspicionAt == at(2000))
         liveness.doubt(now: at(1000))
-        #expect(liveness.suspicionAt == at(1200))
+        #expect(liveness.doubtAt == at(1200))
         #expect(liveness.owesPing(now: at(1000)))
     }
 }

@@ -115,6 +115,7 @@ final class ClientHost: Host {
         if let error { return hub.carriers.lost(carrier, error.whenConnecting) }
         carrier.state = .connected
         hub.carriers.armReceive(carrier)
+        hub.sessions.probeAnswered(session)
         dialer.handleConnected(carrier.candidate, now: hub.instant)
         run()
     }
@@ -160,6 +161,8 @@ final class ClientHost: Host {
     }
 
     // MARK: Losses
+
+    func handleInDoubt(_ session: Session) { handleSuspected(session) }
 
     func handleSuspected(_ session: Session) {
         dialer.handleSuspected(now: hub.instant)

@@ -36,7 +36,10 @@ protocol Host: AnyObject {
     func handleFailed(_ carrier: Carrier, _ reason: String)
     /// The session's carrier ended by itself.
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String)
+    /// Its carrier is silent where it should answer; it is not suspected yet.
+    func handleInDoubt(_ session: Session)
     func handleSuspected(_ session: Session)
+    /// The answer came after all.
     func handleRecovered(_ session: Session)
     /// Frames came behind the greeting.
     func handleProven(_ session: Session)

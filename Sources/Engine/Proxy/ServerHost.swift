@@ -205,6 +205,7 @@ final class ServerHost: Host {
         scheduleRegistry()
     }
 
+    func handleInDoubt(_ session: Session) {}
     func handleSuspected(_ session: Session) {}
     func handleRecovered(_ session: Session) {}
     func pathMayHaveChanged() {}

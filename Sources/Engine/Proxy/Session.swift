@@ -45,6 +45,8 @@ final class Session {
     /// When the session's timer fires.
     var timerAt = UInt64.max
     var detachedAt: UInt64?
+    /// What the hosts have been told.
+    var isInDoubt = false
     var suspectedAt: UInt64?
     let openedAt: UInt64
 

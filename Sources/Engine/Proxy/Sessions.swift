@@ -170,26 +170,43 @@ final class Sessions {
            PathFacts(carrier.fd)?.explainsSilence == true {
             session.endpoint.bePatient(until: hub.instant + Policy.patience)
         }
-        if session.endpoint.handleTimeout(now: hub.instant) { suspected(session) }
+        switch session.endpoint.handleTimeout(now: hub.instant) {
+        case .unchanged: break
+        case .inDoubt: inDoubt(session)
+        case .suspected: suspected(session)
+        }
         markDirty(session)
     }
 
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
+    private func inDoubt(_ session: Session) {
+        session.isInDoubt = true
+        hub.host.handleInDoubt(session)
+    }
+
+    /// A connect to the peer was answered. A carrier in doubt that is silent still is worse than the path.
+    func probeAnswered(_ session: Session) {
+        if session.endpoint.probeAnswered() { suspected(session) }
+    }
+
+    /// No answer, though the path works, or for too long.
     private func suspected(_ session: Session) {
         guard let carrier = session.carrier else { return }
         bringIn(session)
         guard !session.isEnded else { return }
+        session.isInDoubt = true
         session.suspectedAt = hub.now
         hub.journal.note(.carrierSuspected(session, carrier.peer))
         hub.users.readOn(session)
         hub.host.handleSuspected(session)
     }
 
-    /// The answer came: a suspicion was wrong.
+    /// The answer came: a doubt was wrong.
     func noteLife(_ session: Session) {
-        guard let since = session.suspectedAt, !session.endpoint.isSuspected else { return }
+        guard session.isInDoubt, !session.endpoint.isInDoubt else { return }
+        session.isInDoubt = false
+        if let since = session.suspectedAt { hub.journal.note(.carrierRecovered(session, after: hub.now - since)) }
         session.suspectedAt = nil
-        hub.journal.note(.carrierRecovered(session, after: hub.now - since))
         hub.host.handleRecovered(session)
     }
 
@@ -210,6 +227,7 @@ final class Sessions {
         if let old { hub.carriers.close(old) }
         if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
         let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? hub.now
+        session.isInDoubt = false
         session.suspectedAt = nil
         session.detachedAt = nil
         markDirty(session)
@@ -222,6 +240,7 @@ final class Sessions {
         session.endpoint.carrierLost()
         session.carrier = nil
         session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
+        session.isInDoubt = false
         session.suspectedAt = nil
         hub.users.readOn(session)
         markDirty(session)

@@ -326,13 +326,32 @@ public struct Endpoint: ~Copyable {
     /// a carrier that takes no bytes must not keep its owner awake.
     public var nextTimeout: Instant {
         guard isAttached else { return .never }
-        return isBatchOut ? liveness.suspicionAt : min(acknowledgmentDue, liveness.deadline, resetAt)
+        return isBatchOut ? min(liveness.doubtAt, liveness.suspicionAt) : min(acknowledgmentDue, liveness.deadline, resetAt)
     }
 
-    /// True when the carrier has just become suspected. Afterwards a batch may be due.
-    public mutating func handleTimeout(now: Instant) -> Bool {
+    /// What silence makes of the carrier.
+    public enum Judgement: Sendable {
+        case unchanged
+        /// No answer came in time: a connect beside the carrier shall tell what that means.
+        case inDoubt
+        /// It is as good as dead.
+        case suspected
+    }
+
+    /// Afterwards a batch may be due. Doubt and suspicion may come at once: then it is suspicion.
+    public mutating func handleTimeout(now: Instant) -> Judgement {
         if resetAt <= now { resetAt = .never }
-        guard isAttached, liveness.becomesSuspected(now: now) else { return false }
+        guard isAttached else { return .unchanged }
+        let isInDoubt = liveness.comesInDoubt(now: now)
+        guard liveness.becomesSuspected(now: now) else { return isInDoubt ? .inDoubt : .unchanged }
+        handedWhenSuspected = handed
+        return .suspected
+    }
+
+    /// A connect was answered, and the carrier in doubt is silent still. True: it is suspected from now on.
+    public mutating func probeAnswered() -> Bool {
+        guard isInDoubt, !liveness.isSuspected else { return false }
+        liveness.suspect()
         handedWhenSuspected = handed
         return true
     }
@@ -344,12 +363,14 @@ public struct Endpoint: ~Copyable {
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
-    /// The carrier will be suspected now, and nothing at all came from the peer: TCP may know why.
+    /// Or suspected.
+    public var isInDoubt: Bool { isAttached && liveness.isInDoubt }
+    /// The carrier comes in doubt now, or will be suspected, and nothing at all came from the peer: TCP may know why.
     public func isSilenceSuspicious(now: Instant) -> Bool {
-        isAttached && liveness.isSuspicionDue(now: now) && liveness.isSilent(now: now)
+        isAttached && liveness.isJudgementDue(now: now) && liveness.isSilent(now: now)
     }
 
-    /// TCP's own acknowledgments arrive: the path is slow, not dead. No suspicion before `until`.
+    /// TCP's own acknowledgments arrive: the path is slow, not dead. No doubt before `until`.
     public mutating func bePatient(until: Instant) { liveness.bePatient(until: until) }
 
     // MARK: Helpers

@@ -1,8 +1,16 @@
 /// Whether the carrier still lives, judged by the answer that is due.
 ///
 /// An answer is due while bytes are unacknowledged or a PING is open: the peer always reads its carrier, so it
-/// acknowledges within a round trip and `Endpoint.acknowledgmentDelay`. No answer beyond that is suspicion, which costs
-/// nothing but a probe. On an idle carrier a PING makes an answer due.
+/// acknowledges within a round trip and `Endpoint.acknowledgmentDelay`. No answer beyond that is doubt, which costs
+/// nothing but a probe: a connect beside the carrier. On an idle carrier a PING makes an answer due.
+///
+///     fine ──no answer in time──▶ in doubt ──a connect is answered, or the usual patience is over──▶ suspected
+///      ▲                              └────────any answer────────┐                                     │
+///      └─────────────────────────────────────────────────────────┴──the answer to what was out then────┘
+///
+/// A connect is a better judge than patience: on a path that is slow the carrier's answer comes before the connect's, which was sent
+/// later. So nothing that an outage teaches may delay the connect. A late answer only delays the next suspicion, and only until an
+/// answer comes in time.
 ///
 /// Bytes that answer nothing excuse their sender for a while: its acknowledgment may stand behind them. They do not when
 /// they are so few that nothing can stand behind them, or so many that the acknowledgment would be among them: then one
@@ -16,7 +24,7 @@ struct Liveness {
     /// takes its round trip. Suspicion waits for that.
     static let repetitions = Interval.milliseconds(700)
     static let suspicionMaximum = Interval.seconds(5)
-    /// An answer that came so late asks for all the patience there is.
+    /// A later answer than this asks for all the patience there is.
     static let slownessMaximum = Interval.milliseconds(1250)
     /// Bytes without an answer: as few as this excuse nobody, and neither do as many as these.
     static let trickleByteCount = 16 << 10
@@ -29,8 +37,9 @@ struct Liveness {
     static let pingIdle = Interval.seconds(10)
     static let pingInDoubt = Interval.milliseconds(250)
 
+    private(set) var isInDoubt = false
     private(set) var isSuspected = false
-    /// The suspicion came late: this process did not run, which says nothing of the path.
+    /// The doubt came late: this process did not run, which says nothing of the path.
     private var wasAsleep = false
     /// Since when an answer has been due: the last thing that answered something came before.
     private var dueSince: Instant?
@@ -45,8 +54,10 @@ struct Liveness {
     private var openPing: UInt64?
     private var wasActive = false
     private var nextToken: UInt64 = 1
-    /// Smoothed, queues included: for patience.
+    /// Smoothed, queues included, of answers that came in time: for patience.
     private(set) var roundTrip = Interval.milliseconds(10)
+    /// What the last answer took, when it came too late.
+    private(set) var lateness = Interval.zero
     /// The path without queues: for credit. Follows a longer path slowly.
     private(set) var minimumRoundTrip = Interval.milliseconds(100)
     private var isMeasured = false
@@ -85,11 +96,11 @@ struct Liveness {
     /// path was cut, and come now because the peer sent it again: our own way is not whole for that.
     mutating func answered(isDue: Bool, isFresh: Bool = true, now: Instant) {
         guard !isSuspected || isFresh else { return }
-        if isSuspected, !wasAsleep, let dueSince {
-            // It was slow, not dead, and TCP did not know: something in between is. The next silence may be as long.
-            roundTrip = max(roundTrip, min(now.since(dueSince), Liveness.slownessMaximum))
-        }
+        // Late, and TCP did not know: something in between is slow, perhaps. The next answer may be as late.
+        lateness = isInDoubt && !wasAsleep ? min(dueSince.map { now.since($0) } ?? .zero, Liveness.slownessMaximum) : .zero
+        isInDoubt = false
         isSuspected = false
+        wasAsleep = false
         dueSince = isDue || openPing != nil ? now : nil
         heardSinceDue = 0
         trickled = 0
@@ -114,20 +125,33 @@ struct Liveness {
     /// The path may have changed: ask at once, and take a short silence for an answer.
     mutating func doubt(now: Instant) {
         guard !isSuspected else { return }
-        pingedAt = Instant(nanoseconds: 0)
-        openPing = nil
+        let patience = max(Liveness.doubtMinimum, roundTrip * 2)
+        // One that was asked a moment ago answers this too: events come in storms.
+        if openPing == nil || now.since(pingedAt) >= patience {
+            pingedAt = Instant(nanoseconds: 0)
+            openPing = nil
+        }
         wasActive = true
-        doubtedUntil = now + max(Liveness.doubtMinimum, roundTrip * 2)
+        if doubtedUntil == .never { doubtedUntil = now + patience }
     }
 
-    private var suspicionDelay: Interval {
+    private func delay(_ roundTrip: Interval) -> Interval {
         let repeated = Interval(nanoseconds: Liveness.repetitions.nanoseconds + (roundTrip * 5).nanoseconds)
         let usual = min(max(Liveness.suspicionMinimum, repeated), Liveness.suspicionMaximum)
         return max(usual, Interval(nanoseconds: min(handshakeTook, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 
-    var suspicionAt: Instant {
-        guard let dueSince, !isSuspected else { return .never }
+    private var doubtDelay: Interval { delay(roundTrip) }
+    private var suspicionDelay: Interval { delay(max(roundTrip, lateness)) }
+
+    /// When a probe is due.
+    var doubtAt: Instant { isInDoubt || isSuspected ? .never : min(end(of: doubtDelay), dueSince == nil ? .never : doubtedUntil) }
+    /// When the carrier is suspected without any probe that was answered.
+    var suspicionAt: Instant { isSuspected ? .never : end(of: suspicionDelay) }
+
+    /// When a silence is as long as `suspicionDelay`.
+    private func end(of suspicionDelay: Interval) -> Instant {
+        guard let dueSince else { return .never }
         #if CANARIES
         if Canary.selected == .noSuspicion { return .never }
         #endif
@@ -138,7 +162,7 @@ struct Liveness {
         } else if heardSinceDue >= Liveness.streamByteCount {
             at = min(at, dueSince + max(suspicionDelay, Liveness.suspicionMaximum))
         }
-        return min(max(at, patientUntil), doubtedUntil)
+        return max(at, patientUntil)
     }
 
     private var pingAt: Instant {
@@ -147,20 +171,34 @@ struct Liveness {
         return wasActive ? pingedAt + Liveness.pingActive : max(pingedAt, heardAt) + Liveness.pingIdle
     }
 
-    var deadline: Instant { min(suspicionAt, pingAt) }
+    var deadline: Instant { min(doubtAt, suspicionAt, pingAt) }
 
     /// Nothing comes at all. Only that may TCP explain: bytes that come without the answer show that the path works.
-    func isSilent(now: Instant) -> Bool { heardSinceDue == 0 || now.since(heardAt) >= suspicionDelay }
+    func isSilent(now: Instant) -> Bool { heardSinceDue == 0 || now.since(heardAt) >= doubtDelay }
 
     /// Time to ask TCP whether it knows why the peer is silent.
-    func isSuspicionDue(now: Instant) -> Bool { now >= suspicionAt }
+    func isJudgementDue(now: Instant) -> Bool { now >= min(doubtAt, suspicionAt) }
 
-    /// True once per silence.
-    mutating func becomesSuspected(now: Instant) -> Bool {
-        guard now >= suspicionAt else { return false }
-        wasAsleep = now.since(suspicionAt) > Liveness.doubtMinimum
-        isSuspected = true
+    /// True once per silence, when it is time for a probe.
+    mutating func comesInDoubt(now: Instant) -> Bool {
+        let at = min(doubtAt, suspicionAt)
+        guard !isInDoubt, now >= at else { return false }
+        wasAsleep = now.since(at) > Liveness.doubtMinimum
+        isInDoubt = true
         return true
+    }
+
+    /// True once per silence. Doubt comes first.
+    mutating func becomesSuspected(now: Instant) -> Bool {
+        guard isInDoubt, now >= suspicionAt else { return false }
+        suspect()
+        return true
+    }
+
+    /// A probe was answered, and the carrier is still silent.
+    mutating func suspect() {
+        isInDoubt = true
+        isSuspected = true
     }
 
     func owesPing(now: Instant) -> Bool { now >= pingAt }
@@ -179,6 +217,8 @@ struct Liveness {
     mutating func receivePong(_ token: UInt64, isDue: Bool, now: Instant) {
         guard token == openPing else { return }
         openPing = nil
+        // What came late was held up, or sent again: no round trip.
+        if isInDoubt { return answered(isDue: isDue, now: now) }
         let sample = now.since(pingedAt)
         // A queue may grow faster than an average follows.
         let average = Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
@@ -194,7 +234,10 @@ struct Liveness {
     /// A fresh carrier: nothing is suspected, the round trip is measured anew at once. The answer is due from now on, also
     /// when that PING cannot leave because the greeting is stuck.
     mutating func carrierAttached(now: Instant) {
+        isInDoubt = false
         isSuspected = false
+        wasAsleep = false
+        lateness = .zero
         dueSince = now
         heardSinceDue = 0
         openPing = nil
