@@ -14,6 +14,8 @@ enum Command {
 
     static func run(_ arguments: [String]) -> ExitStatus {
         StandardStreams.prepare()
+        // scp -S, sftp -S and their like take one word: a link of this name is "tele ssh".
+        let arguments = CommandLine.arguments.first.map { $0.hasSuffix("/tele-ssh") || $0 == "tele-ssh" } == true ? ["ssh"] + arguments : arguments
         do {
             if let first = arguments.first, parserOwned.contains(where: first.hasPrefix) {
                 return try StandardStreams.print(Tele.answer(arguments))
@@ -24,6 +26,8 @@ enum Command {
             case "check": return try check(Array(arguments.dropFirst()))
             case "connect": return try connect(Array(arguments.dropFirst()))
             case "ssh": return try SshCommand(Array(arguments.dropFirst())).run()
+            case "ssh-proxy": return try SshProxy(Array(arguments.dropFirst())).run()
+            case "ssh-host": return try SshServer(Array(arguments.dropFirst())).run()
             case "status": return try StatusCommand(Array(arguments.dropFirst())).run()
             case "top": 
                 var top = try TopCommand(Array(arguments.dropFirst()))
@@ -39,7 +43,7 @@ enum Command {
             return .usage
         } catch let fault as SshCommand.Trouble {
             Complaint(fault.sentence, hint: fault.hint).print()
-            return .failure
+            return .ssh
         } catch let fault as StartFault {
             Complaint(fault.sentence, hint: fault.hint).print()
             return ExitStatus(fault.kind)
@@ -109,7 +113,9 @@ enum Command {
             throw UsageFault("a mapping cannot be called \(quoted(name))", hint: "write tele connect -out=HOST:PORT NAME")
         }
         let quiet = spelled.contains { $0.hasPrefix("--log-level=") } ? [] : ["--log-level=warning"]
-        return try ConnectCommand(Settings.read(["--client"] + spelled + quiet), name: name).run()
+        var settings = try Settings.read(["--client"] + spelled + quiet)
+        settings.configuration.exitsOnFailureAfterSeconds = settings.configuration.exitsOnFailureAfterSeconds ?? Settings.failureSeconds
+        return try ConnectCommand(settings, name: name).run()
     }
 
     /// Says one word to a running process.

@@ -198,7 +198,7 @@ import Testing
         #expect(try client.finish(within: 5).status == 0)
     }
 
-    /// ssh ends its ProxyCommand by SIGHUP, or dies: nobody is left who dials for ever.
+    /// ssh ends its ProxyCommand by SIGHUP, or dies: nobody is left who dials for ever, and nobody who wants a word of it.
     @Test(arguments: [SIGHUP, 0])
     func connectEndsWithWhoeverStartedIt(_ signal: Int32) throws {
         var ends: [Int32] = [-1, -1]
@@ -212,7 +212,32 @@ import Testing
                                   through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < \(signal == 0 ? "/dev/null" : "/dev/zero")"])
         usleep(500_000)
         if signal != 0 { program.signal(signal) }
-        #expect(try program.finish(within: 5).status == 1)
+        let outcome = try program.finish(within: 5)
+        #expect(outcome.status == 1 && outcome.errors == "")
+    }
+
+    /// Who asks for one connection hears within seconds that it cannot be had, and why.
+    @Test func connectGivesUpWhenItNeverReachesTheServer() throws {
+        let outcome = try Program(["connect", "-out=127.0.0.1:1", "-log-level=critical"], environment: environment,
+                                  through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < /dev/zero"]).finish(within: 20)
+        #expect(outcome.status == 69)
+        #expect(outcome.errors.hasPrefix("tele: error: cannot reach the server at 127.0.0.1:1 (connection refused)\ntele: hint: is \"tele -server\""))
+    }
+
+    /// What does not pass by itself ends it sooner, with a status of its own.
+    @Test func aWrongKeyIsDenied() throws {
+        for name in ["one", "two"] { #expect(try tele(["keygen", "-out=\(folder)/\(name)", "-name=\(name)"]).status == 0) }
+        let port = try Ports.free()
+        let server = try Program(["-server", "-in=127.0.0.1:1", "-out=127.0.0.1:\(port)", "-key=\(folder)/one"], environment: environment)
+        try Ports.waitUntilListening(port, server)
+        let client = try Program(["-client", "-out=127.0.0.1:\(port)", "-key=\(folder)/two", "-exit-on-failure", "-control=none"],
+                                 environment: environment)
+        let outcome = try client.finish(within: 10)
+        #expect(outcome.status == 77)
+        #expect(outcome.errors.contains("tele: error: cannot reach the server at 127.0.0.1:\(port) (the server does not accept this key"))
+        #expect(outcome.errors.split(separator: "\n").count { $0.contains("cannot reach the server") } <= 2)
+        server.signal(SIGTERM)
+        _ = try server.finish(within: 15)
     }
 
     /// sd_notify: ready, reloading and ready again, alive, stopping; and a loop that stands says nothing.

@@ -3,30 +3,52 @@ import Testing
 @testable import tele
 
 @Suite struct SshWordsTests {
+    private func words(_ line: String) throws -> SshWords { try SshWords(line.split(separator: " ").map(String.init)) }
+
+    /// What ssh gets is what ssh would have made of the same words: options, `--`, the host, the command.
     @Test(arguments: [
-        ("host", "", "host", ""), ("-v host ls -l", "-v", "host", "ls -l"), ("-p 22 -i key me@host", "-p 22 -i key", "me@host", ""),
-        ("-vvp22 host", "-vvp22", "host", ""), ("-vvp 22 host", "-vvp 22", "host", ""), ("-o A=b -L 1:h:2 host -- x", "-o A=b -L 1:h:2", "host", "-- x"),
-        ("-- host x", "", "host", "x"), ("-4tA host", "-4tA", "host", ""),
+        ("host", "-- host"), ("-v host ls -l", "-v -- host ls -l"), ("-p 22 -i key me@host", "-p 22 -i key -- me@host"),
+        ("-vvp22 host", "-v -v -p 22 -- host"), ("-vvp 22 host", "-v -v -p 22 -- host"),
+        ("-o A=b -L 1:h:2 host -- x -v", "-o A=b -L 1:h:2 -- host x -v"),
+        ("-- host x", "-- host x"), ("-- host -v x", "-- host -v x"), ("-4tA host", "-4 -t -A -- host"),
+        ("host -p 23 -N", "-p 23 -N -- host"), ("host -t ls -l", "-t -- host ls -l"),
+        ("-V", "-V"), ("-G host", "-G -- host"), ("-S mine -O check host", "-S mine.tele -O check -- host"), ("-S none host", "-S none -- host"),
+        // Ours, wherever they stand before the command.
+        ("-copy host", "-- host"), ("-F x -copy host ls", "-F x -- host ls"), ("host -port=5 ls", "-- host ls"), ("--port 5 host", "-- host"),
+        ("host ls -copy", "-- host ls -copy"), ("-p 22 --copy -v host", "-p 22 -v -- host"),
     ])
-    func theHostIsFound(_ line: String, _ options: String, _ host: String, _ command: String) throws {
-        let words = try SshWords(line.split(separator: " ").map(String.init), isComplete: true)
-        #expect(words.options.joined(separator: " ") == options && words.host == host && words.command.joined(separator: " ") == command)
+    func theWordsAreReadAsSshReadsThem(_ line: String, _ expected: String) throws {
+        #expect(try words(line).all.joined(separator: " ") == expected)
     }
 
-    @Test(arguments: ["", "-v", "-p", "-p 22", "-- -oProxyCommand=x", "--"])
-    func withoutAHostItIsRefused(_ line: String) {
-        #expect(throws: UsageFault.self) { try SshWords(line.split(separator: " ").map(String.init), isComplete: true) }
+    @Test func oursAreUnderstoodInEveryPlace() throws {
+        let read = try words("-F x -copy -p 22 host -port=40300 ls")
+        #expect(read.copies && read.port == 40300 && read.host == "host" && read.command == ["ls"])
+        #expect(try words("host -port 7").port == 7)
+        #expect(try !words("host ls -copy").copies)
     }
 
-    @Test func theRouteIsAsSshSays() throws {
-        let route = try SshRoute(answer: "user me\nhostname 10.0.0.1\nport 2222\nproxycommand none\n", host: "h")
-        #expect(route.host == "10.0.0.1" && route.port == 2222 && route.address(5) == "10.0.0.1:5")
-        #expect(try SshRoute(answer: "hostname ::1\n", host: "h").address(5) == "[::1]:5")
-        #expect(throws: SshCommand.Trouble.self) { try SshRoute(answer: "hostname a\nproxyjump bastion\n", host: "h") }
+    @Test(arguments: ["-V", "-G host", "-Q cipher", "-O exit host", "-v"])
+    func whatConnectsNowhereIsSshsAlone(_ line: String) throws { #expect(try !words(line).connects) }
+
+    @Test(arguments: ["-p", "-o A=b -L", "-- -oProxyCommand=x", "host -port=0", "host -port=x", "-port"])
+    func whatCannotBeReadIsRefused(_ line: String) { #expect(throws: UsageFault.self) { try words(line) } }
+
+    /// A connection of our own goes the same way, as the same user, and does nothing of what the session shall do.
+    @Test func onlyTheWayIsTaken() throws {
+        let read = try words("-4 -N -L 1:h:2 -i key -o A=b -t -W x:1 -l me -f host ls")
+        #expect(SshWords.spelled(read.ofConnection) == ["-4", "-i", "key", "-o", "A=b", "-l", "me"])
     }
 
-    @Test func aWordForAShellIsQuoted() {
-        #expect(quotedForShell("a b") == "'a b'")
-        #expect(quotedForShell("it's") == #"'it'\''s'"#)
+    @Test(arguments: [[], ["a"], ["", "a b", "3:x", "ä\n'\"", "-o", "X=%h"]])
+    func wordsAreCarriedAsTheyAre(_ given: [String]) { #expect(SshWords.unpacked(SshWords.packed(given)) == given) }
+
+    @Test(arguments: ["x", "5:abc", "-1:", "99999999999999999999:a"])
+    func whatIsNotPackedIsNotUnpacked(_ text: String) { #expect(SshWords.unpacked(text) == nil) }
+
+    @Test func aPathForAProxyCommandIsQuotedForEveryShellAndForSsh() {
+        #expect(quotedForProxyCommand("/usr/bin/tele") == "/usr/bin/tele")
+        #expect(quotedForProxyCommand("/a b/100%/it's!") == #"/a\ b/100%%/it\'s\!"#)
+        #expect(quotedForProxyCommand("/a\nb") == nil)
     }
 }

@@ -28,6 +28,8 @@ public enum DialPolicy {
     public static let handshakeSilence = Interval.seconds(1)
     /// A connection that waits for its turn is fresh for so long, or for two round trips.
     public static let spareMinimum = Interval.milliseconds(100)
+    /// After a failure that does not pass by itself.
+    public static let lastingPause = Interval.milliseconds(900)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)
 }

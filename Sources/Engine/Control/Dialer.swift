@@ -209,8 +209,9 @@ public struct Dialer: ~Copyable {
         candidates[index].deadline = now + answerTime(candidates[index].connectTook)
     }
 
-    /// The candidate is gone: the connect failed, or the connection ended before WELCOME.
-    public mutating func handleFailed(_ id: CandidateID, now: Instant) {
+    /// The candidate is gone: the connect failed, or the connection ended before WELCOME. `isLasting`: so will the next one, until
+    /// somebody mends something.
+    public mutating func handleFailed(_ id: CandidateID, isLasting: Bool = false, now: Instant) {
         guard let index = index(id) else { return }
         candidates.remove(at: index)
         withdrawIfNoneGreeted()
@@ -218,7 +219,9 @@ public struct Dialer: ~Copyable {
         greet(now)
         failuresInRow += 1
         // The next address at once (RFC 8305 §5), unless each has had its turn.
-        if failuresInRow < addressCount - foreign.count { dialAt = min(dialAt, now) }
+        if failuresInRow < addressCount - foreign.count { dialAt = min(dialAt, now) } else if isLasting {
+            dialAt = max(dialAt, now + DialPolicy.lastingPause)
+        }
     }
 
     /// Another server answered on this candidate, one that does not know the session.

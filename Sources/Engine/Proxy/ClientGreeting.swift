@@ -87,6 +87,7 @@ extension ClientHost {
         hub.journal.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
             : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
         lastFailure = ""
+        noteReached()
     }
 
     private func refused(_ refusal: Refusal, _ carrier: Carrier) {

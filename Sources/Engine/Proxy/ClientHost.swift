@@ -24,6 +24,10 @@ final class ClientHost: Host {
     /// The server said that it does not know the session.
     var wasUnknown = false
     var only = Only.none
+    /// Since there is no carrier: when that was noticed first, when the port began to refuse, and lasting failures in a row.
+    private var failing: (since: UInt64, refusedSince: UInt64?, lasting: Int)?
+    /// It ends for this.
+    var givenUp: StartFault?
 
     /// The one user of `Configuration.stream`.
     enum Only {
@@ -81,7 +85,7 @@ final class ClientHost: Host {
             if let carrier = candidates[id] { greet(carrier, attempt) }
         case .abandon(let id, let reason):
             guard let carrier = candidates.removeValue(forKey: id) else { return }
-            if reason == .unanswered { noteFailure("no answer in time") }
+            if reason == .unanswered { noteFailure(ReachFailure(SystemError(ETIMEDOUT).whenConnecting)) }
             hub.carriers.close(carrier)
         case .keep(let id):
             if let offer = candidates[id]?.offer { session.endpoint.keep(offer) }
@@ -99,7 +103,7 @@ final class ClientHost: Host {
             candidates[id] = carrier
             if !hub.carriers.connect(carrier, to: address) { hub.carriers.lost(carrier, "out of memory") }
         } catch {
-            noteFailure(error.whenConnecting)
+            noteFailure(ReachFailure(error.whenConnecting))
             dialer.handleFailed(id, now: hub.instant)
         }
     }
@@ -188,8 +192,10 @@ final class ClientHost: Host {
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
-        noteFailure(explained(reason, carrier))
-        dialer.handleFailed(carrier.candidate, now: hub.instant)
+        let failure = ReachFailure(explained(reason, carrier))
+        // What does not pass by itself is not asked twenty times a second, as long as nobody has anything to lose.
+        dialer.handleFailed(carrier.candidate, isLasting: failure.isLasting && !session.endpoint.isEstablished, now: hub.instant)
+        noteFailure(failure)
         run()
     }
 
@@ -255,16 +261,46 @@ final class ClientHost: Host {
             let foreign = server.addresses.indices.filter { strangers.contains(server.addresses[$0]) && server.addresses[$0] != home }
             dialer.handleAddresses(server.addresses.count, foreign: Set(foreign), now: hub.instant)
         case .failed(let reason):
-            noteFailure("cannot resolve \(server.name.host): \(reason)")
+            noteFailure(ReachFailure("cannot resolve \(server.name.host): \(reason)"))
         }
         run()
     }
 
     /// The first failure of an outage is told, and each time the reason changes; the rest is silence.
-    private func noteFailure(_ reason: String) {
-        guard dialer.isSeeking, reason != lastFailure else { return }
-        lastFailure = reason
+    private func noteFailure(_ failure: ReachFailure) {
+        guard dialer.isSeeking else { return }
+        giveUpIfUseless(failure)
+        guard failure.reason != lastFailure else { return }
+        lastFailure = failure.reason
         let isUrgent = hub.configuration.stream != nil && !session.endpoint.isEstablished
-        hub.journal.note(.serverUnreachable(server.name, reason: reason, isUrgent: isUrgent))
+        hub.journal.note(.serverUnreachable(server.name, failure, isUrgent: isUrgent))
     }
+
+    /// Who has nothing to wait for does not wait.
+    private func giveUpIfUseless(_ failure: ReachFailure) {
+        guard session.carrier == nil, givenUp == nil else { return }
+        var state = failing ?? (since: hub.now, refusedSince: nil, lasting: 0)
+        state.refusedSince = failure.kind == .refused ? state.refusedSince ?? hub.now : nil
+        state.lasting = failure.isLasting ? state.lasting + 1 : 0
+        failing = state
+        let fault: StartFault?
+        if session.endpoint.isEstablished {
+            let isGone = state.refusedSince.map { hub.now - $0 >= Policy.goneAfter.nanoseconds } ?? false
+            fault = isGone && hub.configuration.stream != nil
+                ? StartFault(.unavailable, "the tele server at \(server.name) is gone, and the connection with it", hint: "was the host restarted?") : nil
+        } else if let seconds = hub.configuration.exitsOnFailureAfterSeconds {
+            let age = hub.now - state.since
+            let isLasting = state.lasting >= Policy.lastingFailures.count && age >= Policy.lastingFailures.time.nanoseconds
+            fault = isLasting || age >= UInt64(seconds) * 1_000_000_000
+                ? StartFault(failure.kind == .denied ? .denied : .unavailable, "cannot reach the server at \(server.name) (\(failure.reason))",
+                             hint: failure.hint) : nil
+        } else {
+            fault = nil
+        }
+        guard let fault else { return }
+        givenUp = fault
+        hub.request(gently: false)
+    }
+
+    func noteReached() { failing = nil }
 }

@@ -41,14 +41,16 @@ extension ClientHost {
     func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {
         guard case .open(index, let code) = only else { return }
         let words = code.map(\.description) ?? (wasUnknown ? "the server was restarted" : "it ended before all had arrived")
-        only = .gone(farewell == .orderly ? .finished : .streamBroken(words))
+        // Whoever started us and has ended us wants no word of it.
+        only = .gone(farewell == .orderly ? .finished : .streamBroken(hub.isReleased ? "" : words))
         hub.request(gently: farewell == .orderly)
     }
 
     var ending: Ending {
-        switch only {
+        if let givenUp { return .failed(givenUp) }
+        return switch only {
         case .none: .finished
-        case .open: .streamBroken("tele was told to stop")
+        case .open: .streamBroken(hub.isReleased ? "" : "tele was told to stop")
         case .gone(let ending): ending
         }
     }

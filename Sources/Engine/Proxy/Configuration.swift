@@ -39,6 +39,9 @@ public struct Configuration: Equatable, Sendable {
 
     /// Server: it ends when it has had no session for so many seconds. Nil: never.
     public var idleExitSeconds: Int?
+    /// Client: it ends when it has failed to reach the server for so many seconds and never has, or at once when that cannot pass by
+    /// itself. Nil: it tries for ever.
+    public var exitsOnFailureAfterSeconds: Int?
     /// Client: one user that is there already, a connected stream socket, and the name of its mapping. The process ends
     /// with it, and listens for nobody.
     public var stream: Stream?

@@ -36,7 +36,7 @@ enum Event {
     case carrierRecovered(Session, after: UInt64)
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     /// `isUrgent`: somebody waits who has no log to look at.
-    case serverUnreachable(HostPort, reason: String, isUrgent: Bool)
+    case serverUnreachable(HostPort, ReachFailure, isUrgent: Bool)
     case handshakeFailed(Address, reason: String)
     case unauthenticated(Address, reason: String)
     case strangerTurnedAway(Address, reason: String)

@@ -43,6 +43,8 @@ final class Hub {
     /// Nanoseconds on `Clock`, read once a turn.
     private(set) var now: UInt64
     let startedAt = Clock.now()
+    /// Whoever started us for one stream is done with it.
+    private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
     /// Scratch for the iovecs of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
@@ -246,7 +248,9 @@ final class Hub {
     private func handleSignal(_ number: Int32) {
         switch number {
         // Whoever started us for one stream ends so (ssh does with its ProxyCommand).
-        case SIGHUP where configuration.stream != nil: request(gently: false)
+        case SIGHUP where configuration.stream != nil:
+            isReleased = true
+            request(gently: false)
         case SIGUSR1: host.pathMayHaveChanged()
         case SIGHUP: reload()
         default: request(gently: number == SIGTERM)

@@ -170,10 +170,9 @@ private struct Line {
                 "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
                 "streams": "\(session.endpoint.streamCount)"]) { $1 }
                 .merging(held.map { ["held-for": "\($0)s"] } ?? [:]) { $1 })
-        case .serverUnreachable(let address, let reason, let isUrgent):
+        case .serverUnreachable(let address, let failure, let isUrgent):
             Line(isUrgent ? .error : .warning, "cannot reach the server", [
-                "address": "\(address)", "reason": "\(reason)",
-                "hint": "is \"tele -server\" running there? retrying, nothing is lost"])
+                "address": "\(address)", "reason": "\(failure.reason)", "hint": "\(failure.hint) retrying, nothing is lost"])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
         case .unauthenticated(let peer, let reason):

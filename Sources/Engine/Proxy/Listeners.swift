@@ -18,6 +18,8 @@ final class Listeners {
 
     struct Entry {
         let fd: Int32
+        /// As it is, also where the kernel chose the port.
+        let address: Address
         var purpose: Purpose
         fileprivate var isAccepting = false
         fileprivate var isPaused = false
@@ -40,7 +42,7 @@ final class Listeners {
     init(_ hub: Hub) { self.hub = hub }
 
     func add(_ socket: ListeningSocket, _ purpose: Purpose) {
-        var entry = Entry(fd: socket.fd, purpose: purpose)
+        var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose)
         entry.isShared = socket.isAdopted
         entry.path = socket.isAdopted ? nil : socket.address.path
         // Users of a mapping that was removed still name its place: it is taken again late.
@@ -54,6 +56,12 @@ final class Listeners {
 
     /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
     func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].purpose.mapping : nil }
+
+    /// Where carriers come.
+    var carrierAddress: Address? { entries.first { !$0.isClosed && $0.purpose == .carriers }?.address }
+
+    /// Where the users of a mapping connect.
+    func address(of mapping: Mapping) -> Address? { entries.first { !$0.isClosed && $0.purpose.mapping == mapping }?.address }
 
     /// What is listened for.
     var mappings: [Mapping] { entries.compactMap { $0.isClosed ? nil : $0.purpose.mapping } }

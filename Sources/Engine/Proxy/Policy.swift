@@ -23,6 +23,10 @@ enum Policy {
     static let lastWordsMaximum = Interval.seconds(1)
     /// Bytes of a session that has ended wait for their user so long.
     static let flushMaximum = Interval.seconds(30)
+    /// A failure that does not pass by itself was seen so often, for so long, before a client that shall end for it does.
+    static let lastingFailures = (count: 3, time: Interval.seconds(1))
+    /// Nobody has listened at the server's port for so long: the host is up, and the server with the session is gone.
+    static let goneAfter = Interval.seconds(15)
     /// A carrier that has been silent for so long, while its server's address says not to know the session, died with that server.
     static let silentDespiteUnknown = Interval.seconds(3)
     /// A path that TCP knows to be slow is asked about again after this.

@@ -17,6 +17,8 @@ public struct StartFault: Error, Equatable, Sendable {
     public enum Kind: Sendable {
         /// An address cannot be used (in use, not ours, not allowed): exit status 69.
         case unavailable
+        /// The other side does not accept this one: exit status 77.
+        case denied
         /// Configured so that it cannot work: exit status 78.
         case configuration
         /// Anything else: exit status 1.

@@ -86,8 +86,10 @@ extension Hub {
         }
         return Status(
             version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
-            out: "\(configuration.output)",
-            mappings: configuration.mappings.map { Status.Mapping(name: $0.name, address: "\($0.address)") },
+            out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
+            mappings: configuration.mappings.map { mapping in
+                Status.Mapping(name: mapping.name, address: listeners.address(of: mapping).map { "\($0)" } ?? "\(mapping.address)")
+            },
             driver: loop.driverName, security: security, state: state, uptimeSeconds: seconds(since: startedAt),
             connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,
             splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,

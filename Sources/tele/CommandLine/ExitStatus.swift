@@ -7,7 +7,11 @@ enum ExitStatus: Int32 {
     case failure = 1
     case usage = 64
     case unavailable = 69
+    /// The other side does not accept this one.
+    case denied = 77
     case configuration = 78
+    /// As ssh says that it could not.
+    case ssh = 255
     /// The demo was stopped, by SIGINT or by another signal, in the numbers that shells use.
     case interrupted = 130
     case terminated = 143
@@ -15,6 +19,7 @@ enum ExitStatus: Int32 {
     init(_ kind: StartFault.Kind) {
         switch kind {
         case .unavailable: self = .unavailable
+        case .denied: self = .denied
         case .configuration: self = .configuration
         case .other: self = .failure
         }

@@ -76,6 +76,8 @@ enum Help {
           -allow=NAME,NAME         with certificates: only these names
           -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
           -proxy-protocol          client: the origin learns the user's address (PROXY)
+          -exit-on-failure         client: ends when it cannot reach the server at the
+                                   start: 77 when it is not accepted, else 69
           -config=FILE             a file with all this; SIGHUP reads it again
           -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
           -control=PATH            the socket for tele status and its like; or none
@@ -86,8 +88,8 @@ enum Help {
           -version, -help
 
         exit status
-          0 fine, 64 wrong command line, 69 address not available, 78 cannot work as
-          configured on this machine, 1 anything else
+          0 fine, 64 wrong command line, 69 address or server not available, 77 not
+          accepted by the server, 78 cannot work as configured on this machine, 1 else
 
         more
           tele help check|connect|demo|drain|keygen|reconnect|ssh|status|top
@@ -136,17 +138,23 @@ enum Help {
         """
 
     static let ssh = """
-        tele ssh is ssh through a tele server, which it starts on the host, over ssh
-        and as you, when none of yours runs there. Close the lid, change the network:
-        the shell is still there. The server ends a minute after its last session.
+        tele ssh does what ssh does with the same words, through a tele server, which
+        it starts on the host, over ssh and as you, when none of yours runs there.
+        Close the lid, change the network: the shell is still there. The server ends a
+        minute after its last session.
 
         usage
           tele ssh [ssh's options] HOST [COMMAND]
           tele ssh -copy HOST                copies this program to ~/.local/bin first
           tele ssh -port=40300 HOST          where a firewall leaves one port open
+          GIT_SSH_COMMAND="tele ssh" git pull
+          scp -S tele-ssh FILE HOST:         tele-ssh: a link to tele, for what takes
+                                             one word (scp, sftp, sshfs)
 
         A key for that host is made once, stays in ~/.cache/tele, and is handed over
-        inside ssh. The host's port must be reachable, not only by a jump host.
+        inside ssh. The host's port must be reachable, not only by a jump host. ssh's
+        masters (ControlMaster) work, at paths of their own; ServerAliveInterval and
+        ConnectTimeout do not count, for an outage ends no session.
         """
 
     static let status = """

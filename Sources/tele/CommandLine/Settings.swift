@@ -64,8 +64,17 @@ struct Settings {
             configuration.control = control
             configuration.requiresControl = true
         }
+        if arguments.exitOnFailure {
+            guard role == .client else {
+                throw UsageFault("-exit-on-failure is a flag of the client", hint: "leave it out, or use it with -client")
+            }
+            configuration.exitsOnFailureAfterSeconds = Settings.failureSeconds
+        }
         configuration.version = Version.number
     }
+
+    /// A first carrier that does not come within this is a failure, for those who want to know.
+    static let failureSeconds = 10
 
     private mutating func readSecurity(_ arguments: Tele) throws(UsageFault) {
         let files = [arguments.certificate, arguments.certificateKey, arguments.authority]

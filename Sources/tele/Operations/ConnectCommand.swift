@@ -10,10 +10,13 @@ import Proxy
 struct ConnectCommand {
     private let settings: Settings
     private let name: String
+    /// A fault in the words of whoever asked for the connection.
+    private let explain: (StartFault) -> StartFault
 
-    init(_ settings: Settings, name: String) {
+    init(_ settings: Settings, name: String, explain: @escaping (StartFault) -> StartFault = { $0 }) {
         self.settings = settings
         self.name = name
+        self.explain = explain
     }
 
     func run() throws -> ExitStatus {
@@ -39,7 +42,7 @@ struct ConnectCommand {
             ConnectCommand.move(from: STDIN_FILENO, to: pumps)
             shutdown(pumps, Int32(SHUT_WR))
             ConnectCommand.awaitNobody(at: STDOUT_FILENO)
-            kill(getpid(), SIGINT)
+            kill(getpid(), SIGHUP)
         }
         let output = try Thread.start {
             // Nobody reads any more: then nothing more shall come.
@@ -54,9 +57,12 @@ struct ConnectCommand {
             return .fine
         case .streamBroken(let reason):
             pthread_join(output, nil)
+            // ssh has ended us, as it does when it is done.
+            guard !reason.isEmpty else { return .failure }
             log.write(Complaint("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text)
             return .failure
         case .failed(let fault):
+            let fault = explain(fault)
             log.write(Complaint(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }

@@ -12,7 +12,7 @@ from cases.mappings import CARRIER, CHANGED, KEPT, Files, Route, ask
 from ends import Switchboard, call, exchange
 from faults import FAULTS
 from lab import SERVER_ADDRESS
-from path import binary, security_flags
+from path import binary, security_flags, status_of
 from process import Failure
 from programs.ssh import client_options, prepare_sshd
 from runner import Case
@@ -78,20 +78,18 @@ def ssh(context):
     program = SshInOneWord(context, lab)
     program.prepare(None)
     user = program.start(None)
-    there = f"{program.directory}/there/tele/ssh"
+    there = f"{program.directory}/there/tele/ssh/{SERVER_ADDRESS}_{program.origin_port}"
     if not context.until(15, lambda: "line 3" in user.output):
         raise Failure(f"no line came: {user.errors.strip()[-300:]}")
-    with open(f"{there}/pid", encoding="utf-8") as file:
-        first = file.read()
+    first = status_of(f"{there}/control")["pid"]
     FAULTS["blackhole"].inflict(lab, None)
     context.sleep(20 if context.options.long else context.options.outage)
     FAULTS["blackhole"].heal(lab, None)
     second = program.ssh("second", "echo hello")
     if second.wait(20) != 0 or second.output != "hello\n":
         raise Failure(f"a second one: {second.output} {second.errors.strip()[-300:]}")
-    with open(f"{there}/pid", encoding="utf-8") as file:
-        if file.read() != first:
-            raise Failure("a second server was started beside one that runs")
+    if status_of(f"{there}/control")["pid"] != first:
+        raise Failure("a second server was started beside one that runs")
     user.wait(program.patience)
     said = program.check(user)
     if oct(os.stat(f"{there}/keys").st_mode & 0o777) != "0o600":
@@ -100,16 +98,15 @@ def ssh(context):
     os.unlink(f"{program.directory}/bin/tele")
     os.makedirs(f"{program.directory}/only")
     os.symlink(os.path.abspath(binary()), f"{program.directory}/only/tele")
-    os.kill(int(first), signal.SIGKILL)
+    os.kill(first, signal.SIGKILL)
     with_tele = {"PATH": f"{program.directory}/only:{os.environ['PATH']}", "HOME": f"{program.directory}/here", "XDG_CACHE_HOME": ""}
     missing = lab.start("missing", program.argv("echo no"), host=lab.client, environment=with_tele)
-    if missing.wait(20) != 1 or "there is no tele on" not in missing.errors or "tele ssh -copy" not in missing.errors:
+    if missing.wait(20) != 255 or "there is no tele on" not in missing.errors or "tele ssh -copy" not in missing.errors:
         raise Failure(f"a missing tele is told so: {missing.errors}")
     copied = lab.start("copied", program.argv("echo copied", "-copy"), host=lab.client, environment=with_tele)
     if copied.wait(60) != 0 or copied.output != "copied\n":
         raise Failure(f"after -copy: {copied.output} {copied.errors.strip()[-300:]}")
-    with open(f"{there}/pid", encoding="utf-8") as file:
-        os.kill(int(file.read()), signal.SIGTERM)
+    os.kill(status_of(f"{there}/control")["pid"], signal.SIGTERM)
     return f"{said}; one server for two; told, copied, used"
 
 

@@ -1,0 +1,50 @@
+import Glibc
+import Loop
+
+/// Why an attempt to reach the tele server failed, as far as the attempt shows it.
+struct ReachFailure: Equatable {
+    enum Kind {
+        /// It may pass by itself.
+        case passing
+        /// Nobody listens at the port.
+        case refused
+        /// One side does not accept the other: keys or certificates.
+        case denied
+        /// Somebody else listens there.
+        case foreign
+    }
+
+    let kind: Kind
+    let reason: String
+
+    init(_ reason: String) {
+        self.reason = reason
+        let starts = { (beginnings: [String]) in beginnings.contains { reason.hasPrefix($0) } }
+        if reason == SystemError(ECONNREFUSED).whenConnecting {
+            kind = .refused
+        } else if starts(["the server wants a key", "the server does not accept", "its certificate", "closed during the handshake",
+                          "closed without an answer", "it does not have the key", "it has no certificate"]) {
+            kind = .denied
+        } else if starts(["the other side does not speak tele"]) {
+            kind = .foreign
+        } else {
+            kind = .passing
+        }
+    }
+
+    /// It does not pass until somebody mends something.
+    var isLasting: Bool { kind == .denied || kind == .foreign }
+
+    /// What a person can look at.
+    var hint: String {
+        switch kind {
+        case .refused: "is \"tele -server\" running there?"
+        case .denied: "do both sides have the same keys, or certificates of the same CA?"
+        case .foreign: "does -out name the port of \"tele -server\"?"
+        case .passing where reason.hasPrefix("cannot resolve"): "is the name in -out right?"
+        case .passing where reason.hasPrefix("refused by the server"): "what does the server's log say?"
+        case .passing where reason == SystemError(ETIMEDOUT).whenConnecting: "is the host up, and does a firewall let its port through?"
+        case .passing: "is the network up, and \"tele -server\" running there?"
+        }
+    }
+}
