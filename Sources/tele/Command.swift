@@ -120,11 +120,12 @@ enum Command {
 
     /// Says one word to a running process.
     private static func order(_ word: String, _ help: String, _ arguments: [String]) throws -> ExitStatus {
-        let spelled = try GoFlags(GoFlag.ofOrder, listedBy: "tele \(word) -help").normalised(arguments)
+        let flags = word == "drain" ? GoFlag.ofDrain : GoFlag.ofOrder
+        let spelled = try GoFlags(flags, listedBy: "tele \(word) -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(help) }
         let socket = try ControlFolder.only(spelled.value(of: "control"))
-        try ControlClient(path: socket).post("/\(word)")
-        return .fine
+        let said = try ControlClient(path: socket).post(spelled.contains("--now") ? "/stop" : "/\(word)")
+        return word == "drain" ? try StandardStreams.print(said) : .fine
     }
 
     private static func startFault(_ error: any Error) -> StartFault {

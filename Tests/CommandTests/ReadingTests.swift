@@ -52,7 +52,7 @@ import Testing
         let plain = try settings("-server -in=:22").configuration
         #expect(
             plain.driver == .auto && plain.bufferByteCount == 64 << 20 && plain.memoryByteCount == 1 << 30)
-        #expect(plain.holdSeconds == 86400 && plain.drainSeconds == 10)
+        #expect(plain.holdSeconds == 7 * 86400 && plain.drainSeconds == 10)
         #expect(plain.maximumStreams == 100_000 && plain.maximumSessions == 1024)
 
         let set = try settings(

@@ -57,6 +57,8 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "-in=:1 -out=:2", "neither -client nor -server is given",
             "-client runs beside your client, -server beside your server; \"tele\" shows both"),
         Refusal(
+            "-server -in=:1 -cert=a -cert-key=b -ca=c -allow=,", "-allow=, names nobody", "write -allow=NAME,NAME, or leave it out to let in all"),
+        Refusal(
             "-server=false -in=:1", "neither -client nor -server is given",
             "-client runs beside your client, -server beside your server; \"tele\" shows both"),
         Refusal("-server=maybe", "-server is true or false, not \"maybe\"", "write -server or -server=false"),
@@ -69,7 +71,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
     ]
 
     static let unusable = [
-        Refusal("-server -in=22", "-in=22 has no port", addresses),
+        Refusal("-server -in=22", "-in=22 has no port", "did you mean -in=:22?"),
         Refusal(
             "-server -in=host:", "-in=host: needs a port from 0 to 65535 after its last colon", addresses),
         Refusal(
@@ -116,7 +118,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "raise -memory or lower -buffer"),
         Refusal("-hold=24", "-hold cannot be \"24\", which is not a duration", durations),
         Refusal("-hold=1w", "-hold cannot be \"1w\", which is not a duration", durations),
-        Refusal("-hold=", "-hold needs a value", "write it as -hold=24h"),
+        Refusal("-hold=", "-hold needs a value", "write it as -hold=7d"),
         Refusal("-hold=0s", "-hold=0s is out of range", "-hold takes 1s to 31d"),
         Refusal("-hold=32d", "-hold=32d is out of range", "-hold takes 1s to 31d"),
         Refusal("-drain=25h", "-drain=25h is out of range", "-drain takes 0s to 1d"),

@@ -83,10 +83,14 @@ import Testing
         expectFault(outcome, status: 69, naming: "127.0.0.1:\(port)")
     }
 
+    /// It may come with a network that is not up yet: one line says so, and the process stays.
     @Test(arguments: ["-server -in=:IN -out=192.0.2.1:OUT", "-client -in=192.0.2.1:OUT -out=:IN"])
-    func addressOfAnotherMachineIsStatus69(_ line: String) throws {
-        let outcome = try Program.run(words(line, try Ports.free(), try Ports.free()))
-        expectFault(outcome, status: 69, naming: "192.0.2.1:")
+    func anAddressThatIsNotThereIsWaitedFor(_ line: String) throws {
+        let program = try Program(words(line, try Ports.free(), try Ports.free()))
+        try program.wait { $0.errors.contains("this machine does not have the address yet") && $0.errors.contains("address=192.0.2.1:") }
+        usleep(300_000)
+        program.signal(SIGTERM)
+        #expect(try program.finish(within: 15).status == 0)
     }
 
     @Test func nameThatCannotBeListenedOnIsStatus69() throws {

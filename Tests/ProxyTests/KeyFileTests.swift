@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 @testable import Proxy
 
@@ -29,6 +30,25 @@ import Testing
         } catch {
             #expect(error.kind == .configuration)
             #expect(!error.sentence.contains("0f0f") && !error.hint.contains("0f0f"))
+        }
+    }
+}
+
+/// Who else may touch the file: service managers hand secrets over with bits of the group.
+@Suite struct KeyFileModeTests {
+    @Test(arguments: [(0o600, true), (0o400, true), (0o440, true), (0o640, true), (0o644, false), (0o660, false), (0o604, false), (0o620, false)])
+    func onlyNamedGroupsMayReadIt(_ mode: Int, _ isFine: Bool) throws {
+        var path = Array("/tmp/tele-key-XXXXXX".utf8CString)
+        let fd = mkstemp(&path)
+        let name = String(decoding: path.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        defer { unlink(name) }
+        let line = try #require(KeyFile.line(name: "a"))
+        #expect(write(fd, line, line.utf8.count) == line.utf8.count && fchmod(fd, mode_t(mode)) == 0 && close(fd) == 0)
+        if isFine {
+            #expect(try KeyFile(path: name).keys.count == 1)
+        } else {
+            let fault = #expect(throws: StartFault.self) { try KeyFile(path: name) }
+            #expect(fault?.sentence.contains("(mode \(String(mode, radix: 8)), of user \(geteuid()))") == true)
         }
     }
 }

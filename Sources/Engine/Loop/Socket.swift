@@ -6,11 +6,15 @@ import Glibc
 public enum Socket {
     /// A listening socket. On Linux an IPv6 wildcard takes IPv4 too. A Unix-domain socket that a dead process left is
     /// replaced. `isPrivate`: only this user may connect to it.
-    public static func listen(on address: Address, isPrivate: Bool = false) throws(SystemError) -> Int32 {
+    /// `beforehand`: also at an address that this machine does not have yet (ip(7), IP_FREEBIND); connections come when it has.
+    public static func listen(on address: Address, isPrivate: Bool = false, beforehand: Bool = false) throws(SystemError) -> Int32 {
         let fd = try make(address.family)
         do throws(SystemError) {
             try set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
             if address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY, address.isAny ? 0 : 1) }
+            // IPV6_FREEBIND stands in linux/in6.h, not in glibc's.
+            if beforehand, address.family == AF_INET { try set(fd, Int32(IPPROTO_IP), IP_FREEBIND, 1) }
+            if beforehand, address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), 78, 1) }
             // bind(2) makes the file with the mode of the socket, less the umask: nobody slips in between.
             if address.path != nil, isPrivate { fchmod(fd, 0o600) }
             if address.withPointer({ bind(fd, $0, $1) }) != 0 {

@@ -21,12 +21,21 @@ struct Activation {
         }
     }
 
-    /// The one for the mapping of this name (empty: the one without a name, or a server's `-out`); the only one there is
-    /// serves that, however it is called.
-    mutating func socket(for name: String) throws(StartFault) -> ListeningSocket? {
-        let place = sockets.firstIndex { $0.name == name }
-            ?? (name.isEmpty && sockets.count == 1 ? 0 : nil)
-        guard let place else { return nil }
-        return try ListeningSocket(adopted: sockets.remove(at: place).fd)
+    /// Those for the mapping of this name (empty: those without a name, or a server's `-out`); when all have one name, they
+    /// serve that, however it is called.
+    mutating func sockets(for name: String) throws(StartFault) -> [ListeningSocket] {
+        let isOne = name.isEmpty && Set(sockets.map(\.name)).count == 1
+        let meant = sockets.filter { $0.name == name || isOne }
+        sockets.removeAll { $0.name == name || isOne }
+        var result: [ListeningSocket] = []
+        for socket in meant { result.append(try ListeningSocket(adopted: socket.fd)) }
+        return result
+    }
+
+    /// A socket that nobody serves would take connections and keep them for ever.
+    func complainAboutRest() throws(StartFault) {
+        guard let first = sockets.first else { return }
+        throw StartFault(.configuration, "the service manager opened a socket called \"\(first.name)\", and no mapping has that name",
+                         hint: "FileDescriptorName= in the socket's unit is the mapping's name, or metrics")
     }
 }

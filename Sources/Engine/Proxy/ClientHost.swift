@@ -230,6 +230,12 @@ final class ClientHost: Host {
 
     // MARK: The end
 
+    var unreadiness: String? {
+        guard session.carrier == nil else { return nil }
+        let seconds = (hub.now - min(hub.now, session.detachedAt ?? hub.startedAt)) / 1_000_000_000
+        return "no carrier for \(seconds) s" + (lastFailure.isEmpty ? "" : ": \(lastFailure)")
+    }
+
     var summary: Int { session.carrier == nil ? 0 : session.endpoint.isSuspected ? 1 : 2 }
     var summaryWords: String { ["no carrier, users wait", "carrier suspected", "carrier up"][summary] }
 
@@ -269,6 +275,7 @@ final class ClientHost: Host {
     /// The first failure of an outage is told, and each time the reason changes; the rest is silence.
     private func noteFailure(_ failure: ReachFailure) {
         guard dialer.isSeeking else { return }
+        hub.journal.note(.dialFailed)
         giveUpIfUseless(failure)
         guard failure.reason != lastFailure else { return }
         lastFailure = failure.reason

@@ -29,7 +29,7 @@ public struct Configuration: Equatable, Sendable {
     /// Bytes that all sessions of the process may hold together, at least `bufferByteCount`.
     public var memoryByteCount: Int = 1 << 30
     /// Seconds that a session without a carrier is kept, 1…31 days.
-    public var holdSeconds: Int = 24 * 3600
+    public var holdSeconds: Int = 7 * 24 * 3600
     /// Streams open at a time, in one session, 1…1 000 000.
     public var maximumStreams: Int = 100_000
     /// Sessions at a time on a server, 1…100 000.

@@ -14,6 +14,7 @@ enum Event {
     case mappingFailed(StartFault)
     case isOpenToStrangers(Address)
     case addressInUse(HostPort)
+    case addressNotThere(HostPort)
     case ringUnavailable(reason: String)
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
@@ -37,6 +38,8 @@ enum Event {
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     /// `isUrgent`: somebody waits who has no log to look at.
     case serverUnreachable(HostPort, ReachFailure, isUrgent: Bool)
+    /// One attempt to reach the server; only what is new in it is told besides.
+    case dialFailed
     case handshakeFailed(Address, reason: String)
     case unauthenticated(Address, reason: String)
     case strangerTurnedAway(Address, reason: String)

@@ -56,6 +56,8 @@ protocol Host: AnyObject {
     func finishTurn()
 
     // The process.
+    /// Why a user who comes now would wait. Nil: nothing keeps it.
+    var unreadiness: String? { get }
     /// What it does, as a number that costs nothing, and in a few words.
     var summary: Int { get }
     var summaryWords: String { get }

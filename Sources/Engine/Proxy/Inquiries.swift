@@ -6,12 +6,21 @@ import Loop
 final class Inquiries {
     unowned(unsafe) let hub: Hub
     private var table = SlotTable<Inquiry>()
+    /// Those of each kind, oldest first: who looks at metrics keeps nobody from commanding.
+    private var readers: [Inquiry] = []
+    private var commanders: [Inquiry] = []
 
     init(_ hub: Hub) { self.hub = hub }
 
     func handleAccepted(_ fd: Int32, mayCommand: Bool) {
-        guard table.count < Policy.inquiriesMaximum else { return hub.loop.close(fd) }
+        // Who has not asked for longest gives way: idle connections keep nobody out.
+        let others = mayCommand ? commanders : readers
+        if others.count >= Policy.inquiriesMaximum {
+            guard let idle = others.first(where: { $0.answer == nil && !$0.isClosing }) else { return hub.loop.close(fd) }
+            close(idle)
+        }
         let inquiry = table.insert { Inquiry(fd: fd, index: $0, generation: $1, mayCommand: mayCommand) }
+        if mayCommand { commanders.append(inquiry) } else { readers.append(inquiry) }
         hub.timers.set(inquiry.token(.inquiryDeadline), at: hub.now + Policy.inquiryMaximum.nanoseconds)
         receive(inquiry)
     }
@@ -22,7 +31,7 @@ final class Inquiries {
         guard !inquiry.isClosing, completion.result > 0 else { return close(inquiry) }
         if operation == .inquiryReceive {
             inquiry.filled += Int(completion.result)
-            if let (method, path) = inquiry.line {
+            if let (method, path) = inquiry.line() {
                 answer(inquiry, respond(method, path, inquiry.mayCommand))
             } else if inquiry.filled == inquiry.request.count {
                 answer(inquiry, HTTPAnswer(.badRequest, "the request is too long\n"))
@@ -62,6 +71,8 @@ final class Inquiries {
     }
 
     private func close(_ inquiry: Inquiry) {
+        readers.removeAll { $0 === inquiry }
+        commanders.removeAll { $0 === inquiry }
         guard !inquiry.isInFlight else {
             if !inquiry.isClosing { hub.loop.cancel(inquiry.fd) }
             inquiry.isClosing = true
@@ -79,21 +90,25 @@ final class Inquiries {
         switch (method, path) {
         case ("GET", "/metrics"): HTTPAnswer(.fine, Metrics.text(hub.status, hub.journal), type: Metrics.contentType)
         case ("GET", "/healthz"): HTTPAnswer(.fine, "fine\n")
+        case ("GET", "/readyz"): hub.unreadiness.map { HTTPAnswer(.unavailable, "\($0)\n") } ?? HTTPAnswer(.fine, "ready\n")
         case ("GET", "/status") where mayCommand: HTTPAnswer(.fine, hub.status.json + "\n", type: "application/json")
         case ("POST", _) where mayCommand: command(path)
-        case ("GET", _): HTTPAnswer(.notFound, "there is /metrics and /healthz\n")
+        case ("GET", _): HTTPAnswer(.notFound, "there is /metrics, /healthz and /readyz\n")
         default: HTTPAnswer(.badRequest, "this takes GET\n")
         }
     }
 
     private func command(_ path: String) -> HTTPAnswer {
         switch path {
-        case "/drain": HTTPAnswer(.fine, "done\n") { $0.request(gently: true) }
+        case "/drain" where hub.stopping.isRunning:
+            HTTPAnswer(.fine, "draining \(hub.words)\n") { $0.request(gently: true) }
+        case "/drain": HTTPAnswer(.fine, "draining already: \(hub.words)\n")
+        case "/stop": HTTPAnswer(.fine, "stopping \(hub.words)\n") { $0.request(gently: false) }
         case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload() }
         case "/reconnect":
             hub.host.reconnect() ? HTTPAnswer(.fine, "done\n")
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
-        default: HTTPAnswer(.notFound, "there is /drain, /reload and /reconnect\n")
+        default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload and /reconnect\n")
         }
     }
 }
@@ -105,6 +120,7 @@ struct HTTPAnswer {
         case badRequest = "400 Bad Request"
         case notFound = "404 Not Found"
         case conflict = "409 Conflict"
+        case unavailable = "503 Service Unavailable"
     }
 
     let bytes: [UInt8]

@@ -67,7 +67,7 @@ struct Journal {
             counters.wrongSuspicions += 1
             remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: 0, replayed: 0))
         case .carrierLost: counters.carriersLost += 1
-        case .serverUnreachable: counters.dialFailures += 1
+        case .dialFailed: counters.dialFailures += 1
         case .handshakeFailed, .strangerTurnedAway, .helloRefused, .unauthenticated: counters.refusals += 1
         case .sessionLost(_, let carried):
             counters.sessionsLost += 1
@@ -80,8 +80,8 @@ struct Journal {
         case .originUnreachable, .targetUnknown: counters.originFailures += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .ringUnavailable, .nothingToReload,
-             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
+             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
              .answeredByAnother:
             break
         }
@@ -102,7 +102,7 @@ private struct Line {
 
     init?(_ event: Event) {
         switch event {
-        case .streamOpened, .originConnected: return nil
+        case .streamOpened, .originConnected, .dialFailed: return nil
         case .streamReset(_, .reset, _): return nil
         default: self = Line.process(event) ?? Line.carrier(event) ?? Line.session(event) ?? Line.stream(event)!
         }
@@ -124,6 +124,9 @@ private struct Line {
         case .originSet(let mapping): Line(.notice, "origin set", ["origin": "\(words(mapping))"])
         case .isOpenToStrangers(let address):
             Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])
+        case .addressNotThere(let address):
+            Line(.warning, "this machine does not have the address yet, listening for it all the same", [
+                "address": "\(address)", "hint": "if it never comes, nobody will: is it written as it should be?"])
         case .addressInUse(let address):
             Line(.notice, "address in use, trying again", [
                 "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",

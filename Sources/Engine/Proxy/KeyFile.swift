@@ -35,7 +35,9 @@ public struct KeyFile: Sendable {
 
     // MARK: Reading
 
-    /// The text of a regular file, owned by this user or root, that nobody else may touch.
+    /// The text of a regular file that this user may read, of this user or root, that nobody else may change, and nobody may read but
+    /// named groups: so service managers hand secrets over (systemd's credentials since 254, Kubernetes' secrets), whose lists of users
+    /// (ACL) show as bits of the group.
     private static func text(_ path: String) throws(StartFault) -> String {
         let fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard fd >= 0 else {
@@ -48,11 +50,13 @@ public struct KeyFile: Sendable {
             throw StartFault(.configuration, "the key file \(path) is not a regular file", hint: "name the file itself")
         }
         guard status.st_uid == geteuid() || status.st_uid == 0 else {
-            throw StartFault(.configuration, "the key file \(path) belongs to another user",
-                             hint: "it must belong to the user that runs tele, or to root")
+            throw StartFault(.configuration, "the key file \(path) belongs to user \(status.st_uid)",
+                             hint: "it must belong to root or to the user that runs tele, \(geteuid())")
         }
-        guard status.st_mode & 0o077 == 0 else {
-            throw StartFault(.configuration, "others may read or change the key file \(path)", hint: "chmod 600 \(path)")
+        guard status.st_mode & 0o027 == 0 else {
+            let mode = String(status.st_mode & 0o7777, radix: 8)
+            throw StartFault(.configuration, "others may read or change the key file \(path) (mode \(mode), of user \(status.st_uid))",
+                             hint: "chmod 600 \(path), or 640 for a group")
         }
         guard status.st_size <= byteCountMaximum else {
             throw StartFault(.configuration, "the key file \(path) is too large", hint: "it has a line NAME:KEY for each client")

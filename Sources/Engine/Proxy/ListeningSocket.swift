@@ -28,6 +28,18 @@ struct ListeningSocket {
                     last = error
                 }
             }
+            // An address that comes with a network that is not up yet, or a VPN.
+            if last.code == EADDRNOTAVAIL {
+                for candidate in candidates {
+                    do throws(SystemError) {
+                        try self.init(listening: try Socket.listen(on: candidate, beforehand: true))
+                        hub.journal.note(.addressNotThere(name))
+                        return
+                    } catch {
+                        last = error
+                    }
+                }
+            }
             guard last.code == EADDRINUSE, Clock.now() < start + patience.nanoseconds else {
                 throw ListeningSocket.fault(name, last)
             }

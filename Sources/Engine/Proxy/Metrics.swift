@@ -1,3 +1,5 @@
+import Glibc
+
 /// The same as `Status`, for Prometheus: its text format, version 0.0.4, and its conventions for names.
 enum Metrics {
     static let contentType = "text/plain; version=0.0.4; charset=utf-8"
@@ -15,13 +17,25 @@ enum Metrics {
         }
         page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
         page.gauge("tele_backlog_bytes", "Bytes that the other side has not acknowledged.", Double(status.heldBytes))
-        page.gauge("tele_backlog_limit_bytes", "Where tele stops reading.", Double(status.heldBytesMaximum))
+        page.gauge("tele_backlog_limit_bytes", "Where tele stops reading, all sessions together.", Double(status.heldBytesMaximum))
+        page.gauge("tele_session_backlog_bytes", "The same of the session that holds most.",
+                   Double(status.sessions.map(\.backlogBytes).max() ?? 0))
+        page.gauge("tele_session_backlog_limit_bytes", "Where tele stops reading the users of one session (-buffer).",
+                   Double(status.sessionBytesMaximum))
         page.gauge("tele_backlog_age_seconds", "How long the oldest of them waits.", status.sessions.map(\.backlogSeconds).max() ?? 0)
         page.gauge("tele_undelivered_bytes", "Bytes of the other side that users have not taken.", Double(status.waitingBytes))
         page.gauge("tele_resident_memory_bytes", "Memory in use.", Double(status.residentBytes))
+        page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", Double(status.residentBytes))
+        page.gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", startTime(status))
         counters(status, &page)
         for (name, help, histogram) in journal.histograms.all { page.histogram(name, help, histogram) }
         return page.text
+    }
+
+    private static func startTime(_ status: Status) -> Double {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9 - status.uptimeSeconds
     }
 
     private static func counters(_ status: Status, _ page: inout Page) {
@@ -36,7 +50,7 @@ enum Metrics {
         page.counter("tele_resumes_total", "Sessions that went on by a new carrier.", counters.resumes)
         page.counter("tele_suspicions_total", "Answers that were overdue.", counters.suspicions)
         page.counter("tele_suspicions_wrong_total", "Answers that came after all.", counters.wrongSuspicions)
-        page.counter("tele_dial_failures_total", "Reasons why the server was not reached, as they changed.", counters.dialFailures)
+        page.counter("tele_dial_failures_total", "Attempts to reach the server that failed.", counters.dialFailures)
         page.counter("tele_refusals_total", "Peers that were turned away.", counters.refusals)
         page.counter("tele_sessions_lost_total", "Sessions that the server did not know any more.", counters.sessionsLost)
         page.counter("tele_sessions_expired_total", "Sessions that stayed away for too long.", counters.sessionsExpired)

@@ -65,33 +65,38 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
     if hub.configuration.stream != nil { return (ClientHost(hub, server: hub.configuration.output), nil) }
     var first: Address?
     for mapping in hub.configuration.mappings {
-        let socket = try listeningSocket(hub, mapping.name, mapping.address)
-        hub.listeners.add(socket, .users(mapping))
-        hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
-                                          driver: hub.loop.driverName))
-        first = first ?? socket.address
+        for socket in try listeningSockets(hub, mapping.name, mapping.address) {
+            hub.listeners.add(socket, .users(mapping))
+            hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
+                                              driver: hub.loop.driverName))
+            first = first ?? socket.address
+        }
     }
     guard let first else { throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping") }
     return (ClientHost(hub, server: hub.configuration.output), first)
 }
 
 private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
-    let socket = try listeningSocket(hub, "", hub.configuration.output)
-    hub.listeners.add(socket, .carriers)
+    let sockets = try listeningSockets(hub, "", hub.configuration.output)
     let origins = Origins()
     _ = origins.set(hub.configuration.mappings)
-    hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
-    if !socket.address.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(socket.address)) }
-    return (ServerHost(hub, origins: origins), socket.address)
+    for socket in sockets {
+        hub.listeners.add(socket, .carriers)
+        hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
+        if !socket.address.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(socket.address)) }
+    }
+    return (ServerHost(hub, origins: origins), sockets.first?.address)
 }
 
 /// Where people and graphs ask: a socket file for this user, and an address for metrics.
 private func inquiries(_ hub: Hub) throws(StartFault) {
     if let address = hub.configuration.metrics {
-        let socket = try listeningSocket(hub, "metrics", address)
-        hub.listeners.add(socket, .inquiries(mayCommand: false))
-        hub.journal.note(.answersInquiries(socket.address))
+        for socket in try listeningSockets(hub, "metrics", address) {
+            hub.listeners.add(socket, .inquiries(mayCommand: false))
+            hub.journal.note(.answersInquiries(socket.address))
+        }
     }
+    try hub.activation.complainAboutRest()
     guard let path = hub.configuration.control else { return }
     do throws(StartFault) {
         let socket = try ListeningSocket(HostPort(path: path), hub, patience: .zero, isPrivate: true)
@@ -103,9 +108,10 @@ private func inquiries(_ hub: Hub) throws(StartFault) {
     }
 }
 
-private func listeningSocket(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> ListeningSocket {
-    if let given = try hub.activation.socket(for: name) { return given }
-    return try ListeningSocket(address, hub)
+/// Those that the service manager has opened for it, or one of our own.
+private func listeningSockets(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> [ListeningSocket] {
+    let given = try hub.activation.sockets(for: name)
+    return given.isEmpty ? [try ListeningSocket(address, hub)] : given
 }
 
 /// Reads the files that the configuration names, as a start would, and does nothing else.

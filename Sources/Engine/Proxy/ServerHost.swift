@@ -299,6 +299,7 @@ final class ServerHost: Host {
 
     // MARK: The end
 
+    var unreadiness: String? { nil }
     var summary: Int { hub.sessions.count }
     var summaryWords: String { summary == 1 ? "1 session" : "\(summary) sessions" }
 

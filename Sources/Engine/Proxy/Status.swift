@@ -68,6 +68,8 @@ public struct Status: Codable, Sendable {
     public let splicedBytes, passedBytes: UInt64
     public let heldBytes: Int
     public let heldBytesMaximum: Int
+    /// What one session may hold.
+    public let sessionBytesMaximum: Int
     public let waitingBytes: Int
     public let residentBytes: Int
     public let sessions: [Session]
@@ -77,6 +79,19 @@ public struct Status: Codable, Sendable {
 }
 
 extension Hub {
+    /// This process and what is open in it, for people.
+    var words: String {
+        let what = configuration.role == .client ? "the client of \(configuration.output)"
+            : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
+        return "\(what), process \(getpid()): \(users.count) connection\(users.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
+    }
+
+    /// Why a user who comes now would wait, or be refused. Nil: nothing keeps it.
+    var unreadiness: String? {
+        guard stopping.isRunning else { return stopping.isDraining ? "draining" : "stopping" }
+        return host.unreadiness
+    }
+
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let security = switch configuration.security {
@@ -93,7 +108,7 @@ extension Hub {
             driver: loop.driverName, security: security, state: state, uptimeSeconds: seconds(since: startedAt),
             connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,
             splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
-            heldBytes: budget.held, heldBytesMaximum: budget.total, waitingBytes: budget.waiting,
+            heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status), outages: journal.outages.map { outage in
                 Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
                               lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,

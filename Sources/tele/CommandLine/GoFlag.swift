@@ -18,7 +18,7 @@ struct GoFlag: Equatable {
     static let ofTele: [GoFlag] = [
         .toggle("client"), .toggle("server"),
         .value("in", ":22"), .value("out", "host:40300"),
-        .value("io", "auto"), .value("splice", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "24h"),
+        .value("io", "auto"), .value("splice", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "7d"),
         .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"), .value("idle-exit", "10m"),
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
@@ -32,6 +32,7 @@ struct GoFlag: Equatable {
     /// Of the commands that talk to a running process.
     static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("help"), .toggle("h")]
     static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]
+    static let ofDrain: [GoFlag] = ofOrder + [.toggle("now")]
     /// `tele connect`: those of a client that make sense for one connection.
     static let ofConnect: [GoFlag] = ofTele.filter { ["out", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key",
                                                       "log-format", "log-level", "config", "help", "h"].contains($0.name) }

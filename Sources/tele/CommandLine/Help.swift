@@ -65,7 +65,7 @@ enum Help {
           -buffer=64MiB            bytes held per session and direction, 1MiB to 16GiB;
                                    when it is full, tele stops reading the sender
           -memory=1GiB             bytes held by all sessions, at least -buffer
-          -hold=24h                how long a lost session is kept, 1s to 31d
+          -hold=7d                 how long a lost session is kept, 1s to 31d
           -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: ends when it has had no session for so long
           -max-streams=100000      streams in one session, 1 to 1000000
@@ -181,11 +181,13 @@ enum Help {
 
     static let drain = """
         tele drain has a process end when what is open has ended, after its -drain at
-        the latest, as SIGTERM does.
+        the latest, as SIGTERM does, and says which process that is. Asked again, it
+        changes nothing.
 
         usage
           tele drain
           tele drain -control=PATH
+          tele drain -now                             resets what is open, at once
         """
 
     static let reconnect = """

@@ -90,7 +90,11 @@ struct Settings {
                   let authority = arguments.authority else {
                 throw UsageFault("-cert, -cert-key and -ca belong together", hint: "give all three, on both sides")
             }
-            let names = (arguments.allow ?? "").split(separator: ",").map(String.init)
+            let names = (arguments.allow ?? "").split(separator: ",").map { $0.trimmingPrefix { $0 == " " } }
+                .map { String($0.reversed().drop { $0 == " " }.reversed()) }.filter { !$0.isEmpty }
+            guard arguments.allow == nil || !names.isEmpty else {
+                throw UsageFault("-allow=\(visible(arguments.allow ?? "")) names nobody", hint: "write -allow=NAME,NAME, or leave it out to let in all")
+            }
             configuration.security = .certificates(chain: certificate, key: key, authority: authority, allowed: names)
         }
     }
@@ -180,9 +184,10 @@ extension Settings {
 extension Settings {
     private static func address(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
         do { return try HostPort(parsing: text) } catch {
+            let isPort = UInt16(text) != nil
             throw UsageFault(
                 "-\(name)=\(visible(text)) \(error.reason)",
-                hint: "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
+                hint: isPort ? "did you mean -\(name)=:\(text)?" : "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
         }
     }
 

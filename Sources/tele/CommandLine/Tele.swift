@@ -132,6 +132,7 @@ struct DrainArguments: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "drain", abstract: "Ends a process when what is open has ended.", helpNames: [.long, .short, .goLong("help")])
 
+    @Flag(name: .go("now"), help: "Reset what is open, at once.") var now = false
     @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
 }
 

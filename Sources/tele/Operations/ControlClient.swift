@@ -12,7 +12,10 @@ struct ControlClient {
     let path: String
 
     func get(_ resource: String) throws(Fault) -> [UInt8] { try ask("GET", resource) }
-    func post(_ resource: String) throws(Fault) { _ = try ask("POST", resource) }
+    /// What the process says to an order.
+    func post(_ resource: String) throws(Fault) -> String {
+        String(decoding: try ask("POST", resource).prefix { $0 != 0x0a }, as: UTF8.self)
+    }
 
     func status() throws(Fault) -> Status {
         let body = try get("/status")

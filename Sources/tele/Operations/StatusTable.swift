@@ -21,7 +21,7 @@ struct StatusTable {
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
                 + "\(Figures.seconds(status.uptimeSeconds)), \(status.driver), \(security)",
             "\(status.connections) connections, \(Figures.bytes(Double(status.heldBytes))) of at most "
-                + "\(Figures.bytes(Double(status.heldBytesMaximum))) wait, \(Figures.bytes(Double(status.residentBytes))) resident",
+                + "\(Figures.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(Figures.bytes(Double(status.residentBytes))) resident",
         ]
     }
 

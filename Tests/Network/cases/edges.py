@@ -1,5 +1,7 @@
 """What a user meets at the edges: half-closed standard streams, names that lead to several hosts, origins that move."""
 
+import fcntl
+import os
 import subprocess
 import time
 
@@ -244,8 +246,116 @@ def no_port_left(context):
     return f"after {len(ends)} connections: no local port is left"
 
 
+def get(lab, address, path):
+    """(status, body) of a GET."""
+    with lab.client.connect(address) as end:
+        end.settimeout(5)
+        end.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = b""
+        while part := end.recv(1 << 16):
+            answer += part
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), body.strip()
+
+
+def command(*words, status=0):
+    run = subprocess.run([binary(), *words], capture_output=True, text=True, timeout=15)
+    if run.returncode != status:
+        raise Failure(f"tele {' '.join(words)} ended with {run.returncode}: {run.stderr.strip()}")
+    return run.stdout.strip() or run.stderr.strip()
+
+
+def probes(context):
+    """Whether a client is alive and whether it is ready are two questions; who asks and says nothing keeps nobody from asking."""
+    lab = context.lab()
+    control, page = f"{lab.directory}/client.sock", ("127.0.0.1", 9140)
+    path = context.path(lab, ORIGIN_PORT, start=False, client_flags=["-metrics=127.0.0.1:9140", f"-control={control}", "-drain=30s"])
+    path.start_client()
+    if not context.until(5, lambda: "cannot reach the server" in path.client.errors):
+        raise Failure("the client does not say that there is no server")
+    if get(lab, page, "/healthz") != (200, "fine"):
+        raise Failure("a client that waits for its server is not alive")
+    status, words = get(lab, page, "/readyz")
+    if status != 503 or "no carrier for " not in words or "connection refused" not in words:
+        raise Failure(f"a client without a carrier: {status} {words}")
+    path.start_server()
+    if not context.until(5, lambda: get(lab, page, "/readyz") == (200, "ready")):
+        raise Failure("a client with a carrier is not ready")
+    idle = [lab.client.connect(page) for _ in range(40)]
+    slow = lab.client.connect(page)
+    for byte in b"GET /metrics HTTP/1.1\r\nHost: x\r\n":
+        slow.send(bytes([byte]))
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        if get(lab, page, "/healthz")[0] != 200 or "client" not in command("status", f"-control={control}"):
+            raise Failure("40 idle connections keep others from asking")
+        wanted = ("process_start_time_seconds", "process_resident_memory_bytes", "tele_session_backlog_limit_bytes 67108864")
+        metrics = get(lab, page, "/metrics")[1]
+        if missing := [name for name in wanted if f"\n{name}" not in metrics]:
+            raise Failure(f"the metrics lack {missing}")
+        # Drained twice, and nothing is reset; then at once.
+        first, second = (command("drain", f"-control={control}") for _ in range(2))
+        if f"process {path.client.pid}: 1 connection open" not in first or not second.startswith("draining already"):
+            raise Failure(f"drain says “{first}”, then “{second}”")
+        exchange(user, origin)
+        if get(lab, page, "/readyz") != (503, "draining"):
+            raise Failure("a client that drains is ready")
+        command("drain", "-now", f"-control={control}")
+        if path.client.wait(5):
+            raise Failure("a stop at once did not end in order")
+        path.client = None
+        for end in (*idle, slow):
+            end.close()
+    return "alive and ready told apart; 41 idle ones, two drains and a stop"
+
+
+def activation(context):
+    """Two sockets of one name are both served; a socket whose name nobody has is refused at the start."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT)
+    listeners = [lab.client.listen(port) for port in (9201, 9202)]
+    # Far from the numbers that they shall have.
+    numbers = [fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD, 200) for listener in listeners]
+
+    def start(name, names):
+        shell = (f'exec 3<&{numbers[0]} 4<&{numbers[1]}; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec "$@"')
+        return lab.start(name, ["bash", "-c", shell, "bash", binary(), "-client", "-in=127.0.0.1:9203",
+                                f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none", *security_flags("client")],
+                         host=lab.client, pass_fds=numbers)
+    stranger = start("stranger", "web:ssh")
+    if stranger.wait(5) != 78 or 'a socket called "web", and no mapping has that name' not in stranger.errors:
+        raise Failure(f"a socket of an unknown name: {stranger.status} {stranger.errors}")
+    start("activated", "a.socket:a.socket")
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        for port in (9201, 9202):
+            path.address = ("127.0.0.1", port)
+            exchange(*call(lab, path, switchboard))
+    for number in numbers:
+        os.close(number)
+    return "both sockets of one name are served"
+
+
+def address_that_comes(context):
+    """The address to listen on comes later, as a VPN's does: tele waits for it with one line."""
+    lab = context.lab()
+    late = "10.99.0.1"
+    path = context.path(lab, ORIGIN_PORT)
+    client = lab.start("late", [binary(), "-client", f"-in={late}:9204", f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none",
+                                *security_flags("client")], host=lab.client)
+    if not context.until(5, lambda: "does not have the address yet" in client.errors):
+        raise Failure(f"an address that is not there yet: {client.status} {client.errors}")
+    subprocess.run(["ip", "-n", lab.client.name, "address", "add", f"{late}/32", "dev", "lo"], check=True)
+    path.address = (late, 9204)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        exchange(*call(lab, path, switchboard))
+    return "served as soon as the address was there"
+
+
 def cases():
     return [
+        Case("edges.probes", probes, only_tele=True),
+        Case("edges.activation", activation, drivers="both", only_tele=True),
+        Case("edges.address-that-comes", address_that_comes, only_tele=True),
         Case("edges.half-closed", half_closed(""), drivers="both", only_tele=True),
         Case("edges.half-closed-without-stdout", half_closed(">&- 2>&-"), only_tele=True),
         Case("edges.two-servers", two_servers, drivers="both", only_tele=True),
