@@ -6,7 +6,7 @@ public struct Address: Equatable, Hashable, Sendable, CustomStringConvertible {
     public static let pathMaximum = 107
 
     /// sockaddr_in, sockaddr_in6 or sockaddr_un.
-    private let bytes: [UInt8]
+    private var bytes: [UInt8]
 
     /// Nil when the family is none of these.
     public init?(_ pointer: UnsafePointer<sockaddr>, _ length: socklen_t) {
@@ -51,6 +51,13 @@ public struct Address: Equatable, Hashable, Sendable, CustomStringConvertible {
 
     /// 0 for a path.
     public var port: UInt16 { family == AF_UNIX ? 0 : UInt16(bytes[2]) << 8 | UInt16(bytes[3]) }
+
+    /// The same host, port 0.
+    public var withoutPort: Address {
+        var copy = self
+        if family != AF_UNIX { (copy.bytes[2], copy.bytes[3]) = (0, 0) }
+        return copy
+    }
 
     private var isMapped: Bool { bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xff && bytes[19] == 0xff }
 

@@ -53,6 +53,17 @@ public enum Socket {
         return fd
     }
 
+    /// The local address from which the kernel would reach `address` now. Nil: there is no way.
+    public static func source(to address: Address) -> Address? {
+        guard address.path == nil else { return nil }
+        let fd = system_socket(address.family, Int32(SYSTEM_DATAGRAM), 0)
+        guard fd >= 0 else { return nil }
+        defer { Glibc.close(fd) }
+        // Connecting a datagram socket sends nothing: it looks the route up.
+        guard address.withPointer({ Glibc.connect(fd, $0, $1) }) == 0 else { return nil }
+        return localAddress(fd)?.withoutPort
+    }
+
     public static func localAddress(_ fd: Int32) -> Address? { name(fd, getsockname) }
     public static func peerAddress(_ fd: Int32) -> Address? { name(fd, getpeername) }
 

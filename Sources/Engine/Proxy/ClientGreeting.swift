@@ -74,6 +74,7 @@ extension ClientHost {
         }
         candidates[carrier.candidate] = nil
         home = carrier.peer
+        route = Socket.source(to: carrier.peer)
         unknownSince = nil
         let outage = hub.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)

@@ -15,6 +15,8 @@ final class ClientHost: Host {
     let server: ServerName
     /// The address that last carried the session.
     var home: Address?
+    /// The local address from which the server is reached, when the network last changed.
+    var route: Address?
     /// Addresses at which somebody said not to know it.
     var strangers: Set<Address> = []
     /// When that was first said while its carrier was silent.
@@ -55,6 +57,7 @@ final class ClientHost: Host {
 
     func start() {
         lookUpIfUseful()
+        route = server.addresses.first.flatMap { Socket.source(to: $0) }
         run()
         guard let stream = hub.configuration.stream else { return }
         Socket.adopt(stream.fd)
@@ -149,12 +152,21 @@ final class ClientHost: Host {
 
     /// Links, addresses or routes changed, or time was lost.
     func pathMayHaveChanged() {
+        server.forgetQuestion()
         if !dialer.isSeeking {
             session.endpoint.doubt(now: hub.instant)
             hub.sessions.markDirty(session)
         }
         dialer.handlePathChanged(now: hub.instant)
+        lookUpIfUseful()
         run()
+    }
+
+    /// Container hosts add and remove links many times a second: only what changes the way to the server means anything to a carrier.
+    func networkChanged() {
+        let route = (session.carrier?.peer ?? server.addresses.first).flatMap { Socket.source(to: $0) }
+        defer { self.route = route }
+        if dialer.isSeeking || route != self.route { pathMayHaveChanged() }
     }
 
     func reconnect() -> Bool {
@@ -253,7 +265,7 @@ final class ClientHost: Host {
     /// A name is looked up again while an outage lasts, off the loop; the last good addresses stay in use meanwhile.
     private func lookUpIfUseful() {
         guard dialer.isSeeking else { return }
-        server.lookUpIfUseful(hub, Operation.serverLookup.token())
+        server.lookUpIfUseful(hub, isUrgent: session.carrier == nil || session.endpoint.isSuspected, .serverLookup)
         if server.addresses.isEmpty {
             hub.timers.set(Operation.serverLookup.token(), at: hub.now + Policy.lookupPause.nanoseconds)
         }

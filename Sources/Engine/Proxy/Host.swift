@@ -64,6 +64,8 @@ protocol Host: AnyObject {
     func handleTimer(_ operation: Operation, _ token: Token)
     func handleLookup(_ answer: Resolver.Answer)
     func pathMayHaveChanged()
+    /// Some link, address or route changed, whether or not it matters here.
+    func networkChanged()
     /// A new carrier is wanted, though the old one may work. False: this side does not dial.
     func reconnect() -> Bool
     /// The credentials were read again.

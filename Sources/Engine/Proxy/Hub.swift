@@ -46,6 +46,8 @@ final class Hub {
     /// Whoever started us for one stream is done with it.
     private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
+    /// When the network last changed, as far as the host was told.
+    private var heededAt: UInt64 = 0
     /// Scratch for the iovecs of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
 
@@ -205,7 +207,7 @@ final class Hub {
         case .networkEvents:
             isWatching.networkEvents = false
             networkEvents?.drain()
-            host.pathMayHaveChanged()
+            heed()
             armWatches()
         default:
             preconditionFailure("a completion of a timer")
@@ -226,11 +228,20 @@ final class Hub {
         case .carriersCoolDown: carriers.handleCoolDown()
         case .inquiryDeadline: inquiries.handleDeadline(token)
         case .watchesRetry: armWatches()
+        case .networkSettled: heed()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
         case .stopping: break  // The wheel looks after each turn.
         default: host.handleTimer(operation, token)
         }
+    }
+
+    /// The first of many events at once, the others together.
+    private func heed() {
+        let next = heededAt + Policy.networkPause.nanoseconds
+        guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
+        heededAt = now
+        host.networkChanged()
     }
 
     /// Waits for signals, and for news of the network where the system tells them.

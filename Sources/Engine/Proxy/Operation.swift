@@ -27,6 +27,8 @@ enum Operation: UInt8 {
     case dial, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
     /// The ring had no room to wait for signals, or for news of the network.
     case watchesRetry
+    /// Changes of the network that came together.
+    case networkSettled
     /// A sign of life for the service manager.
     case watchdog
     /// A server that nobody has used for long.

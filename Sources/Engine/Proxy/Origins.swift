@@ -102,7 +102,7 @@ final class Origins {
     var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
 
     private func lookUpIfUseful(_ hub: Hub, _ place: UInt16) {
-        entries[Int(place)].name.lookUpIfUseful(hub, Operation.originLookup.token(UInt32(place)))
+        entries[Int(place)].name.lookUpIfUseful(hub, .originLookup, UInt32(place))
     }
 
     /// A user needs the answer.
@@ -113,7 +113,7 @@ final class Origins {
 
     private func askIfTime(_ hub: Hub, _ place: UInt16) {
         let name = entries[Int(place)].name
-        if hub.now >= name.nextQuestion { return name.lookUp(hub, Operation.originLookup.token(UInt32(place))) }
+        if hub.now >= name.nextQuestion { return name.lookUp(hub, .originLookup, UInt32(place)) }
         if !name.isLookingUp { hub.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
     }
 

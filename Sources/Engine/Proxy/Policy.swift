@@ -49,6 +49,10 @@ enum Policy {
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
     static let bindPatience = Interval.seconds(3)
+    /// Changes of the network are heeded so often at most.
+    static let networkPause = Interval.milliseconds(250)
+    /// Questions to name servers that are not answered yet: each may take fifteen seconds, and the next one is asked after one.
+    static let lookupsMaximum = 16
     /// A name is looked up no more often than this, whoever needs it.
     static let lookupLeast = Interval.milliseconds(100)
     /// A name without an address is looked up again after this, when somebody needs it.

@@ -209,6 +209,7 @@ final class ServerHost: Host {
     func handleSuspected(_ session: Session) {}
     func handleRecovered(_ session: Session) {}
     func pathMayHaveChanged() {}
+    func networkChanged() {}
     func reconnect() -> Bool { false }
 
     // MARK: Sessions

@@ -6,7 +6,11 @@ final class ServerName {
 
     let name: HostPort
     private(set) var addresses: [Address]
-    private(set) var isLookingUp = false
+    /// Questions that are not answered; a name server that does not answer bars none.
+    private var underWay = 0
+    /// Questions so far, and the last one whose answer was taken: an older answer that comes later is old.
+    private var asked: UInt32 = 0
+    private var taken: UInt32 = 0
     private var askedAt: UInt64?
     private var preferred: Address?
 
@@ -21,15 +25,21 @@ final class ServerName {
         name.path != nil || name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e } || name.host.contains(":")
     }
 
+    var isLookingUp: Bool { underWay > 0 }
+
     /// It may be asked again from here on.
     var nextQuestion: UInt64 { askedAt.map { $0 + Policy.lookupLeast.nanoseconds } ?? 0 }
 
-    /// Asks again, unless an answer is awaited.
-    func lookUp(_ hub: Hub, _ token: Token) {
-        guard !isLookingUp else { return }
+    /// Asks again, unless too many answers are awaited. The answer comes with the operation and the index, and this question's number.
+    func lookUp(_ hub: Hub, _ operation: Operation, _ index: UInt32 = 0) {
+        guard underWay < Policy.lookupsMaximum else { return }
         askedAt = hub.now
-        isLookingUp = hub.resolver.look(up: name, token: token.rawValue)
+        asked = (asked + 1) & 0xff_ffff
+        if hub.resolver.look(up: name, token: operation.token(index, asked).rawValue) { underWay += 1 }
     }
+
+    /// The network is another one: what is asked now may be answered otherwise than what was asked a moment ago.
+    func forgetQuestion() { askedAt = nil }
 
     /// This address is there: it comes first from now on, as long as the name has it.
     func prefer(_ address: Address) {
@@ -42,16 +52,19 @@ final class ServerName {
         return [preferred] + found.filter { $0 != preferred }
     }
 
-    /// Asks again unless that has just been done, or can bring nothing new. The answer comes with `token`.
-    func lookUpIfUseful(_ hub: Hub, _ token: Token) {
-        guard !isLookingUp, addresses.isEmpty || !isNumeric else { return }
-        if let askedAt, hub.now - askedAt < Policy.lookupInterval.nanoseconds, !addresses.isEmpty { return }
-        if let askedAt, hub.now - askedAt < Policy.lookupPause.nanoseconds { return }
-        lookUp(hub, token)
+    /// Asks again unless that has just been done, or can bring nothing new. `isUrgent`: nothing works, so it may be the address.
+    func lookUpIfUseful(_ hub: Hub, isUrgent: Bool = false, _ operation: Operation, _ index: UInt32 = 0) {
+        guard addresses.isEmpty || !isNumeric else { return }
+        let pause = addresses.isEmpty || isUrgent ? Policy.lookupPause : Policy.lookupInterval
+        if let askedAt, hub.now - askedAt < pause.nanoseconds { return }
+        lookUp(hub, operation, index)
     }
 
     func take(_ answer: Resolver.Answer) -> News {
-        isLookingUp = false
+        underWay -= 1
+        let number = Token(rawValue: answer.token).generation
+        guard (number &- taken) & 0xff_ffff < 0x80_0000 else { return .same }
+        taken = number
         switch answer.result {
         case .failure(let failure):
             return .failed(failure.description)

@@ -2,14 +2,17 @@
 
 import fcntl
 import os
+import socket
 import subprocess
+import sys
+import threading
 import time
 
 from cases.mappings import Files
 from ends import Switchboard, call, exchange, receive_exactly
 from faults import FAULTS
 from lab import SERVER_ADDRESS
-from path import CARRIER_PORT, binary, security_flags
+from path import CARRIER_PORT, HERE, binary, security_flags
 from process import Failure
 from runner import Case
 
@@ -351,8 +354,92 @@ def address_that_comes(context):
     return "served as soon as the address was there"
 
 
+class NameServer:
+    """Answers every question in the client's host with one address, or not at all."""
+
+    def __init__(self, lab, address):
+        self.address = address
+        self.end = lab.client.maker.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
+        self.end.bind(("127.0.0.1", 53))
+        self.answers = True
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                question, peer = self.end.recvfrom(512)
+            except OSError:
+                return
+            if not self.answers:
+                continue
+            end = question.index(b"\0", 12) + 5
+            is_a = question[end - 4:end - 2] == b"\0\1"
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address) if is_a else b""
+            self.end.sendto(question[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0" * 4 + question[12:end] + record, peer)
+
+
+def name_server_that_is_silent(context):
+    """The name server is silent during an outage, as everything is; and the server has another address afterwards. It is found at once."""
+    lab = context.lab()
+    subprocess.run(["ip", "-n", lab.server.name, "address", "add", f"{OTHER_ADDRESS}/24", "dev", "eth0"], check=True)
+    lab.client.write_etc("hosts", "127.0.0.1 localhost\n")
+    # As most machines have it: five seconds for each try.
+    lab.client.write_etc("resolv.conf", "nameserver 127.0.0.1\n")
+    names = NameServer(lab, SERVER_ADDRESS)
+    path = context.path(lab, ORIGIN_PORT, start=False)
+    path.carrier_host = "tele-server.test"
+    path.start()
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        exchange(user, origin)
+        for address in (OTHER_ADDRESS, SERVER_ADDRESS):
+            lab.forward("drop")
+            names.answers = False
+            user.sendall(b"x" * 100)
+            context.sleep(3)
+            # The old address stays dead.
+            lab.forward(f"ip daddr {names.address} drop", f"ip saddr {names.address} drop")
+            names.address, names.answers = address, True
+            began = time.monotonic()
+            origin.settimeout(20)
+            receive_exactly(origin, 100)
+            took = time.monotonic() - began
+            if took > 1.5:
+                raise Failure(f"back {took:.1f} s after the name server answered again")
+            lab.forward()
+    names.end.close()
+    return f"back {took:.2f} s after the name server answered again"
+
+
+def storm_of_links(context):
+    """Links come and go twenty times a second, as where containers start: an idle carrier with a round trip of 150 ms is left alone."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, start=False)
+    path.start_server()
+    late = lab.start("late", [sys.executable, os.path.join(HERE, "workers", "late.py"), "40301", str(CARRIER_PORT), "0.075"], host=lab.server)
+    late.wait_for_port(40301)
+    path.carrier_port = 40301
+    path.start_client()
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        exchange(user, origin)
+        end = time.monotonic() + (20 if context.options.long else 4)
+        count = 0
+        while time.monotonic() < end:
+            for words in (("add", "storm0", "type", "veth", "peer", "name", "storm1"), ("set", "storm0", "up"), ("del", "storm0")):
+                subprocess.run(["ip", "-n", lab.client.name, "link", *words], check=True)
+            count += 1
+            context.sleep(0.02)
+        exchange(user, origin)
+    if "carrier suspected" in path.client.errors or path.client.errors.count("resumed"):
+        raise Failure("the carrier was changed")
+    return f"{count} links came and went"
+
+
 def cases():
     return [
+        Case("edges.silent-name-server", name_server_that_is_silent, only_tele=True),
+        Case("edges.storm-of-links", storm_of_links, drivers="both", only_tele=True),
         Case("edges.probes", probes, only_tele=True),
         Case("edges.activation", activation, drivers="both", only_tele=True),
         Case("edges.address-that-comes", address_that_comes, only_tele=True),

@@ -53,6 +53,6 @@ int system_forbid_dumps(void);
 /* Code that only the start needs leaves this process's memory. What is needed again comes back by itself. */
 void system_forget_start(void);
 
-enum { SYSTEM_STREAM = SOCK_STREAM, SYSTEM_RAW = SOCK_RAW, SYSTEM_DONTWAIT = MSG_DONTWAIT };
+enum { SYSTEM_STREAM = SOCK_STREAM, SYSTEM_RAW = SOCK_RAW, SYSTEM_DATAGRAM = SOCK_DGRAM, SYSTEM_DONTWAIT = MSG_DONTWAIT };
 
 #endif
