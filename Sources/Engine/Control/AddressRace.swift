@@ -32,26 +32,28 @@ public struct AddressRace<Address: Equatable> {
         case unasked
     }
 
-    private var untried: [Address]
+    /// All addresses so far; those before `tried` have had their turn, unless they are to be tried again.
     private var known: [Address]
+    private var tried = 0
+    private var again: [Address] = []
     private var name: Name
     private var underWay = 0
     private var nextAt = Instant(nanoseconds: 0)
 
     /// `addresses`: those of the name as known, the best first. `isFixed`: it is a number, or a path, and never has others.
     public init(_ addresses: [Address], isFixed: Bool) {
-        untried = addresses
         known = addresses
         name = isFixed ? .fixed : .unasked
     }
 
     public mutating func next(now: Instant) -> Step {
-        if let address = untried.first, underWay < Self.attemptsMaximum {
+        if tried < known.count || !again.isEmpty, underWay < Self.attemptsMaximum {
             guard now >= nextAt else { return .wait(until: nextAt) }
-            untried.removeFirst()
             underWay += 1
             nextAt = now + Self.attemptDelay
-            return .connect(address)
+            if let address = again.popLast() { return .connect(address) }
+            tried += 1
+            return .connect(known[tried - 1])
         }
         switch name {
         case .fixed:
@@ -82,7 +84,7 @@ public struct AddressRace<Address: Equatable> {
     public mutating func attemptRefused(_ address: Address) {
         precondition(underWay > 0, "an attempt was refused that was not made")
         underWay -= 1
-        untried.insert(address, at: 0)
+        again.append(address)
         nextAt = Instant(nanoseconds: 0)
     }
 
@@ -91,7 +93,6 @@ public struct AddressRace<Address: Equatable> {
         let fresh = addresses.filter { !known.contains($0) }
         if !fresh.isEmpty { nextAt = min(nextAt, now) }
         known += fresh
-        untried += fresh
         handleNoAnswer(now: now)
     }
 

@@ -87,5 +87,6 @@ extension ClientHost {
     }
 
     func handleOriginConnected(_ token: Token, _ error: SystemError?) {}
+    func handleConnectAbandoned(_ index: UInt32) {}
     func finishTurn() {}
 }

@@ -52,6 +52,8 @@ protocol Host: AnyObject {
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
     /// A connect to an origin ended.
     func handleOriginConnected(_ token: Token, _ error: SystemError?)
+    /// Nobody waits for the user's connection to its origin any more.
+    func handleConnectAbandoned(_ index: UInt32)
     /// Once a turn, when all that came has been read.
     func finishTurn()
 

@@ -12,41 +12,49 @@ final class Origins {
         var mapping: Mapping
         var name: ServerName
         var isRemoved = false
-        /// Users whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
+        /// Whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
         /// reset in the same breath costs no connect.
-        var waiting: [Token] = []
-        /// Users who wait for the name's addresses.
-        var asking: [Token] = []
+        var waiting: [Opening] = []
+        /// Who waits for the name's addresses.
+        var asking: [Opening] = []
         /// Connects.
         var underWay = 0
     }
 
     /// A user who waits for a connection.
-    private struct Opening {
+    final class Opening {
+        let user: UInt32
         let place: UInt16
-        var race: AddressRace<Address>
-        var attempts: [Attempt] = []
+        fileprivate var race: AddressRace<Address>
+        fileprivate var attempts: [Attempt] = []
         /// Why attempts failed; the last that says more than that nobody answered.
-        var error: SystemError?
+        fileprivate var error: SystemError?
+        /// Its timer for the next step is set.
+        fileprivate var isTimed = false
+        /// There is a connection, or nobody wants one any more.
+        fileprivate var isOver = false
+
+        fileprivate init(_ user: UInt32, _ place: UInt16, _ race: AddressRace<Address>) {
+            self.user = user
+            self.place = place
+            self.race = race
+        }
     }
 
     /// One connect. It outlives the user's wish by the time that the ring takes to cancel it.
-    private final class Attempt {
+    fileprivate final class Attempt {
         let token: Token
         let fd: Int32
         let address: Address
-        let place: UInt16
         let startedAt: UInt64
-        /// Nil: no longer wanted.
-        var user: UInt32?
+        let opening: Opening
 
-        init(_ token: Token, _ fd: Int32, _ address: Address, _ place: UInt16, _ startedAt: UInt64, _ user: UInt32) {
+        init(_ token: Token, _ fd: Int32, _ address: Address, _ startedAt: UInt64, _ opening: Opening) {
             self.token = token
             self.fd = fd
             self.address = address
-            self.place = place
             self.startedAt = startedAt
-            self.user = user
+            self.opening = opening
         }
     }
 
@@ -54,13 +62,13 @@ final class Origins {
     private var places: [UInt64: UInt16] = [:]
     /// Of those that were not removed, for a person.
     private var names: [String] = []
-    /// By the user's index.
-    private var openings: [UInt32: Opening] = [:]
     private var attempts = SlotTable<Attempt>()
     /// Of all.
     private var waitingCount = 0
-    /// Users whose connect the ring had no room for, and when it is asked again: never in this turn.
-    private var refused: [Token] = []
+    /// Room for those who wait next.
+    private var spare: [Opening] = []
+    /// Those whose connect the ring had no room for, and when it is asked again: never in this turn.
+    private var refused: [Opening] = []
     private var retryAt: UInt64 = 0
 
     // MARK: Names
@@ -106,9 +114,9 @@ final class Origins {
     }
 
     /// A user needs the answer.
-    private func ask(_ hub: Hub, _ place: UInt16, for user: Token) {
-        entries[Int(place)].asking.append(user)
-        askIfTime(hub, place)
+    private func ask(_ hub: Hub, for opening: Opening) {
+        entries[Int(opening.place)].asking.append(opening)
+        askIfTime(hub, opening.place)
     }
 
     private func askIfTime(_ hub: Hub, _ place: UInt16) {
@@ -127,11 +135,11 @@ final class Origins {
         guard place < entries.count, answer.name == entries[place].mapping.address else { return }
         let news = entries[place].name.take(answer)
         if case .failed(let reason) = news { hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason)) }
-        for token in entries[place].asking where hub.users.find(token) != nil {
+        for opening in entries[place].asking {
             if case .failed = news {
-                openings[token.index]?.race.handleNoAnswer(now: hub.instant)
+                opening.race.handleNoAnswer(now: hub.instant)
             } else {
-                openings[token.index]?.race.handleAddresses(entries[place].name.addresses, now: hub.instant)
+                opening.race.handleAddresses(entries[place].name.addresses, now: hub.instant)
             }
         }
         waitAgain(place)
@@ -153,14 +161,15 @@ final class Origins {
         let index = hub.users.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
         let name = entries[Int(place)].name
-        openings[index] = Opening(place: place, race: AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
+        let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
+        hub.users[index].pointee.opening = .passRetained(opening)
         // Waiting for its turn counts: the user is told in time.
         hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
-        wait(hub.users.token(index, .originAttempt), place)
+        wait(opening)
     }
 
-    private func wait(_ user: Token, _ place: UInt16) {
-        entries[Int(place)].waiting.append(user)
+    private func wait(_ opening: Opening) {
+        entries[Int(opening.place)].waiting.append(opening)
         waitingCount += 1
     }
 
@@ -176,7 +185,7 @@ final class Origins {
         if !refused.isEmpty, hub.now >= retryAt {
             let again = refused
             refused = []
-            for token in again { if let opening = openings[token.index] { wait(token, opening.place) } }
+            for opening in again where !opening.isOver { wait(opening) }
         }
         guard waitingCount > 0 else { return }
         for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(hub, place) }
@@ -184,107 +193,121 @@ final class Origins {
 
     private func connectWaiting(_ hub: Hub, _ place: Int) {
         // Who fails meanwhile asks again behind the others.
-        let waiting = entries[place].waiting
-        entries[place].waiting = []
+        var waiting = entries[place].waiting
+        entries[place].waiting = spare
+        spare = []
         var next = 0
         while next < waiting.count, entries[place].underWay < Policy.connectsMaximum {
-            if hub.users.find(waiting[next]) != nil { advance(hub, waiting[next]) }
+            if !waiting[next].isOver { advance(hub, waiting[next]) }
             next += 1
         }
         waitingCount -= next
+        guard next < waiting.count else {
+            waiting.removeAll(keepingCapacity: true)
+            spare = waiting
+            return
+        }
         entries[place].waiting = Array(waiting[next...]) + entries[place].waiting
-        // Streams that were reset meanwhile leave their tokens: behind a silent origin they would gather.
+        // Streams that were reset meanwhile: behind a silent origin they would gather.
         guard entries[place].waiting.count > Policy.connectsMaximum + 2 * hub.users.count else { return }
         let before = entries[place].waiting.count
-        entries[place].waiting.removeAll { hub.users.find($0) == nil }
+        entries[place].waiting.removeAll(where: \.isOver)
         waitingCount -= before - entries[place].waiting.count
     }
 
-    /// Does what the user's race says, until it wants to wait.
-    private func advance(_ hub: Hub, _ user: Token) {
-        while let step = openings[user.index]?.race.next(now: hub.instant) {
-            switch step {
+    /// Does what the race says, until it wants to wait.
+    private func advance(_ hub: Hub, _ opening: Opening) {
+        while !opening.isOver {
+            switch opening.race.next(now: hub.instant) {
             case .connect(let address):
-                guard connect(hub, user, address) else { return }
+                guard connect(hub, opening, address) else { return }
             case .lookUp:
-                return ask(hub, openings[user.index]!.place, for: user)
+                return ask(hub, for: opening)
             case .wait(let until):
-                let timer = hub.users.token(user.index, .originAttempt)
-                if until == .never { hub.timers.cancel(timer) } else { hub.timers.set(timer, at: until.nanoseconds) }
+                if opening.isTimed || until != .never { time(hub, opening, until) }
                 return
             case .failed:
-                return fail(hub, user.index, openings[user.index]!.error ?? SystemError(EHOSTUNREACH))
+                return fail(hub, opening.user, opening.error ?? SystemError(EHOSTUNREACH))
             }
         }
     }
 
+    private func time(_ hub: Hub, _ opening: Opening, _ until: Instant) {
+        let timer = hub.users.token(opening.user, .originAttempt)
+        if until == .never { hub.timers.cancel(timer) } else { hub.timers.set(timer, at: until.nanoseconds) }
+        opening.isTimed = until != .never
+    }
+
     /// False: the ring had no room.
-    private func connect(_ hub: Hub, _ user: Token, _ address: Address) -> Bool {
-        let place = openings[user.index]!.place
+    private func connect(_ hub: Hub, _ opening: Opening, _ address: Address) -> Bool {
         let fd: Int32
         do throws(SystemError) { fd = try Socket.dialling(address) } catch {
-            attemptFailed(hub, user.index, error)
+            attemptFailed(hub, opening, error)
             return true
         }
         Socket.abortOnClose(fd)
         let attempt = attempts.insert { index, generation in
-            Attempt(Operation.originConnect.token(index, generation), fd, address, place, hub.now, user.index)
+            Attempt(Operation.originConnect.token(index, generation), fd, address, hub.now, opening)
         }
         guard hub.loop.connect(fd, address, attempt.token) else {
             attempts.remove(attempt.token.index)
             hub.loop.close(fd)
-            openings[user.index]?.race.attemptRefused(address)
-            refused.append(user)
+            opening.race.attemptRefused(address)
+            refused.append(opening)
             retryAt = hub.now + Policy.retryDelay.nanoseconds
-            hub.users.retryLater(user.index)
+            hub.users.retryLater(opening.user)
             return false
         }
-        entries[Int(place)].underWay += 1
-        openings[user.index]?.attempts.append(attempt)
+        entries[Int(opening.place)].underWay += 1
+        opening.attempts.append(attempt)
         return true
     }
 
-    private func attemptFailed(_ hub: Hub, _ user: UInt32, _ error: SystemError) {
-        openings[user]?.race.attemptFailed(now: hub.instant)
-        if error.code != ETIMEDOUT || openings[user]?.error == nil { openings[user]?.error = error }
+    private func attemptFailed(_ hub: Hub, _ opening: Opening, _ error: SystemError) {
+        opening.race.attemptFailed(now: hub.instant)
+        if error.code != ETIMEDOUT || opening.error == nil { opening.error = error }
     }
 
     /// A connect ended, with a connection or without.
     func handleConnected(_ hub: Hub, _ token: Token, _ error: SystemError?) {
         guard let attempt = attempts.find(token) else { return }
         attempts.remove(token.index)
-        entries[Int(attempt.place)].underWay -= 1
-        guard let user = attempt.user else { return hub.loop.close(attempt.fd) }
-        openings[user]?.attempts.removeAll { $0 === attempt }
+        let opening = attempt.opening
+        entries[Int(opening.place)].underWay -= 1
+        guard !opening.isOver else { return hub.loop.close(attempt.fd) }
+        opening.attempts.removeAll { $0 === attempt }
         if let error {
             hub.loop.close(attempt.fd)
-            attemptFailed(hub, user, error)
-            return wait(hub.users.token(user, .originAttempt), attempt.place)
+            attemptFailed(hub, opening, error)
+            return wait(opening)
         }
-        forget(hub, user)
-        entries[Int(attempt.place)].name.prefer(attempt.address)
-        hub.timers.cancel(hub.users.token(user, .originDeadline))
-        hub.timers.cancel(hub.users.token(user, .originAttempt))
+        forget(hub, opening.user)
+        entries[Int(opening.place)].name.prefer(attempt.address)
         hub.journal.note(.originConnected(after: hub.now - attempt.startedAt))
-        hub.users.connected(user, fd: attempt.fd)
+        hub.users.connected(opening.user, fd: attempt.fd)
     }
 
     /// Nobody waits for a connection any more.
     func forget(_ hub: Hub, _ user: UInt32) {
-        guard let opening = openings.removeValue(forKey: user) else { return }
-        for attempt in opening.attempts {
-            attempt.user = nil
-            hub.loop.cancel(attempt.fd)
-        }
+        guard let opening = hub.users[user].pointee.opening?.takeRetainedValue() else { return }
+        hub.users[user].pointee.opening = nil
+        opening.isOver = true
+        hub.timers.cancel(hub.users.token(user, .originDeadline))
+        if opening.isTimed { hub.timers.cancel(hub.users.token(user, .originAttempt)) }
+        for attempt in opening.attempts { hub.loop.cancel(attempt.fd) }
+        opening.attempts = []
     }
 
+    private func opening(_ hub: Hub, _ token: Token) -> Opening? { hub.users.find(token)?.pointee.opening?.takeUnretainedValue() }
+
     func handleAttemptDue(_ hub: Hub, _ token: Token) {
-        guard hub.users.find(token) != nil, let opening = openings[token.index] else { return }
-        wait(token, opening.place)
+        guard let opening = opening(hub, token) else { return }
+        opening.isTimed = false
+        wait(opening)
     }
 
     func handleDeadline(_ hub: Hub, _ token: Token) {
-        guard hub.users.find(token) != nil, let opening = openings[token.index] else { return }
+        guard let opening = opening(hub, token) else { return }
         fail(hub, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
     }
 

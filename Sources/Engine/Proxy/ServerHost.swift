@@ -91,7 +91,7 @@ final class ServerHost: Host {
     }
 
     func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) { origins.forget(hub, index) }
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {}
     var ending: Ending { .finished }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {

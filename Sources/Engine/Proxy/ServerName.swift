@@ -18,12 +18,11 @@ final class ServerName {
     init(_ name: HostPort, addresses: [Address] = []) {
         self.name = name
         self.addresses = addresses
+        isNumeric = name.path != nil || name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e } || name.host.contains(":")
     }
 
     /// A number needs no looking up once it has been.
-    var isNumeric: Bool {
-        name.path != nil || name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e } || name.host.contains(":")
-    }
+    let isNumeric: Bool
 
     var isLookingUp: Bool { underWay > 0 }
 
@@ -43,6 +42,7 @@ final class ServerName {
 
     /// This address is there: it comes first from now on, as long as the name has it.
     func prefer(_ address: Address) {
+        guard preferred != address || addresses.first != address else { return }
         preferred = address
         addresses = inOrder(addresses)
     }

@@ -10,6 +10,8 @@ extension ServerHost {
 
     func handleOriginConnected(_ token: Token, _ error: SystemError?) { origins.handleConnected(hub, token, error) }
 
+    func handleConnectAbandoned(_ index: UInt32) { origins.forget(hub, index) }
+
     func finishTurn() { origins.connectWaiting(hub) }
 
     func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(hub, answer) }

@@ -40,6 +40,8 @@ struct UserSocket {
     var mapping: UInt16 = 0
     var generation: UInt32
     var slot: StreamSlot = 0
+    /// Server: while it waits for a connection to its origin; `Origins` owns it.
+    var opening: Unmanaged<Origins.Opening>?
     /// While it has a stream.
     var session: Unmanaged<Session>?
     var inbound = byte_queue()

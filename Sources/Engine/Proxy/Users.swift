@@ -76,12 +76,11 @@ final class Users {
         return index
     }
 
-    /// A connection to the origin is there, for a user that waits for it.
+    /// A connection to the origin is there, for a user that waits for it; its end is a reset until an end in order lifts that.
     func connected(_ index: UInt32, fd: Int32) {
         let user = table[index]
         precondition(user.pointee.fd < 0 && user.pointee.life.phase == .connecting, "connected twice")
         user.pointee.fd = fd
-        Socket.abortOnClose(fd)
         Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
         user.pointee.life.connected()
         armReceive(index)
@@ -241,8 +240,7 @@ final class Users {
     private func release(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
         hub.timers.cancel(token(index, .flushDeadline))
-        hub.timers.cancel(token(index, .originDeadline))
-        hub.timers.cancel(token(index, .originAttempt))
+        if user.pointee.opening != nil { hub.host.handleConnectAbandoned(index) }
         if user.pointee.fd >= 0 {
             if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
             hub.loop.close(user.pointee.fd)
