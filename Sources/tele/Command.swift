@@ -12,10 +12,12 @@ enum Command {
         "--generate-completion-script", "--experimental-dump-help", "---completion",
     ]
 
-    static func run(_ arguments: [String]) -> ExitStatus {
+    /// `words`: the program's own name first.
+    static func run(_ words: [String]) -> ExitStatus {
         StandardStreams.prepare()
         // scp -S, sftp -S and their like take one word: a link of this name is "tele ssh".
-        let arguments = CommandLine.arguments.first.map { $0.hasSuffix("/tele-ssh") || $0 == "tele-ssh" } == true ? ["ssh"] + arguments : arguments
+        let isSsh = words.first.map { $0.hasSuffix("/tele-ssh") || $0 == "tele-ssh" } ?? false
+        let arguments = (isSsh ? ["ssh"] : []) + words.dropFirst()
         do {
             if let first = arguments.first, parserOwned.contains(where: first.hasPrefix) {
                 return try StandardStreams.print(Tele.answer(arguments))

@@ -1,3 +1,4 @@
 import Glibc
+import Loop
 
-exit(Command.run(Array(CommandLine.arguments.dropFirst())).rawValue)
+exit(Command.run(Arguments.all).rawValue)

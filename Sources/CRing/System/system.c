@@ -8,6 +8,21 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+/* Swift reads /proc/self/cmdline, and finds nothing where /proc is not mounted. glibc tells constructors what main is told. */
+static int argument_count;
+static char **arguments;
+
+#ifdef __GLIBC__
+__attribute__((constructor)) static void take_arguments(int count, char **words)
+{
+    argument_count = count;
+    arguments = words;
+}
+#endif
+
+int system_argument_count(void) { return argument_count; }
+const char *system_argument(int index) { return index >= 0 && index < argument_count ? arguments[index] : NULL; }
+
 int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }
 
 int system_unacknowledged(int fd) {

@@ -24,6 +24,10 @@ static inline int system_socket(int family, int kind, int protocol) {
     return socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
 }
 
+/* The words that this process was started with, its own name first; they live as long as it does. NULL beyond them. */
+int system_argument_count(void);
+const char *system_argument(int index);
+
 /* A non-blocking, close-on-exec pipe that holds `bytes` in whole pages: 0, or -errno; -EPERM: this user has too much of
  * them. */
 int system_pipe(int ends[2], int bytes);
