@@ -57,7 +57,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "-in=:1 -out=:2", "neither -client nor -server is given",
             "-client runs beside your client, -server beside your server; \"tele\" shows both"),
         Refusal(
-            "-server -in=:1 -cert=a -cert-key=b -ca=c -allow=,", "-allow=, names nobody", "write -allow=NAME,NAME, or leave it out to let in all"),
+            "-server -in=:1 -cert=a -cert-key=b -ca=c -allow=,", "-allow=, lists no names", "write -allow=NAME,NAME, or omit -allow to accept every name"),
         Refusal(
             "-server=false -in=:1", "neither -client nor -server is given",
             "-client runs beside your client, -server beside your server; \"tele\" shows both"),

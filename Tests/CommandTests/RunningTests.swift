@@ -87,7 +87,7 @@ import Testing
     @Test(arguments: ["-server -in=:IN -out=192.0.2.1:OUT", "-client -in=192.0.2.1:OUT -out=:IN"])
     func anAddressThatIsNotThereIsWaitedFor(_ line: String) throws {
         let program = try Program(words(line, try Ports.free(), try Ports.free()))
-        try program.wait { $0.errors.contains("this machine does not have the address yet") && $0.errors.contains("address=192.0.2.1:") }
+        try program.wait { $0.errors.contains("listen address does not exist yet") && $0.errors.contains("address=192.0.2.1:") }
         usleep(300_000)
         program.signal(SIGTERM)
         #expect(try program.finish(within: 15).status == 0)

@@ -81,6 +81,18 @@ private struct Course: ~Copyable {
         #expect(course.next(6000) == .failed)
     }
 
+    /// A reload gave the mapping another name while its old one was asked for: nobody answers that any more.
+    @Test func anotherNameIsAskedAnew() {
+        var course = Course("a")
+        #expect(course.next(0) == .connect("a"))
+        course.failed(1)
+        #expect(course.next(1) == .lookUp)
+        course.race.handleRenamed()
+        #expect(course.next(2) == .lookUp)
+        course.found("b", 3)
+        #expect(course.next(3) == .connect("b"))
+    }
+
     @Test func aNumberIsNotLookedUp() {
         var course = Course("a", isFixed: true)
         #expect(course.next(0) == .connect("a"))

@@ -48,7 +48,7 @@ import Testing
             #expect(try KeyFile(path: name).keys.count == 1)
         } else {
             let fault = #expect(throws: StartFault.self) { try KeyFile(path: name) }
-            #expect(fault?.sentence.contains("(mode \(String(mode, radix: 8)), of user \(geteuid()))") == true)
+            #expect(fault?.sentence.contains("(mode \(String(mode, radix: 8)), owner \(geteuid()))") == true)
         }
     }
 }

@@ -96,6 +96,11 @@ public struct AddressRace<Address: Equatable> {
         handleNoAnswer(now: now)
     }
 
+    /// The destination has another name from now on: what that one has is tried too.
+    public mutating func handleRenamed() {
+        if name != .fixed { name = .unasked }
+    }
+
     /// The name could not be looked up: what is known must do.
     public mutating func handleNoAnswer(now: Instant) {
         if name != .fixed { name = .lookedUp(at: now) }

@@ -30,7 +30,7 @@ public struct SystemError: Error, Equatable, Hashable, Sendable, CustomStringCon
     /// The same of a connect, where some mean something else than of a bind.
     public var whenConnecting: String {
         switch code {
-        case EADDRNOTAVAIL: "no local port is left for one more connection to this address"
+        case EADDRNOTAVAIL: "no local port available for another connection to this address"
         case EACCES, EPERM: "not permitted by this machine"
         case ENOENT: "no such socket"
         default: description

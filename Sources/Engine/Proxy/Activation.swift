@@ -35,7 +35,7 @@ struct Activation {
     /// A socket that nobody serves would take connections and keep them for ever.
     func complainAboutRest() throws(StartFault) {
         guard let first = sockets.first else { return }
-        throw StartFault(.configuration, "the service manager opened a socket called \"\(first.name)\", and no mapping has that name",
-                         hint: "FileDescriptorName= in the socket's unit is the mapping's name, or metrics")
+        throw StartFault(.configuration, "socket activation: no mapping is named \"\(first.name)\"",
+                         hint: "set FileDescriptorName= in the socket unit to a mapping's name, or to metrics")
     }
 }

@@ -28,6 +28,8 @@ final class ClientHost: Host {
     var only = Only.none
     /// Since there is no carrier: when that was noticed first, when the port began to refuse, and lasting failures in a row.
     private var failing: (since: UInt64, refusedSince: UInt64?, lasting: Int)?
+    /// There was a carrier once.
+    private var hasReached = false
     /// It ends for this.
     var givenUp: StartFault?
 
@@ -206,7 +208,7 @@ final class ClientHost: Host {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
         let failure = ReachFailure(explained(reason, carrier))
         // What does not pass by itself is not asked twenty times a second, as long as nobody has anything to lose.
-        dialer.handleFailed(carrier.candidate, isLasting: failure.isLasting && !session.endpoint.isEstablished, now: hub.instant)
+        dialer.handleFailed(carrier.candidate, isLasting: failure.isLasting && !hasReached, now: hub.instant)
         noteFailure(failure)
         run()
     }
@@ -306,8 +308,8 @@ final class ClientHost: Host {
         if session.endpoint.isEstablished {
             let isGone = state.refusedSince.map { hub.now - $0 >= Policy.goneAfter.nanoseconds } ?? false
             fault = isGone && hub.configuration.stream != nil
-                ? StartFault(.unavailable, "the tele server at \(server.name) is gone, and the connection with it", hint: "was the host restarted?") : nil
-        } else if let seconds = hub.configuration.exitsOnFailureAfterSeconds {
+                ? StartFault(.unavailable, "the tele server at \(server.name) is no longer running, the connection is lost", hint: "was the host restarted?") : nil
+        } else if !hasReached, let seconds = hub.configuration.exitsOnFailureAfterSeconds {
             let age = hub.now - state.since
             let isLasting = state.lasting >= Policy.lastingFailures.count && age >= Policy.lastingFailures.time.nanoseconds
             fault = isLasting || age >= UInt64(seconds) * 1_000_000_000
@@ -321,5 +323,8 @@ final class ClientHost: Host {
         hub.request(gently: false)
     }
 
-    func noteReached() { failing = nil }
+    func noteReached() {
+        failing = nil
+        hasReached = true
+    }
 }

@@ -70,10 +70,11 @@ extension ClientHost {
         let present = hub.listeners.mappings
         return mappings.filter { !present.contains($0) }.compactMap { mapping in
             do throws(StartFault) {
-                let socket = try ListeningSocket(mapping.address, hub, patience: .zero)
-                hub.listeners.add(socket, .users(mapping))
-                hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
-                                                  driver: hub.loop.driverName))
+                for socket in try ListeningSocket.all(mapping.address, hub, patience: .zero) {
+                    hub.listeners.add(socket, .users(mapping))
+                    hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
+                                                      driver: hub.loop.driverName))
+                }
                 return nil
             } catch {
                 return error

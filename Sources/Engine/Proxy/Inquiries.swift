@@ -102,7 +102,7 @@ final class Inquiries {
         switch path {
         case "/drain" where hub.stopping.isRunning:
             HTTPAnswer(.fine, "draining \(hub.words)\n") { $0.request(gently: true) }
-        case "/drain": HTTPAnswer(.fine, "draining already: \(hub.words)\n")
+        case "/drain": HTTPAnswer(.fine, "already draining \(hub.words)\n")
         case "/stop": HTTPAnswer(.fine, "stopping \(hub.words)\n") { $0.request(gently: false) }
         case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload() }
         case "/reconnect":

@@ -125,8 +125,8 @@ private struct Line {
         case .isOpenToStrangers(let address):
             Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])
         case .addressNotThere(let address):
-            Line(.warning, "this machine does not have the address yet, listening for it all the same", [
-                "address": "\(address)", "hint": "if it never comes, nobody will: is it written as it should be?"])
+            Line(.warning, "listen address does not exist yet", [
+                "address": "\(address)", "hint": "connections are accepted once this host has the address; otherwise check the spelling"])
         case .addressInUse(let address):
             Line(.notice, "address in use, trying again", [
                 "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
@@ -198,9 +198,9 @@ private struct Line {
                 "carried-over": "\(carried)", "reason": "the server does not know it any more",
                 "hint": "was the server restarted? users are reset"])
         case .answeredByAnother(let session, let peer, let home):
-            Line(.notice, "another server answers, and does not know the session", [
+            Line(.notice, "session unknown to another server of this name", [
                 "session": "\(session.name)", "peer": "\(peer)", "waits-for": "\(home.map { "\($0)" } ?? "")",
-                "hint": "the name leads to several servers; the session waits for the one that made it"])
+                "hint": "the name resolves to several servers; waiting for the one that owns the session"])
         case .sessionClosedByPeer(let session, let code, let reason):
             Line(.info, "session closed by the other side", [
                 "session": "\(session.name)", "code": "\(code.rawValue)", "reason": "\(reason)",

@@ -55,7 +55,7 @@ public struct KeyFile: Sendable {
         }
         guard status.st_mode & 0o027 == 0 else {
             let mode = String(status.st_mode & 0o7777, radix: 8)
-            throw StartFault(.configuration, "others may read or change the key file \(path) (mode \(mode), of user \(status.st_uid))",
+            throw StartFault(.configuration, "the key file \(path) is accessible to others (mode \(mode), owner \(status.st_uid))",
                              hint: "chmod 600 \(path), or 640 for a group")
         }
         guard status.st_size <= byteCountMaximum else {

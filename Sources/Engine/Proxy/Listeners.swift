@@ -64,7 +64,11 @@ final class Listeners {
     func address(of mapping: Mapping) -> Address? { entries.first { !$0.isClosed && $0.purpose.mapping == mapping }?.address }
 
     /// What is listened for.
-    var mappings: [Mapping] { entries.compactMap { $0.isClosed ? nil : $0.purpose.mapping } }
+    var mappings: [Mapping] {
+        entries.reduce(into: []) { result, entry in
+            if !entry.isClosed, let mapping = entry.purpose.mapping, !result.contains(mapping) { result.append(mapping) }
+        }
+    }
 
     /// Accepts wherever nothing is under way and there is room. Cheap when there is nothing to do: called each turn.
     func arm() {
@@ -133,11 +137,11 @@ final class Listeners {
         }
     }
 
-    /// The socket of a mapping serves another one from now on. False: it has none.
+    /// The sockets of a mapping serve another one from now on. False: it has none.
     func replace(_ old: Mapping, with new: Mapping) -> Bool {
-        guard let index = entries.firstIndex(where: { !$0.isClosed && $0.purpose.mapping == old }) else { return false }
-        entries[index].purpose = .users(new)
-        return true
+        let places = entries.indices.filter { !entries[$0].isClosed && entries[$0].purpose.mapping == old }
+        for index in places { entries[index].purpose = .users(new) }
+        return !places.isEmpty
     }
 
     // MARK: Ends

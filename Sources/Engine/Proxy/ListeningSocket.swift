@@ -11,6 +11,25 @@ struct ListeningSocket {
     /// The service manager has it too.
     let isAdopted: Bool
 
+    /// One for the address; for `localhost` one for each loopback address that the name has here, so that users of either family get in.
+    static func all(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience) throws(StartFault) -> [ListeningSocket] {
+        let first = try ListeningSocket(name, hub, patience: patience)
+        guard name.host.lowercased() == "localhost", name.port != 0 else { return [first] }
+        var result = [first]
+        for candidate in try addresses(of: name) where candidate != first.address && candidate.isLoopback {
+            do throws(SystemError) {
+                result.append(try ListeningSocket(listening: try Socket.listen(on: candidate)))
+            } catch {
+                // IPv6 may be off; a port that another program has is a fault, as ever.
+                guard error.code != EADDRINUSE else {
+                    for socket in result { Socket.close(socket.fd) }
+                    throw fault(name, error)
+                }
+            }
+        }
+        return result
+    }
+
     /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
     /// Throws `interrupted` when the process was told to stop meanwhile.
     init(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience, isPrivate: Bool = false) throws(StartFault) {

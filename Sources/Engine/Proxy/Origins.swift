@@ -92,7 +92,8 @@ final class Origins {
         guard entries[place].mapping != mapping else { return entries[place].isRemoved }
         entries[place].mapping = mapping
         entries[place].name = ServerName(mapping.address)
-        // Who asked for the old name's addresses takes those of the new one.
+        // Who asked for the old name's addresses asks for those of the new one.
+        for opening in entries[place].asking { opening.race.handleRenamed() }
         waitAgain(place)
         return true
     }

@@ -111,7 +111,7 @@ private func inquiries(_ hub: Hub) throws(StartFault) {
 /// Those that the service manager has opened for it, or one of our own.
 private func listeningSockets(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> [ListeningSocket] {
     let given = try hub.activation.sockets(for: name)
-    return given.isEmpty ? [try ListeningSocket(address, hub)] : given
+    return given.isEmpty ? try ListeningSocket.all(address, hub) : given
 }
 
 /// Reads the files that the configuration names, as a start would, and does nothing else.

@@ -76,8 +76,8 @@ enum Help {
           -allow=NAME,NAME         with certificates: only these names
           -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
           -proxy-protocol          client: the origin learns the user's address (PROXY)
-          -exit-on-failure         client: ends when it cannot reach the server at the
-                                   start: 77 when it is not accepted, else 69
+          -exit-on-failure         client: exits if it cannot reach the server at
+                                   startup: 77 if it is rejected, otherwise 69
           -config=FILE             a file with all this; SIGHUP reads it again
           -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
           -control=PATH            the socket for tele status and its like; or none

@@ -93,7 +93,7 @@ struct Settings {
             let names = (arguments.allow ?? "").split(separator: ",").map { $0.trimmingPrefix { $0 == " " } }
                 .map { String($0.reversed().drop { $0 == " " }.reversed()) }.filter { !$0.isEmpty }
             guard arguments.allow == nil || !names.isEmpty else {
-                throw UsageFault("-allow=\(visible(arguments.allow ?? "")) names nobody", hint: "write -allow=NAME,NAME, or leave it out to let in all")
+                throw UsageFault("-allow=\(visible(arguments.allow ?? "")) lists no names", hint: "write -allow=NAME,NAME, or omit -allow to accept every name")
             }
             configuration.security = .certificates(chain: certificate, key: key, authority: authority, allowed: names)
         }

@@ -46,7 +46,7 @@ struct Tele: ParsableCommand {
     @Option(name: .go("allow"), help: ArgumentHelp("Names that may come.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
     @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
-    @Flag(name: .go("exit-on-failure"), help: "End when the server cannot be reached at the start.") var exitOnFailure = false
+    @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
     @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
     @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
     @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false

@@ -28,13 +28,16 @@ struct SshCommand {
             return try SshProcess.become(["ssh"] + (talksToMaster ? control : []) + words.all)
         }
         guard let own = SshCommand.ownPath else { throw Trouble("cannot find this program's own file", hint: "is /proc mounted?") }
-        if let status = try refusalOfSsh() { return status }
+        let (status, route) = try askSsh()
+        guard status == 0 else { return .ssh }
         if words.copies { try SshHost.copy(own, words) }
         guard let program = quotedForProxyCommand(own) else {
             throw Trouble("this program stands in a folder whose name has a line break", hint: "move it")
         }
-        setenv(SshProxy.variable, SshWords.packed(["\(words.port)", words.host!] + SshWords.spelled(words.ofConnection)), 1)
-        let options = ["-o", "ProxyCommand=\(program) ssh-proxy %h %p", "-o", "ProxyUseFdpass=no",
+        // Not in the ProxyCommand: a shell reads that, and a host may be called anything (CVE-2023-51385).
+        let told = [route.address, "\(route.port)", "\(words.port)", words.host!] + SshWords.spelled(words.ofConnection)
+        setenv(SshProxy.variable, SshWords.packed(told), 1)
+        let options = ["-o", "ProxyCommand=\(program) ssh-proxy", "-o", "ProxyUseFdpass=no",
                        // An outage is what tele is for: ssh must not end a session for it, nor while the server is being set up.
                        "-o", "ServerAliveInterval=0", "-o", "ConnectTimeout=86400"]
         return try SshProcess.become(["ssh"] + control + options + words.all)
@@ -51,17 +54,23 @@ struct SshCommand {
         return ["-o", "ControlPath=\(place.replacing("%", with: "%%"))/m-%C"]
     }
 
-    /// What ssh says of these words, asked before anything begins. Its own status when it does not take them.
-    private func refusalOfSsh() throws -> ExitStatus? {
+    /// Where ssh would go with these words, asked before anything begins; and its status, when it does not take them.
+    private func askSsh() throws -> (status: Int32, route: (address: String, port: UInt16)) {
         let (status, answer) = try SshProcess.run(["ssh", "-G"] + words.all, input: "")
-        guard status == 0 else { return .ssh }
+        var route = (address: words.host ?? "", port: UInt16(22))
         for line in answer.split(separator: "\n") {
             let parts = line.split(separator: " ", maxSplits: 1).map(String.init)
-            guard parts.count == 2, ["proxycommand", "proxyjump"].contains(parts[0]), parts[1] != "none" else { continue }
-            throw Trouble("ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
-                          hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
+            guard parts.count == 2 else { continue }
+            switch parts[0] {
+            case "hostname": route.address = parts[1]
+            case "port": route.port = UInt16(parts[1]) ?? 22
+            case "proxycommand" where parts[1] != "none", "proxyjump" where parts[1] != "none":
+                throw Trouble("ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
+                              hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
+            default: break
+            }
         }
-        return nil
+        return (status, route)
     }
 
     static var ownPath: String? {

@@ -46,10 +46,10 @@ enum SshHost {
         case "port":
             if said.count == 2, let port = UInt16(said[1]), port > 0 { return port }
         case "missing":
-            throw SshCommand.Trouble("there is no tele on \(visible(host)) (\(visible(said.last ?? "")))",
+            throw SshCommand.Trouble("tele is not installed on \(visible(host)) (\(visible(said.last ?? "")))",
                                      hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
         case "trouble":
-            throw SshCommand.Trouble("no tele server can be had on \(visible(host)) (\(visible(said.last ?? "", limit: 300)))",
+            throw SshCommand.Trouble("cannot start a tele server on \(visible(host)): \(visible(said.last ?? "", limit: 300))",
                                      hint: "\"ssh \(visible(host))\" still works")
         default: break
         }
@@ -70,7 +70,7 @@ enum SshHost {
         let host = words.host ?? ""
         let (status, _) = try SshProcess.run(ssh(SshWords.spelled(words.ofConnection), host, "exec /bin/sh -c '\(there)'"), inputFile: own)
         guard status == 0 else {
-            throw SshCommand.Trouble("the copy of this program does not run on \(visible(host)), or there is no room for it",
+            throw SshCommand.Trouble("cannot install tele on \(visible(host)): the copy does not fit or does not run there",
                                      hint: "it must be for that machine, and static: Packaging/build makes one")
         }
     }

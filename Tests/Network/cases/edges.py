@@ -2,13 +2,15 @@
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 
-from cases.mappings import Files
+from cases.mappings import Files, Route
+from ends import NAME as NAME_OF_END
 from ends import Switchboard, call, exchange, receive_exactly
 from faults import FAULTS
 from lab import SERVER_ADDRESS
@@ -108,7 +110,7 @@ def two_servers(context):
                 raise Failure("a user lost its connection while its server was away and another one answered")
         except TimeoutError:
             pass
-        if "does not know the session" not in path.client.errors:
+        if "session unknown to another server" not in path.client.errors:
             raise Failure("the log does not say that another server answers")
         # It is back, and knows nothing: the user is reset, and the next is served.
         servers[home] = start(home)
@@ -244,9 +246,9 @@ def no_port_left(context):
             raise Failure("twelve connections from four ports")
         for end in (end for pair in ends for end in pair):
             end.close()
-    if "no local port is left" not in path.server.errors or "is the user's server running" in path.server.errors:
+    if "no local port available" not in path.server.errors or "is the user's server running" in path.server.errors:
         raise Failure(path.server.errors[-300:])
-    return f"after {len(ends)} connections: no local port is left"
+    return f"after {len(ends)} connections: no local port available"
 
 
 def get(lab, address, path):
@@ -298,7 +300,7 @@ def probes(context):
             raise Failure(f"the metrics lack {missing}")
         # Drained twice, and nothing is reset; then at once.
         first, second = (command("drain", f"-control={control}") for _ in range(2))
-        if f"process {path.client.pid}: 1 connection open" not in first or not second.startswith("draining already"):
+        if f"process {path.client.pid}: 1 connection open" not in first or not second.startswith("already draining"):
             raise Failure(f"drain says “{first}”, then “{second}”")
         exchange(user, origin)
         if get(lab, page, "/readyz") != (503, "draining"):
@@ -326,7 +328,7 @@ def activation(context):
                                 f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none", *security_flags("client")],
                          host=lab.client, pass_fds=numbers)
     stranger = start("stranger", "web:ssh")
-    if stranger.wait(5) != 78 or 'a socket called "web", and no mapping has that name' not in stranger.errors:
+    if stranger.wait(5) != 78 or 'socket activation: no mapping is named "web"' not in stranger.errors:
         raise Failure(f"a socket of an unknown name: {stranger.status} {stranger.errors}")
     start("activated", "a.socket:a.socket")
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
@@ -345,7 +347,7 @@ def address_that_comes(context):
     path = context.path(lab, ORIGIN_PORT)
     client = lab.start("late", [binary(), "-client", f"-in={late}:9204", f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none",
                                 *security_flags("client")], host=lab.client)
-    if not context.until(5, lambda: "does not have the address yet" in client.errors):
+    if not context.until(5, lambda: "listen address does not exist yet" in client.errors):
         raise Failure(f"an address that is not there yet: {client.status} {client.errors}")
     subprocess.run(["ip", "-n", lab.client.name, "address", "add", f"{late}/32", "dev", "lo"], check=True)
     path.address = (late, 9204)
@@ -436,8 +438,32 @@ def storm_of_links(context):
     return f"{count} links came and went"
 
 
+def both_loopbacks(context):
+    """`localhost` is every loopback address that the name has: users of IPv4 and of IPv6 get in, also after a reload."""
+    lab = context.lab()
+    lab.client.write_etc("hosts", "::1 localhost\n127.0.0.1 localhost\n")
+    path = Files(context, lab, {"x": "localhost:9205"}, {"x": f"127.0.0.1:{ORIGIN_PORT}", "y": f"127.0.0.1:{ORIGIN_PORT}"})
+
+    def six(port):
+        made = lab.client.maker.submit(socket.socket, socket.AF_INET6, socket.SOCK_STREAM).result()
+        made.settimeout(5)
+        made.connect(("::1", port))
+        return made
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        for port in (9205, 9206):
+            exchange(*call(lab, Route(port), switchboard))
+            user, name = six(port), switchboard.name()
+            user.sendall(NAME_OF_END.pack(name))
+            exchange(user, switchboard.accepted(name, 5))
+            path.write("client", f'out = "{SERVER_ADDRESS}:{CARRIER_PORT}"', "listen", {"x": "localhost:9205", "y": "localhost:9206"})
+            path.client.signal(signal.SIGHUP)
+            context.sleep(0.5)
+    return "IPv4 and IPv6, from the start and after a reload"
+
+
 def cases():
     return [
+        Case("edges.both-loopbacks", both_loopbacks, only_tele=True),
         Case("edges.silent-name-server", name_server_that_is_silent, only_tele=True),
         Case("edges.storm-of-links", storm_of_links, drivers="both", only_tele=True),
         Case("edges.probes", probes, only_tele=True),

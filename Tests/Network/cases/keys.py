@@ -163,7 +163,7 @@ def removed_key(context):
 def bad_files(context):
     """Files that are no key files, or that others may read: refused before anything listens."""
     lab, folder = prepared(context)
-    for name, text, mode in (("empty", "", 0o600), ("short", "a:1234\n", 0o600), ("loose", open(f"{folder}/key").read(), 0o640),
+    for name, text, mode in (("empty", "", 0o600), ("short", "a:1234\n", 0o600), ("loose", open(f"{folder}/key").read(), 0o660),
                              ("nameless", ":" + "0" * 64 + "\n", 0o600), ("world", open(f"{folder}/key").read(), 0o604)):
         with open(f"{folder}/{name}", "w", encoding="utf-8") as file:
             file.write(text)

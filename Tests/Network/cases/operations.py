@@ -101,7 +101,7 @@ def ssh(context):
     os.kill(first, signal.SIGKILL)
     with_tele = {"PATH": f"{program.directory}/only:{os.environ['PATH']}", "HOME": f"{program.directory}/here", "XDG_CACHE_HOME": ""}
     missing = lab.start("missing", program.argv("echo no"), host=lab.client, environment=with_tele)
-    if missing.wait(20) != 255 or "there is no tele on" not in missing.errors or "tele ssh -copy" not in missing.errors:
+    if missing.wait(20) != 255 or "tele is not installed on" not in missing.errors or "tele ssh -copy" not in missing.errors:
         raise Failure(f"a missing tele is told so: {missing.errors}")
     copied = lab.start("copied", program.argv("echo copied", "-copy"), host=lab.client, environment=with_tele)
     if copied.wait(60) != 0 or copied.output != "copied\n":

@@ -203,6 +203,10 @@ def words(context):
     account.tele("-S", f"{here}/mine", "there", "echo by master", output="by master\n")
     account.tele("-O", "exit", "-S", f"{here}/mine", "there", errors=None)
     account.tele("no such host", "true", status=255, errors=None)
+    # What a host is called is never read by a shell.
+    account.tele("-o", f"HostName=$(touch${{IFS}}{here}/run)", "there", "true", status=255, errors=None)
+    if os.path.exists(f"{here}/run"):
+        raise Failure("a host's name was run by a shell")
     account.tele("there", "false", status=1)
     return "-V -G -n -T -tt -W -N -f -fN -L -M -S -O, options behind the host, a configured command"
 
@@ -274,7 +278,7 @@ def troubles(context):
     lab.forward(f"iifname client0 tcp dport != {SSH_PORT} drop")
     began = time.monotonic()
     said = account.tele("there", "true", status=255, errors=None, seconds=40).errors
-    if "does a firewall close port" not in said or time.monotonic() - began > 20:
+    if "is a firewall blocking port" not in said or time.monotonic() - began > 20:
         raise Failure(f"a port that a firewall closes, after {time.monotonic() - began:.0f} s: {said}")
     lab.forward()
     # The host restarts: sshd is there again, the server is not.
@@ -283,12 +287,12 @@ def troubles(context):
         raise Failure(f"no session: {user.errors}")
     for pid in account.servers():
         os.kill(int(pid), 9)
-    if user.wait(40) != 255 or "is gone" not in user.errors:
+    if user.wait(40) != 255 or "is no longer running" not in user.errors:
         raise Failure(f"a server that is gone for good: {user.errors}")
     # No tele there; then no room for its folder.
     os.rename(f"{account.there}/.local/bin/tele", f"{account.there}/tele")
     said = account.tele("there", "true", status=255, errors=None).errors
-    if "there is no tele on there" not in said or "tele ssh -copy there" not in said:
+    if "tele is not installed on there" not in said or "tele ssh -copy there" not in said:
         raise Failure(f"no tele there: {said}")
     os.rename(f"{account.there}/tele", f"{account.there}/.local/bin/tele")
     shutil.rmtree(f"{account.there}/.cache")
