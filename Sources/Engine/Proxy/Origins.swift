@@ -116,6 +116,10 @@ final class Origins {
 
     /// A user needs the answer.
     private func ask(_ hub: Hub, for opening: Opening) {
+        // A peer may open and reset streams for as long as a name server is silent.
+        if entries[Int(opening.place)].asking.count > Policy.connectsMaximum + 2 * hub.users.count {
+            entries[Int(opening.place)].asking.removeAll(where: \.isOver)
+        }
         entries[Int(opening.place)].asking.append(opening)
         askIfTime(hub, opening.place)
     }
@@ -241,6 +245,11 @@ final class Origins {
 
     /// False: the ring had no room.
     private func connect(_ hub: Hub, _ opening: Opening, _ address: Address) -> Bool {
+        // A second attempt must not take the descriptors that are reserved for carriers.
+        guard opening.attempts.isEmpty || hub.users.count + attempts.count < hub.users.maximum else {
+            attemptFailed(hub, opening, SystemError(EMFILE))
+            return true
+        }
         let fd: Int32
         do throws(SystemError) { fd = try Socket.dialling(address) } catch {
             attemptFailed(hub, opening, error)
