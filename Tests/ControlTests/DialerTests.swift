@@ -285,4 +285,85 @@ struct FixedChance: RandomNumberGenerator {
         bench.dialer.handleSecured(handshakes[0], now: Bench.at(3000))
         #expect(bench.take().contains(.greet(handshakes[0], attempt: 1)))
     }
+
+    /// Connects so many steps of 50 ms after `from` on, when nobody answers.
+    private func dials(_ bench: inout Bench, _ from: UInt64, _ to: UInt64) -> [UInt64] {
+        stride(from: from, to: to, by: 50).filter { now in
+            bench.tick(now).contains { if case .connect = $0 { true } else { false } }
+        }
+    }
+
+    /// Firewalls ban for 30 s, and each attempt renews the ban: one pause must be longer, and nothing may be repeated in it.
+    @Test func whenNobodyAnswersOnePauseIsLongerThanABan() {
+        var bench = Bench()
+        let times = dials(&bench, 0, 100_000)
+        let pause = zip(times, times.dropFirst()).map { $1 - $0 }.max() ?? 0
+        #expect(pause >= 32_000 && pause <= 34_000, "the longest pause is \(pause) ms")
+        #expect(times.filter { $0 < 20_000 }.count > 300)
+        #expect(times.filter { $0 > 60_000 }.count > 150)
+        let hasCandidates = bench.dialer.hasCandidates
+        #expect(hasCandidates)
+    }
+
+    @Test func aPauseHoldsNoConnectAndEndsWithTheNetworksNews() {
+        var bench = Bench()
+        _ = dials(&bench, 0, 25_000)
+        let isQuiet = bench.dialer.isPausing && !bench.dialer.hasCandidates
+        #expect(isQuiet)
+        bench.dialer.handlePathChanged(now: Bench.at(25_000))
+        let isPausing = bench.dialer.isPausing
+        #expect(!isPausing)
+        #expect(dials(&bench, 25_000, 25_050) == [25_000])
+    }
+
+    /// Somebody says no: there is no ban.
+    @Test func whoIsRefusedDoesNotPause() {
+        var bench = Bench()
+        var count = 0
+        for now in stride(from: UInt64(0), to: 60_000, by: 50) {
+            for case .connect(let id, _) in bench.tick(now) {
+                count += 1
+                _ = bench.failed(id, now + 1)
+            }
+        }
+        #expect(count > 1000)
+    }
+
+    @Test func carriersThatCarryNothingGetSmallSegmentsUntilTheRouteChanges() {
+        var bench = Bench()
+        func win(_ now: UInt64, _ attempt: UInt64) {
+            for case .connect(let id, _) in bench.tick(now) {
+                #expect(bench.connected(id, now + 1) == [.greet(id, attempt: attempt)])
+                bench.dialer.handleWon(id)
+                _ = bench.take()
+            }
+        }
+        win(0, 1)
+        bench.dialer.handleSuspected(isFruitless: false, now: Bench.at(1000))
+        win(1000, 2)
+        bench.dialer.handleSuspected(isFruitless: true, now: Bench.at(2000))
+        let size1 = bench.dialer.segmentByteCount
+        #expect(size1 == nil)
+        win(2000, 3)
+        bench.dialer.handleSuspected(isFruitless: true, now: Bench.at(3000))
+        let size2 = bench.dialer.segmentByteCount
+        #expect(size2 == DialPolicy.smallSegmentByteCount)
+        win(3000, 4)
+        bench.dialer.handleSuspected(isFruitless: false, now: Bench.at(9000))
+        let size3 = bench.dialer.segmentByteCount
+        #expect(size3 == DialPolicy.smallSegmentByteCount)
+        bench.dialer.handleRouteChanged()
+        let size4 = bench.dialer.segmentByteCount
+        #expect(size4 == nil)
+    }
+
+    /// A certificate's flight fills packets too.
+    @Test func handshakesWithoutAnAnswerGetSmallSegments() {
+        var bench = Bench(isSecure: true)
+        for now in stride(from: UInt64(0), to: 12_000, by: 10) {
+            for case .connect(let id, _) in bench.tick(now) { _ = bench.connected(id, now + 1) }
+        }
+        let size5 = bench.dialer.segmentByteCount
+        #expect(size5 == DialPolicy.smallSegmentByteCount)
+    }
 }

@@ -4,9 +4,12 @@
 #include <fcntl.h>
 #include <link.h>
 #include <linux/sockios.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
+#include <time.h>
 
 /* Swift reads /proc/self/cmdline, and finds nothing where /proc is not mounted. glibc tells constructors what main is told. */
 static int argument_count;
@@ -22,6 +25,26 @@ __attribute__((constructor)) static void take_arguments(int count, char **words)
 
 int system_argument_count(void) { return argument_count; }
 const char *system_argument(int index) { return index >= 0 && index < argument_count ? arguments[index] : NULL; }
+
+void system_rearm_wake_watch(int fd) {
+    uint64_t nothing;
+    (void)!read(fd, &nothing, sizeof nothing);
+    /* It never fires by itself: in a hundred years. */
+    struct itimerspec far = { .it_value.tv_sec = time(NULL) + 3153600000 };
+    timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, NULL);
+}
+
+int system_wake_watch(void) {
+    int fd = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fd >= 0) system_rearm_wake_watch(fd);
+    return fd;
+}
+
+int system_file_events(void) { return inotify_init1(IN_NONBLOCK | IN_CLOEXEC); }
+
+void system_watch_folder(int fd, const char *path) {
+    inotify_add_watch(fd, path, IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_ONLYDIR);
+}
 
 int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }
 

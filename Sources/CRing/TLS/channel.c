@@ -98,11 +98,28 @@ static bool name_of_certificate(tls_channel *channel)
         found = strlen(channel->peer) == (size_t)count;
     }
     GENERAL_NAMES_free(names);
-    if (!found)
-        found = X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName, channel->peer,
-                                          TLS_IDENTITY_MAXIMUM) > 0;
+    if (!found) {
+        int count = X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName, channel->peer, TLS_IDENTITY_MAXIMUM);
+        found = count > 0 && strlen(channel->peer) == (size_t)count;   /* "good\0evil" is nobody's name. */
+    }
     X509_free(certificate);
     return found;
+}
+
+bool tls_is_trusted(const tls_channel *channel, const tls_context *context)
+{
+    X509 *certificate = SSL_get0_peer_certificate(channel->ssl);
+    X509_STORE_CTX *check = certificate ? X509_STORE_CTX_new() : NULL;
+    bool holds = check && X509_STORE_CTX_init(check, SSL_CTX_get_cert_store(context->ssl), certificate, SSL_get_peer_cert_chain(channel->ssl)) == 1
+                 && X509_STORE_CTX_set_default(check, context->is_server ? "ssl_client" : "ssl_server") == 1
+                 && X509_VERIFY_PARAM_set1(X509_STORE_CTX_get0_param(check), SSL_get0_param(channel->ssl)) == 1;
+    if (holds) {
+        X509_STORE_CTX_set_flags(check, X509_V_FLAG_NO_CHECK_TIME);
+        holds = X509_verify_cert(check) == 1;
+    }
+    X509_STORE_CTX_free(check);
+    ERR_clear_error();
+    return holds;
 }
 
 /* OpenSSL is content; are we? */

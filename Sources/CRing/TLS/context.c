@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* One suite of one hash: offering others beside a SHA-256 key fails with a misleading error. */
 static const char suite[] = "TLS_AES_128_GCM_SHA256";
@@ -107,22 +108,35 @@ tls_context *tls_context_keys(bool is_server, const tls_key *keys, size_t count,
     return context;
 }
 
+/* A daemon has nobody to ask for a passphrase, and a terminal would block it. */
+static int no_passphrase(char *room, int count, int is_writing, void *was_asked)
+{
+    (void)room, (void)count, (void)is_writing;
+    *(bool *)was_asked = true;
+    return -1;
+}
+
 tls_context *tls_context_certificates(bool is_server, const char *chain, const char *key, const char *authorities,
                                       char *why, size_t why_bytes)
 {
     tls_context *context = context_new(is_server, why, why_bytes);
     if (!context) return NULL;
     const char *what = NULL;
+    bool was_asked = false;
+    SSL_CTX_set_default_passwd_cb(context->ssl, no_passphrase);
+    SSL_CTX_set_default_passwd_cb_userdata(context->ssl, &was_asked);
     if (SSL_CTX_use_certificate_chain_file(context->ssl, chain) != 1) what = chain;
     else if (SSL_CTX_use_PrivateKey_file(context->ssl, key, SSL_FILETYPE_PEM) != 1) what = key;
     else if (SSL_CTX_check_private_key(context->ssl) != 1) what = key;
     else if (SSL_CTX_load_verify_locations(context->ssl, authorities, NULL) != 1) what = authorities;
+    SSL_CTX_set_default_passwd_cb_userdata(context->ssl, NULL);
     if (!what) {
         SSL_CTX_set_purpose(context->ssl, is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER);
         return context;
     }
     char words[REASON_BYTES];
     tls_explain(words, sizeof words, "cannot be used");
+    if (was_asked) snprintf(words, sizeof words, "it is encrypted, and tele asks nobody for a passphrase");
     snprintf(why, why_bytes, "%s: %s", what, words);
     tls_context_release(context);
     return NULL;
@@ -137,6 +151,31 @@ void tls_context_release(tls_context *context)
         free(context->keys);
     }
     free(context);
+}
+
+static int64_t end_of(const X509 *certificate)
+{
+    struct tm time;
+    return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) == 1 ? (int64_t)timegm(&time) : INT64_MAX;
+}
+
+int64_t tls_context_expiry(const tls_context *context)
+{
+    X509 *own = context->keys ? NULL : SSL_CTX_get0_certificate(context->ssl);
+    if (!own) return 0;
+    int64_t first = end_of(own), last = 0;
+    STACK_OF(X509) *chain = NULL;
+    SSL_CTX_get0_chain_certs(context->ssl, &chain);
+    for (int index = 0; index < sk_X509_num(chain); index++) {
+        int64_t end = end_of(sk_X509_value(chain, index));
+        if (end < first) first = end;
+    }
+    STACK_OF(X509_OBJECT) *trusted = X509_STORE_get0_objects(SSL_CTX_get_cert_store(context->ssl));
+    for (int index = 0; index < sk_X509_OBJECT_num(trusted); index++) {
+        const X509 *authority = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(trusted, index));
+        if (authority && end_of(authority) > last) last = end_of(authority);
+    }
+    return last > 0 && last < first ? last : first;
 }
 
 int tls_random(uint8_t *bytes, size_t count) { return RAND_priv_bytes(bytes, (int)count) == 1 ? 0 : -1; }

@@ -32,6 +32,20 @@ public enum DialPolicy {
     public static let lastingPause = Interval.milliseconds(900)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)
+    /// Some firewalls ban an address that opens connections too often, and each further attempt renews the ban. `ufw limit` bans for 30 s.
+    /// When all attempts have gone unanswered for `unansweredMaximum`, nothing is dialled for `banPause`.
+    public static let banPause = Interval.seconds(33)
+    /// Before the first pause without a carrier, before the first pause beside a silent one (which may come back by itself, and then
+    /// no attempt is needed), and between pauses.
+    public static let unansweredMaximum = Interval.seconds(20)
+    public static let unansweredMaximumBesideCarrier = Interval.seconds(120)
+    public static let unansweredBetweenPauses = Interval.seconds(300)
+    /// So many carriers in a row carried nothing, or attempts were connected and not welcomed: perhaps the path drops packets of full
+    /// size (RFC 2923 §2.1).
+    public static let fruitlessMaximum = 2
+    public static let unansweredInRowMaximum = 3
+    /// Bytes of a TCP segment on such a path: with all headers less than the 1280 that each link of IPv6 carries (RFC 8200 §5).
+    public static let smallSegmentByteCount: Int32 = 1200
 }
 
 /// How fast fresh connects follow each other while the carrier is down or in doubt: very fast for a minute, in which most

@@ -95,6 +95,12 @@ public struct Dialer: ~Copyable {
     /// What the connect of the last carrier took.
     private var connectTook = Interval.zero
     private var patience = DialPolicy.patienceMinimum
+    /// Since when nobody has answered an attempt, neither with a connection nor with an error.
+    private var unansweredSince: Instant?
+    /// Pauses of this outage, and the end of the current one.
+    private var pauses = 0
+    private var pausedUntil: Instant?
+    private var segments = SegmentSize()
     private var actions: [Action] = []
 
     /// `isSecure`: a TLS handshake goes before HELLO.
@@ -107,6 +113,10 @@ public struct Dialer: ~Copyable {
     /// A carrier is missing or in doubt.
     public var isSeeking: Bool { need == .seeking }
     public var hasCandidates: Bool { !candidates.isEmpty }
+    /// Nothing is dialled for a while: a firewall may have banned this address.
+    public var isPausing: Bool { pausedUntil != nil }
+    /// The next connections shall use segments of at most so many bytes. Nil: as TCP likes.
+    public var segmentByteCount: Int32? { segments.limit }
 
     /// What to do, oldest first. Call until nil after each event.
     public mutating func nextAction() -> Action? { actions.isEmpty ? nil : actions.removeFirst() }
@@ -118,14 +128,23 @@ public struct Dialer: ~Copyable {
         addressCount = count
         nextAddress = 0
         self.foreign = foreign
+        endPause()
         if isSeeking, count > 0, candidates.isEmpty { dialAt = now }
     }
 
-    public mutating func handleSuspected(now: Instant) { seek(now) }
+    /// `isFruitless`: nothing that was sent on the carrier has been answered since it was attached.
+    public mutating func handleSuspected(isFruitless: Bool = false, now: Instant) {
+        if need == .settled { isFruitless ? segments.handleFruitless() : segments.handleAnswered() }
+        seek(now)
+    }
+
+    /// The way to the server is another one.
+    public mutating func handleRouteChanged() { segments = SegmentSize() }
 
     /// The suspicion was wrong. A candidate that has said HELLO may own the session already, so it runs its course.
     public mutating func handleRecovered() {
         guard hasCarrier, need == .seeking else { return }
+        segments.handleAnswered()
         need = .settled
         abandon(.notNeeded) { $0.attempt == nil }
         withdrawIfNoneGreeted()
@@ -144,6 +163,7 @@ public struct Dialer: ~Copyable {
     /// Links, addresses or routes changed, or time was lost: try at once, whatever the pace.
     public mutating func handlePathChanged(now: Instant) {
         pace.restart(now: now)
+        endPause()
         guard isSeeking else { return }
         dialAt = now
         // What was said on the old path keeps nobody back.
@@ -174,17 +194,31 @@ public struct Dialer: ~Copyable {
 
     private mutating func seek(_ now: Instant) {
         guard need == .settled || need == .seeking && !hasCarrier else { return }
-        if need == .settled { pace.restart(now: now) }
+        if need == .settled {
+            pace.restart(now: now)
+            endPause()
+        }
+        if pausedUntil != nil {
+            pausedUntil = nil
+            unansweredSince = now
+        }
         need = .seeking
         dialAt = now
         failuresInRow = 0
         handshakesInRow = 0
     }
 
+    private mutating func endPause() {
+        unansweredSince = nil
+        pausedUntil = nil
+        pauses = 0
+    }
+
     // MARK: Candidates
 
     public mutating func handleConnected(_ id: CandidateID, now: Instant) {
         guard let index = index(id), candidates[index].phase == .connecting else { return }
+        endPause()
         candidates[index].phase = .connected
         candidates[index].connectedAt = now
         candidates[index].connectTook = now.since(candidates[index].startedAt)
@@ -216,6 +250,8 @@ public struct Dialer: ~Copyable {
         candidates.remove(at: index)
         withdrawIfNoneGreeted()
         guard isSeeking else { return }
+        // Whoever says no is there.
+        endPause()
         greet(now)
         failuresInRow += 1
         // The next address at once (RFC 8305 §5), unless each has had its turn.
@@ -223,6 +259,9 @@ public struct Dialer: ~Copyable {
             dialAt = max(dialAt, now + DialPolicy.lastingPause)
         }
     }
+
+    /// TCP gave the attempt up: nobody answered.
+    public mutating func handleUnanswered(_ id: CandidateID) { candidates.removeAll { $0.id == id } }
 
     /// Another server answered on this candidate, one that does not know the session.
     public mutating func handleForeign(_ id: CandidateID, now: Instant) {
@@ -250,6 +289,7 @@ public struct Dialer: ~Copyable {
         candidates.remove(at: index)
         hasCarrier = true
         need = .settled
+        segments.handleWon()
         patience = DialPolicy.patienceMinimum
         // What worked last is tried first next time.
         nextAddress = address
@@ -269,16 +309,37 @@ public struct Dialer: ~Copyable {
 
     public mutating func handleTimeout(now: Instant, using generator: inout some RandomNumberGenerator) {
         let before = candidates.count
+        for candidate in candidates where candidate.deadline <= now && candidate.isBegun { segments.handleUnanswered() }
         abandon(.unanswered) { $0.deadline <= now }
         if candidates.count < before { withdrawIfNoneGreeted() }
         guard isSeeking else { return }
         greet(now)
-        guard let turn, now >= dialAt else { return }
+        guard let turn, now >= dialAt, !takesPause(now) else { return }
         if failuresInRow >= addressCount - foreign.count { failuresInRow = 0 }
         if !hasSpare(turn, now) { dial(turn, now) }
         // On a long path four attempts in a round trip are enough.
         let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
         dialAt = now + max(pace.next(now: now, using: &generator), least)
+    }
+
+    /// Whether nothing shall be dialled now. A pause begins when nobody has answered for long enough: with it end the attempts that TCP
+    /// would repeat. Whatever shows that the way has changed ends it.
+    private mutating func takesPause(_ now: Instant) -> Bool {
+        if let end = pausedUntil {
+            guard now >= end else { return true }
+            pausedUntil = nil
+            unansweredSince = now
+        }
+        let since = unansweredSince ?? now
+        unansweredSince = since
+        let allowed = pauses > 0 ? DialPolicy.unansweredBetweenPauses
+            : hasCarrier ? DialPolicy.unansweredMaximumBesideCarrier : DialPolicy.unansweredMaximum
+        guard now.since(since) >= allowed else { return false }
+        pauses += 1
+        pausedUntil = now + DialPolicy.banPause
+        dialAt = now + DialPolicy.banPause
+        abandon(.unanswered) { $0.phase == .connecting }
+        return true
     }
 
     /// A fresh connection to the address whose turn it is waits for its own turn already.
@@ -390,7 +451,10 @@ public struct Dialer: ~Copyable {
         candidates[index].deadline = now + answerTime(candidates[index].connectTook)
         handshakesInRow += 1
         actions.append(.secure(candidates[index].id))
-        if let instead { abandon(.unanswered) { $0.id == instead } }
+        if let instead {
+            segments.handleUnanswered()
+            abandon(.unanswered) { $0.id == instead }
+        }
     }
 
     /// A handshake takes a round trip, as the connect did.

@@ -4,9 +4,17 @@ import Glibc
 /// that a notebook that wakes knows how long it slept.
 public enum Clock {
     /// Nanoseconds since boot.
-    public static func now() -> UInt64 {
+    public static func now() -> UInt64 { read(CLOCK_BOOTTIME) }
+
+    /// Nanoseconds since boot in which the machine slept; read twice, so up to a turn of this thread too many.
+    static func slept() -> UInt64 {
+        let awake = read(CLOCK_MONOTONIC)
+        return now() - awake
+    }
+
+    private static func read(_ clock: clockid_t) -> UInt64 {
         var time = timespec()
-        clock_gettime(CLOCK_BOOTTIME, &time)
+        clock_gettime(clock, &time)
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 }

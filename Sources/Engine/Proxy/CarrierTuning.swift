@@ -7,11 +7,15 @@ enum CarrierTuning {
     static func apply(_ fd: Int32, isLoopback: Bool) {
         Socket.setTCP(fd, TCPOption.userTimeout, Policy.userTimeoutMilliseconds)
         Socket.setTCP(fd, TCPOption.retransmissionMaximum, Policy.retransmissionMaximumMilliseconds)
+        // With the bound above the usual six repetitions of SYN would end after seven seconds; the dialer knows when to stop.
+        Socket.setTCP(fd, TCPOption.connectRepetitions, Policy.connectRepetitions)
         if !isLoopback { Socket.setTCP(fd, TCPOption.notSentLowWater, Policy.notSentLowWater) }
     }
 
     /// linux/tcp.h; newer than Debian 12's headers, or missing in Swift's.
-    private enum TCPOption {
+    enum TCPOption {
+        static let segmentMaximum: Int32 = 2
+        static let connectRepetitions: Int32 = 7
         static let userTimeout: Int32 = 18
         static let notSentLowWater: Int32 = 25
         static let retransmissionMaximum: Int32 = 44
@@ -23,6 +27,9 @@ extension Carrier {
     func widenReceive() {
         if !peer.isLoopback { Socket.widenReceive(fd, Policy.receiveAheadByteCount) }
     }
+
+    /// Both directions: the peer is told when the connection begins (RFC 9293 §3.7.1). Before connect.
+    func limitSegments(_ byteCount: Int32) { Socket.setTCP(fd, CarrierTuning.TCPOption.segmentMaximum, byteCount) }
 }
 
 extension PathFacts {

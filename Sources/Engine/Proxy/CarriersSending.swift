@@ -11,12 +11,12 @@ extension Carriers {
         guard !carrier.inFlight.send, !carrier.isRefused, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
         precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
         var count = 0
+        // In a packet of its own, which is small: on some paths those of full size are lost, and then the peer would never hear of us.
         if !carrier.greeting.bytes.isEmpty {
             carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: $0) }
             hub.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
             count = 1
-        }
-        if carrier.greeting.earlyCount > 0, let session = carrier.session {
+        } else if carrier.greeting.earlyCount > 0, let session = carrier.session {
             hub.sessions.bringIn(session)
             guard !carrier.isOver else { return }
             var gathered = 0

@@ -103,6 +103,7 @@ final class ClientHost: Host {
     private func connect(_ id: Dialer.CandidateID, _ address: Address) {
         do throws(SystemError) {
             let carrier = hub.carriers.add(fd: try Socket.dialling(address), peer: address, state: .connecting)
+            if let count = dialer.segmentByteCount, !address.isLoopback { carrier.limitSegments(count) }
             carrier.candidate = id
             carrier.widenReceive()
             candidates[id] = carrier
@@ -116,12 +117,22 @@ final class ClientHost: Host {
     func handleTimer(_ operation: Operation, _ token: Token) {
         lookUpIfUseful()
         guard operation == .dial else { return }
+        let (wasSmall, wasPausing) = (dialer.segmentByteCount != nil, dialer.isPausing)
         dialer.handleTimeout(now: hub.instant, using: &hub.generator)
+        noteSegments(wasSmall)
+        if dialer.isPausing, !wasPausing { hub.journal.note(.pausesForBan(seconds: DialPolicy.banPause.nanoseconds / 1_000_000_000)) }
         run()
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
-        if let error { return hub.carriers.lost(carrier, error.whenConnecting) }
+        if let error {
+            guard error.code == ETIMEDOUT, candidates.removeValue(forKey: carrier.candidate) != nil else {
+                return hub.carriers.lost(carrier, error.whenConnecting)
+            }
+            dialer.handleUnanswered(carrier.candidate)
+            hub.carriers.close(carrier)
+            return noteFailure(ReachFailure(error.whenConnecting))
+        }
         carrier.state = .connected
         hub.carriers.armReceive(carrier)
         hub.sessions.probeAnswered(session)
@@ -149,8 +160,12 @@ final class ClientHost: Host {
         run()
     }
 
-    /// The next carrier uses them.
-    func handleReloaded() {}
+    /// The next carrier uses them. A server that is not trusted any more keeps no carrier, and its users wait for one that is.
+    func handleReloaded() {
+        guard let carrier = session.carrier, let channel = carrier.transport.channel, let credentials = hub.credentials,
+              !credentials.accepts(channel), case .certificates = hub.configuration.security else { return }
+        hub.carriers.lost(carrier, "the server's certificate is not accepted any more")
+    }
 
     /// Links, addresses or routes changed, or time was lost.
     func pathMayHaveChanged() {
@@ -168,6 +183,7 @@ final class ClientHost: Host {
     func networkChanged() {
         let route = (session.carrier?.peer ?? server.addresses.first).flatMap { Socket.source(to: $0) }
         defer { self.route = route }
+        if route != self.route { dialer.handleRouteChanged() }
         if dialer.isSeeking || route != self.route { pathMayHaveChanged() }
     }
 
@@ -183,8 +199,15 @@ final class ClientHost: Host {
     func handleInDoubt(_ session: Session) { handleSuspected(session) }
 
     func handleSuspected(_ session: Session) {
-        dialer.handleSuspected(now: hub.instant)
+        let wasSmall = dialer.segmentByteCount != nil
+        dialer.handleSuspected(isFruitless: session.endpoint.isFruitless, now: hub.instant)
+        noteSegments(wasSmall)
         run()
+    }
+
+    private func noteSegments(_ wasSmall: Bool) {
+        guard !wasSmall, let count = dialer.segmentByteCount else { return }
+        hub.journal.note(.usesSmallSegments(count))
     }
 
     func handleRecovered(_ session: Session) {

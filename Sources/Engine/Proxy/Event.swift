@@ -25,6 +25,10 @@ enum Event {
     /// `ignored`: what was changed and takes a restart.
     case reloaded(ignored: [String])
     case reloadFailed(StartFault)
+    /// `expiry`: seconds since 1970.
+    case certificatesRenewed(expiry: Int64)
+    /// In so many seconds, or that long ago.
+    case certificateExpires(seconds: Int64)
     case draining(streams: Int, seconds: Int)
     case stopped
 
@@ -38,6 +42,10 @@ enum Event {
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     /// `isUrgent`: somebody waits who has no log to look at.
     case serverUnreachable(HostPort, ReachFailure, isUrgent: Bool)
+    /// Nobody has answered for so long that a firewall may have banned this address.
+    case pausesForBan(seconds: UInt64)
+    /// Carriers connect and carry nothing.
+    case usesSmallSegments(Int32)
     /// One attempt to reach the server; only what is new in it is told besides.
     case dialFailed
     case handshakeFailed(Address, reason: String)

@@ -27,8 +27,14 @@ final class Hub {
     let credentials: Credentials?
     let signals: Signals
     private let networkEvents = NetworkEvents()
+    private var wakeEvents = WakeEvents()
+    private let fileEvents: FileEvents?
     /// The ring waits for them.
-    private var isWatching = (signals: false, networkEvents: false)
+    private var isWatching = (signals: false, networkEvents: false, wakeEvents: false, fileEvents: false)
+    /// The files of the certificates did not fit each other, perhaps because only some of them were renewed yet.
+    private var hasMisfit = false
+    /// Nanoseconds that the machine has slept, as the kernel told in this turn.
+    private var slept: UInt64 = 0
     var generator = SystemRandomNumberGenerator()
 
     private(set) var users: Users!
@@ -60,6 +66,7 @@ final class Hub {
         now = Clock.now()
         budget = Budget(configuration)
         credentials = try Credentials(configuration)
+        fileEvents = FileEvents(configuration.security.certificateFiles)
         stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
         do {
             signals = try Signals()
@@ -107,6 +114,7 @@ final class Hub {
         host.start()
         listeners.arm()
         armWatches()
+        noteCertificateAge()
         manager.ready()
         signOfLife()
         while !stopping.isStopped {
@@ -149,8 +157,10 @@ final class Hub {
     /// The machine slept, or this process was stopped: what we know of the path is old.
     private func noticePause(since before: UInt64, _ deadline: UInt64?) {
         let least = Policy.pauseMinimum.nanoseconds
-        guard let deadline, now - before > least, now > deadline, now - deadline > least else { return }
-        journal.note(.wokeAfterPause(seconds: (now - before) / 1_000_000_000))
+        let wasStopped = now - before > least && now > deadline ?? .max && now - (deadline ?? now) > least
+        guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
+        journal.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
+        slept = 0
         host.pathMayHaveChanged()
     }
 
@@ -204,6 +214,16 @@ final class Hub {
             isWatching.signals = false
             while let number = signals.take() { handleSignal(number) }
             armWatches()
+        case .wakeEvents:
+            isWatching.wakeEvents = false
+            slept = wakeEvents?.take() ?? 0
+            armWatches()
+        case .fileEvents:
+            isWatching.fileEvents = false
+            fileEvents?.drain()
+            hasMisfit = false
+            timers.set(Operation.filesSettled.token(), at: now + Policy.filesPause.nanoseconds)
+            armWatches()
         case .networkEvents:
             isWatching.networkEvents = false
             networkEvents?.drain()
@@ -229,6 +249,8 @@ final class Hub {
         case .inquiryDeadline: inquiries.handleDeadline(token)
         case .watchesRetry: armWatches()
         case .networkSettled: heed()
+        case .filesSettled: renewCertificates()
+        case .certificateAge: noteCertificateAge()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
         case .stopping: break  // The wheel looks after each turn.
@@ -241,6 +263,7 @@ final class Hub {
         let next = heededAt + Policy.networkPause.nanoseconds
         guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
         heededAt = now
+        if stopping.isRunning { listeners.renewLinks() }
         host.networkChanged()
     }
 
@@ -250,7 +273,14 @@ final class Hub {
         if let networkEvents, !isWatching.networkEvents {
             isWatching.networkEvents = loop.readable(networkEvents.fd, Operation.networkEvents.token())
         }
-        guard !isWatching.signals || networkEvents != nil && !isWatching.networkEvents else { return }
+        if let wakeEvents, !isWatching.wakeEvents {
+            isWatching.wakeEvents = loop.readable(wakeEvents.fd, Operation.wakeEvents.token())
+        }
+        if let fileEvents, !isWatching.fileEvents {
+            isWatching.fileEvents = loop.readable(fileEvents.fd, Operation.fileEvents.token())
+        }
+        guard !isWatching.signals || networkEvents != nil && !isWatching.networkEvents || wakeEvents != nil && !isWatching.wakeEvents
+                || fileEvents != nil && !isWatching.fileEvents else { return }
         timers.set(Operation.watchesRetry.token(), at: now + Policy.retryDelay.nanoseconds)
     }
 
@@ -287,8 +317,31 @@ final class Hub {
         }
         journal.note(.reloaded(ignored: ignored))
         if credentials != nil { host.handleReloaded() }
+        noteCertificateAge()
         guard stopping.isRunning else { return }
         for fault in host.apply(configuration.mappings) { journal.note(.mappingFailed(fault)) }
+    }
+
+    /// Renewed certificates are used from now on, without a signal.
+    private func renewCertificates() {
+        guard let credentials, credentials.areOutdated else { return }
+        do throws(StartFault) {
+            try credentials.reload()
+        } catch {
+            if hasMisfit { return journal.note(.reloadFailed(error)) }
+            hasMisfit = true
+            return timers.set(Operation.filesSettled.token(), at: now + Policy.filesPatience.nanoseconds)
+        }
+        journal.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+        host.handleReloaded()
+        noteCertificateAge()
+    }
+
+    private func noteCertificateAge() {
+        guard let expiry = credentials?.expiry else { return }
+        timers.set(Operation.certificateAge.token(), at: now + Policy.expiryInterval.nanoseconds)
+        let left = expiry - Int64(time(nil))
+        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { journal.note(.certificateExpires(seconds: left)) }
     }
 
     private func advanceStop() {

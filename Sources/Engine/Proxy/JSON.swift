@@ -10,7 +10,9 @@ enum JSON {
         case let choice as any RawRepresentable<String>: return quoted(choice.rawValue)
         case let list as [Any]: return "[" + list.map(text).joined(separator: ",") + "]"
         default:
-            let members = Mirror(reflecting: value).children.map { "\(quoted($0.label ?? "")):\(text($0.value))" }
+            let mirror = Mirror(reflecting: value)
+            if mirror.displayStyle == .optional { return mirror.children.first.map { text($0.value) } ?? "null" }
+            let members = mirror.children.map { "\(quoted($0.label ?? "")):\(text($0.value))" }
             return "{" + members.joined(separator: ",") + "}"
         }
     }

@@ -82,7 +82,7 @@ struct Journal {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
-             .answeredByAnother:
+             .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires:
             break
         }
     }
@@ -147,6 +147,14 @@ private struct Line {
                 "unchanged": "\(ignored.joined(separator: ", "))", "hint": "these take a restart"])
         case .reloadFailed(let fault):
             Line(.error, "cannot reload, all stays as it was", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+        case .certificatesRenewed(let expiry):
+            Line(.notice, "certificates renewed", ["valid-for": "\(max(0, expiry - Int64(time(nil))) / 86400)d"])
+        case .certificateExpires(let seconds) where seconds < 0:
+            Line(.error, "a certificate has expired", [
+                "days-ago": "\(-seconds / 86400)", "hint": "renew the file of -cert or -ca; tele reads it again by itself"])
+        case .certificateExpires(let seconds):
+            Line(.warning, "a certificate expires soon", [
+                "days": "\(seconds / 86400)", "hint": "renew the file of -cert or -ca; tele reads it again by itself"])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .stopped: Line(.notice, "stopped")
@@ -176,6 +184,12 @@ private struct Line {
         case .serverUnreachable(let address, let failure, let isUrgent):
             Line(isUrgent ? .error : .warning, "cannot reach the server", [
                 "address": "\(address)", "reason": "\(failure.reason)", "hint": "\(failure.hint) retrying, nothing is lost"])
+        case .pausesForBan(let count):
+            Line(.notice, "no attempt was answered, pausing", [
+                "for": "\(count)s", "hint": "a firewall that bans frequent attempts lets this host in again; a network change ends the pause"])
+        case .usesSmallSegments(let count):
+            Line(.notice, "carriers connect but carry nothing, sending smaller packets", [
+                "segment": "\(count)", "hint": "the path may drop packets of full size; check the MTU of VPNs and tunnels on it"])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
         case .unauthenticated(let peer, let reason):

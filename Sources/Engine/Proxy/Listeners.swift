@@ -30,6 +30,7 @@ final class Listeners {
         fileprivate var isShared = false
         /// The file of a Unix-domain socket that goes with it.
         fileprivate var path: String?
+        fileprivate let socket: ListeningSocket
     }
 
     unowned(unsafe) let hub: Hub
@@ -42,7 +43,7 @@ final class Listeners {
     init(_ hub: Hub) { self.hub = hub }
 
     func add(_ socket: ListeningSocket, _ purpose: Purpose) {
-        var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose)
+        var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose, socket: socket)
         entry.isShared = socket.isAdopted
         entry.path = socket.isAdopted ? nil : socket.address.path
         // Users of a mapping that was removed still name its place: it is taken again late.
@@ -142,6 +143,16 @@ final class Listeners {
         let places = entries.indices.filter { !entries[$0].isClosed && entries[$0].purpose.mapping == old }
         for index in places { entries[index].purpose = .users(new) }
         return !places.isEmpty
+    }
+
+    /// Links changed: who listens on one that was made anew listens on the new one.
+    func renewLinks() {
+        for index in entries.indices where !entries[index].isClosed {
+            guard let fresh = entries[index].socket.renewed() else { continue }
+            let purpose = entries[index].purpose
+            close(index)
+            add(fresh, purpose)
+        }
     }
 
     // MARK: Ends

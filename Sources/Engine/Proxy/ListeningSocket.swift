@@ -10,6 +10,8 @@ struct ListeningSocket {
     let address: Address
     /// The service manager has it too.
     let isAdopted: Bool
+    /// Whoever wrote it named a link (`fe80::1%eth0`), whose number changes when the link is made anew.
+    private(set) var linkName: HostPort?
 
     /// One for the address; for `localhost` one for each loopback address that the name has here, so that users of either family get in.
     static func all(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience) throws(StartFault) -> [ListeningSocket] {
@@ -42,6 +44,7 @@ struct ListeningSocket {
                 do throws(SystemError) {
                     let fd = try Socket.listen(on: candidate, isPrivate: isPrivate)
                     try self.init(listening: fd)
+                    linkName = name.host.contains("%") ? name : nil
                     return
                 } catch {
                     last = error
@@ -52,6 +55,7 @@ struct ListeningSocket {
                 for candidate in candidates {
                     do throws(SystemError) {
                         try self.init(listening: try Socket.listen(on: candidate, beforehand: true))
+                        linkName = name.host.contains("%") ? name : nil
                         hub.journal.note(.addressNotThere(name))
                         return
                     } catch {
@@ -67,6 +71,17 @@ struct ListeningSocket {
             if let number = hub.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
             usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
         }
+    }
+
+    /// The same address on the link that has the name now. Nil: it is the same link still, or there is none.
+    func renewed() -> ListeningSocket? {
+        guard let linkName, case .success(let found) = Resolver.lookUp(linkName, passive: true), !found.contains(address) else { return nil }
+        for candidate in found {
+            guard let fd = try? Socket.listen(on: candidate, beforehand: true), var fresh = try? ListeningSocket(listening: fd) else { continue }
+            fresh.linkName = linkName
+            return fresh
+        }
+        return nil
     }
 
     private init(listening fd: Int32) throws(SystemError) {

@@ -27,6 +27,9 @@ enum Metrics {
         page.gauge("tele_resident_memory_bytes", "Memory in use.", Double(status.residentBytes))
         page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", Double(status.residentBytes))
         page.gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", startTime(status))
+        if let expiry = status.certificateExpiry {
+            page.gauge("tele_certificate_expiry_timestamp_seconds", "When this side's certificates expire, since unix epoch.", expiry)
+        }
         counters(status, &page)
         for (name, help, histogram) in journal.histograms.all { page.histogram(name, help, histogram) }
         return page.text

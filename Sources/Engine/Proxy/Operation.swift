@@ -7,7 +7,7 @@ enum Operation: UInt8 {
     case originConnect
     case userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
-    case signals, networkEvents
+    case signals, networkEvents, wakeEvents, fileEvents
     case inquiryReceive, inquirySend
     // Timers of one listener, session, carrier or user.
     case acceptPause
@@ -29,6 +29,10 @@ enum Operation: UInt8 {
     case watchesRetry
     /// Changes of the network that came together.
     case networkSettled
+    /// Files of certificates have changed, and nobody has written to them for a moment.
+    case filesSettled
+    /// It is a day since the age of the certificates was looked at.
+    case certificateAge
     /// A sign of life for the service manager.
     case watchdog
     /// A server that nobody has used for long.

@@ -41,6 +41,8 @@ enum Policy {
     static let trimInterval = Interval.seconds(1)
     /// A turn that took so much longer than it should means that the machine slept.
     static let pauseMinimum = Interval.seconds(5)
+    /// Or the kernel says that it slept for more than this.
+    static let sleepMinimum = Interval.milliseconds(100)
     /// At its start a server waits so long for the addresses of its origins.
     static let firstLookupMaximum = Interval.seconds(3)
     /// Who asks how things are gets so long to ask and to take the answer.
@@ -49,6 +51,12 @@ enum Policy {
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
     static let bindPatience = Interval.seconds(3)
+    /// Files of certificates are read again when nobody has written to them for so long, and once more after this if they do not fit.
+    static let filesPause = Interval.seconds(1)
+    static let filesPatience = Interval.seconds(5)
+    /// Certificates that expire within this are told of once a day.
+    static let expiryNotice = Interval.seconds(14 * 24 * 3600)
+    static let expiryInterval = Interval.seconds(24 * 3600)
     /// Changes of the network are heeded so often at most.
     static let networkPause = Interval.milliseconds(250)
     /// Questions to name servers that are not answered yet: each may take fifteen seconds, and the next one is asked after one.
@@ -197,6 +205,7 @@ enum Policy {
     static let userTimeoutMilliseconds: Int32 = 120_000
     /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
     static let retransmissionMaximumMilliseconds: Int32 = 1_000
+    static let connectRepetitions: Int32 = 120
     /// What was held through an outage comes as fast as TCP on the other side lets it: its first doublings find this room.
     static let receiveAheadByteCount: Int32 = 2 << 20
     /// What the kernel takes ahead of sending cannot be reordered any more.

@@ -46,6 +46,9 @@ final class SecureChannel {
         return tls_exporter(channel, &material) == 0 ? material : nil
     }
 
+    /// Whether the peer's certificate would be accepted by credentials that were read again.
+    func isTrusted(by context: OpaquePointer) -> Bool { tls_is_trusted(channel, context) }
+
     private var reason: String { String(cString: tls_reason(channel)).lowercased() }
 
     // MARK: In

@@ -11,6 +11,13 @@ public enum Security: Equatable, Sendable {
     case certificates(chain: String, key: String, authority: String, allowed: [String])
 }
 
+extension Security {
+    /// What is renewed while the process runs: certificate chain, private key, authorities.
+    var certificateFiles: [String] {
+        if case .certificates(let chain, let key, let authority, _) = self { [chain, key, authority] } else { [] }
+    }
+}
+
 /// What this process authenticates with, as read from its files; read again on SIGHUP.
 final class Credentials {
     private let security: Security
@@ -18,6 +25,8 @@ final class Credentials {
     /// With certificates, a client expects this name of its server.
     private let host: String?
     private var context: OpaquePointer
+    /// The files as they were when they were last read.
+    private var readFiles: [FileStamp] = []
     /// Identities of keys that open, on a server.
     private var identities: Set<String> = []
     private var allowed: [String] = []
@@ -27,7 +36,10 @@ final class Credentials {
         guard configuration.security != .none else { return nil }
         security = configuration.security
         isServer = configuration.role == .server
-        host = isServer || configuration.output.host.isEmpty ? (isServer ? nil : "localhost") : configuration.output.host
+        // No certificate names a link of this machine.
+        let name = configuration.output.host.prefix { $0 != "%" }
+        host = isServer ? nil : name.isEmpty ? "localhost" : String(name)
+        readFiles = security.certificateFiles.map(FileStamp.init)
         (context, identities, allowed) = try Credentials.load(security, isServer)
     }
 
@@ -35,9 +47,26 @@ final class Credentials {
 
     /// Reads the files again. A fault changes nothing.
     func reload() throws(StartFault) {
+        let files = security.certificateFiles.map(FileStamp.init)
         let fresh = try Credentials.load(security, isServer)
+        readFiles = files
         tls_context_release(context)
         (context, identities, allowed) = fresh
+    }
+
+    /// Certificates, keys or authorities have other files than those that were read.
+    var areOutdated: Bool { readFiles != security.certificateFiles.map(FileStamp.init) }
+
+    /// Seconds since 1970 when this side's certificates, or all authorities, will have expired. Nil with keys.
+    var expiry: Int64? {
+        let seconds = tls_context_expiry(context)
+        return seconds > 0 && seconds < .max ? seconds : nil
+    }
+
+    /// Whether the peer of a carrier that authenticated before the last reload may go on.
+    func accepts(_ channel: SecureChannel) -> Bool {
+        guard case .certificates = security else { return name(of: channel.peer) != nil }
+        return name(of: channel.peer) != nil && channel.isTrusted(by: context)
     }
 
     /// A connection's TLS. Nil: no memory.
@@ -85,7 +114,8 @@ final class Credentials {
         guard let context else {
             let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
             throw StartFault(.configuration, "cannot use the certificates (\(words))",
-                             hint: "-cert, -cert-key and -ca name PEM files that this user can read")
+                             hint: words.contains("encrypted") ? "openssl pkey -in FILE -out FILE.plain takes the passphrase off; chmod 600 FILE.plain"
+                                 : "-cert, -cert-key and -ca name PEM files that this user can read")
         }
         return (context, identities, allowed)
     }

@@ -86,6 +86,11 @@ final class ServerHost: Host {
             hub.journal.note(.sessionRevoked(session))
             hub.sessions.end(session, .unauthorized, "its key is not accepted any more")
         }
+        for session in hub.sessions.all {
+            guard let channel = session.carrier?.transport.channel, !credentials.accepts(channel) else { continue }
+            hub.journal.note(.sessionRevoked(session))
+            hub.sessions.end(session, .unauthorized, "its certificate is not accepted any more")
+        }
         for carrier in handshakes { hub.carriers.close(carrier) }
         handshakes = []
     }

@@ -58,6 +58,8 @@ public struct Status: Codable, Sendable {
     public let mappings: [Mapping]
     public let driver: String
     public let security: String
+    /// When the first of this side's certificates expires, in seconds since 1970; nil without certificates.
+    public let certificateExpiry: Double?
     /// running, draining or stopping.
     public let state: String
     public let uptimeSeconds: Double
@@ -105,7 +107,7 @@ extension Hub {
             mappings: configuration.mappings.map { mapping in
                 Status.Mapping(name: mapping.name, address: listeners.address(of: mapping).map { "\($0)" } ?? "\(mapping.address)")
             },
-            driver: loop.driverName, security: security, state: state, uptimeSeconds: seconds(since: startedAt),
+            driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
             connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,
             splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,

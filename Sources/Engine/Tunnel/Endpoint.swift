@@ -363,6 +363,8 @@ public struct Endpoint: ~Copyable {
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
+    /// Nothing that was sent on the carrier has been answered.
+    public var isFruitless: Bool { isAttached && !liveness.hasAnswered }
     /// Or suspected.
     public var isInDoubt: Bool { isAttached && liveness.isInDoubt }
     /// The carrier comes in doubt now, or will be suspected, and nothing at all came from the peer: TCP may know why.

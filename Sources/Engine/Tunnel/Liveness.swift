@@ -32,13 +32,15 @@ struct Liveness {
     static let floodByteCount = 8 << 20
     static let handshakeMaximum = Interval.seconds(60)
     static let doubtMinimum = Interval.milliseconds(200)
-    /// Between PINGs while bytes flow (they measure the round trip), while idle, and in doubt.
+    /// Between PINGs while bytes flow (they measure the round trip), while idle for long, and in doubt.
     static let pingActive = Interval.seconds(1)
     static let pingIdle = Interval.seconds(10)
     static let pingInDoubt = Interval.milliseconds(250)
 
     private(set) var isInDoubt = false
     private(set) var isSuspected = false
+    /// The current carrier has answered something.
+    private(set) var hasAnswered = false
     /// The doubt came late: this process did not run, which says nothing of the path.
     private var wasAsleep = false
     /// Since when an answer has been due: the last thing that answered something came before.
@@ -51,6 +53,7 @@ struct Liveness {
     private var doubtedUntil = Instant.never
     private var heardAt: Instant
     private var pingedAt: Instant
+    private var attachedAt: Instant
     private var openPing: UInt64?
     private var wasActive = false
     private var nextToken: UInt64 = 1
@@ -67,6 +70,7 @@ struct Liveness {
     init(now: Instant) {
         heardAt = now
         pingedAt = now
+        attachedAt = now
     }
 
     /// What TCP measured when the carrier connected: the path without our own delays.
@@ -100,6 +104,7 @@ struct Liveness {
         lateness = isInDoubt && !wasAsleep ? min(dueSince.map { now.since($0) } ?? .zero, Liveness.slownessMaximum) : .zero
         isInDoubt = false
         isSuspected = false
+        hasAnswered = true
         wasAsleep = false
         dueSince = isDue || openPing != nil ? now : nil
         heardSinceDue = 0
@@ -168,7 +173,10 @@ struct Liveness {
     private var pingAt: Instant {
         if isSuspected { return pingedAt + Liveness.pingInDoubt }
         if openPing != nil { return .never }
-        return wasActive ? pingedAt + Liveness.pingActive : max(pingedAt, heardAt) + Liveness.pingIdle
+        if wasActive { return pingedAt + Liveness.pingActive }
+        // A path that has just come back may go again, and take what only the peer says with it: twice as long each time.
+        let age = max(pingedAt, heardAt).since(attachedAt)
+        return max(pingedAt, heardAt) + min(max(age, Liveness.pingActive), Liveness.pingIdle)
     }
 
     var deadline: Instant { min(doubtAt, suspicionAt, pingAt) }
@@ -236,12 +244,14 @@ struct Liveness {
     mutating func carrierAttached(now: Instant) {
         isInDoubt = false
         isSuspected = false
+        hasAnswered = false
         wasAsleep = false
         lateness = .zero
         dueSince = now
         heardSinceDue = 0
         openPing = nil
         heardAt = now
+        attachedAt = now
         patientUntil = Instant(nanoseconds: 0)
         doubtedUntil = .never
         wasActive = true

@@ -160,6 +160,57 @@ def removed_key(context):
     return "the removed key's connections were reset, the other's went on"
 
 
+def renewed_certificates(context):
+    """Files of certificates change, one after the other as tools write them: the next carrier uses the new ones, without a signal. When
+    an authority is taken out, who is known by it only is let go; a certificate that expires soon is told of."""
+    lab, folder = prepared(context)
+    make_authority(folder, "second")
+    with open(f"{folder}/both.pem", "w", encoding="utf-8") as file:
+        file.write(open(f"{folder}/ca.pem", encoding="utf-8").read() + open(f"{folder}/second.pem", encoding="utf-8").read())
+    server = [f"-cert={folder}/server.pem", f"-cert-key={folder}/server.key", f"-ca={folder}/both.pem"]
+    client = [f"-cert={folder}/client.pem", f"-cert-key={folder}/client.key", f"-ca={folder}/both.pem"]
+    control = f"{lab.directory}/client.sock"
+    path = context.path(lab, ORIGIN_PORT, server_flags=server, client_flags=[*client, f"-control={control}"])
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, path, switchboard)
+        exchange(user, origin)
+        if "a certificate expires soon" not in path.server.errors or "days=1" not in path.server.errors:
+            raise Failure("a certificate of two days is not told of")
+        if not paths.status_of(control)["certificateExpiry"] - time.time() < 3 * 86400:
+            raise Failure("status does not say when the certificate expires")
+        # The server's certificate comes from the second authority now; for two seconds the key does not fit it.
+        make_certificate(folder, "renewed", "second", f"DNS:tele-server.test,IP:{SERVER_ADDRESS}")
+        os.rename(f"{folder}/renewed.pem", f"{folder}/server.pem")
+        context.sleep(2)
+        os.rename(f"{folder}/renewed.key", f"{folder}/server.key")
+        if not context.until(10, lambda: "certificates renewed" in path.server.errors):
+            raise Failure("renewed files are not read")
+        if "cannot reload" in path.server.errors:
+            raise Failure("files that were half renewed are complained about")
+        exchange(user, origin)
+        # The first authority is taken out on the client, which the server does not need any more.
+        os.rename(f"{folder}/both.pem", f"{folder}/old.pem")
+        quietly(["cp", f"{folder}/second.pem", f"{folder}/both.pem"])
+        # Both read it: the server lets the client go, whose certificate the first authority signed.
+        if not context.until(10, lambda: "session ended" in path.server.errors):
+            raise Failure("a client whose authority is gone keeps its session")
+        _, seen = observe(origin, time.monotonic() + 3)
+        if seen != "reset":
+            raise Failure(f"its origin saw “{seen}”")
+        # It gets a certificate that is trusted, and is served.
+        make_certificate(folder, "fresh", "second", "DNS:tele-client")
+        os.rename(f"{folder}/fresh.key", f"{folder}/client.key")
+        os.rename(f"{folder}/fresh.pem", f"{folder}/client.pem")
+        exchange(*call(lab, path, switchboard, 15))
+    # A passphrase: nobody is there to be asked.
+    quietly(["openssl", "pkey", "-in", f"{folder}/server.key", "-aes128", "-passout", "pass:secret", "-out", f"{folder}/locked.key"])
+    run = subprocess.run([binary(), "-server", "-in=127.0.0.1:1", "-out=127.0.0.1:0", f"-cert={folder}/server.pem",
+                          f"-cert-key={folder}/locked.key", f"-ca={folder}/both.pem"], capture_output=True, text=True, timeout=5)
+    if run.returncode != 78 or "it is encrypted" not in run.stderr:
+        raise Failure(f"an encrypted key ended with {run.returncode}: {run.stderr}")
+    return "renewed by themselves, one after the other; an authority taken out ends who depends on it"
+
+
 def bad_files(context):
     """Files that are no key files, or that others may read: refused before anything listens."""
     lab, folder = prepared(context)
@@ -236,7 +287,7 @@ def overheard_bytes(context):
 
 
 def cases():
-    for story in (wrong_keys, wrong_certificates, strangers_with_openssl, removed_key, bad_files, changed_bytes,
+    for story in (wrong_keys, wrong_certificates, strangers_with_openssl, removed_key, renewed_certificates, bad_files, changed_bytes,
                   overheard_bytes):
         yield Case(f"keys.{story.__name__.replace('_', '-')}", story, only_tele=True,
                    drivers="both" if story in (changed_bytes, wrong_keys) else "one")

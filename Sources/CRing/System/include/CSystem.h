@@ -24,6 +24,16 @@ static inline int system_socket(int family, int kind, int protocol) {
     return socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
 }
 
+/* A non-blocking, close-on-exec descriptor that becomes readable when the wall clock jumps, as it does when the machine wakes, or -1
+ * with errno; and again, after it did. */
+int system_wake_watch(void);
+void system_rearm_wake_watch(int fd);
+
+/* A non-blocking, close-on-exec inotify descriptor, or -1 with errno. */
+int system_file_events(void);
+/* What is written, made, moved or removed in the folder is told from now on. A folder that is not there is not watched. */
+void system_watch_folder(int fd, const char *path);
+
 /* The words that this process was started with, its own name first; they live as long as it does. NULL beyond them. */
 int system_argument_count(void);
 const char *system_argument(int index);

@@ -42,6 +42,9 @@ tls_context *tls_context_keys(bool is_server, const tls_key *keys, size_t count,
 tls_context *tls_context_certificates(bool is_server, const char *chain, const char *key, const char *authorities,
                                       char *why, size_t why_bytes);
 void tls_context_release(tls_context *context);
+/* Seconds since 1970 when the first certificate of its own chain expires, or the last of the authorities, if that is earlier. 0 with
+ * keys. */
+int64_t tls_context_expiry(const tls_context *context);
 
 /* A connection. `host`: with certificates the name or numeric address that a client expects its server to have; else NULL. */
 tls_channel *tls_channel_open(tls_context *context, const char *host);
@@ -64,6 +67,10 @@ ssize_t tls_seal(tls_channel *channel, const struct iovec *iovecs, size_t count,
 void tls_keep_buffers(tls_channel *channel, bool keeps);
 /* Bytes that the channel itself has to say. */
 size_t tls_owed(const tls_channel *channel);
+
+/* Whether the peer's certificate, apart from its age, would be accepted by another context of the same side: the one that was read
+ * again. */
+bool tls_is_trusted(const tls_channel *channel, const tls_context *context);
 
 /* Who the peer proved to be: the identity of its key, or a name of its certificate. Empty before the handshake. */
 const char *tls_peer(const tls_channel *channel);
