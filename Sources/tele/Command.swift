@@ -146,13 +146,15 @@ enum Command {
             throw UsageFault("-config is missing, the file to check", hint: "write tele check -config=FILE")
         }
         let configuration = try Settings.read(spelled).configuration
-        do throws(StartFault) { try verify(configuration) } catch {
+        let notes: [String]
+        do throws(StartFault) { notes = try verify(configuration) } catch {
             Complaint("\(path): \(error.sentence)", hint: error.hint).print()
             return .configuration
         }
         let role = configuration.role == .client ? "client of" : "server at"
         let lines = configuration.mappings.map { "  \($0.name.isEmpty ? "-" : $0.name)  \($0.address)" }
-        return try StandardStreams.print((["\(path) is fine: \(role) \(configuration.output)"] + lines).joined(separator: "\n"))
+        return try StandardStreams.print((["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
+            .joined(separator: "\n"))
     }
 
     private static func keygen(_ arguments: [String]) throws -> ExitStatus {

@@ -52,6 +52,21 @@ import Testing
         withExtendedLifetime(other) {}
     }
 
+    /// The kernel has no room for the wish, again and again: the operation ends all the same, and its socket can be closed.
+    @Test(arguments: Driver.here) func aCancelThatFindsNoRoomIsTriedAgain(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        let memory = Memory(count: 10)
+        ring.receive(one, into: memory, 1)
+        ring.expectQuiet()
+        for ordinal in 1...3 as ClosedRange<UInt64> { #expect(ring_fault_fail(ring.ring, RING_FAULT_CANCEL, ordinal, ENOMEM) == 0) }
+        ring.cancel(one)
+        #expect(try ring.collect(1)[1]?.result == -ECANCELED)
+        #expect(ring_fault_count(ring.ring, RING_FAULT_CANCEL) == 4)
+        ring.forget(one)
+        withExtendedLifetime(other) {}
+    }
+
     @Test(arguments: Driver.here) func cancelInTheSameBatchTriesFirst(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()

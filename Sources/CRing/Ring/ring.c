@@ -216,16 +216,35 @@ int ring_watch_hangup(ring *ring, int fd, uint64_t token) {
     return queue(ring, (operation){ .kind = OPERATION_WATCH_HANGUP, .fd = fd, .token = token });
 }
 
+/* False: the driver has no room. */
+static bool cancel_operation(ring *ring, uint32_t slot) {
+    return !FAULT_OF(ring, RING_FAULT_CANCEL) && ring->driver->cancel(ring, slot) == 0;
+}
+
 int ring_cancel(ring *ring, int fd) {
     if (fd < 0) return -EINVAL;
     if ((uint32_t)fd >= ring->table.descriptor_count) return 0;
     for (unsigned direction = 0; direction < DIRECTIONS; direction++) {
         uint32_t slot = ring->table.descriptors[fd].slots[direction];
         if (slot == RING_NONE || table_at(&ring->table, slot)->flags & OPERATION_CANCELLING) continue;
-        int error = ring->driver->cancel(ring, slot);
-        if (error) return error;
+        if (cancel_operation(ring, slot)) continue;
+        table_at(&ring->table, slot)->flags |= OPERATION_CANCEL_OWED;
+        ring->owes_cancels = true;
     }
     return 0;
+}
+
+/* What the kernel had no room for is asked again: a socket whose operation never ends is never closed. */
+static void pay_cancels(ring *ring) {
+    ring->owes_cancels = false;
+    for (uint32_t fd = 0; fd < ring->table.descriptor_count; fd++) {
+        for (unsigned direction = 0; direction < DIRECTIONS; direction++) {
+            uint32_t slot = ring->table.descriptors[fd].slots[direction];
+            if (slot == RING_NONE || !(table_at(&ring->table, slot)->flags & OPERATION_CANCEL_OWED)) continue;
+            if (cancel_operation(ring, slot)) table_at(&ring->table, slot)->flags &= (uint8_t)~OPERATION_CANCEL_OWED;
+            else ring->owes_cancels = true;
+        }
+    }
 }
 
 void ring_forget(ring *ring, int fd) {
@@ -271,6 +290,8 @@ static int64_t now_nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+static const int64_t CANCEL_RETRY = 10 * 1000 * 1000;   /* Nanoseconds until an operation that could not be cancelled is asked again. */
+
 int ring_wait(ring *ring, int64_t timeout, ring_completion *completions, unsigned capacity) {
     if (!completions || capacity == 0 || capacity > INT_MAX) return -EINVAL;
     int fault = FAULT_OF(ring, RING_FAULT_WAIT);
@@ -278,7 +299,9 @@ int ring_wait(ring *ring, int64_t timeout, ring_completion *completions, unsigne
     int64_t start = timeout > 0 ? now_nanoseconds() : 0;
     int64_t remaining = timeout;
     for (;;) {
-        int error = ring->driver->turn(ring, ring->ready.head == RING_NONE ? remaining : 0);
+        if (ring->owes_cancels) pay_cancels(ring);
+        int64_t most = ring->owes_cancels && (remaining < 0 || remaining > CANCEL_RETRY) ? CANCEL_RETRY : remaining;
+        int error = ring->driver->turn(ring, ring->ready.head == RING_NONE ? most : 0);
         unsigned count = deliver(ring, completions, capacity);
         if (error && count == 0) return error;
         if (count > 0 || ring->woken || timeout == 0) {

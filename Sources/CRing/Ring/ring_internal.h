@@ -34,6 +34,7 @@ enum {
     OPERATION_CANCELLING = 2,   /* ring_cancel has asked it to end. */
     OPERATION_PARKED = 4,       /* epoll: was tried, waits for an event. */
     OPERATION_HAS_BUFFER = 8,   /* `buffer` is the caller's from the completion on. */
+    OPERATION_CANCEL_OWED = 32, /* The same, but the driver had no room to pass it on. */
     OPERATION_HUNGRY = 16,      /* io_uring: waits with us, not in the kernel, for a buffer of the pool. */
 };
 
@@ -111,6 +112,7 @@ struct ring {
     receive_pool    pool;
     int             wake_fd;      /* eventfd, non-blocking; the driver reads it empty and sets `woken`. */
     bool            woken;
+    bool            owes_cancels; /* Some operation has OPERATION_CANCEL_OWED. */
     void           *state;        /* The driver's own. */
 #ifdef RING_FAULTS
     ring_fault_plan faults;

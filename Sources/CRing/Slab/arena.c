@@ -30,7 +30,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(bytes, count) ((void)(bytes), (void)(count))
 #endif
 
-static const size_t MAXIMUM_LEAST = (size_t)1 << 20, MAXIMUM_MOST = (size_t)64 << 30;
+static const size_t MAXIMUM_LEAST = (size_t)1 << 20, MAXIMUM_MOST = (size_t)1 << 40;
 
 static const size_t TRIM_SLABS_PER_CALL = 16;     /* 4 MiB: keeps the pause below a millisecond or so. */
 static const uint32_t NONE = UINT32_MAX;          /* No slab. */

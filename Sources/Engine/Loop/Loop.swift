@@ -9,6 +9,7 @@ public final class Loop {
     public enum Driver: String, Sendable, CaseIterable { case auto, uring, epoll }
 
     let ring: OpaquePointer
+    private var isClosed = false
     /// The words for a log when `auto` could not have io_uring.
     public let fallbackReason: String?
     public let driverName: String
@@ -39,8 +40,15 @@ public final class Loop {
     }
 
     deinit {
-        ring_close(ring)
+        close()
         completions.deallocate()
+    }
+
+    /// Ends every operation: memory that they read or write may go afterwards. Nothing may be queued any more.
+    public func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        ring_close(ring)
     }
 
     /// Wakes the loop from any thread.

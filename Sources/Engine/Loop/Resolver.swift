@@ -3,7 +3,7 @@ import Glibc
 import Synchronization
 
 /// Names to addresses, off the loop: getaddrinfo blocks, for many seconds when the network is away. Each look-up runs on
-/// a thread of its own; the answer waits in a mailbox and wakes the loop.
+/// a thread of its own, up to `threadsMaximum` at a time; the answer waits in a mailbox and wakes the loop.
 public final class Resolver: Sendable {
     public struct Answer: Sendable {
         public let token: UInt64
@@ -15,23 +15,55 @@ public final class Resolver: Sendable {
         public let description: String
     }
 
-    private let mailbox = Mutex<[Answer]>([])
-    private let wake: @Sendable () -> Void
+    /// Look-ups under way; more wait for one of them to end.
+    static let threadsMaximum = 256
 
-    /// `wake` is called on another thread when an answer has arrived.
-    public init(wake: @escaping @Sendable () -> Void) { self.wake = wake }
+    private struct Question: Sendable {
+        let address: HostPort
+        let token: UInt64
+        let isPassive: Bool
+    }
 
-    /// Looks `address` up for dialling; the answer carries `token`. False when no thread could be started.
-    public func look(up address: HostPort, token: UInt64) -> Bool {
-        let job = Job(resolver: self, address: address, token: token)
+    private struct State {
+        var answers: [Answer] = []
+        var waiting: [Question] = []
+        var threads = 0
+        /// Nil: nobody listens any more. A thread may be in getaddrinfo for longer than the loop lives.
+        var wake: (@Sendable () -> Void)?
+    }
+
+    private let state: Mutex<State>
+
+    /// `wake` is called on another thread when an answer has arrived, until `close`.
+    public init(wake: @escaping @Sendable () -> Void) { state = Mutex(State(wake: wake)) }
+
+    /// The loop is about to go: nothing wakes it any more.
+    public func close() { state.withLock { $0.wake = nil } }
+
+    /// Looks `address` up, for dialling or (`isPassive`) for listening; the answer carries `token`. False when no thread could be
+    /// started.
+    public func look(up address: HostPort, token: UInt64, isPassive: Bool = false) -> Bool {
+        let question = Question(address: address, token: token, isPassive: isPassive)
+        let mustStart = state.withLock { state in
+            guard state.threads >= Resolver.threadsMaximum else {
+                state.threads += 1
+                return true
+            }
+            state.waiting.append(question)
+            return false
+        }
+        guard mustStart else { return true }
+        let job = Job(self, question)
         var thread = pthread_t()
         let failed = pthread_create(&thread, nil, { argument in
             let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
-            job.resolver.deliver(Answer(token: job.token, name: job.address, result: Resolver.lookUp(job.address, passive: false)))
+            var next: Question? = job.question
+            while let question = next { next = job.resolver.answer(question) }
             return nil
         }, Unmanaged.passRetained(job).toOpaque())
         guard failed == 0 else {
             Unmanaged.passUnretained(job).release()
+            state.withLock { $0.threads -= 1 }
             return false
         }
         pthread_detach(thread)
@@ -39,26 +71,48 @@ public final class Resolver: Sendable {
     }
 
     public func takeAnswers() -> [Answer] {
-        mailbox.withLock { answers in
-            defer { answers = [] }
-            return answers
+        state.withLock { state in
+            guard !state.answers.isEmpty else { return [] }
+            defer { state.answers = [] }
+            return state.answers
         }
     }
 
-    private func deliver(_ answer: Answer) {
-        mailbox.withLock { $0.append(answer) }
-        wake()
+    /// Blocks. Returns what waits to be asked next; nil: this thread is not needed any more.
+    private func answer(_ question: Question) -> Question? {
+        let result = Resolver.lookUp(question.address, passive: question.isPassive)
+        return state.withLock { state in
+            if let wake = state.wake {
+                state.answers.append(Answer(token: question.token, name: question.address, result: result))
+                wake()
+            } else {
+                state.waiting = []
+            }
+            guard state.waiting.isEmpty else { return state.waiting.removeFirst() }
+            state.threads -= 1
+            return nil
+        }
     }
 
     private final class Job {
         let resolver: Resolver
-        let address: HostPort
-        let token: UInt64
-        init(resolver: Resolver, address: HostPort, token: UInt64) {
+        let question: Question
+        init(_ resolver: Resolver, _ question: Question) {
             self.resolver = resolver
-            self.address = address
-            self.token = token
+            self.question = question
         }
+    }
+
+    /// The address that is written in numbers, without asking anybody. Nil: it is a name, or names a link.
+    public static func number(_ address: HostPort) -> Address? {
+        if let path = address.path { return Address(path: path) }
+        var hints = addrinfo()
+        hints.ai_socktype = Int32(SYSTEM_STREAM)
+        hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV
+        var list: UnsafeMutablePointer<addrinfo>?
+        guard !address.host.isEmpty, !address.host.contains("%"), getaddrinfo(address.host, String(address.port), &hints, &list) == 0 else { return nil }
+        defer { freeaddrinfo(list) }
+        return list.flatMap { entry in entry.pointee.ai_addr.flatMap { Address($0, entry.pointee.ai_addrlen) } }
     }
 
     /// Blocks. `passive`: for listening, where an empty host means every interface; else it means localhost.

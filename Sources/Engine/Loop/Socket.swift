@@ -5,9 +5,9 @@ import Glibc
 /// only when the ring holds none of its operations.
 public enum Socket {
     /// A listening socket. On Linux an IPv6 wildcard takes IPv4 too. A Unix-domain socket that a dead process left is
-    /// replaced. `isPrivate`: only this user may connect to it.
+    /// replaced. `access`: who may connect to it.
     /// `beforehand`: also at an address that this machine does not have yet (ip(7), IP_FREEBIND); connections come when it has.
-    public static func listen(on address: Address, isPrivate: Bool = false, beforehand: Bool = false) throws(SystemError) -> Int32 {
+    public static func listen(on address: Address, access: SocketAccess = SocketAccess(), beforehand: Bool = false) throws(SystemError) -> Int32 {
         let fd = try make(address.family)
         do throws(SystemError) {
             try set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
@@ -16,12 +16,13 @@ public enum Socket {
             if beforehand, address.family == AF_INET { try set(fd, Int32(IPPROTO_IP), IP_FREEBIND, 1) }
             if beforehand, address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), 78, 1) }
             // bind(2) makes the file with the mode of the socket, less the umask: nobody slips in between.
-            if address.path != nil, isPrivate { fchmod(fd, 0o600) }
+            if address.path != nil, access.mode != nil || access.group != nil { fchmod(fd, 0o600) }
             if address.withPointer({ bind(fd, $0, $1) }) != 0 {
                 let error = SystemError.last
                 guard error.code == EADDRINUSE, let path = address.path, isAbandoned(path, address), unlink(path) == 0,
                       address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw error }
             }
+            if let path = address.path { try access.apply(to: path) }
             tune(fd, address.isLoopback)
             guard Glibc.listen(fd, 4096) == 0 else { throw SystemError.last }
             return fd

@@ -58,6 +58,7 @@ final class ClientHost: Host {
     }
 
     func start() {
+        if !server.addresses.isEmpty { dialer.handleAddresses(server.addresses.count, now: hub.instant) }
         lookUpIfUseful()
         route = server.addresses.first.flatMap { Socket.source(to: $0) }
         run()

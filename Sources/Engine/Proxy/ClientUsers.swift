@@ -57,20 +57,27 @@ extension ClientHost {
 
     func mappingName(_ place: UInt16) -> String { hub.listeners.mapping(at: place)?.name ?? "" }
 
-    func apply(_ mappings: [Mapping]) -> [StartFault] {
-        for old in hub.listeners.mappings where !mappings.contains(old) {
+    func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault] {
+        let wanted = Dictionary(mappings.map { ($0.name, $0) }) { first, _ in first }
+        let byAddress = Dictionary(mappings.map { ($0.address, $0) }) { first, _ in first }
+        var changes: [String: Mapping] = [:]
+        var removed: Set<String> = []
+        for old in hub.listeners.mappings where wanted[old.name] != old {
             // Another name or way at the same address: the socket stays, and with it whoever waits there.
-            if let new = mappings.first(where: { $0.address == old.address }), hub.listeners.replace(old, with: new) {
+            if let new = byAddress[old.address], new.access == old.access {
+                changes[old.name] = new
                 hub.journal.note(.mappingChanged(new))
-                continue
+            } else {
+                removed.insert(old.name)
+                hub.journal.note(.mappingRemoved(old))
             }
-            hub.listeners.close(old)
-            hub.journal.note(.mappingRemoved(old))
         }
-        let present = hub.listeners.mappings
-        return mappings.filter { !present.contains($0) }.compactMap { mapping in
+        hub.listeners.close(removed)
+        hub.listeners.replace(changes)
+        let present = Dictionary(hub.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+        return mappings.filter { present[$0.name] != $0 }.compactMap { mapping in
             do throws(StartFault) {
-                for socket in try ListeningSocket.all(mapping.address, hub, patience: .zero) {
+                for socket in try ListeningSocket.all(mapping.address, access: mapping.access, hub, patience: .zero, found: found[mapping.address]) {
                     hub.listeners.add(socket, .users(mapping))
                     hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                                       driver: hub.loop.driverName))

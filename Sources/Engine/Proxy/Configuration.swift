@@ -18,6 +18,8 @@ public struct Configuration: Equatable, Sendable {
     public var mappings: [Mapping]
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
+    /// Server: of the socket's file, where `output` is a path.
+    public var outputAccess = SocketAccess()
     public var driver: Loop.Driver = .auto
     public var splicing = Splicing.auto
     public var security = Security.none
@@ -73,7 +75,7 @@ public struct Configuration: Equatable, Sendable {
     /// What `fresh` has otherwise, besides the mappings, in the words of the flags. A running process does not change it.
     func differences(from fresh: Configuration) -> [String] {
         [
-            (role == fresh.role, "the role"), (output == fresh.output, "out"), (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
+            (role == fresh.role, "the role"), (output == fresh.output, "out"), (outputAccess == fresh.outputAccess, "socket-mode and socket-group"), (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),

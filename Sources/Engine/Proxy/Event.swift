@@ -16,6 +16,8 @@ enum Event {
     case addressInUse(HostPort)
     case addressNotThere(HostPort)
     case ringUnavailable(reason: String)
+    /// Bytes that it may hold, and that the machine or its control group has.
+    case memoryBeyondLimit(configured: Int, limit: Int)
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
     case answersInquiries(Address)

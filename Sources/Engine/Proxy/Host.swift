@@ -72,8 +72,9 @@ protocol Host: AnyObject {
     func reconnect() -> Bool
     /// The credentials were read again.
     func handleReloaded()
-    /// The mappings were read again; those that did not change are not touched. Returns what could not be done.
-    func apply(_ mappings: [Mapping]) -> [StartFault]
+    /// The mappings were read again; those that did not change are not touched. `found`: the addresses of those to listen on that are
+    /// names. Returns what could not be done.
+    func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault]
     /// Nothing new begins.
     func drain()
     /// The sessions are over.

@@ -33,6 +33,8 @@ final class Hub {
     private var isWatching = (signals: false, networkEvents: false, wakeEvents: false, fileEvents: false)
     /// The files of the certificates did not fit each other, perhaps because only some of them were renewed yet.
     private var hasMisfit = false
+    /// The last reload, and what it looks up.
+    private var reloading: (number: UInt32, awaited: Int, found: [HostPort: Resolver.Answer]) = (0, 0, [:])
     /// Nanoseconds that the machine has slept, as the kernel told in this turn.
     private var slept: UInt64 = 0
     var generator = SystemRandomNumberGenerator()
@@ -88,6 +90,9 @@ final class Hub {
         sessions = Sessions(self)
         listeners = Listeners(self)
         inquiries = Inquiries(self)
+        if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
+            journal.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
+        }
         if let reason = loop.fallbackReason { journal.note(.ringUnavailable(reason: reason)) }
     }
 
@@ -102,6 +107,9 @@ final class Hub {
     }
 
     deinit {
+        // Threads that look names up first, then what the kernel still reads and writes, then its memory.
+        resolver.close()
+        loop.close()
         arena_destroy(arena)
         iovecs.deallocate()
     }
@@ -137,7 +145,9 @@ final class Hub {
             sessions.beginTurn()
             carriers.readOn()
             noticePause(since: before, deadline)
-            for answer in resolver.takeAnswers() { host.handleLookup(answer) }
+            for answer in resolver.takeAnswers() {
+                if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { handleLookup(answer) } else { host.handleLookup(answer) }
+            }
             flush()
             var hasMore = hasWork
             while let token = timers.takeExpired(now: now) {
@@ -318,8 +328,38 @@ final class Hub {
         journal.note(.reloaded(ignored: ignored))
         if credentials != nil { host.handleReloaded() }
         noteCertificateAge()
+        askForListeners()
+    }
+
+    /// Names to listen on are looked up off the loop: a name server may be silent for long.
+    private func askForListeners() {
+        reloading.number &+= 1
+        reloading.found = [:]
+        reloading.awaited = 0
+        if configuration.role == .client {
+            let present = Dictionary(listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+            var asked: Set<HostPort> = []
+            for mapping in configuration.mappings where present[mapping.name] != mapping {
+                let name = mapping.address
+                guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
+                      resolver.look(up: name, token: Operation.listenerLookup.token(reloading.number).rawValue, isPassive: true) else { continue }
+                reloading.awaited += 1
+            }
+        }
+        if reloading.awaited == 0 { applyMappings() }
+    }
+
+    private func handleLookup(_ answer: Resolver.Answer) {
+        guard Token(rawValue: answer.token).index == reloading.number else { return }
+        reloading.found[answer.name] = answer
+        reloading.awaited -= 1
+        if reloading.awaited == 0 { applyMappings() }
+    }
+
+    private func applyMappings() {
         guard stopping.isRunning else { return }
-        for fault in host.apply(configuration.mappings) { journal.note(.mappingFailed(fault)) }
+        for fault in host.apply(configuration.mappings, reloading.found) { journal.note(.mappingFailed(fault)) }
+        reloading.found = [:]
     }
 
     /// Renewed certificates are used from now on, without a signal.

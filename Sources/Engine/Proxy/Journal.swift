@@ -82,7 +82,7 @@ struct Journal {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
-             .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires:
+             .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
             break
         }
     }
@@ -116,7 +116,7 @@ private struct Line {
         case .listensForCarriers(let address, let origins, let driver):
             Line(.info, "listening for carriers", [
                 "address": "\(address)", "driver": "\(driver)",
-                "origin": "\(origins.map(words).joined(separator: ", "))"])
+                "origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")"])
         case .mappingRemoved(let mapping):
             Line(.notice, "mapping removed, its connections go on", ["mapping": "\(words(mapping))"])
         case .mappingFailed(let fault): Line(.error, "mapping left out", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
@@ -132,6 +132,10 @@ private struct Line {
                 "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
                 "hint": "a tele that was killed holds its port for a moment"])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
+        case .memoryBeyondLimit(let configured, let limit):
+            Line(.warning, "-memory is more than this process may use", [
+                "memory": "\(configured >> 20)MiB", "limit": "\(limit >> 20)MiB",
+                "hint": "a long outage under load could end in the OOM killer; lower -memory, or raise the limit of the container or service"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error):
             Line(.warning, "cannot accept", ["reason": "\(error)",

@@ -28,9 +28,9 @@ public struct KeyFile: Sendable {
 
     public let keys: [Key]
 
-    /// Reads a file that only its owner may read.
-    public init(path: String) throws(StartFault) {
-        keys = try KeyFile.parse(KeyFile.text(path), path)
+    /// Reads a file that only its owner may read. `acceptsOthers`: whoever that is.
+    public init(path: String, acceptsOthers: Bool = false) throws(StartFault) {
+        keys = try KeyFile.parse(KeyFile.text(path, acceptsOthers), path)
     }
 
     // MARK: Reading
@@ -38,7 +38,7 @@ public struct KeyFile: Sendable {
     /// The text of a regular file that this user may read, of this user or root, that nobody else may change, and nobody may read but
     /// named groups: so service managers hand secrets over (systemd's credentials since 254, Kubernetes' secrets), whose lists of users
     /// (ACL) show as bits of the group.
-    private static func text(_ path: String) throws(StartFault) -> String {
+    private static func text(_ path: String, _ acceptsOthers: Bool) throws(StartFault) -> String {
         let fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard fd >= 0 else {
             throw StartFault(.configuration, "cannot read the key file \(path) (\(words(errno)))",
@@ -49,7 +49,7 @@ public struct KeyFile: Sendable {
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw StartFault(.configuration, "the key file \(path) is not a regular file", hint: "name the file itself")
         }
-        guard status.st_uid == geteuid() || status.st_uid == 0 else {
+        guard acceptsOthers || status.st_uid == geteuid() || status.st_uid == 0 else {
             throw StartFault(.configuration, "the key file \(path) belongs to user \(status.st_uid)",
                              hint: "it must belong to root or to the user that runs tele, \(geteuid())")
         }

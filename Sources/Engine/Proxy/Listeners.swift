@@ -61,13 +61,20 @@ final class Listeners {
     /// Where carriers come.
     var carrierAddress: Address? { entries.first { !$0.isClosed && $0.purpose == .carriers }?.address }
 
-    /// Where the users of a mapping connect.
-    func address(of mapping: Mapping) -> Address? { entries.first { !$0.isClosed && $0.purpose.mapping == mapping }?.address }
+    /// Where the users of each mapping connect, by its name.
+    var addresses: [String: Address] {
+        entries.reduce(into: [:]) { result, entry in
+            if !entry.isClosed, let mapping = entry.purpose.mapping, result[mapping.name] == nil { result[mapping.name] = entry.address }
+        }
+    }
 
-    /// What is listened for.
+    /// What is listened for. A name may be listened for in two ways while it is changed.
     var mappings: [Mapping] {
-        entries.reduce(into: []) { result, entry in
-            if !entry.isClosed, let mapping = entry.purpose.mapping, !result.contains(mapping) { result.append(mapping) }
+        var seen: [String: [Mapping]] = [:]
+        return entries.compactMap { entry in
+            guard !entry.isClosed, let mapping = entry.purpose.mapping, seen[mapping.name]?.contains(mapping) != true else { return nil }
+            seen[mapping.name, default: []].append(mapping)
+            return mapping
         }
     }
 
@@ -138,11 +145,12 @@ final class Listeners {
         }
     }
 
-    /// The sockets of a mapping serve another one from now on. False: it has none.
-    func replace(_ old: Mapping, with new: Mapping) -> Bool {
-        let places = entries.indices.filter { !entries[$0].isClosed && entries[$0].purpose.mapping == old }
-        for index in places { entries[index].purpose = .users(new) }
-        return !places.isEmpty
+    /// The sockets of mappings serve others from now on: by name, what they become.
+    func replace(_ changes: [String: Mapping]) {
+        guard !changes.isEmpty else { return }
+        for index in entries.indices where !entries[index].isClosed {
+            if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
+        }
     }
 
     /// Links changed: who listens on one that was made anew listens on the new one.
@@ -167,8 +175,11 @@ final class Listeners {
     }
 
     /// Connections that were accepted go on.
-    func close(_ mapping: Mapping) {
-        for index in entries.indices where entries[index].purpose.mapping == mapping { close(index) }
+    func close(_ names: Set<String>) {
+        guard !names.isEmpty else { return }
+        for index in entries.indices {
+            if let mapping = entries[index].purpose.mapping, names.contains(mapping.name) { close(index) }
+        }
     }
 
     private func close(_ index: Int) {

@@ -14,18 +14,21 @@ struct ListeningSocket {
     private(set) var linkName: HostPort?
 
     /// One for the address; for `localhost` one for each loopback address that the name has here, so that users of either family get in.
-    static func all(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience) throws(StartFault) -> [ListeningSocket] {
-        let first = try ListeningSocket(name, hub, patience: patience)
+    /// `found`: the name's addresses, as they were just looked up.
+    static func all(_ name: HostPort, access: SocketAccess = SocketAccess(), _ hub: Hub, patience: Interval = Policy.bindPatience,
+                    found: Resolver.Answer? = nil) throws(StartFault) -> [ListeningSocket] {
+        let found = if let found { try addresses(name, found.result) } else { try addresses(of: name) }
+        let first = try ListeningSocket(name, found, access: access, hub, patience: patience)
         guard name.host.lowercased() == "localhost", name.port != 0 else { return [first] }
         var result = [first]
-        for candidate in try addresses(of: name) where candidate != first.address && candidate.isLoopback {
+        for candidate in found where candidate != first.address && candidate.isLoopback {
             do throws(SystemError) {
                 result.append(try ListeningSocket(listening: try Socket.listen(on: candidate)))
             } catch {
                 // IPv6 may be off; a port that another program has is a fault, as ever.
                 guard error.code != EADDRINUSE else {
                     for socket in result { Socket.close(socket.fd) }
-                    throw fault(name, error)
+                    throw fault(name, access, error)
                 }
             }
         }
@@ -34,15 +37,17 @@ struct ListeningSocket {
 
     /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
     /// Throws `interrupted` when the process was told to stop meanwhile.
-    init(_ name: HostPort, _ hub: Hub, patience: Interval = Policy.bindPatience, isPrivate: Bool = false) throws(StartFault) {
-        let candidates = try ListeningSocket.addresses(of: name)
+    /// `candidates`: the addresses of the name; nil: it is looked up.
+    init(_ name: HostPort, _ candidates: [Address]? = nil, access: SocketAccess = SocketAccess(), _ hub: Hub,
+         patience: Interval = Policy.bindPatience) throws(StartFault) {
+        let candidates = if let candidates { candidates } else { try ListeningSocket.addresses(of: name) }
         let start = Clock.now()
         var wasTold = false
         while true {
             var last = SystemError(EADDRNOTAVAIL)
             for candidate in candidates {
                 do throws(SystemError) {
-                    let fd = try Socket.listen(on: candidate, isPrivate: isPrivate)
+                    let fd = try Socket.listen(on: candidate, access: access)
                     try self.init(listening: fd)
                     linkName = name.host.contains("%") ? name : nil
                     return
@@ -64,7 +69,7 @@ struct ListeningSocket {
                 }
             }
             guard last.code == EADDRINUSE, Clock.now() < start + patience.nanoseconds else {
-                throw ListeningSocket.fault(name, last)
+                throw ListeningSocket.fault(name, access, last)
             }
             if !wasTold { hub.journal.note(.addressInUse(name)) }
             wasTold = true
@@ -107,7 +112,11 @@ struct ListeningSocket {
     static let interrupted = StartFault(.other, "told to stop", hint: "")
 
     private static func addresses(of name: HostPort) throws(StartFault) -> [Address] {
-        switch Resolver.lookUp(name, passive: true) {
+        try addresses(name, Resolver.lookUp(name, passive: true))
+    }
+
+    private static func addresses(_ name: HostPort, _ answer: Result<[Address], Resolver.LookupFailure>) throws(StartFault) -> [Address] {
+        switch answer {
         case .success(let found):
             // The IPv6 wildcard takes IPv4 as well; where IPv6 is off, the next address serves.
             return name.host.isEmpty ? found.sorted { $0.family > $1.family } : found
@@ -116,8 +125,10 @@ struct ListeningSocket {
         }
     }
 
-    private static func fault(_ name: HostPort, _ error: SystemError) -> StartFault {
+    private static func fault(_ name: HostPort, _ access: SocketAccess, _ error: SystemError) -> StartFault {
         let hint = switch error.code {
+        case ESRCH: "there is no group \(access.group ?? "") on this host"
+        case EPERM where access.group != nil: "this user can give the socket only to groups that it is in, and \(access.group ?? "") is none of them"
         case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
         case EACCES where name.path != nil: "may this user make files in that folder?"
         case ENOENT: "is the folder there?"

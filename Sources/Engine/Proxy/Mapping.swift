@@ -10,6 +10,8 @@ public struct Mapping: Equatable, Sendable {
     public var address: HostPort
     /// Client: each connection begins with a PROXY protocol header, version 2, that tells the origin the user's address.
     public var tellsAddress = false
+    /// Client: of the socket's file, where the address is a path.
+    public var access = SocketAccess()
 
     public init(name: String = "", address: HostPort, tellsAddress: Bool = false) {
         self.name = name
@@ -18,8 +20,8 @@ public struct Mapping: Equatable, Sendable {
     }
 
     public static let nameMaximum = 64
-    /// Mappings of one process.
-    public static let countMaximum = 1024
+    /// Mappings of one process. Their places are numbers of 16 bits, of which those that were removed keep theirs for a while.
+    public static let countMaximum = 10_000
 
     /// Letters, digits, dots, dashes and underlines.
     public static func isName(_ name: String) -> Bool { name.utf8.count <= nameMaximum && KeyFile.isName(name) }

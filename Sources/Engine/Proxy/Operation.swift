@@ -39,6 +39,8 @@ enum Operation: UInt8 {
     case idleExit
     // Look-ups of names.
     case serverLookup, originLookup
+    /// An address that a reloaded configuration listens on.
+    case listenerLookup
 
     func token(_ index: UInt32 = 0, _ generation: UInt32 = 0) -> Token {
         Token(kind: rawValue, index: index, generation: generation)

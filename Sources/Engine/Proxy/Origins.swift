@@ -73,19 +73,30 @@ final class Origins {
 
     // MARK: Names
 
-    /// All that there are from now on. Returns those that are new or changed.
-    func set(_ mappings: [Mapping]) -> [Mapping] {
-        for place in entries.indices where !mappings.contains(where: { $0.name == entries[place].mapping.name }) {
-            entries[place].isRemoved = true
+    /// All that there are from now on. Returns those that are new or changed, and why others cannot be had.
+    func set(_ mappings: [Mapping]) -> (changed: [Mapping], faults: [StartFault]) {
+        let wanted = Set(mappings.map(\.name))
+        for place in entries.indices where !wanted.contains(entries[place].mapping.name) { entries[place].isRemoved = true }
+        defer { names = Array(self.mappings.lazy.map(\.name).prefix(Origins.namesToldMaximum)) }
+        var faults: [StartFault] = []
+        let changed = mappings.filter { mapping in
+            do throws(StartFault) { return try set(mapping) } catch {
+                faults.append(error)
+                return false
+            }
         }
-        defer { names = self.mappings.map(\.name) }
-        return mappings.filter(set)
+        return (changed, faults)
     }
 
-    private func set(_ mapping: Mapping) -> Bool {
-        guard let place = entries.firstIndex(where: { $0.mapping.name == mapping.name }) else {
-            places[mapping.target] = UInt16(entries.count)
-            entries.append(Entry(mapping: mapping, name: ServerName(mapping.address)))
+    /// Names that a person is told of at a time.
+    private static let namesToldMaximum = 20
+
+    private func set(_ mapping: Mapping) throws(StartFault) -> Bool {
+        guard let place = places[mapping.target].map(Int.init), entries[place].mapping.name == mapping.name else {
+            let place = try freePlace(mapping)
+            places[mapping.target] = UInt16(place)
+            let entry = Entry(mapping: mapping, name: ServerName(mapping.address))
+            if place == entries.count { entries.append(entry) } else { entries[place] = entry }
             return true
         }
         defer { entries[place].isRemoved = false }
@@ -97,6 +108,23 @@ final class Origins {
         waitAgain(place)
         return true
     }
+
+    /// One that was removed gives its place away late: streams that it has still name it.
+    private func freePlace(_ mapping: Mapping) throws(StartFault) -> Int {
+        guard entries.count >= Origins.placesMaximum else { return entries.count }
+        let free = entries.indices.first { place in
+            entries[place].isRemoved && entries[place].underWay == 0 && entries[place].waiting.isEmpty && entries[place].asking.isEmpty
+                && !entries[place].name.isLookingUp
+        }
+        guard let free else {
+            throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
+        }
+        places[entries[free].mapping.target] = nil
+        return free
+    }
+
+    /// Their numbers have 16 bits.
+    private static let placesMaximum = 4 * Mapping.countMaximum
 
     var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
 

@@ -146,7 +146,7 @@ enum Policy {
     static let spareByteCount = 32 << 20
     /// The arena's address space, beyond `-memory` and half of it again.
     static let arenaSpare = 64 << 20
-    static let arenaMaximum = 64 << 30
+    static let arenaMaximum = 1 << 40
     // MARK: Pipes
 
     /// What a pipe holds in pages of 4 KiB; segments on loopback are larger. More needs a privilege.

@@ -65,7 +65,7 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
     if hub.configuration.stream != nil { return (ClientHost(hub, server: hub.configuration.output), nil) }
     var first: Address?
     for mapping in hub.configuration.mappings {
-        for socket in try listeningSockets(hub, mapping.name, mapping.address) {
+        for socket in try listeningSockets(hub, mapping.name, mapping.address, mapping.access) {
             hub.listeners.add(socket, .users(mapping))
             hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
                                               driver: hub.loop.driverName))
@@ -77,7 +77,7 @@ private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
 }
 
 private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
-    let sockets = try listeningSockets(hub, "", hub.configuration.output)
+    let sockets = try listeningSockets(hub, "", hub.configuration.output, hub.configuration.outputAccess)
     let origins = Origins()
     _ = origins.set(hub.configuration.mappings)
     for socket in sockets {
@@ -99,7 +99,7 @@ private func inquiries(_ hub: Hub) throws(StartFault) {
     try hub.activation.complainAboutRest()
     guard let path = hub.configuration.control else { return }
     do throws(StartFault) {
-        let socket = try ListeningSocket(HostPort(path: path), hub, patience: .zero, isPrivate: true)
+        let socket = try ListeningSocket(HostPort(path: path), access: .owner, hub, patience: .zero)
         hub.listeners.add(socket, .inquiries(mayCommand: true))
     } catch {
         // Asked for, it must be there; else it is a convenience.
@@ -109,12 +109,23 @@ private func inquiries(_ hub: Hub) throws(StartFault) {
 }
 
 /// Those that the service manager has opened for it, or one of our own.
-private func listeningSockets(_ hub: Hub, _ name: String, _ address: HostPort) throws(StartFault) -> [ListeningSocket] {
+private func listeningSockets(_ hub: Hub, _ name: String, _ address: HostPort,
+                              _ access: SocketAccess = SocketAccess()) throws(StartFault) -> [ListeningSocket] {
     let given = try hub.activation.sockets(for: name)
-    return given.isEmpty ? try ListeningSocket.all(address, hub) : given
+    return given.isEmpty ? try ListeningSocket.all(address, access: access, hub) : given
 }
 
-/// Reads the files that the configuration names, as a start would, and does nothing else.
-public func verify(_ configuration: Configuration) throws(StartFault) {
-    _ = try Credentials(configuration)
+/// Reads the files that the configuration names, as a start would, and does nothing else. Root may look at the keys of any user. Returns
+/// what a person should know, as sentences.
+public func verify(_ configuration: Configuration) throws(StartFault) -> [String] {
+    let credentials = try Credentials(configuration, acceptsKeysOfOthers: geteuid() == 0)
+    var notes: [String] = []
+    if let expiry = credentials?.expiry {
+        let days = (expiry - Int64(time(nil))) / 86400
+        notes.append(days < 0 ? "a certificate expired \(-days) days ago" : "the first certificate expires in \(days) days")
+    }
+    if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
+        notes.append("memory is \(configuration.memoryByteCount >> 20)MiB, more than the \(limit >> 20)MiB that a process may use here")
+    }
+    return notes
 }

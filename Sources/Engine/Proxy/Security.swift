@@ -31,8 +31,8 @@ final class Credentials {
     private var identities: Set<String> = []
     private var allowed: [String] = []
 
-    /// Nil: carriers are plain.
-    init?(_ configuration: Configuration) throws(StartFault) {
+    /// Nil: carriers are plain. `acceptsKeysOfOthers`: also from a file of another user.
+    init?(_ configuration: Configuration, acceptsKeysOfOthers: Bool = false) throws(StartFault) {
         guard configuration.security != .none else { return nil }
         security = configuration.security
         isServer = configuration.role == .server
@@ -40,7 +40,7 @@ final class Credentials {
         let name = configuration.output.host.prefix { $0 != "%" }
         host = isServer ? nil : name.isEmpty ? "localhost" : String(name)
         readFiles = security.certificateFiles.map(FileStamp.init)
-        (context, identities, allowed) = try Credentials.load(security, isServer)
+        (context, identities, allowed) = try Credentials.load(security, isServer, acceptsKeysOfOthers)
     }
 
     deinit { tls_context_release(context) }
@@ -88,7 +88,7 @@ final class Credentials {
         }
     }
 
-    private static func load(_ security: Security, _ isServer: Bool) throws(StartFault)
+    private static func load(_ security: Security, _ isServer: Bool, _ acceptsKeysOfOthers: Bool = false) throws(StartFault)
         -> (OpaquePointer, Set<String>, [String]) {
         var why = [CChar](repeating: 0, count: 256)
         let context: OpaquePointer?
@@ -98,7 +98,7 @@ final class Credentials {
         case .none:
             preconditionFailure("no credentials are needed")
         case .keys(let path):
-            let file = try KeyFile(path: path)
+            let file = try KeyFile(path: path, acceptsOthers: acceptsKeysOfOthers)
             guard isServer || file.keys.count == 1 else {
                 throw StartFault(.configuration, "the key file \(path) of this client holds \(file.keys.count) keys",
                                  hint: "a client has one; leave the line with its name")

@@ -18,8 +18,9 @@ final class ServerName {
     init(_ name: HostPort, addresses: [Address] = []) {
         self.name = name
         self.addresses = addresses
-        isNumeric = name.path != nil || name.host.utf8.allSatisfy { (0x30...0x39).contains($0) || $0 == 0x2e }
-            || name.host.contains(":") && !name.host.contains("%")
+        let number = Resolver.number(name)
+        isNumeric = number != nil
+        if let number { self.addresses = [number] }
     }
 
     /// A number needs no looking up once it has been; the name of a link behind it does: the link may be made anew.

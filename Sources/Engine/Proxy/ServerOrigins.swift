@@ -18,11 +18,12 @@ extension ServerHost {
 
     func mappingName(_ place: UInt16) -> String { origins.mappingName(place) }
 
-    func apply(_ mappings: [Mapping]) -> [StartFault] {
-        let removed = origins.mappings.filter { old in !mappings.contains { $0.name == old.name } }
-        for mapping in removed { hub.journal.note(.mappingRemoved(mapping)) }
-        for mapping in origins.set(mappings) { hub.journal.note(.originSet(mapping)) }
+    func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault] {
+        let names = Set(mappings.map(\.name))
+        for mapping in origins.mappings where !names.contains(mapping.name) { hub.journal.note(.mappingRemoved(mapping)) }
+        let (changed, faults) = origins.set(mappings)
+        for mapping in changed { hub.journal.note(.originSet(mapping)) }
         origins.lookUp(hub)
-        return []
+        return faults
     }
 }

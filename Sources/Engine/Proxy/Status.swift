@@ -96,6 +96,7 @@ extension Hub {
 
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
+        let addresses = listeners.addresses
         let security = switch configuration.security {
         case .none: "none"
         case .keys: "key"
@@ -105,7 +106,7 @@ extension Hub {
             version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
             out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
             mappings: configuration.mappings.map { mapping in
-                Status.Mapping(name: mapping.name, address: listeners.address(of: mapping).map { "\($0)" } ?? "\(mapping.address)")
+                Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
             },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
             connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,

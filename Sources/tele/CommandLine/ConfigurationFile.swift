@@ -20,6 +20,8 @@ struct ConfigurationFile {
     private(set) var flags: [(name: String, spelled: String, line: Int)] = []
     private(set) var mappings: [Mapping] = []
     private var mappingLines: [Int] = []
+    /// Where in `mappings` each name stands.
+    private var places: [String: Int] = [:]
 
     /// `section`: which of the two is wanted; nil: the only one there is.
     init(path: String, section wanted: String?) throws(Fault) {
@@ -105,17 +107,33 @@ struct ConfigurationFile {
             mappings[place(entry)].address = try address(entry, entry.string)
         case (4, TOML_BOOLEAN) where entry.keys[3] == "proxy-protocol" && section == "client":
             mappings[place(entry)].tellsAddress = entry.integer == 1
-        case (4, _) where ["address", "proxy-protocol"].contains(entry.keys[3]):
-            let why = entry.keys[3] == "address" ? "an address is a string" : "proxy-protocol is true or false, on the client"
-            throw entry.fault(path, why, hint: "write { address = \"localhost:22\" }, on the client also proxy-protocol = true")
+        case (4, TOML_STRING) where entry.keys[3] == "mode" && section == "client" && !entry.isElement:
+            guard let mode = Settings.mode(entry.string) else {
+                throw entry.fault(path, "\(quoted(entry.string)) is no mode", hint: "write mode = \"0660\" for its user and group, \"0666\" for everybody")
+            }
+            mappings[place(entry)].access.mode = mode
+        case (4, TOML_STRING) where entry.keys[3] == "group" && section == "client" && !entry.isElement:
+            guard SocketAccess.number(of: entry.string) != nil else {
+                throw entry.fault(path, "\(quoted(entry.string)) is no group of this host", hint: "write a name from /etc/group, or its number")
+            }
+            mappings[place(entry)].access.group = entry.string
+        case (4, _) where ConfigurationFile.keysOfMapping.contains(entry.keys[3]):
+            let why = switch entry.keys[3] {
+            case "address": "an address is a string"
+            case "proxy-protocol": "proxy-protocol is true or false, on the client"
+            default: "\(entry.keys[3]) is a string, on the client"
+            }
+            throw entry.fault(path, why, hint: "write { address = \"unix:/run/tele/db\", mode = \"0660\", group = \"staff\" }")
         case (4..., _):
             throw entry.fault(path, "a mapping has no key \(visible(entry.keys[3]))",
-                              hint: ConfigurationFile.nearest(entry.keys[3], ["address", "proxy-protocol"])
-                                  ?? "it has address and, on the client, proxy-protocol")
+                              hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
+                                  ?? "it has address and, on the client, proxy-protocol, mode and group")
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
         }
     }
+
+    private static let keysOfMapping = ["address", "proxy-protocol", "mode", "group"]
 
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(Fault) {
         let name = entry.keys[2]
@@ -125,12 +143,13 @@ struct ConfigurationFile {
         }
         // Of a table the address follows.
         let place = if let text { try address(entry, text) } else { HostPort(host: "", port: 0) }
+        places[name] = mappings.count
         mappings.append(Mapping(name: name, address: place))
         mappingLines.append(entry.line)
     }
 
     /// The mapping that the entry is in: its table came before it.
-    private func place(_ entry: TOMLEntry) -> Int { mappings.firstIndex { $0.name == entry.keys[2] }! }
+    private func place(_ entry: TOMLEntry) -> Int { places[entry.keys[2]]! }
 
     private func address(_ entry: TOMLEntry, _ text: String) throws(Fault) -> HostPort {
         let address: HostPort
@@ -147,6 +166,8 @@ struct ConfigurationFile {
         guard mappings.count <= Mapping.countMaximum else {
             throw Fault(sentence: "\(path) has more than \(Mapping.countMaximum) mappings", hint: "start several processes")
         }
+        var byTarget: [UInt64: String] = [:]
+        var byAddress: [HostPort: String] = [:]
         for (index, mapping) in mappings.enumerated() {
             func fault(_ sentence: String, _ hint: String) -> Fault {
                 Fault(sentence: "\(path):\(mappingLines[index]): \(sentence)", hint: hint)
@@ -154,23 +175,25 @@ struct ConfigurationFile {
             if mapping.address.port == 0, mapping.address.path == nil {
                 throw fault("\(mapping.name) has no port", "write \(mapping.name) = \"127.0.0.1:22999\"")
             }
-            for other in mappings[..<index] {
-                if other.target == mapping.target { throw fault("\(mapping.name) and \(other.name) have the same number", "rename one of them") }
-                if section == "client", other.address == mapping.address {
-                    throw fault("\(mapping.name) and \(other.name) listen on the same address", "give each its own")
-                }
+            if let other = byTarget.updateValue(mapping.name, forKey: mapping.target) {
+                throw fault("\(mapping.name) and \(other) have the same number", "rename one of them")
+            }
+            if section == "client", let other = byAddress.updateValue(mapping.name, forKey: mapping.address) {
+                throw fault("\(mapping.name) and \(other) listen on the same address", "give each its own")
             }
         }
     }
 
     // MARK: Words
 
-    /// What is wrong with a flag of this file, in its words: `buffer` instead of `-buffer`, and the line.
-    func fault(_ fault: UsageFault) -> Fault? {
-        guard let named = flags.last(where: { flag in ConfigurationFile.words(fault.sentence).contains("-\(flag.name)") })
-        else { return nil }
-        return Fault(sentence: "\(path):\(named.line): \(ConfigurationFile.undashed(fault.sentence))",
-                     hint: ConfigurationFile.undashed(fault.hint))
+    /// What is wrong with this file, in its words: `buffer` instead of `-buffer`, and the line if it is about one. `given`: flags of the
+    /// command line, as `--name`; what is wrong with one of those is no fault of the file.
+    func fault(_ fault: UsageFault, besides given: Set<Substring>) -> any Error {
+        let words = ConfigurationFile.words(fault.sentence)
+        let named = flags.last { words.contains("-\($0.name)") }
+        guard named != nil || !given.contains(where: { words.contains($0.dropFirst()) && $0 != "--config" }) else { return fault }
+        let place = named.map { ":\($0.line)" } ?? ""
+        return Fault(sentence: "\(path)\(place): \(ConfigurationFile.undashed(fault.sentence))", hint: ConfigurationFile.undashed(fault.hint))
     }
 
     private static func words(_ text: String) -> [Substring] { text.split { $0 == " " || $0 == "=" || $0 == "," } }

@@ -23,7 +23,7 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
-        .value("config", "FILE"), .toggle("proxy-protocol"), .toggle("exit-on-failure"), .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
+        .value("config", "FILE"), .toggle("proxy-protocol"), .value("socket-mode", "0660"), .value("socket-group", "www-data"), .toggle("exit-on-failure"), .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
         .toggle("version"), .toggle("help"), .toggle("h"),
     ]
 

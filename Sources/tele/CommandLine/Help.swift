@@ -64,8 +64,9 @@ enum Help {
                                    server: where tele clients connect
           -buffer=64MiB            bytes held per session and direction, 1MiB to 16GiB;
                                    when it is full, tele stops reading the sender
-          -memory=1GiB             bytes held by all sessions, at least -buffer
-          -hold=7d                 how long a lost session is kept, 1s to 31d
+          -memory=1GiB             bytes held by all sessions, at least -buffer; less
+                                   where the machine or container has less than 2GiB
+          -hold=7d                 server: how long a lost session is kept, 1s to 31d
           -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: ends when it has had no session for so long
           -max-streams=100000      streams in one session, 1 to 1000000
@@ -81,6 +82,8 @@ enum Help {
           -config=FILE             a file with all this; SIGHUP reads it again
           -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
           -control=PATH            the socket for tele status and its like; or none
+          -socket-mode=0660        who may connect where tele listens at unix:/PATH:
+          -socket-group=NAME       mode and group of that file
           -io=auto                 auto, uring or epoll
           -splice=auto             fast bytes go past memory: auto, always, never
           -log-format=text         text or json, on stderr
@@ -111,8 +114,9 @@ enum Help {
 
           [client.listen]                      [server.origins]
           ssh = "127.0.0.1:22999"              ssh = "localhost:22"
-          db = "unix:/run/user/1000/db"        db = "unix:/run/db/socket"
+          db = "unix:/run/tele/a/db"           db = "unix:/run/db/socket"
           web = { address = ":8080", proxy-protocol = true }
+          app = { address = "unix:/run/tele/app", mode = "0660", group = "www-data" }
 
         The two sides find each other by the name. SIGHUP applies a changed file:
         connections of a mapping that did not change, or was removed, go on.
@@ -166,8 +170,9 @@ enum Help {
           tele status -control=PATH                   one process
           tele status -json                           one line of JSON each
 
-        A process has its socket in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/tele or, for
-        root, /run/tele, unless its -control says otherwise. It answers its user only.
+        A process has its socket in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/tele,
+        /run/user/UID/tele or, for root, /run/tele, else in /tmp/tele-UID, unless its
+        -control says otherwise. It answers its user only.
         """
 
     static let top = """

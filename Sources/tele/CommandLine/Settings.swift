@@ -55,6 +55,7 @@ struct Settings {
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
         try readLimits(arguments)
         try readSecurity(arguments)
+        try readAccess(arguments)
         if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
         if let control = arguments.control, control != "none" {
             guard control.hasPrefix("/"), control.utf8.count <= Address.pathMaximum else {
@@ -71,6 +72,72 @@ struct Settings {
             configuration.exitsOnFailureAfterSeconds = Settings.failureSeconds
         }
         configuration.version = Version.number
+        try checkListeners()
+    }
+
+    /// Who may connect to Unix listeners, where their own table does not say.
+    private mutating func readAccess(_ arguments: Tele) throws(UsageFault) {
+        var access = SocketAccess()
+        if let text = arguments.socketMode {
+            guard let mode = Settings.mode(text) else {
+                throw UsageFault("-socket-mode=\(visible(text)) is no mode", hint: "write -socket-mode=0660 for its user and group, 0666 for everybody")
+            }
+            access.mode = mode
+        }
+        if let group = arguments.socketGroup {
+            guard SocketAccess.number(of: group) != nil else {
+                throw UsageFault("-socket-group=\(visible(group)) is no group of this host", hint: "write a name from /etc/group, or its number")
+            }
+            access.group = group
+        }
+        configuration.outputAccess = access
+        for index in configuration.mappings.indices where configuration.mappings[index].address.path != nil {
+            let own = configuration.mappings[index].access
+            configuration.mappings[index].access = SocketAccess(mode: own.mode ?? access.mode, group: own.group ?? access.group)
+        }
+    }
+
+    /// `660` or `0660`: bits of chmod(2). Nil: it is none.
+    static func mode(_ text: String) -> UInt32? {
+        guard (3...4).contains(text.utf8.count), let mode = UInt32(text, radix: 8), mode <= 0o777 else { return nil }
+        return mode
+    }
+
+    /// Two listeners at one place: the second would not start, or take what the first should get.
+    private func checkListeners() throws(UsageFault) {
+        let isClient = configuration.role == .client
+        var all = isClient ? configuration.mappings.map { ($0.name.isEmpty ? "-in" : "the mapping \($0.name)", $0.address) }
+            : [("-out", configuration.output)]
+        if let metrics = configuration.metrics { all.append(("-metrics", metrics)) }
+        var byPort: [UInt16: [(String, HostPort)]] = [:]
+        for (name, address) in all where address.port != 0 {
+            for (other, taken) in byPort[address.port] ?? [] where Settings.overlap(address, taken) {
+                throw UsageFault("\(other) and \(name) both listen at \(address)\(address == taken ? "" : " (\(taken))")",
+                                 hint: "give one of them another port or address")
+            }
+            byPort[address.port, default: []].append((name, address))
+        }
+        guard !isClient else { return }
+        for mapping in configuration.mappings where mapping.address.port != 0 && mapping.address.port == configuration.output.port {
+            let host = Settings.dialled(mapping.address)
+            guard Settings.overlap(HostPort(host: host, port: mapping.address.port), configuration.output), Settings.isLoopback(host) else { continue }
+            throw UsageFault("\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
+                             hint: "-in is your server's address, -out is tele's own")
+        }
+    }
+
+    private static func dialled(_ address: HostPort) -> String { address.host.isEmpty ? "localhost" : address.host.lowercased() }
+    private static func isLoopback(_ host: String) -> Bool { host == "localhost" || host == "::1" || host.hasPrefix("127.") }
+
+    /// Whether two addresses of one port are, or contain, the same. Names are compared as they are written.
+    private static func overlap(_ one: HostPort, _ other: HostPort) -> Bool {
+        let (one, other) = (one.host.lowercased(), other.host.lowercased())
+        let everywhere: Set = ["", "::"]
+        if one == other || everywhere.contains(one) || everywhere.contains(other) { return true }
+        let (four, six) = (["127.0.0.1", "0.0.0.0"], ["::1"])
+        if one == "localhost" { return (four + six).contains(other) }
+        if other == "localhost" { return (four + six).contains(one) }
+        return one == "0.0.0.0" && !other.contains(":") || other == "0.0.0.0" && !one.contains(":")
     }
 
     /// A first carrier that does not come within this is a failure, for those who want to know.
@@ -109,7 +176,12 @@ struct Settings {
         if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {
             configuration.bufferByteCount = bytes
         }
-        if let bytes = try Settings.size(arguments.memory, "memory", 1 << 20, 1 << 50, "1MiB to 1024TiB") {
+        if let limit = Memory.limit {
+            // Half: the kernel's socket buffers, and this process's own few MiB, count too.
+            configuration.memoryByteCount = min(configuration.memoryByteCount, max(1 << 20, limit / 2 & ~0xf_ffff))
+            if arguments.buffer == nil { configuration.bufferByteCount = min(configuration.bufferByteCount, configuration.memoryByteCount) }
+        }
+        if let bytes = try Settings.size(arguments.memory, "memory", 1 << 20, 640 << 30, "1MiB to 640GiB") {
             guard bytes >= configuration.bufferByteCount else {
                 throw UsageFault(
                     "-memory is less than -buffer, so one session could not fill its buffer",
@@ -119,6 +191,9 @@ struct Settings {
         }
         configuration.memoryByteCount = max(configuration.memoryByteCount, configuration.bufferByteCount)
         if let seconds = try Settings.seconds(arguments.hold, "hold", 1, 31 * 86400, "1s to 31d") {
+            guard configuration.role == .server else {
+                throw UsageFault("-hold is a flag of the server, which keeps the sessions", hint: "leave it out, or use it with -server")
+            }
             configuration.holdSeconds = seconds
         }
         if let seconds = try Settings.seconds(arguments.drain, "drain", 0, 86400, "0s to 1d") {
@@ -175,7 +250,7 @@ extension Settings {
             do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? UsageFault ?? UsageFault("\(error)", hint: "") }
             return try Settings(parsed, mappings: file.mappings)
         } catch {
-            throw file.fault(error) ?? error as any Error
+            throw file.fault(error, besides: given) as any Error
         }
     }
 }

@@ -49,6 +49,8 @@ struct Tele: ParsableCommand {
     @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
     @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
     @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
+    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners.", valueName: "mode")) var socketMode: String?
+    @Option(name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners.", valueName: "group")) var socketGroup: String?
     @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false
     @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
     var logFormat: String?

@@ -3,11 +3,22 @@ import Glibc
 /// Where running processes have their control sockets, so that `tele status` finds them: one file each, called by its
 /// process's number.
 enum ControlFolder {
-    /// Where this process would put its own. A service manager's folder, then the user's, then the system's.
+    /// Where this process would put its own: a service manager's folder, then the user's, then the system's; at last one of its own in
+    /// /tmp, for users without a session (cron, sudo, containers).
     private static var own: [String] {
         let given = value("RUNTIME_DIRECTORY").map { [String($0.prefix { $0 != ":" })] } ?? []
         let user = value("XDG_RUNTIME_DIR").map { ["\($0)/tele"] } ?? []
-        return given + user + (geteuid() == 0 ? ["/run/tele"] : [])
+        let usual = "/run/user/\(geteuid())"
+        return given + user + (access(usual, W_OK | X_OK) == 0 ? ["\(usual)/tele"] : [])
+            + (geteuid() == 0 ? ["/run/tele"] : []) + ["/tmp/tele-\(geteuid())"]
+    }
+
+    /// A folder that nobody else can change. In /tmp anybody may have made one of this name.
+    private static func isSafe(_ folder: String) -> Bool {
+        // The service manager made it, and says whose it is.
+        if folder == value("RUNTIME_DIRECTORY").map({ String($0.prefix { $0 != ":" }) }) { return true }
+        var status = stat()
+        return lstat(folder, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR && status.st_uid == geteuid() && status.st_mode & 0o022 == 0
     }
 
     private static func value(_ name: String) -> String? {
@@ -18,14 +29,14 @@ enum ControlFolder {
     static func ownSocket() -> String? {
         for folder in own {
             mkdir(folder, 0o700)
-            if access(folder, W_OK | X_OK) == 0 { return "\(folder)/\(getpid()).sock" }
+            if isSafe(folder), access(folder, W_OK | X_OK) == 0 { return "\(folder)/\(getpid()).sock" }
         }
         return nil
     }
 
     /// Every socket that this user may find, in the order of the names.
     static func all() -> [String] {
-        let folders = own + ["/run/tele"]
+        let folders = own.filter(isSafe) + ["/run/tele"]
         var seen: Set<String> = []
         return folders.flatMap { folder in
             let entries = list(folder).map { "\(folder)/\($0)" }

@@ -35,7 +35,7 @@ struct StatusTable {
         guard !status.sessions.isEmpty else { return ["no session"] }
         let rows = status.sessions.map { session in
             [
-                session.session == "0" ? "-" : session.session, session.name.isEmpty ? session.peer : "\(session.name) \(session.peer)",
+                session.session == "0" ? "-" : session.session, session.name.isEmpty ? session.peer : "\(visible(session.name)) \(session.peer)",
                 "\(session.carrier.rawValue) \(Figures.seconds(session.carrierSeconds))", Figures.seconds(session.roundTripSeconds),
                 "\(session.streams)", Figures.bytes(Double(session.backlogBytes)),
                 session.backlogBytes == 0 ? "-" : Figures.seconds(session.backlogSeconds),

@@ -17,6 +17,7 @@ typedef enum {
     RING_FAULT_ACCEPT, RING_FAULT_CONNECT, RING_FAULT_RECEIVE, RING_FAULT_RECEIVE_POOLED, RING_FAULT_SEND,
     RING_FAULT_READABLE, RING_FAULT_WRITABLE, RING_FAULT_WATCH_HANGUP,
     RING_FAULT_QUEUE,          /* Any verb that queues: it returns the error, no completion comes. */
+    RING_FAULT_CANCEL,         /* The driver has no room to cancel one operation. */
     RING_FAULT_WAIT,           /* ring_wait returns the error and does nothing. */
     RING_FAULT_KINDS
 } ring_fault_kind;
