@@ -20,7 +20,9 @@ enum Command {
         let arguments = (isSsh ? ["ssh"] : []) + words.dropFirst()
         do {
             if let first = arguments.first, parserOwned.contains(where: first.hasPrefix) {
-                return try StandardStreams.print(Tele.answer(arguments))
+                let answer = try Tele.answer(arguments)
+                let shell = first == "--generate-completion-script" ? arguments.dropFirst().first ?? "" : ""
+                return try StandardStreams.print(Completions.completed(answer, for: shell))
             }
             switch arguments.first {
             case nil: return try StandardStreams.print(Help.screen)

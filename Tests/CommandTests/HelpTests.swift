@@ -46,6 +46,22 @@ import Testing
         #expect(outcome.output.contains("tele") && outcome.output.contains("max-streams"))
     }
 
+    /// As bash asks: the words are split at equals signs.
+    @Test(arguments: [
+        (["tele", "-io", "="], "auto uring epoll"), (["tele", "-io", "=", "u"], "uring"), (["tele", "-io", "e"], "epoll"),
+        (["tele", "-config", "=", "/etc/debian_v"], "/etc/debian_version"), (["tele", "help", "re"], "reconnect"), (["tele", "-log-format", "=", "j"], "json"),
+    ]) func bashCompletesBehindEqualsSigns(_ words: [String], _ expected: String) throws {
+        let script = try Program.run(["--generate-completion-script", "bash"]).output
+        let line = words.joined(separator: " ").replacing(" = ", with: "=").replacing(" =", with: "=")
+        let quoted = words.map { "'\($0)'" }.joined(separator: " ")
+        let outcome = try Program.run([], through: ["/bin/bash", "-c", """
+            shopt -s extglob; \(script)
+            COMP_WORDS=(\(quoted)); COMP_CWORD=\(words.count - 1); COMP_LINE='\(line)'; COMP_POINT=\(line.utf8.count); COMP_TYPE=9; COMP_KEY=9
+            _tele_behind_equals tele "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" 2> /dev/null; echo "${COMPREPLY[@]}"
+            """])
+        #expect(outcome.output.split(whereSeparator: \.isWhitespace).joined(separator: " ") == expected)
+    }
+
     @Test func unknownShellIsRefused() throws {
         let outcome = try Program.run(["--generate-completion-script", "tcsh"])
         #expect(outcome.status == 64)

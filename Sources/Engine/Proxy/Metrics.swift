@@ -31,6 +31,8 @@ enum Metrics {
             page.gauge("tele_certificate_expiry_timestamp_seconds", "When this side's certificates expire, since unix epoch.", expiry)
         }
         counters(status, &page)
+        traffic("mapping", "Connections of this mapping", status.mappingTraffic, &page)
+        traffic("client", "Sessions of this client", status.clientTraffic, &page)
         for (name, help, histogram) in journal.histograms.all { page.histogram(name, help, histogram) }
         return page.text
     }
@@ -39,6 +41,17 @@ enum Metrics {
         var now = timespec()
         clock_gettime(CLOCK_REALTIME, &now)
         return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9 - status.uptimeSeconds
+    }
+
+    private static func traffic(_ label: String, _ what: String, _ all: [Status.Traffic], _ page: inout Page) {
+        for one in all { page.gauge("tele_\(label)_open", "\(what) that are open.", Double(one.open), [label: one.name]) }
+        for one in all { page.counter("tele_\(label)_opened_total", "\(what) that were opened.", one.opened, [label: one.name]) }
+        for one in all {
+            page.counter("tele_\(label)_received_bytes_total", "Bytes read from users or origins, by \(label).", one.readBytes, [label: one.name])
+        }
+        for one in all {
+            page.counter("tele_\(label)_sent_bytes_total", "Bytes that users or origins took, by \(label).", one.takenBytes, [label: one.name])
+        }
     }
 
     private static func counters(_ status: Status, _ page: inout Page) {
@@ -75,7 +88,9 @@ enum Metrics {
             add(name, help, "gauge", number(value), labels)
         }
 
-        mutating func counter(_ name: String, _ help: String, _ value: UInt64) { add(name, help, "counter", "\(value)", [:]) }
+        mutating func counter(_ name: String, _ help: String, _ value: UInt64, _ labels: KeyValuePairs<String, String> = [:]) {
+            add(name, help, "counter", "\(value)", labels)
+        }
 
         mutating func histogram(_ name: String, _ help: String, _ histogram: Histograms.One) {
             head(name, help, "histogram")

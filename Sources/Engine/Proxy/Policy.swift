@@ -87,6 +87,10 @@ enum Policy {
 
     /// Who asks at a time; more are turned away.
     static let inquiriesMaximum = 16
+    /// Names of mappings, or of clients, that metrics and status tell apart.
+    static let labelsMaximum = 100
+    /// Clients whose bytes are remembered after their sessions have ended.
+    static let clientsMaximum = 1000
     /// Outages that are remembered for people.
     static let outagesMaximum = 32
     /// What is shorter is none.

@@ -13,6 +13,8 @@ final class Sessions {
     private var dirty: [Session] = []
     /// Sessions that have had their share of this turn, and have more to do in the next.
     private var postponed: [Session] = []
+    /// Of sessions that have ended.
+    private var ended: [String: Traffic.Count] = [:]
     /// Scratch for the header of one frame.
     let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
 
@@ -36,6 +38,22 @@ final class Sessions {
     }
 
     // MARK: Work
+
+    /// What each client, by the name that it authenticated as, has brought and taken.
+    var clients: [String: Traffic.Count] {
+        var sums = ended
+        for session in table.all where !session.peerName.isEmpty { sums[session.peerName, default: Traffic.Count()].add(count(session, open: 1)) }
+        return sums
+    }
+
+    private func count(_ session: Session, open: Int) -> Traffic.Count {
+        Traffic.Count(read: session.endpoint.payloadSent, taken: session.endpoint.payloadTaken, opened: 1, open: open)
+    }
+
+    private func remember(_ session: Session) {
+        guard !session.peerName.isEmpty, ended[session.peerName] != nil || ended.count < Policy.clientsMaximum else { return }
+        ended[session.peerName, default: Traffic.Count()].add(count(session, open: 0))
+    }
 
     func markDirty(_ session: Session) {
         guard !session.isDirty else { return }
@@ -271,6 +289,7 @@ final class Sessions {
     func discard(_ session: Session, isComplete: Bool = false, waits: Bool = false) {
         guard !session.isEnded else { return }
         session.isEnded = true
+        remember(session)
         hub.host.handleSessionEnded(session)
         hub.users.endAll(of: session, isComplete: isComplete, waits: waits)
         if let carrier = session.carrier { hub.carriers.closeGently(carrier) }

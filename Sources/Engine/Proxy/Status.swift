@@ -10,6 +10,16 @@ public struct Status: Codable, Sendable {
         public let address: String
     }
 
+    /// Of one mapping, or of one client by the name that it authenticated as, since the start.
+    public struct Traffic: Codable, Sendable {
+        public let name: String
+        /// Connections now, and so far; of a client: sessions.
+        public let open: Int
+        public let opened: UInt64
+        public let readBytes: UInt64
+        public let takenBytes: UInt64
+    }
+
     public struct Session: Codable, Sendable {
         public enum Carrier: String, Codable, Sendable {
             case up
@@ -75,9 +85,17 @@ public struct Status: Codable, Sendable {
     public let waitingBytes: Int
     public let residentBytes: Int
     public let sessions: [Session]
+    /// At most 100 of each, and the others together.
+    public let mappingTraffic, clientTraffic: [Traffic]
     /// The last ones, oldest first.
     public let outages: [Outage]
     public let counters: Counters
+}
+
+extension Status.Traffic {
+    init(_ name: String, _ count: Traffic.Count) {
+        self.init(name: name, open: count.open, opened: count.opened, readBytes: count.read, takenBytes: count.taken)
+    }
 }
 
 extension Hub {
@@ -97,6 +115,7 @@ extension Hub {
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let addresses = listeners.addresses
+        let total = users.traffic.total
         let security = switch configuration.security {
         case .none: "none"
         case .keys: "key"
@@ -109,10 +128,12 @@ extension Hub {
                 Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
             },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
-            connections: users.count, readBytes: users.readByteCount, takenBytes: users.takenByteCount,
+            connections: users.count, readBytes: total.read, takenBytes: total.taken,
             splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
-            residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status), outages: journal.outages.map { outage in
+            residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
+            mappingTraffic: users.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
+            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: journal.outages.map { outage in
                 Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
                               lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
                               replayedBytes: outage.replayed)
@@ -135,10 +156,12 @@ extension Hub {
             deliveredBytes: session.endpoint.payloadTaken)
     }
 
-    /// As TCP knows it now; else as answers to PING showed it.
+    /// The last answer to a PING, or what TCP measured, if that is less: TCP counts the time by which an idle peer's kernel delays its
+    /// acknowledgments.
     private func roundTrip(_ session: Session) -> Double {
-        if let carrier = session.carrier, let micro = PathFacts(carrier.fd)?.roundTripMicroseconds, micro > 0 { return Double(micro) / 1e6 }
-        return Double(session.endpoint.roundTrip.nanoseconds) / 1e9
+        let pinged = Double(session.endpoint.latestRoundTrip.nanoseconds) / 1e9
+        guard let carrier = session.carrier, let micro = PathFacts(carrier.fd)?.roundTripMicroseconds, micro > 0 else { return pinged }
+        return min(pinged, Double(micro) / 1e6)
     }
 
     private func seconds(since time: UInt64) -> Double { now > time ? Double(now - time) / 1e9 : 0 }

@@ -22,9 +22,8 @@ final class Users {
     var passed: [UInt32] = []
     /// Sockets that the ring refused something.
     var refused: [UInt32] = []
-    /// Bytes read from users, and bytes that users took: since the start.
-    var readByteCount: UInt64 = 0
-    var takenByteCount: UInt64 = 0
+    /// Bytes read from users, and bytes that users took.
+    var traffic = Traffic()
     /// Of those: spliced, and passed on, without being copied.
     var splicedByteCount: UInt64 = 0
     var passedByteCount: UInt64 = 0
@@ -71,6 +70,7 @@ final class Users {
         table[index].pointee.mapping = mapping
         table[index].pointee.session = .passUnretained(session)
         session.userCount += 1
+        traffic.opened(mapping)
         table[index].pointee.slot = slot
         hub.journal.note(.streamOpened)
         return index
@@ -229,6 +229,7 @@ final class Users {
         endExpecting(user)
         user.pointee.session = nil
         session.userCount -= 1
+        traffic.closed(user.pointee.mapping)
         let count = user.pointee.inboundCount
         if count > 0 {
             hub.budget.releaseUnplaced(count, &session.account)

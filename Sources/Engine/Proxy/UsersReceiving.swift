@@ -97,7 +97,7 @@ extension Users {
                 return close(index, .reset)
             }
             hub.budget.holdUnplaced(count, &session.account)
-            readByteCount += UInt64(count)
+            traffic.read(user.pointee.mapping, count)
             session.endpoint.write(user.pointee.slot, count)
             hub.sessions.markDirty(session)
             readers.append(index)

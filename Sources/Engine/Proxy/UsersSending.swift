@@ -106,7 +106,7 @@ extension Users {
     /// The user's socket took `count` bytes.
     func took(_ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
         hub.budget.deliver(count)
-        takenByteCount += UInt64(count)
+        traffic.taken(user.pointee.mapping, count)
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
         let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0

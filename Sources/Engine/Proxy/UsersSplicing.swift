@@ -62,9 +62,9 @@ extension Users {
     /// A splice brought so much of what it might have, which is held from now on. Short ones cost more than copies.
     func spliced(_ index: UInt32, _ session: Session, _ count: Int, _ room: Int) {
         hub.budget.hold(count, &session.account)
-        readByteCount += UInt64(count)
         splicedByteCount += UInt64(count)
         let user = table[index]
+        traffic.read(user.pointee.mapping, count)
         user.pointee.lists.remove(.readable)
         user.pointee.streak = count < min(room, Policy.spliceAbove) ? user.pointee.streak + 1 : user.pointee.streak / 2
         if user.pointee.streak >= Policy.spliceEndStreak { user.pointee.lists.remove(.spliced) }
@@ -108,7 +108,7 @@ extension Users {
                   queue_append_block(&user.pointee.inbound, hub.arena, slab, moved) == 0 else { break }
             left -= moved
             hub.budget.holdUnplaced(moved, &session.account)
-            readByteCount += UInt64(moved)
+            traffic.read(user.pointee.mapping, moved)
             session.endpoint.write(user.pointee.slot, moved)
         }
         hub.pipes.give(pipe, left: left)

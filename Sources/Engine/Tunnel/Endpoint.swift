@@ -309,6 +309,8 @@ public struct Endpoint: ~Copyable {
     public var payloadTaken: UInt64 { dataConsumed }
     /// The smoothed round trip of the carrier, as answers to PING showed it.
     public var roundTrip: Interval { liveness.roundTrip }
+    /// What the last answer to a PING took.
+    public var latestRoundTrip: Interval { liveness.latest }
 
     /// Ends the session with the next batch.
     public mutating func close(_ code: CloseCode, _ reason: StaticString) {

@@ -59,6 +59,8 @@ struct Liveness {
     private var nextToken: UInt64 = 1
     /// Smoothed, queues included, of answers that came in time: for patience.
     private(set) var roundTrip = Interval.milliseconds(10)
+    /// What the last PONG took, if it came in time.
+    private(set) var latest = Interval.milliseconds(10)
     /// What the last answer took, when it came too late.
     private(set) var lateness = Interval.zero
     /// The path without queues: for credit. Follows a longer path slowly.
@@ -77,6 +79,7 @@ struct Liveness {
     mutating func pathMeasured(_ roundTrip: Interval) {
         minimumRoundTrip = isMeasured ? min(minimumRoundTrip, roundTrip) : roundTrip
         self.roundTrip = max(self.roundTrip, roundTrip)
+        latest = roundTrip
         handshakeTook = roundTrip
         isMeasured = true
     }
@@ -228,6 +231,7 @@ struct Liveness {
         // What came late was held up, or sent again: no round trip.
         if isInDoubt { return answered(isDue: isDue, now: now) }
         let sample = now.since(pingedAt)
+        latest = sample
         // A queue may grow faster than an average follows.
         let average = Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
         roundTrip = isMeasured ? max(average, Interval(nanoseconds: sample.nanoseconds / 2)) : sample

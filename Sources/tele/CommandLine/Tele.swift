@@ -12,50 +12,50 @@ struct Tele: ParsableCommand {
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
     @Option(
         name: .go("in"),
-        help: ArgumentHelp("Where users connect; of the server: your server.", valueName: "address"))
+        help: ArgumentHelp("Client: where users connect; a free port of localhost unless given. Server: your server.", valueName: "address"))
     var input: String?
-    @Option(name: .go("out"), help: ArgumentHelp("Where the tele server is.", valueName: "address"))
+    @Option(name: .go("out"), help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
     var output: String?
     @Option(
-        name: .go("io"), help: "How to talk to the kernel.", completion: .list(["auto", "uring", "epoll"]))
+        name: .go("io"), help: "How to talk to the kernel: auto (default), uring or epoll.", completion: .list(["auto", "uring", "epoll"]))
     var io: String?
     @Option(
-        name: .go("splice"), help: "Whether fast bytes go past memory.", completion: .list(["auto", "always", "never"]))
+        name: .go("splice"), help: "Whether fast bytes go past memory: auto (default), always or never.", completion: .list(["auto", "always", "never"]))
     var splice: String?
     @Option(
-        name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction.", valueName: "size"))
+        name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction: 64MiB; 1MiB to 16GiB.", valueName: "size"))
     var buffer: String?
     @Option(
-        name: .go("memory"), help: ArgumentHelp("Bytes held by all sessions together.", valueName: "size"))
+        name: .go("memory"), help: ArgumentHelp("Bytes held by all sessions together: 1GiB, at most half of what the machine or container has; at least -buffer, at most 640GiB.", valueName: "size"))
     var memory: String?
-    @Option(name: .go("hold"), help: ArgumentHelp("How long a lost session is kept.", valueName: "duration"))
+    @Option(name: .go("hold"), help: ArgumentHelp("Server: how long a lost session is kept: 7d; 1s to 31d.", valueName: "duration"))
     var hold: String?
-    @Option(name: .go("max-streams"), help: ArgumentHelp("Streams in one session.", valueName: "count"))
+    @Option(name: .go("max-streams"), help: ArgumentHelp("Streams in one session: 100000; 1 to 1000000.", valueName: "count"))
     var maxStreams: String?
-    @Option(name: .go("max-sessions"), help: ArgumentHelp("Sessions on a server.", valueName: "count"))
+    @Option(name: .go("max-sessions"), help: ArgumentHelp("Server: sessions: 1024; 1 to 100000.", valueName: "count"))
     var maxSessions: String?
-    @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may end.", valueName: "duration"))
+    @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may go on after SIGTERM: 10s; 0s to 1d.", valueName: "duration"))
     var drain: String?
-    @Option(name: .go("idle-exit"), help: ArgumentHelp("A server ends when unused for so long.", valueName: "duration"))
+    @Option(name: .go("idle-exit"), help: ArgumentHelp("Server: it ends when it has had no session for so long: never; 1s to 31d.", valueName: "duration"))
     var idleExit: String?
     @Option(name: .go("key"), help: "The file with the key, or on a server with the keys.", completion: .file())
     var key: String?
     @Option(name: .go("cert"), help: "This side's certificate chain, PEM.", completion: .file()) var certificate: String?
     @Option(name: .go("cert-key"), help: "Its private key, PEM.", completion: .file()) var certificateKey: String?
     @Option(name: .go("ca"), help: "Who must have signed the other side's, PEM.", completion: .file()) var authority: String?
-    @Option(name: .go("allow"), help: ArgumentHelp("Names that may come.", valueName: "names")) var allow: String?
+    @Option(name: .go("allow"), help: ArgumentHelp("With certificates: the names that may come; all unless given.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
     @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
     @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
     @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
     @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
-    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners.", valueName: "mode")) var socketMode: String?
-    @Option(name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners.", valueName: "group")) var socketGroup: String?
+    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners, as chmod(1) has it: the umask unless given.", valueName: "mode")) var socketMode: String?
+    @Option(name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners, by name or number: the process's own unless given.", valueName: "group")) var socketGroup: String?
     @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false
-    @Option(name: .go("log-format"), help: "Lines on stderr.", completion: .list(["text", "json"]))
+    @Option(name: .go("log-format"), help: "Lines on stderr: text (default) or json.", completion: .list(["text", "json"]))
     var logFormat: String?
     @Option(
-        name: .go("log-level"), help: "The least important lines to show.",
+        name: .go("log-level"), help: "The least important lines to show: info; trace to critical.",
         completion: .list(Settings.logLevelNames))
     var logLevel: String?
 

@@ -176,6 +176,64 @@ def small_container(context):
     return f"of 96 MiB it takes {notes[0]}; told to take {notes[1]} it warns"
 
 
+def metrics_by_name(context):
+    """Bytes and connections of each mapping and of each client, exact; names that are many are bounded; and an idle path's round trip is its
+    own, not that of delayed acknowledgments."""
+    lab = context.lab()
+    folder = lab.directory
+    for name in ("anna", "bert"):
+        subprocess.run([binary(), "keygen", f"-out={folder}/{name}", f"-name={name}"], check=True, capture_output=True)
+    with open(f"{folder}/keys", "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write("".join(open(f"{folder}/{name}", encoding="utf-8").read() for name in ("anna", "bert")))
+    count = 120
+    path = Files(context, lab, {f"m{number}": f"127.0.0.1:{9500 + number}" for number in range(count)},
+                 {f"m{number}": f"127.0.0.1:{ORIGIN_PORT}" for number in range(count)},
+                 client=f'key = "{folder}/anna"\n', server=f'key = "{folder}/keys"\nmetrics = "127.0.0.1:9140"\n')
+    other = lab.start("bert", [binary(), "-client", "-in=127.0.0.1:9490", f"-out=10.213.2.2:40300", f"-key={folder}/bert", "-control=none"],
+                      host=lab.client)
+    other.wait_for_port(9490)
+
+    def metrics():
+        with lab.server.connect(("127.0.0.1", 9140)) as end:
+            end.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            page = b""
+            while part := end.recv(1 << 16):
+                page += part
+        lines = [line for line in page.decode().splitlines() if line and not line.startswith("#") and " " in line]
+        return dict(line.rsplit(" ", 1) for line in lines)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pairs = [call(lab, Route(9500 + number), switchboard) for number in range(3)]
+        for _ in range(4):
+            exchange(*pairs[1], count=1000)
+        pairs[2][0].close()
+        # Eight bytes name each connection.
+        wanted = {'tele_mapping_sent_bytes_total{mapping="m1"}': 4008, 'tele_mapping_received_bytes_total{mapping="m1"}': 4000,
+                  'tele_mapping_open{mapping="m1"}': 1, 'tele_mapping_opened_total{mapping="m2"}': 1, 'tele_client_open{client="anna"}': 1,
+                  'tele_client_sent_bytes_total{client="anna"}': 4024, 'tele_client_open{client="bert"}': 1,
+                  'tele_client_sent_bytes_total{client="bert"}': 0}
+
+        def differences():
+            page = metrics()
+            return {name: page.get(name) for name, value in wanted.items() if page.get(name) != str(value)}
+        if not context.until(5, lambda: not differences()):
+            raise Failure(f"metrics: {differences()}")
+        # More names than are told apart.
+        more = [call(lab, Route(9500 + number), switchboard) for number in range(3, count)]
+        page = metrics()
+        names = [name for name in page if name.startswith("tele_mapping_open{")]
+        total = sum(int(page[name]) for name in names)
+        if len(names) != 101 or total != count:
+            raise Failure(f"{len(names)} names, {total} connections of {count}")
+        other.kill()
+        if not context.until(5, lambda: metrics().get('tele_client_sent_bytes_total{client="anna"}') == str(4024 + 8 * len(more))):
+            raise Failure("what is far down is not counted")
+        context.sleep(3)
+        idle = path.status("client")["sessions"][0]["roundTripSeconds"]
+        if idle > 0.003:
+            raise Failure(f"an idle path of 0.1 ms is shown as {idle * 1000:.1f} ms")
+    return f"each mapping and client by its name, 100 and the others; idle round trip {idle * 1000:.2f} ms"
+
+
 def check(context):
     """`tele check` finds listeners that collide, an origin that is tele itself, and, as root, accepts the key of the unit's user."""
     lab = context.lab()
@@ -209,5 +267,6 @@ def cases():
         Case("machine.without-runtime-folder", without_runtime_folder, only_tele=True, only_plain=True),
         Case("machine.many-mappings", many_mappings, only_tele=True, weight=2),
         Case("machine.small-container", small_container, only_tele=True, only_plain=True),
+        Case("machine.metrics-by-name", metrics_by_name, only_tele=True, only_plain=True),
         Case("machine.check", check, only_tele=True, only_plain=True),
     ]

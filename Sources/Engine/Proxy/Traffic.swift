@@ -1,0 +1,75 @@
+/// Connections and bytes of each mapping, by its place, since the start: counted where bytes pass, so the cheapest way that there is.
+struct Traffic: ~Copyable {
+    struct Count {
+        /// Bytes read from users or origins, and bytes that they took.
+        var read: UInt64 = 0
+        var taken: UInt64 = 0
+        var opened: UInt64 = 0
+        var open = 0
+    }
+
+    private var counts: UnsafeMutablePointer<Count>
+    private var capacity = 16
+
+    init() {
+        counts = .allocate(capacity: capacity)
+        counts.initialize(repeating: Count(), count: capacity)
+    }
+
+    deinit { counts.deallocate() }
+
+    mutating func opened(_ place: UInt16) {
+        if Int(place) >= capacity { grow(to: Int(place) + 1) }
+        counts[Int(place)].opened += 1
+        counts[Int(place)].open += 1
+    }
+
+    func closed(_ place: UInt16) { counts[Int(place)].open -= 1 }
+
+    /// The place had a connection once.
+    func read(_ place: UInt16, _ count: Int) { counts[Int(place)].read += UInt64(count) }
+    func taken(_ place: UInt16, _ count: Int) { counts[Int(place)].taken += UInt64(count) }
+
+    private mutating func grow(to least: Int) {
+        let larger = max(least, 2 * capacity)
+        let fresh = UnsafeMutablePointer<Count>.allocate(capacity: larger)
+        fresh.moveInitialize(from: counts, count: capacity)
+        (fresh + capacity).initialize(repeating: Count(), count: larger - capacity)
+        counts.deallocate()
+        (counts, capacity) = (fresh, larger)
+    }
+
+    var total: Count {
+        var total = Count()
+        for place in 0..<capacity { total.add(counts[place]) }
+        return total
+    }
+
+    /// By the names that the places have; `(in)` is that without a name. The `most` with most connections, and the others together.
+    func byName(_ most: Int, _ name: (UInt16) -> String) -> [(name: String, count: Count)] {
+        var sums: [String: Count] = [:]
+        for place in 0..<capacity where counts[place].opened > 0 {
+            let name = name(UInt16(place))
+            sums[name.isEmpty ? "(in)" : name, default: Count()].add(counts[place])
+        }
+        return Traffic.bounded(sums, most)
+    }
+
+    /// No mapping and no client can be called `(others)`.
+    static func bounded(_ sums: [String: Count], _ most: Int) -> [(name: String, count: Count)] {
+        guard sums.count > most else { return sums.sorted { $0.key < $1.key }.map { ($0.key, $0.value) } }
+        let sorted = sums.sorted { ($0.value.opened, $1.key) > ($1.value.opened, $0.key) }
+        var rest = Count()
+        for (_, count) in sorted[most...] { rest.add(count) }
+        return sorted[..<most].sorted { $0.key < $1.key }.map { ($0.key, $0.value) } + [("(others)", rest)]
+    }
+}
+
+extension Traffic.Count {
+    mutating func add(_ other: Traffic.Count) {
+        read += other.read
+        taken += other.taken
+        opened += other.opened
+        open += other.open
+    }
+}
