@@ -22,15 +22,17 @@ class Trouble(Exception):
 @dataclass(frozen=True)
 class Line:
     """What the path is like, each way. rate: bits a second, 0 for as fast as it goes. delay: seconds, one way. queue: seconds that
-    a packet may wait. loss: share of packets."""
+    a packet may wait. loss: share of packets. uplink: the rate from the client to the server, where that is another."""
     rate: float = 0
     delay: float = 0.0002
     queue: float = 0.2
     loss: float = 0.0
     mtu: int = 1500
+    uplink: float | None = None
 
-    def words(self) -> str:
-        return f"{self.rate:.0f} {self.delay * 1e6:.0f} {self.queue * 1e6:.0f} {self.loss * 1e6:.0f}"
+    def words(self, is_up: bool = False) -> str:
+        rate = self.uplink if is_up and self.uplink is not None else self.rate
+        return f"{rate:.0f} {self.delay * 1e6:.0f} {self.queue * 1e6:.0f} {self.loss * 1e6:.0f}"
 
 
 def unshared(command: list[str]) -> subprocess.Popen:
@@ -129,7 +131,7 @@ class Hosts:
 
     def shape(self, line: Line):
         self.line = line
-        self.tell(f"up {line.words()}")
+        self.tell(f"up {line.words(is_up=True)}")
         self.tell(f"down {line.words()}")
 
     def new_address(self):

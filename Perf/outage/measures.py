@@ -169,17 +169,20 @@ PATHS = {
     "1 Mbit/s, 2 s of queue": (Line(rate=1e6, delay=0.015, queue=2), None),
     "pauses of 0.5 s": (Line(rate=50e6, delay=0.015, queue=0.2), "pauses"),
     "starved of CPU": (Line(rate=50e6, delay=0.015, queue=0.2), "starved"),
+    "1 % loss, 50 ms": (Line(rate=100e6, delay=0.025, queue=0.1, loss=0.01), None),
+    "satellite": (Line(rate=50e6, uplink=64e3, delay=0.3, queue=1), None),
     "1 Gbit/s, 100 ms": (Line(rate=1e9, delay=0.05, queue=0.05, mtu=9000), None),
 }
 
 
 def path(link: Path, transport: Transport, name: str, congestion: str | None, seconds: float) -> dict:
-    """One stream of bulk beside keystrokes: its rate after a third of the time, and how often tele changed its carrier."""
+    """One stream of bulk beside keystrokes, up, or down where the uplink is narrow: its rate after a third of the time, and how often tele
+    changed its carrier."""
     line, wrong = PATHS[name]
     pauses = wrong == "pauses"
     with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, 2) as [bulk, typing], \
             transport.starved() if wrong == "starved" else nullcontext():
-        stream, keys = Stream(*bulk), Keystrokes(*typing)
+        stream, keys = Stream(*(bulk if line.uplink is None else reversed(bulk))), Keystrokes(*typing)
         end, before = time.monotonic() + seconds * 4 / 3, None
         while (now := time.monotonic()) < end:
             if before is None and now > end - seconds:

@@ -18,10 +18,16 @@ import Tunnel
         var smoothed = 30.0
         /// The queue of somebody else, in milliseconds.
         var foreign = 0.0
+        /// Bytes a millisecond whose acknowledgments the way back carries; above that they wait there, a second at most, and then some
+        /// are dropped, which costs nothing.
+        var acknowledgeable = Double.infinity
+        var acknowledgmentsWait = 0.0
+        var told = 0.0
+        var unheard: [(at: Double, bytes: Double)] = []
         var delays: [Double] = []
         var delivered = 0.0
 
-        var held: Int { Int(queued + arrivals.reduce(0) { $0 + $1.bytes }) }
+        var held: Int { Int(queued + (arrivals + unheard).reduce(0) { $0 + $1.bytes }) }
         var instant: Tunnel.Instant { Tunnel.Instant(nanoseconds: UInt64(now * 1_000_000)) }
 
         /// `most`: what TCP takes unbounded; nil: a second's worth.
@@ -31,21 +37,30 @@ import Tunnel
             delivered = 0
             for _ in 0..<milliseconds {
                 now += 1
+                var came = 0.0
                 while let first = arrivals.first, first.at <= now {
-                    acknowledged += first.bytes
+                    came += first.bytes
                     delivered += first.bytes
                     arrivals.removeFirst()
+                    unheard.append((now + acknowledgmentsWait, first.bytes))
+                }
+                acknowledgmentsWait = min(1000, max(0, acknowledgmentsWait + came / acknowledgeable - 1))
+                while let first = unheard.first, first.at <= now {
+                    acknowledged += first.bytes
+                    unheard.removeFirst()
                 }
                 let sent = min(queued, rate)
                 queued -= sent
                 if sent > 0 { arrivals.append((now + minimum + foreign, sent)) }
-                let delay = queued / rate + foreign
+                let delay = queued / rate + foreign + acknowledgmentsWait
                 delays.append(delay)
                 smoothed += (minimum + delay - smoothed) / 8
+                // The peer's PINGs tell, one a second.
+                if Int(now) % 1000 == 0 { told = acknowledgmentsWait }
                 if window.isSampleDue(now: instant) {
                     window.measured(.init(acknowledged: UInt64(acknowledged),
                                           roundTrip: .microseconds(UInt64(smoothed * 1000)),
-                                          minimumRoundTrip: .microseconds(UInt64(minimum * 1000))), now: instant)
+                                          minimumRoundTrip: .microseconds(UInt64(min(minimum + told, smoothed) * 1000))), now: instant)
                 }
                 while Double(held) < most {
                     let room = window.room(.init(unacknowledged: held, unsent: 0, segments: 0, window: 1000), now: instant)
@@ -98,6 +113,15 @@ import Tunnel
         line.foreign = 100
         line.run(10_000)
         #expect(line.window.limit == nil)
+    }
+
+    /// A satellite: the way back is narrow, and acknowledgments wait there. To bound the window would leave the line idle.
+    @Test func aQueueOfAcknowledgmentsDoesNotBoundTheRate() {
+        var line = Line(rate: 1000, minimum: 600, smoothed: 600)
+        line.acknowledgeable = 250
+        line.run(15_000, most: 3_000_000)
+        line.run(60_000, most: 3_000_000)
+        #expect(line.share > 0.8, "\(line.share) of the line")
     }
 
     /// TCP sends less than the path holds, as when BBR measures the round trip: what waits for it can be reordered only here.

@@ -124,7 +124,7 @@ def secrets():
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             quietly([binary(), "keygen", f"-out={folder}/key", "-name=suite"])
             make_authority(folder, "ca")
-            make_certificate(folder, "server", "ca", f"DNS:tele-server,DNS:tele-server.test,IP:{SERVER_ADDRESS},IP:127.0.0.1")
+            make_certificate(folder, "server", "ca", f"DNS:tele-server,DNS:tele-server.test,IP:{SERVER_ADDRESS},IP:127.0.0.1,IP:fe80::ff:fe00:102")
             make_certificate(folder, "client", "ca", "DNS:tele-client")
             credentials = folder
         return credentials

@@ -229,4 +229,29 @@ import Testing
         #expect(liveness.doubtAt == at(1200))
         #expect(liveness.owesPing(now: at(1000)))
     }
+
+    /// The other side's clock differs by anything; what counts is how the delay of its PINGs changes (protocol 8.3).
+    @Test(arguments: [0, 5, 1 << 27, 1 << 28 - 3] as [UInt64]) func aQueueOnTheWayHereShowsInThePeersPings(_ offset: UInt64) {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        func ping(_ sent: UInt64, late: UInt64) {
+            liveness.heardPing((offset + sent) & (1 << 28 - 1) | 1 << 29, now: at(sent + late))
+        }
+        ping(1000, late: 300)
+        #expect(liveness.inboundWait(now: at(1300)) == .zero)
+        ping(2000, late: 1100)
+        #expect(liveness.inboundWait(now: at(3100)) == .milliseconds(800))
+        #expect(liveness.inboundWait(now: at(9000)) == .zero, "it is old")
+        // A quicker one than all before is the new least.
+        ping(4000, late: 280)
+        #expect(liveness.inboundWait(now: at(4280)) == .zero)
+        ping(5000, late: 380)
+        #expect(liveness.inboundWait(now: at(5380)) == .milliseconds(100))
+        // Behind bulk it says nothing; and neither does a number that is no clock.
+        liveness.heard(10 << 20, isActive: true, now: at(6000))
+        ping(6000, late: 900)
+        #expect(liveness.inboundWait(now: at(6900)) == .zero)
+        liveness.heardPing(17, now: at(7000))
+        #expect(liveness.inboundWait(now: at(7000)) == .zero)
+    }
 }

@@ -42,6 +42,10 @@ public struct PathWindow: Sendable {
     /// A queue that outlives so many samples, and this time, is not ours; then the window stays open for a while.
     static let patience = (samples: 12, time: Interval.seconds(1))
     static let openFor = Interval.seconds(30)
+    /// Of a satellite in geostationary orbit: what the peer tells of a queue on the way back is a second old or two, and until then that one
+    /// looks like ours. A shorter queue than this is left alone there.
+    static let far = Interval.milliseconds(400)
+    static let queueWhenFar = Interval.seconds(1)
     /// What is handed over at once is worth so much of the rate.
     static let chunk = Interval.milliseconds(1)
     static let chunkMinimum = 3000
@@ -93,7 +97,8 @@ public struct PathWindow: Sendable {
                                                                            sample.minimumRoundTrip.nanoseconds))
         let fit = max(PathWindow.floor, worth(Interval(nanoseconds: sample.minimumRoundTrip.nanoseconds + allowance.nanoseconds)))
         guard let limit else {
-            if queue > allowance * 2, now >= openUntil { self.limit = fit }
+            let isFar = sample.minimumRoundTrip >= PathWindow.far
+            if queue > (isFar ? max(allowance * 2, PathWindow.queueWhenFar) : allowance * 2), now >= openUntil { self.limit = fit }
             return
         }
         if queue.nanoseconds <= allowance.nanoseconds / 2 {

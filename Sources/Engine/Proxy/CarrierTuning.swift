@@ -33,9 +33,12 @@ extension Carrier {
 }
 
 extension PathFacts {
-    var sample: PathWindow.Sample {
-        .init(acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),
-              minimumRoundTrip: .microseconds(UInt64(minimumRoundTripMicroseconds)))
+    /// `inboundWait`: what acknowledgments wait on their way here. It belongs to the path, which holds more for it; no window of ours makes
+    /// it less without making the rate less too (a satellite's narrow uplink).
+    func sample(inboundWait: Interval) -> PathWindow.Sample {
+        let least = UInt64(minimumRoundTripMicroseconds) + inboundWait.nanoseconds / 1000
+        return .init(acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),
+                     minimumRoundTrip: .microseconds(min(least, max(UInt64(minimumRoundTripMicroseconds), UInt64(roundTripMicroseconds)))))
     }
 
     func held(unacknowledged: Int) -> PathWindow.Held {

@@ -33,7 +33,7 @@ extension Carriers {
         guard window.limit != nil || window.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd),
               facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
         if window.isSampleDue(now: hub.instant) {
-            window.measured(facts.sample, now: hub.instant)
+            window.measured(facts.sample(inboundWait: session.endpoint.inboundWait(now: hub.instant)), now: hub.instant)
             chooseCongestion(carrier, isBounded: window.limit != nil, facts)
             session.endpoint.setQuantum(window.quantum)
         }

@@ -1,4 +1,5 @@
 import CSlab
+import Control
 import Glibc
 import Loop
 import Tunnel
@@ -73,9 +74,8 @@ extension ClientHost {
             session.secret = welcome.secret
         }
         candidates[carrier.candidate] = nil
-        home = carrier.peer
+        home.handleCarried(by: carrier.peer)
         route = Socket.source(to: carrier.peer)
-        unknownSince = nil
         let outage = hub.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)
         run()
@@ -97,37 +97,20 @@ extension ClientHost {
         }
         hub.carriers.close(carrier)
         candidates[carrier.candidate] = nil
-        strangers.insert(carrier.peer)
-        if isLost(by: carrier.peer) {
+        let has: SessionHome<Address>.Carrier = session.carrier == nil ? .none : session.endpoint.isSuspected ? .suspected : .works
+        switch home.handleUnknown(from: carrier.peer, carrier: has, addresses: server.addresses, isUnused: isUnused, now: hub.instant) {
+        case .gone:
             wasUnknown = true
             return hub.sessions.discard(session)
-        }
-        if carrier.peer != home {
-            hub.journal.note(.answeredByAnother(session, carrier.peer, home: home))
+        case .stranger:
+            hub.journal.note(.answeredByAnother(session, carrier.peer, home: home.address))
             dialer.handleForeign(carrier.candidate, now: hub.instant)
-        } else {
+        case .notYet:
             dialer.handleFailed(carrier.candidate, now: hub.instant)
         }
         // It works, and nobody doubts it: there is nothing to look for.
-        if session.carrier != nil, !session.endpoint.isSuspected { dialer.handleRecovered() }
+        if has == .works { dialer.handleRecovered() }
         run()
-    }
-
-    /// Only the server that made a session knows that it is gone: the one at the address that last carried it, or else all that the
-    /// name leads to. While a carrier is there it may belong to that server still, whoever answers elsewhere: it is believed when it
-    /// has been silent for so long that it must have died with its server. A session with nothing to lose needs no proof.
-    private func isLost(by peer: Address) -> Bool {
-        guard session.carrier != nil else {
-            return peer == home || server.addresses.allSatisfy(strangers.contains) || isUnused
-        }
-        guard session.endpoint.isSuspected else {
-            unknownSince = nil
-            return false
-        }
-        let since = unknownSince ?? hub.now
-        unknownSince = since
-        return hub.now - since >= Policy.silentDespiteUnknown.nanoseconds
-            && (peer == home || server.addresses.allSatisfy(strangers.contains))
     }
 
     /// No server ever heard of one of its streams.

@@ -13,14 +13,10 @@ final class ClientHost: Host {
     var dialer: Dialer
     var candidates: [Dialer.CandidateID: Carrier] = [:]
     let server: ServerName
-    /// The address that last carried the session.
-    var home: Address?
+    /// Who may say that the session is gone.
+    var home = SessionHome<Address>()
     /// The local address from which the server is reached, when the network last changed.
     var route: Address?
-    /// Addresses at which somebody said not to know it.
-    var strangers: Set<Address> = []
-    /// When that was first said while its carrier was silent.
-    var unknownSince: UInt64?
     /// The last failure that was told.
     var lastFailure = ""
     /// The server said that it does not know the session.
@@ -212,7 +208,7 @@ final class ClientHost: Host {
     }
 
     func handleRecovered(_ session: Session) {
-        unknownSince = nil
+        home.handleRecovered()
         dialer.handleRecovered()
         run()
     }
@@ -223,7 +219,7 @@ final class ClientHost: Host {
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))
         hub.sessions.detach(session)
-        strangers = []
+        home.handleCarrierLost()
         dialer.handleCarrierLost(now: hub.instant)
         run()
     }
@@ -249,7 +245,7 @@ final class ClientHost: Host {
             carryOver(index, from: lost)
             carried += 1
         }
-        (home, strangers, unknownSince) = (nil, [], nil)
+        home = SessionHome()
         if wasUnknown { hub.journal.note(.sessionLost(lost, carriedOver: carried)) }
         wasUnknown = false
         dialer.handleSessionReplaced(now: hub.instant)
@@ -302,7 +298,7 @@ final class ClientHost: Host {
         case .same:
             break
         case .changed:
-            let foreign = server.addresses.indices.filter { strangers.contains(server.addresses[$0]) && server.addresses[$0] != home }
+            let foreign = server.addresses.indices.filter { home.isStranger(server.addresses[$0]) }
             dialer.handleAddresses(server.addresses.count, foreign: Set(foreign), now: hub.instant)
         case .failed(let reason):
             noteFailure(ReachFailure("cannot resolve \(server.name.host): \(reason)"))

@@ -41,6 +41,8 @@ enum Event {
     case sessionResumed(Session, Address, after: UInt64, recovery: UInt64, replayed: UInt64, roundTripMicroseconds: UInt32?)
     case carrierSuspected(Session, Address)
     case carrierRecovered(Session, after: UInt64)
+    /// The other side could not be heard, and had something to say; this side had not.
+    case carrierWasSilent(Session, for: UInt64)
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     /// `isUrgent`: somebody waits who has no log to look at.
     case serverUnreachable(HostPort, ReachFailure, isUrgent: Bool)

@@ -36,7 +36,9 @@ struct Journal {
         log.log(level: line.level, "\(line.words)", metadata: facts)
     }
 
+    /// One that was noticed in two ways counts once.
     private mutating func remember(_ outage: Outage) {
+        if let last = outages.last, last.session == outage.session, outage.endedAt - last.endedAt < outage.length { return }
         histograms.outage.record(outage.length / 1000)
         if outages.count == Policy.outagesMaximum { outages.removeFirst() }
         outages.append(outage)
@@ -66,6 +68,8 @@ struct Journal {
         case .carrierRecovered(let session, let after):
             counters.wrongSuspicions += 1
             remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: 0, replayed: 0))
+        case .carrierWasSilent(let session, let length):
+            remember(Outage(session: session.name, endedAt: Clock.now(), length: length, recovery: 0, replayed: 0))
         case .carrierLost: counters.carriersLost += 1
         case .dialFailed: counters.dialFailures += 1
         case .handshakeFailed, .strangerTurnedAway, .helloRefused, .unauthenticated: counters.refusals += 1
@@ -180,6 +184,8 @@ private struct Line {
                 "unacknowledged": "\(session.endpoint.retainedByteCount)"]) { $1 })
         case .carrierRecovered(let session, let after):
             Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
+        case .carrierWasSilent(let session, let length):
+            Line(.info, "the other side could not be heard for a while", ["session": "\(session.name)", "for": "\(seconds(length))"])
         case .carrierLost(let session, let peer, let reason, let held):
             Line(.warning, "carrier lost", facts(session, peer, nil).merging([
                 "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",

@@ -27,8 +27,6 @@ enum Policy {
     static let lastingFailures = (count: 3, time: Interval.seconds(1))
     /// Nobody has listened at the server's port for so long: the host is up, and the server with the session is gone.
     static let goneAfter = Interval.seconds(15)
-    /// A carrier that has been silent for so long, while its server's address says not to know the session, died with that server.
-    static let silentDespiteUnknown = Interval.seconds(3)
     /// A path that TCP knows to be slow is asked about again after this.
     static let patience = Interval.milliseconds(250)
     /// Readers that wait for memory look again after this, whoever freed some.

@@ -221,6 +221,8 @@ final class Sessions {
 
     /// The answer came: a doubt was wrong.
     func noteLife(_ session: Session) {
+        let unnoticed = session.endpoint.takeInboundOutage()
+        if unnoticed > .zero { hub.journal.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
         guard session.isInDoubt, !session.endpoint.isInDoubt else { return }
         session.isInDoubt = false
         if let since = session.suspectedAt { hub.journal.note(.carrierRecovered(session, after: hub.now - since)) }

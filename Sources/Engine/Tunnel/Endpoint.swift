@@ -31,8 +31,14 @@ public struct Endpoint: ~Copyable {
         }
     }
 
-    /// An acknowledgment waits this long for company.
+    /// An acknowledgment waits this long for company, and on a long path for an eighth of its round trip: the way back may be so narrow
+    /// that acknowledgments fill it.
     public static let acknowledgmentDelay = Interval.milliseconds(20)
+    static let acknowledgmentDelayMaximum = Interval.milliseconds(100)
+    var acknowledgmentDelay: Interval {
+        let part = Interval(nanoseconds: liveness.minimumRoundTrip.nanoseconds / 8)
+        return min(max(Endpoint.acknowledgmentDelay, part), Endpoint.acknowledgmentDelayMaximum)
+    }
     /// Received bytes that make an acknowledgment due at once. Credit frames come more often and carry one along.
     static let acknowledgmentThreshold: UInt64 = 512 << 10
     /// Bytes of control frames that may be retained besides those of DATA frames, so that full buffers never hold back a reset or
@@ -229,7 +235,8 @@ public struct Endpoint: ~Copyable {
         let receive = table[slot].receive
         let ceiling = receive.window.isDue(receive.consumed + UInt64(count))
             ? min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor)))) : 0
-        let roundTrip = liveness.minimumRoundTrip
+        // Credit waits in the queues of its way as all does.
+        let roundTrip = max(liveness.minimumRoundTrip, liveness.roundTrip)
         let isDue = changeReceive(slot) {
             $0.consume(UInt64(count), ceiling: ceiling, room: UInt64(max(0, room)), roundTrip: roundTrip, now: now)
         }
@@ -309,6 +316,10 @@ public struct Endpoint: ~Copyable {
     public var payloadTaken: UInt64 { dataConsumed }
     /// The smoothed round trip of the carrier, as answers to PING showed it.
     public var roundTrip: Interval { liveness.roundTrip }
+    /// An outage of the way here that this side had no reason to notice, once it is over; zero: none.
+    public mutating func takeInboundOutage() -> Interval { liveness.takeInboundOutage() }
+    /// How long a queue on the way here keeps what comes, acknowledgments of TCP among it: zero unless the peer's PINGs show it.
+    public func inboundWait(now: Instant) -> Interval { liveness.inboundWait(now: now) }
     /// What the last answer to a PING took.
     public var latestRoundTrip: Interval { liveness.latest }
 
@@ -453,7 +464,7 @@ public struct Endpoint: ~Copyable {
         if limit - toldDataLimit >= UInt64(limits.received / 4) {
             acknowledgmentDue = min(acknowledgmentDue, now)
         } else if toldDataLimit < dataReceived + UInt64(Endpoint.nearLimit) {
-            acknowledgmentDue = min(acknowledgmentDue, now + Endpoint.acknowledgmentDelay)
+            acknowledgmentDue = min(acknowledgmentDue, now + acknowledgmentDelay)
         }
     }
 

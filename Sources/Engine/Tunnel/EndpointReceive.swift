@@ -202,6 +202,7 @@ extension Endpoint {
             try receiveAcknowledgment(offset, limit, now)
         case .ping(let token):
             owedPong = token
+            liveness.heardPing(token, now: now)
         case .pong(let token):
             liveness.receivePong(token, isDue: handed > acknowledged, now: now)
         case .close(let code, let reason):
@@ -232,7 +233,7 @@ extension Endpoint {
         if received - acknowledgedToPeer >= Endpoint.acknowledgmentThreshold {
             acknowledgmentDue = min(acknowledgmentDue, now)
         } else if acknowledgmentDue == .never {
-            acknowledgmentDue = now + Endpoint.acknowledgmentDelay
+            acknowledgmentDue = now + acknowledgmentDelay
         }
     }
 }

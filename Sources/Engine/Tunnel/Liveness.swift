@@ -30,6 +30,10 @@ struct Liveness {
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
     static let floodByteCount = 8 << 20
+    /// Longer than any queue, a satellite's included.
+    static let outageMinimum = Interval.seconds(2)
+    /// Who sends more in a second has bulk in its socket.
+    static let bulkPerSecond = 64 << 10
     static let handshakeMaximum = Interval.seconds(60)
     static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle for long, and in doubt.
@@ -56,7 +60,7 @@ struct Liveness {
     private var attachedAt: Instant
     private var openPing: UInt64?
     private var wasActive = false
-    private var nextToken: UInt64 = 1
+    private var lastToken = UInt64.max
     /// Smoothed, queues included, of answers that came in time: for patience.
     private(set) var roundTrip = Interval.milliseconds(10)
     /// What the last PONG took, if it came in time.
@@ -66,6 +70,12 @@ struct Liveness {
     /// The path without queues: for credit. Follows a longer path slowly.
     private(set) var minimumRoundTrip = Interval.milliseconds(100)
     private var isMeasured = false
+    /// What the peer's last PING waited on its way here, beyond the least that any waited.
+    private var inboundWait = Interval.zero
+    private var leastDelay: UInt64?
+    private var inboundOutage = Interval.zero
+    private var heardPingAt = Instant(nanoseconds: 0)
+    private var heardSincePing = 0
     /// As TCP measured it on this carrier. Only this says that a path is very long: our own samples may hold hours of sleep.
     private var handshakeTook = Interval.zero
 
@@ -88,6 +98,7 @@ struct Liveness {
     /// PING is no reason for the next one.
     mutating func heard(_ byteCount: Int, isActive: Bool, now: Instant) {
         heardAt = now
+        heardSincePing += byteCount
         heardSinceDue += byteCount
         trickled += byteCount
         if trickled >= Liveness.trickleByteCount {
@@ -215,14 +226,48 @@ struct Liveness {
     func owesPing(now: Instant) -> Bool { now >= pingAt }
 
     mutating func nextPing(now: Instant) -> UInt64 {
-        let token = nextToken
-        nextToken = (nextToken + 1) & 0x3fff_ffff
+        var token = Liveness.clock(now)
+        if token == lastToken { token = (token + 1) & Liveness.clockMask }
+        lastToken = token
+        token |= Liveness.isClock
         openPing = token
         pingedAt = now
         wasActive = false
         expectAnswer(now)
         return token
     }
+
+    private static let isClock: UInt64 = 1 << 29
+    private static let clockMask: UInt64 = 1 << 28 - 1
+
+    private static func clock(_ now: Instant) -> UInt64 { now.nanoseconds / 1_000_000 & clockMask }
+
+    /// A PING of the peer, whose token is its clock: how its delay changes shows a queue on the way here, in which acknowledgments of TCP
+    /// wait too. Behind bulk it may have waited in the peer's socket, which says nothing of them.
+    mutating func heardPing(_ token: UInt64, now: Instant) {
+        let isBulk = heardSincePing > Liveness.bulkPerSecond / 1000 * Int(min(now.since(heardPingAt).nanoseconds / 1_000_000, 10_000))
+        heardSincePing = 0
+        heardPingAt = now
+        guard token & Liveness.isClock != 0 else { return }
+        let delay = (Liveness.clock(now) &- token) & Liveness.clockMask
+        let beyond = leastDelay.map { (delay &- $0) & Liveness.clockMask } ?? 0
+        // Less than the least: in the other half of the circle.
+        let isLeast = leastDelay == nil || beyond > Liveness.clockMask / 2
+        if isLeast { leastDelay = delay }
+        // A liar's clock says more than can be: nothing waited longer than there has been a carrier.
+        inboundWait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
+        if inboundWait >= Liveness.outageMinimum { inboundOutage = max(inboundOutage, inboundWait) }
+    }
+
+    /// The way here was silent for so long, as the peer's PINGs show that have come since: this side may have had nothing to say, and not
+    /// noticed. Each is told once.
+    mutating func takeInboundOutage() -> Interval {
+        defer { inboundOutage = .zero }
+        return inboundOutage
+    }
+
+    /// The same, as long as it says something.
+    func inboundWait(now: Instant) -> Interval { now.since(heardPingAt) <= Liveness.pingActive * 3 ? inboundWait : .zero }
 
     /// A PONG with a token that is not open says nothing.
     mutating func receivePong(_ token: UInt64, isDue: Bool, now: Instant) {
@@ -249,6 +294,10 @@ struct Liveness {
         isInDoubt = false
         isSuspected = false
         hasAnswered = false
+        inboundWait = .zero
+        inboundOutage = .zero
+        leastDelay = nil
+        heardSincePing = 0
         wasAsleep = false
         lateness = .zero
         dueSince = now

@@ -1,0 +1,66 @@
+import Testing
+import Tunnel
+@testable import Control
+
+/// Rule 4.22, over a name with the addresses "a", "b" and "c"; the session was made at "a".
+@Suite struct SessionHomeTests {
+    private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: milliseconds * 1_000_000) }
+    private let all = ["a", "b", "c"]
+
+    private func home() -> SessionHome<String> {
+        var home = SessionHome<String>()
+        home.handleCarried(by: "a")
+        return home
+    }
+
+    @Test(arguments: [SessionHome<String>.Carrier.none, .works, .suspected]) func aStrangerNeverEndsIt(_ carrier: SessionHome<String>.Carrier) {
+        var home = home()
+        for step in 0..<100 as Range<UInt64> {
+            #expect(home.handleUnknown(from: step % 2 == 0 ? "b" : "c", carrier: carrier, addresses: all, isUnused: false, now: at(step * 100)) == .stranger)
+        }
+        #expect(home.isStranger("b") && home.isStranger("c") && !home.isStranger("a"))
+    }
+
+    @Test func itsOwnServerEndsItAtOnceWhenThereIsNoCarrier() {
+        var home = home()
+        #expect(home.handleUnknown(from: "a", carrier: .none, addresses: all, isUnused: false, now: at(0)) == .gone)
+    }
+
+    /// The address may lead to another server for a moment, and the carrier live on.
+    @Test func itsOwnAddressIsNotBelievedWhileTheCarrierWorks() {
+        var home = home()
+        for step in 0..<100 as Range<UInt64> {
+            #expect(home.handleUnknown(from: "a", carrier: .works, addresses: all, isUnused: false, now: at(step * 1000)) == .notYet)
+        }
+    }
+
+    @Test func itsOwnAddressIsBelievedAfterThreeSecondsOfSilence() {
+        var home = home()
+        #expect(home.handleUnknown(from: "a", carrier: .suspected, addresses: all, isUnused: false, now: at(1000)) == .notYet)
+        #expect(home.handleUnknown(from: "a", carrier: .suspected, addresses: all, isUnused: false, now: at(3900)) == .notYet)
+        // The suspicion was wrong: it counts anew.
+        home.handleRecovered()
+        #expect(home.handleUnknown(from: "a", carrier: .suspected, addresses: all, isUnused: false, now: at(5000)) == .notYet)
+        #expect(home.handleUnknown(from: "a", carrier: .suspected, addresses: all, isUnused: false, now: at(8000)) == .gone)
+    }
+
+    /// The address that carried it is no longer the name's: when all others have spoken, nobody is left who could know it.
+    @Test func allOfTheNameTogetherAreBelieved() {
+        var home = home()
+        #expect(home.handleUnknown(from: "b", carrier: .none, addresses: ["b", "c"], isUnused: false, now: at(0)) == .stranger)
+        #expect(home.handleUnknown(from: "c", carrier: .none, addresses: ["b", "c"], isUnused: false, now: at(1)) == .gone)
+    }
+
+    @Test func whatWasSaidBeforeTheCarrierWasLostIsForgotten() {
+        var home = home()
+        _ = home.handleUnknown(from: "b", carrier: .suspected, addresses: ["b", "c"], isUnused: false, now: at(0))
+        home.handleCarrierLost()
+        #expect(home.handleUnknown(from: "c", carrier: .none, addresses: ["b", "c"], isUnused: false, now: at(1)) == .stranger)
+    }
+
+    @Test func whatHasNothingToLoseNeedsNoProof() {
+        var home = home()
+        #expect(home.handleUnknown(from: "b", carrier: .none, addresses: all, isUnused: true, now: at(0)) == .gone)
+        #expect(home.handleUnknown(from: "b", carrier: .works, addresses: all, isUnused: true, now: at(0)) == .stranger)
+    }
+}
