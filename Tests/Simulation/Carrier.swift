@@ -24,6 +24,8 @@ final class End {
     var state: State
     /// Of the HELLO that went out on it, or that was accepted from it.
     var attempt: UInt64 = 0
+    /// Which of the ways to the server it takes.
+    var address = 0
     /// Client: what its dialer calls it until it has won.
     var candidate: Dialer.CandidateID = 0
     var offer: Endpoint.Offer?

@@ -8,6 +8,9 @@ final class Client {
     var session: Session
     var dialer: Dialer
     var candidates: [Dialer.CandidateID: End] = [:]
+    /// Who may say that the session is gone; addresses are their numbers.
+    var home = SessionHome<Int>()
+    private let addresses: [Int]
     /// When the dialer's event in the calendar rings; others are stale.
     var timerAt = UInt64.max
     /// Dials fail or hang until then.
@@ -17,6 +20,19 @@ final class Client {
         self.session = session
         dialer = Dialer(now: now)
         dialer.handleAddresses(addressCount, now: now)
+        addresses = Array(0..<addressCount)
+    }
+
+    /// The shipping rule: a server at this address does not know the session.
+    func judgeUnknown(from address: Int, now: Instant) -> SessionHome<Int>.Verdict {
+        let has: SessionHome<Int>.Carrier = session.end == nil ? .none : session.endpoint.isSuspected ? .suspected : .works
+        return home.handleUnknown(from: address, carrier: has, addresses: addresses, isUnused: isUnused, now: now)
+    }
+
+    private var isUnused: Bool {
+        var unopened = 0
+        session.endpoint.forEachUnopened { _, _ in unopened += 1 }
+        return unopened == session.endpoint.streamCount
     }
 }
 
@@ -59,6 +75,8 @@ extension World {
     private func connect(_ id: Dialer.CandidateID, _ address: Int) {
         let end = makeCarrier()
         end.candidate = id
+        end.address = address
+        ends[end.peer].address = address
         client.candidates[id] = end
         if time < client.refusedUntil || plan.deadAddresses.contains(address) {
             if chance.oneIn(2) { calendar.add(.down, end.number, at: time + latency()) }
@@ -120,12 +138,35 @@ extension World {
         case .refuse(let refusal):
             require(refusal.attempt == end.attempt, "REFUSE of another attempt")
             switch refusal.code {
-            case .sessionUnknown: loseClientSession()
+            case .sessionUnknown: isUnknown(end)
             case .stale: candidateFailed(end)
             default: require(false, "REFUSE with an unexpected code")
             }
         default: require(false, "the server answers HELLO with another frame")
         }
+    }
+
+    private func isUnknown(_ end: End) {
+        let session = client.session
+        let isThere = server.sessions.contains { $0.identity == session.identity && !$0.isOver }
+        let hadUsers = session.endpoint.streamCount > 0
+        switch client.judgeUnknown(from: end.address, now: now(.client)) {
+        case .gone:
+            var unopened = 0
+            session.endpoint.forEachUnopened { _, _ in unopened += 1 }
+            require(!isThere || !hadUsers || unopened == session.endpoint.streamCount, "a stranger's word ended a session")
+            return loseClientSession()
+        case .stranger:
+            close(end, orderly: false)
+            client.candidates[end.candidate] = nil
+            client.dialer.handleForeign(end.candidate, now: now(.client))
+        case .notYet:
+            close(end, orderly: false)
+            client.candidates[end.candidate] = nil
+            client.dialer.handleFailed(end.candidate, now: now(.client))
+        }
+        if session.end != nil, !session.endpoint.isSuspected { client.dialer.handleRecovered() }
+        runDialer()
     }
 
     private func receiveWelcome(_ end: End, _ welcome: Welcome) {
@@ -155,6 +196,7 @@ extension World {
         if end.send == nil { session.endpoint.greetingSent() }
         if let old { close(old, orderly: false) }
         client.candidates[end.candidate] = nil
+        client.home.handleCarried(by: end.address)
         client.dialer.handleWon(end.candidate)
         runDialer()
         if plan.measuresPath { session.endpoint.pathMeasured(Interval(nanoseconds: 2 * plan.latency)) }
@@ -178,6 +220,7 @@ extension World {
             bringIn(session)
             session.endpoint.carrierLost()
             touch(session)
+            client.home.handleCarrierLost()
             client.dialer.handleCarrierLost(now: now(.client))
             runDialer()
         } else if client.candidates[end.candidate] === end {
@@ -190,6 +233,7 @@ extension World {
     func loseClientSession(carries: Bool = true) {
         let old = client.session
         client.session = makeSession(.client)
+        client.home = SessionHome()
         client.dialer.handleSessionReplaced(now: now(.client))
         runDialer()
         if carries { carryOver(from: old, to: client.session) }

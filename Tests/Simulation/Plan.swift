@@ -81,6 +81,8 @@ public struct Plan: Sendable {
     var addressCount = 1
     var deadAddresses: Set<Int> = []
     var swallowingAddresses: Set<Int> = []
+    /// Some lead to another server, which knows nobody.
+    var strangerAddresses: Set<Int> = []
     /// The server keeps a session without a carrier for so long.
     var hold = milliseconds(3_600_000)
     /// This side's bytes are mutated once a link is agreed.
@@ -142,6 +144,7 @@ public struct Plan: Sendable {
         addressCount = chance.pick([1, 1, 2, 3])
         for address in 1..<max(addressCount, 2) where address < addressCount {
             if chance.oneIn(3) { deadAddresses.insert(address) } else if chance.oneIn(3) { swallowingAddresses.insert(address) }
+            else if chance.oneIn(2) { strangerAddresses.insert(address) }
         }
         if chance.oneIn(12) { hold = milliseconds(chance.skewed(4_000)) }
         opensWithin = UInt64(chance.skewed(Int(healsAt)))

@@ -30,6 +30,8 @@ extension World {
             return require(false, "the server cannot read HELLO: \(error.rule)")
         }
         end.attempt = hello.attempt
+        // Another server: it would begin a session of its own, which is not this story.
+        if plan.strangerAddresses.contains(end.address) { return refuse(end, hello.identity == .none ? .stale : .sessionUnknown) }
         let verdict = server.registry.judge(hello, from: "", isDraining: false) { hello.proof == Proof.of(hello, secret: $0) }
         switch verdict {
         case .begin(let grant): begin(end, hello, grant)

@@ -174,6 +174,7 @@ extension World {
         session.endpoint.heard(now: now)
         if offset > 0 { noteProven(session) }
         if session === client.session, client.dialer.isSeeking, !session.endpoint.isInDoubt {
+            client.home.handleRecovered()
             client.dialer.handleRecovered()
             runDialer()
         }

@@ -49,6 +49,9 @@ public struct SessionHome<Address: Hashable> {
     public mutating func handleUnknown(from peer: Address, carrier: Carrier, addresses: [Address], isUnused: @autoclosure () -> Bool,
                                        now: Instant) -> Verdict {
         strangers.insert(peer)
+        #if CANARIES
+        if Canary.selected == .believesStrangers { return .gone }
+        #endif
         let isSaidByAll = peer == address || addresses.allSatisfy(strangers.contains)
         let other: Verdict = peer == address ? .notYet : .stranger
         switch carrier {

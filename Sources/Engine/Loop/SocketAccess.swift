@@ -21,7 +21,8 @@ public struct SocketAccess: Equatable, Sendable {
             guard let number = SocketAccess.number(of: group) else { throw SystemError(ESRCH) }
             guard lchown(path, uid_t.max, number) == 0 else { throw SystemError.last }
         }
-        if let mode, chmod(path, mode) != 0 { throw SystemError.last }
+        // Never what a link leads to that somebody has put there meanwhile.
+        if let mode, fchmodat(AT_FDCWD, path, mode, AT_SYMLINK_NOFOLLOW) != 0 { throw SystemError.last }
     }
 
     /// The number of a group. Nil: there is none of this name.

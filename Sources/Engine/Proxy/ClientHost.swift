@@ -181,7 +181,8 @@ final class ClientHost: Host {
         let route = (session.carrier?.peer ?? server.addresses.first).flatMap { Socket.source(to: $0) }
         defer { self.route = route }
         if route != self.route { dialer.handleRouteChanged() }
-        if dialer.isSeeking || route != self.route { pathMayHaveChanged() }
+        // A pause that a firewall's ban asks for must outlast links that come and go elsewhere.
+        if route != self.route || dialer.isSeeking && !dialer.isPausing { pathMayHaveChanged() }
     }
 
     func reconnect() -> Bool {

@@ -35,6 +35,8 @@ final class Listeners {
 
     unowned(unsafe) let hub: Hub
     private var entries: [Entry] = []
+    /// Where the search for a free place goes on.
+    private var nextFree = 0
     /// Some listener waits for room.
     private var isHeldBack = false
     private var isArmed = false
@@ -47,12 +49,17 @@ final class Listeners {
         entry.isShared = socket.isAdopted
         entry.path = socket.isAdopted ? nil : socket.address.path
         // Users of a mapping that was removed still name its place: it is taken again late.
-        if entries.count >= 4 * Mapping.countMaximum, let free = entries.firstIndex(where: { $0.isGone && !$0.isPaused }) {
-            entries[free] = entry
-        } else {
-            entries.append(entry)
-        }
+        if let free = freePlace() { entries[free] = entry } else { entries.append(entry) }
         isArmed = false
+    }
+
+    private func freePlace() -> Int? {
+        guard entries.count >= 4 * Mapping.countMaximum else { return nil }
+        for _ in entries.indices {
+            nextFree = (nextFree + 1) % entries.count
+            if entries[nextFree].isGone, !entries[nextFree].isPaused { return nextFree }
+        }
+        return nil
     }
 
     /// The mapping by its place, which a user socket keeps. Its listener may be closed already.

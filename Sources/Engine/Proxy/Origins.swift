@@ -60,6 +60,8 @@ final class Origins {
 
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
+    /// Where the search for a free place goes on.
+    private var nextFree = 0
     /// Of those that were not removed, for a person.
     private var names: [String] = []
     private var attempts = SlotTable<Attempt>()
@@ -112,15 +114,15 @@ final class Origins {
     /// One that was removed gives its place away late: streams that it has still name it.
     private func freePlace(_ mapping: Mapping) throws(StartFault) -> Int {
         guard entries.count >= Origins.placesMaximum else { return entries.count }
-        let free = entries.indices.first { place in
-            entries[place].isRemoved && entries[place].underWay == 0 && entries[place].waiting.isEmpty && entries[place].asking.isEmpty
-                && !entries[place].name.isLookingUp
+        for _ in entries.indices {
+            let place = nextFree
+            nextFree = (nextFree + 1) % entries.count
+            let entry = entries[place]
+            guard entry.isRemoved, entry.underWay == 0, entry.waiting.isEmpty, entry.asking.isEmpty, !entry.name.isLookingUp else { continue }
+            places[entry.mapping.target] = nil
+            return place
         }
-        guard let free else {
-            throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
-        }
-        places[entries[free].mapping.target] = nil
-        return free
+        throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
     }
 
     /// Their numbers have 16 bits.

@@ -26,6 +26,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case relativeCredit
     /// Silence is never suspicious.
     case noSuspicion
+    /// Any server's word ends a session.
+    case believesStrangers
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -69,20 +69,22 @@ def without_runtime_folder(context):
     if os.path.lexists(name):
         raise Skip(f"{name} is there already")
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-    start = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env", "-i", binary(), "-client", "-in=127.0.0.1:9401",
-             "-out=127.0.0.1:1", "-log-level=debug"]
+    def start(name, port):
+        client = lab.start(name, ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env", "-i", binary(), "-client",
+                                  f"-in=127.0.0.1:{port}", "-out=127.0.0.1:1", "-log-level=debug"], host=lab.client)
+        if not context.until(5, lambda: "cannot reach the server" in client.errors):
+            raise Failure(f"it does not start: {client.errors}")
+        return client
     try:
         # Somebody else was here first.
         os.mkdir(name, 0o777)
         os.chmod(name, 0o777)
-        client = lab.start("wary", start, host=lab.client)
-        client.wait_for_port(9401)
+        client = start("wary", 9401)
         if os.listdir(name):
             raise Failure("a control socket in a folder of somebody else")
         client.kill()
         os.rmdir(name)
-        client = lab.start("client", start, host=lab.client)
-        client.wait_for_port(9401)
+        client = start("client", 9402)
         status, said, complaint = as_nobody(binary(), "status", environment=environment)
         if status or f"tele client {client.pid}" not in said:
             raise Failure(f"status does not find it: {said} {complaint}")
