@@ -204,10 +204,10 @@ def link_local(context):
 def cases():
     return [
         Case("ways.full-size-packets-vanish", black_hole(0), drivers="both", only_tele=True),
-        Case("ways.full-size-packets-vanish-probing", black_hole(1), only_tele=True),
-        Case("ways.ban-up", ban("iifname client0 drop"), only_tele=True),
-        Case("ways.ban-down", ban("iifname server0 drop"), only_tele=True),
-        Case("ways.ban-both", ban("drop"), only_tele=True),
+        Case("ways.full-size-packets-vanish-probing", black_hole(1), only_tele=True, short=False),
+        Case("ways.ban-up", ban("iifname client0 drop"), only_tele=True, short=False),
+        Case("ways.ban-down", ban("iifname server0 drop"), only_tele=True, short=False),
+        Case("ways.ban-both", ban("drop"), only_tele=True, short=False),
         Case("ways.ban-without-carrier", banned_without_carrier, only_tele=True),
         Case("ways.link-local", link_local, only_tele=True),
     ]
