@@ -159,10 +159,11 @@ public struct Plan: Sendable {
 
     /// A small transfer both ways on a calm network: the ground for sweeps. Every kind of frame is in it; with `splices` some of
     /// them go past memory.
-    public init(sweep cuts: [Cut], splices: Bool = false) {
+    /// `ground`: which of many such conversations.
+    public init(sweep cuts: [Cut], splices: Bool = false, ground: UInt64 = 0) {
         self.splices = splices
         seed = 0
-        chance = Chance(seed: splices ? 0x5eee : 0x5eed)
+        chance = Chance(seed: 0x5eed + 2 * ground + (splices ? 1 : 0))
         limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
         streamCount = 8
         bytesMaximum = 700

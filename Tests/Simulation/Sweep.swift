@@ -21,9 +21,15 @@ public struct Sweep {
     private func run(splices: Bool) -> Bool {
         let simulation = Simulation()
         let start = time(nil)
-        let calm = simulation.run(Plan(sweep: [], splices: splices))
+        // Which streams are reset is chance, and moves with each change of what is sent when: the first conversation with all kinds.
+        let ground = (0..<64 as Range<UInt64>).first { ground in
+            let calm = simulation.run(Plan(sweep: [], splices: splices, ground: ground))
+            return calm.failure != nil || Sweep.kinds.allSatisfy(calm.sequenced.contains)
+                && (calm.spliced > 4 && calm.passed > 4) == splices && calm.arrived.count == 1
+        } ?? 0
+        let calm = simulation.run(Plan(sweep: [], splices: splices, ground: ground))
         let first = Plan.Cut(carrier: 1, from: .client, afterBytes: Sweep.firstCut, style: 0)
-        let resumed = simulation.run(Plan(sweep: [first], splices: splices))
+        let resumed = simulation.run(Plan(sweep: [first], splices: splices, ground: ground))
         guard calm.failure == nil, resumed.failure == nil, calm.arrived.count == 1, resumed.arrived.count >= 2 else {
             print("sweep: the ground does not hold: \(calm.failure ?? resumed.failure ?? "another number of carriers")")
             return false
@@ -48,7 +54,7 @@ public struct Sweep {
         }
         var failures = 0
         for plan in cuts {
-            guard let failure = simulation.run(Plan(sweep: plan, splices: splices)).failure else { continue }
+            guard let failure = simulation.run(Plan(sweep: plan, splices: splices, ground: ground)).failure else { continue }
             failures += 1
             let last = plan[plan.count - 1]
             print("sweep: carrier \(last.carrier) cut \(last.afterBytes) bytes from the \(last.from), style \(last.style): \(failure)")

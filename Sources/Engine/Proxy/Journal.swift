@@ -137,9 +137,9 @@ private struct Line {
                 "hint": "a tele that was killed holds its port for a moment"])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .memoryBeyondLimit(let configured, let limit):
-            Line(.warning, "-memory is more than this process may use", [
+            Line(.warning, "-memory exceeds the memory limit", [
                 "memory": "\(configured >> 20)MiB", "limit": "\(limit >> 20)MiB",
-                "hint": "a long outage under load could end in the OOM killer; lower -memory, or raise the limit of the container or service"])
+                "hint": "the OOM killer may end tele during a long outage; lower -memory, or raise the limit of the container or service"])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error):
             Line(.warning, "cannot accept", ["reason": "\(error)",
@@ -156,13 +156,13 @@ private struct Line {
         case .reloadFailed(let fault):
             Line(.error, "cannot reload, all stays as it was", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .certificatesRenewed(let expiry):
-            Line(.notice, "certificates renewed", ["valid-for": "\(max(0, expiry - Int64(time(nil))) / 86400)d"])
+            Line(.notice, "certificates reloaded", ["valid-for": "\(max(0, expiry - Int64(time(nil))) / 86400)d"])
         case .certificateExpires(let seconds) where seconds < 0:
-            Line(.error, "a certificate has expired", [
-                "days-ago": "\(-seconds / 86400)", "hint": "renew the file of -cert or -ca; tele reads it again by itself"])
+            Line(.error, "certificate expired", [
+                "days-ago": "\(-seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically"])
         case .certificateExpires(let seconds):
-            Line(.warning, "a certificate expires soon", [
-                "days": "\(seconds / 86400)", "hint": "renew the file of -cert or -ca; tele reads it again by itself"])
+            Line(.warning, "certificate expires soon", [
+                "days": "\(seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically"])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .stopped: Line(.notice, "stopped")
@@ -185,7 +185,7 @@ private struct Line {
         case .carrierRecovered(let session, let after):
             Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
         case .carrierWasSilent(let session, let length):
-            Line(.info, "the other side could not be heard for a while", ["session": "\(session.name)", "for": "\(seconds(length))"])
+            Line(.info, "inbound outage detected", ["session": "\(session.name)", "for": "\(seconds(length))"])
         case .carrierLost(let session, let peer, let reason, let held):
             Line(.warning, "carrier lost", facts(session, peer, nil).merging([
                 "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
@@ -195,11 +195,11 @@ private struct Line {
             Line(isUrgent ? .error : .warning, "cannot reach the server", [
                 "address": "\(address)", "reason": "\(failure.reason)", "hint": "\(failure.hint) retrying, nothing is lost"])
         case .pausesForBan(let count):
-            Line(.notice, "no attempt was answered, pausing", [
-                "for": "\(count)s", "hint": "a firewall that bans frequent attempts lets this host in again; a network change ends the pause"])
+            Line(.notice, "dial attempts unanswered, pausing", [
+                "for": "\(count)s", "hint": "gives a firewall that bans frequent connections time to unban this host; a network change ends the pause"])
         case .usesSmallSegments(let count):
-            Line(.notice, "carriers connect but carry nothing, sending smaller packets", [
-                "segment": "\(count)", "hint": "the path may drop packets of full size; check the MTU of VPNs and tunnels on it"])
+            Line(.notice, "carrier connects but carries nothing, reducing packet size", [
+                "segment": "\(count)", "hint": "the path may drop full-size packets; check the MTU of its VPNs and tunnels"])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
         case .unauthenticated(let peer, let reason):

@@ -127,8 +127,8 @@ struct ListeningSocket {
 
     private static func fault(_ name: HostPort, _ access: SocketAccess, _ error: SystemError) -> StartFault {
         let hint = switch error.code {
-        case ESRCH: "there is no group \(access.group ?? "") on this host"
-        case EPERM where access.group != nil: "this user can give the socket only to groups that it is in, and \(access.group ?? "") is none of them"
+        case ESRCH: "\(access.group ?? "") is not a group on this host"
+        case EPERM where access.group != nil: "this user is not a member of the group \(access.group ?? "")"
         case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
         case EACCES where name.path != nil: "may this user make files in that folder?"
         case ENOENT: "is the folder there?"

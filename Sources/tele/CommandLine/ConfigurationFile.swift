@@ -109,12 +109,12 @@ struct ConfigurationFile {
             mappings[place(entry)].tellsAddress = entry.integer == 1
         case (4, TOML_STRING) where entry.keys[3] == "mode" && section == "client" && !entry.isElement:
             guard let mode = Settings.mode(entry.string) else {
-                throw entry.fault(path, "\(quoted(entry.string)) is no mode", hint: "write mode = \"0660\" for its user and group, \"0666\" for everybody")
+                throw entry.fault(path, "\(quoted(entry.string)) is not a file mode", hint: "write mode = \"0660\" for user and group, \"0666\" for everyone")
             }
             mappings[place(entry)].access.mode = mode
         case (4, TOML_STRING) where entry.keys[3] == "group" && section == "client" && !entry.isElement:
             guard SocketAccess.number(of: entry.string) != nil else {
-                throw entry.fault(path, "\(quoted(entry.string)) is no group of this host", hint: "write a name from /etc/group, or its number")
+                throw entry.fault(path, "\(quoted(entry.string)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
             }
             mappings[place(entry)].access.group = entry.string
         case (4, _) where ConfigurationFile.keysOfMapping.contains(entry.keys[3]):

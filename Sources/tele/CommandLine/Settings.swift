@@ -80,13 +80,13 @@ struct Settings {
         var access = SocketAccess()
         if let text = arguments.socketMode {
             guard let mode = Settings.mode(text) else {
-                throw UsageFault("-socket-mode=\(visible(text)) is no mode", hint: "write -socket-mode=0660 for its user and group, 0666 for everybody")
+                throw UsageFault("-socket-mode=\(visible(text)) is not a file mode", hint: "write -socket-mode=0660 for user and group, 0666 for everyone")
             }
             access.mode = mode
         }
         if let group = arguments.socketGroup {
             guard SocketAccess.number(of: group) != nil else {
-                throw UsageFault("-socket-group=\(visible(group)) is no group of this host", hint: "write a name from /etc/group, or its number")
+                throw UsageFault("-socket-group=\(visible(group)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
             }
             access.group = group
         }

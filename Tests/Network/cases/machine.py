@@ -54,7 +54,7 @@ def unix_listeners(context):
         raise Failure("a reload does not change who may connect")
     if [may("late"), may("late", groups=[GROUP]), os.path.exists(f"{folder}/team")] != [False, True, False]:
         raise Failure("a listener that a reload made has another mode")
-    for flag, words in (("-socket-mode=8", "is no mode"), ("-socket-group=nobodyknows", "is no group")):
+    for flag, words in (("-socket-mode=8", "is not a file mode"), ("-socket-group=nobodyknows", "is not a group on this host")):
         run = subprocess.run([binary(), "-client", f"-in=unix:{folder}/x", "-out=:1", flag], capture_output=True, text=True, timeout=5)
         if run.returncode != 64 or words not in run.stderr:
             raise Failure(f"{flag}: {run.stderr}")
@@ -158,7 +158,7 @@ def small_container(context):
         raise Skip(f"no memory limit can be set here ({error})") from None
     notes = []
     try:
-        for flags, words in (([], None), (["-memory=1GiB"], "-memory is more than this process may use")):
+        for flags, words in (([], None), (["-memory=1GiB"], "-memory exceeds the memory limit")):
             inside = lab.start(f"inside{len(notes)}", ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", binary(), "-client",
                                                       "-in=127.0.0.1:0", "-out=127.0.0.1:1", f"-control={lab.directory}/{len(notes)}.sock", *flags])
             if not context.until(5, lambda: "listening for users" in inside.errors):

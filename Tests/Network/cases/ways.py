@@ -85,7 +85,7 @@ def black_hole(probing):
                 path.client.kill()
                 path.client.wait(5)
                 path.start_client()
-        if "packets of full size" not in path.client.errors:
+        if "full-size packets" not in path.client.errors:
             raise Failure("the log does not name the cause")
         return ", ".join(notes)
     return story
@@ -156,7 +156,7 @@ def banned_without_carrier(context):
         # A reset from a middlebox: the carrier is gone on this side, and its packets pass no more.
         lab.forward(f"tcp sport {carrier} reject with tcp reset", f"tcp dport {carrier} drop")
         took = arrival(origin, 100, 90, "silence and a reset")
-        if "no attempt was answered, pausing" not in path.client.errors:
+        if "dial attempts unanswered, pausing" not in path.client.errors:
             raise Failure("the log does not say why tele pauses")
         exchange(user, origin)
     return f"back after {took:.1f} s"
