@@ -254,4 +254,19 @@ import Testing
         liveness.heardPing(17, now: at(7000))
         #expect(liveness.inboundWait(now: at(7000)) == .zero)
     }
+
+    /// Clocks drift apart for days, and a paused virtual machine's stands still: neither is an outage that goes on for ever.
+    @Test func aClockThatDiffersIsNoOutage() {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        func ping(_ sent: UInt64, late: UInt64) { liveness.heardPing(sent & (1 << 28 - 1) | 1 << 29, now: at(sent + late)) }
+        for step in 0..<60_480 as Range<UInt64> { ping(step * 10_000, late: 20 + step * 10_000 / 10_000) }  // 100 ppm for a week.
+        #expect(liveness.takeInboundOutage() == .zero)
+        var told = 0
+        for step in 60_480..<60_580 as Range<UInt64> {
+            ping(step * 10_000, late: 20 + 60_480 + 30_000)
+            if liveness.takeInboundOutage() > .zero { told += 1 }
+        }
+        #expect(told == 1, "a clock that stood still is told \(told) times")
+    }
 }

@@ -72,7 +72,8 @@ struct Liveness {
     private var isMeasured = false
     /// What the peer's last PING waited on its way here, beyond the least that any waited.
     private var inboundWait = Interval.zero
-    private var leastDelay: UInt64?
+    private var least: (delay: UInt64, at: Instant)?
+    private var lateSince = Instant.never
     private var inboundOutage = Interval.zero
     private var heardPingAt = Instant(nanoseconds: 0)
     private var heardSincePing = 0
@@ -250,10 +251,17 @@ struct Liveness {
         heardPingAt = now
         guard token & Liveness.isClock != 0 else { return }
         let delay = (Liveness.clock(now) &- token) & Liveness.clockMask
-        let beyond = leastDelay.map { (delay &- $0) & Liveness.clockMask } ?? 0
-        // Less than the least: in the other half of the circle.
-        let isLeast = leastDelay == nil || beyond > Liveness.clockMask / 2
-        if isLeast { leastDelay = delay }
+        // Two clocks differ by up to 200 ppm more with time.
+        let beyond = least.map { (delay &- $0.delay &- now.since($0.at).nanoseconds / 5_000_000_000) & Liveness.clockMask } ?? 0
+        // Less than the least is in the other half of the circle. A delay that stays is the peer's clock, which stood still (a paused
+        // virtual machine).
+        let isLate = beyond >= Liveness.outageMinimum.nanoseconds / 1_000_000 && beyond <= Liveness.clockMask / 2
+        if !isLate { lateSince = .never } else if lateSince == .never { lateSince = now }
+        let isLeast = least == nil || beyond > Liveness.clockMask / 2 || isLate && now.since(lateSince) > Liveness.pingActive * 3
+        if isLeast {
+            least = (delay, now)
+            lateSince = .never
+        }
         // A liar's clock says more than can be: nothing waited longer than there has been a carrier.
         inboundWait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
         if inboundWait >= Liveness.outageMinimum { inboundOutage = max(inboundOutage, inboundWait) }
@@ -296,7 +304,8 @@ struct Liveness {
         hasAnswered = false
         inboundWait = .zero
         inboundOutage = .zero
-        leastDelay = nil
+        least = nil
+        lateSince = .never
         heardSincePing = 0
         wasAsleep = false
         lateness = .zero
