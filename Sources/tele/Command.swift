@@ -2,7 +2,7 @@ import ArgumentParser
 import Glibc
 import Logging
 import Loop
-import Proxy
+import Relay
 
 /// The whole command: from the words on the command line to an exit status.
 enum Command {
@@ -91,7 +91,7 @@ enum Command {
                 return fresh
             } catch { throw Command.startFault(error) }
         } : nil
-        let ending = Proxy.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
+        let ending = Relay.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
             guard settings.printsAddress else { return }
             do {
                 try StandardStreams.print(address)

@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// `tele keygen`: a fresh key for -key, into a file that nobody else may read.
 struct Keygen {

@@ -1,6 +1,6 @@
 import Glibc
 import Loop
-import Proxy
+import Relay
 import Testing
 
 @testable import tele

@@ -1,6 +1,6 @@
 import Logging
 import Loop
-import Proxy
+import Relay
 import Testing
 
 @testable import tele

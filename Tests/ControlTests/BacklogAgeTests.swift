@@ -1,5 +1,6 @@
 import Control
 import Testing
+import Time
 import Tunnel
 
 @Suite struct BacklogAgeTests {

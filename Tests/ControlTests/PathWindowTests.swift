@@ -1,4 +1,5 @@
 import Testing
+import Time
 import Tunnel
 @testable import Control
 
@@ -28,7 +29,7 @@ import Tunnel
         var delivered = 0.0
 
         var held: Int { Int(queued + (arrivals + unheard).reduce(0) { $0 + $1.bytes }) }
-        var instant: Tunnel.Instant { Tunnel.Instant(nanoseconds: UInt64(now * 1_000_000)) }
+        var instant: Instant { Instant(nanoseconds: UInt64(now * 1_000_000)) }
 
         /// `most`: what TCP takes unbounded; nil: a second's worth.
         mutating func run(_ milliseconds: Int, most: Double? = nil) {

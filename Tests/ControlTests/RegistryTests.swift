@@ -1,4 +1,5 @@
 import Testing
+import Time
 import Tunnel
 import Wire
 @testable import Control

@@ -1,4 +1,5 @@
 import Testing
+import Time
 import Tunnel
 @testable import Control
 
@@ -63,7 +64,7 @@ import Tunnel
 }
 
 @Suite struct StoppingTests {
-    private func at(_ milliseconds: UInt64) -> Tunnel.Instant { Tunnel.Instant(nanoseconds: milliseconds * 1_000_000) }
+    private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: milliseconds * 1_000_000) }
 
     @Test func aDrainEndsWhenAllIsDelivered() {
         var stopping = Stopping(drainFor: .seconds(10))

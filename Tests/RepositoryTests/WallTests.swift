@@ -23,20 +23,20 @@ struct WallTests {
 
     @Test func wireAndTunnelKnowNothingOfSockets() throws {
         #expect(try knows("Wire") == [])
-        #expect(try knows("Tunnel") == ["Wire"])
+        #expect(try knows("Tunnel") == ["Time", "Wire"])
     }
 
     @Test func theLoopHasNeverHeardOfATunnel() throws {
         let loop = try knows("Loop")
         #expect(loop.contains("CRing"))
-        #expect(loop.isDisjoint(with: ["Wire", "Tunnel", "Proxy", "Logging"]))
+        #expect(loop.isDisjoint(with: ["Time", "Wire", "Tunnel", "Relay", "Logging"]))
     }
 
-    @Test func onlyTheProxyJoinsTheRooms() throws {
-        let proxy = try knows("Proxy")
-        #expect(proxy.isSuperset(of: ["Wire", "Tunnel", "Loop", "CSlab"]))
+    @Test func onlyTheRelayJoinsTheRooms() throws {
+        let relay = try knows("Relay")
+        #expect(relay.isSuperset(of: ["Wire", "Tunnel", "Loop", "CSlab"]))
         #expect(try knows("tele").isDisjoint(with: ["Wire", "Tunnel", "CRing", "CSlab"]))
-        for target in manifest.targets where target.path.hasPrefix("Sources/") && target.name != "Proxy" {
+        for target in manifest.targets where target.path.hasPrefix("Sources/") && target.name != "Relay" {
             #expect(!target.knows.isSuperset(of: ["Tunnel", "Loop"]), "\(target.name) joins rooms too")
         }
     }

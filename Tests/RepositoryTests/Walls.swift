@@ -8,7 +8,7 @@ struct Walls {
     /// Modules of the system that any target may import, beside the exceptions below.
     static let system: Set<String> = ["Glibc", "Synchronization"]
     /// Bytes, frames and the protocol know neither sockets nor clocks, so they get no system at all.
-    static let pure: Set<String> = ["Wire", "Tunnel"]
+    static let pure: Set<String> = ["Time", "Wire", "Tunnel"]
     static let forTests: Set<String> = ["Testing", "Foundation"]
 
     /// One sentence for each import or include that goes around a wall.

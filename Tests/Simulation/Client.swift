@@ -1,5 +1,6 @@
-import CSlab
 import Control
+import CSlab
+import Time
 import Tunnel
 import Wire
 

@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 public enum Side: Int, Sendable, CaseIterable {

@@ -1,4 +1,5 @@
 import Control
+import Time
 import Tunnel
 import Wire
 

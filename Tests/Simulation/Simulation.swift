@@ -1,4 +1,5 @@
 import CSlab
+import Time
 import Tunnel
 import Wire
 

@@ -1,4 +1,5 @@
 import CSlab
+import Time
 import Tunnel
 
 /// Bytes that go past memory, as the proxy's do: spliced ones lie in a pipe until they have left, and in another until they

@@ -1,6 +1,7 @@
-import CSlab
 import Control
+import CSlab
 import Glibc
+import Time
 import Tunnel
 import Wire
 

@@ -1,4 +1,5 @@
 import Testing
+import Time
 @testable import Tunnel
 
 /// How far the window of one stream grows, and what a lower ceiling leaves of it.

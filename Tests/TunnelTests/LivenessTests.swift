@@ -1,4 +1,5 @@
 import Testing
+import Time
 @testable import Tunnel
 
 /// A carrier on virtual time, judged by what it answers.

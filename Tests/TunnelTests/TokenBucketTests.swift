@@ -1,8 +1,9 @@
 import Testing
+import Time
 @testable import Tunnel
 
 @Suite struct TokenBucketTests {
-    private func at(_ milliseconds: UInt64) -> Tunnel.Instant { Tunnel.Instant(nanoseconds: (7_000 + milliseconds) * 1_000_000) }
+    private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (7_000 + milliseconds) * 1_000_000) }
 
     @Test func aBurstAndThenSoManyASecond() {
         var bucket = TokenBucket(burst: 10, perSecond: 100)

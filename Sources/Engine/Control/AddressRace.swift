@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// The addresses of one destination, tried as RFC 8305 §5 says: the next a quarter of a second after the last, or at once when

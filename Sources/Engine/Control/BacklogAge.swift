@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// How long the oldest of the bytes that wait has waited. Bytes leave in the order in which they came, as far as it matters

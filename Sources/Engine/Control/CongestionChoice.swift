@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// Which congestion control a carrier shall have: the system's, or cubic.

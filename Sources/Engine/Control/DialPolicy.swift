@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// The dialer's limits and delays (docs/protocol.md §9.3).

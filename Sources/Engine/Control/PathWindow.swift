@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// How many bytes the kernel may hold of a carrier, sent or not: what waits there can no longer be reordered, so a keystroke

@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// Who may say that a session is gone (docs/protocol.md 4.22). Only the server that made it knows: the one at the address that last

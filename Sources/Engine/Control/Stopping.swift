@@ -1,3 +1,4 @@
+import Time
 import Tunnel
 
 /// How a tele process ends.

@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// How much of a stream the receiver takes ahead of its user: an absolute limit that moves with consumption, over a

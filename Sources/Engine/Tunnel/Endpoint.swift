@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// One end of a session, without sockets, clock, chance or payload bytes: it is told what happened, and asked what to

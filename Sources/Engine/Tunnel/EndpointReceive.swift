@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// What the owner must know of the bytes that arrived.

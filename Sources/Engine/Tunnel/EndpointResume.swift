@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// The agreement on a new carrier: where each side goes on. The owner speaks HELLO and WELCOME; the offsets in them

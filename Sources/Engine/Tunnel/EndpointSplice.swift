@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// Payload that never lies in the owner's memory: it goes from a socket through a pipe into the carrier, or from the carrier

@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// A frame that has just taken its place in the sequence. The owner must append the header, then `payload` bytes of

@@ -322,3 +322,4 @@ struct Liveness {
         pingedAt = Instant(nanoseconds: 0)
     }
 }
+import Time

@@ -1,3 +1,4 @@
+import Time
 import Wire
 
 /// Where a stream stands in its table. Valid until the stream is over.

@@ -36,3 +36,4 @@ public struct TokenBucket: Sendable {
         filledAt = max(filledAt ?? now, now)
     }
 }
+import Time

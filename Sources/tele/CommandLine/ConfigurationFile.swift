@@ -1,7 +1,7 @@
 import CTOML
 import Glibc
 import Loop
-import Proxy
+import Relay
 
 /// A configuration file: TOML with a section for the client or the server of this host, or for both. Its keys are the
 /// flags without their dash; tables of mappings come on top.

@@ -1,4 +1,4 @@
-import Proxy
+import Relay
 
 /// How the process ends, in the numbers of sysexits.h. What is wrong on the command line itself is 64, also a
 /// value out of range; 78 is for what only shows when it is tried, such as a driver that this kernel forbids.

@@ -1,7 +1,7 @@
 import Glibc
 import Logging
 import Loop
-import Proxy
+import Relay
 
 /// What the command line asks for, read and checked.
 struct Settings {

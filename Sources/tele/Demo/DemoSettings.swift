@@ -1,5 +1,5 @@
 import Loop
-import Proxy
+import Relay
 
 /// What `tele demo` was asked for, read and checked.
 struct DemoSettings {

@@ -1,7 +1,7 @@
 import Glibc
 import Logging
 import Loop
-import Proxy
+import Relay
 
 /// `tele connect`: one stream between stdin, stdout and a tele server. It survives outages as the others do.
 ///
@@ -49,7 +49,7 @@ struct ConnectCommand {
             if !ConnectCommand.move(from: pumps, to: STDOUT_FILENO) { shutdown(pumps, Int32(SHUT_RDWR)) }
             StandardStreams.end(STDOUT_FILENO)
         }
-        let ending = Proxy.run(configuration, logger: logger) { _ in }
+        let ending = Relay.run(configuration, logger: logger) { _ in }
         defer { log.flush(withinMilliseconds: 1000) }
         switch ending {
         case .finished:

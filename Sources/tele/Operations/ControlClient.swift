@@ -1,6 +1,6 @@
 import FoundationEssentials
 import Glibc
-import Proxy
+import Relay
 
 /// Asks one running process, over its control socket: a request of HTTP, an answer, the end. Blocks for five seconds at most.
 struct ControlClient {

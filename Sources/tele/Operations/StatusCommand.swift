@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// `tele status`: what every running process of this user does, or one.
 struct StatusCommand {

@@ -1,4 +1,4 @@
-import Proxy
+import Relay
 
 /// A process's status as lines for a person.
 struct StatusTable {

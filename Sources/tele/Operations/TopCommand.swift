@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// `tele top`: one process, each second: its status, how fast bytes go, how many wait, and how long they will take.
 /// On a terminal the screen is drawn anew; else there is a line each second, for files and pipes.

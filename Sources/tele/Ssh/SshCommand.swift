@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// `tele ssh`: what ssh does with the same words, through a tele server on the host.
 ///

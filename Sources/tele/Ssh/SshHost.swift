@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// The far side of `tele ssh`, as seen from here: a shell that finds tele there, and what `tele ssh-host` answers.
 enum SshHost {

@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// The key for one host's tele server: made once, in this user's cache, where nobody else reads it.
 struct SshKey {

@@ -1,7 +1,7 @@
 import Glibc
 import Logging
 import Loop
-import Proxy
+import Relay
 
 /// `tele ssh-proxy`, the ProxyCommand of `tele ssh`: has a server there, and is the one connection to it. stdin and stdout are ssh's;
 /// stderr is the user's terminal.

@@ -1,5 +1,5 @@
 import Glibc
-import Proxy
+import Relay
 
 /// `tele ssh-host MARK SSHPORT PORT`, run by `tele ssh` on the host: one server for this user and this sshd, found by its control
 /// socket, or else started. The client's key comes on stdin; the answer is one line behind MARK.

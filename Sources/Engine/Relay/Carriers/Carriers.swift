@@ -1,0 +1,442 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`,
+/// TLS in `CarriersSecuring`.
+final class Carriers {
+    unowned(unsafe) let hub: Hub
+    private var table = SlotTable<Carrier>()
+    /// Who receives next, after this turn's sends.
+    var readers: [Carrier] = []
+    /// Bytes that may be spliced in this turn.
+    var spliceAllowance = 0
+    /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
+    private var hot: [Carrier] = []
+    /// Of these: with a slab.
+    private var hotCount = 0
+    /// Carriers whose bytes wait for the next turn.
+    private var unfinished: [Carrier] = []
+    private let hotMaximum: Int
+
+    init(_ hub: Hub) {
+        self.hub = hub
+        hotMaximum = max(Policy.hotCarriersMinimum, hub.configuration.memoryByteCount / 8 / Int(SLAB_BYTES))
+    }
+
+    var all: [Carrier] { table.all }
+
+    func find(_ token: Token) -> Carrier? { table.find(token) }
+
+    // MARK: Beginnings
+
+    func add(fd: Int32, peer: Address, state: Carrier.State) -> Carrier {
+        CarrierTuning.apply(fd, isLoopback: peer.isLoopback)
+        let carrier = table.insert { index, generation in
+            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: hub.now)
+        }
+        if !peer.isLoopback { carrier.window = PathWindow() }
+        return carrier
+    }
+
+    /// Starts its connect. False: the ring has no room.
+    func connect(_ carrier: Carrier, to address: Address) -> Bool {
+        carrier.inFlight.connect = hub.loop.connect(carrier.fd, address, carrier.token(.carrierConnect))
+        return carrier.inFlight.connect
+    }
+
+    // MARK: Completions
+
+    func handle(_ operation: Operation, _ completion: Completion) {
+        defer { if let buffer = completion.buffer { hub.loop.returnToPool(buffer) } }
+        guard let carrier = table.find(completion.token) else { return }
+        switch operation {
+        case .carrierConnect:
+            carrier.inFlight.connect = false
+            if carrier.state == .connecting { hub.host.handleConnected(carrier, completion.error) }
+        case .carrierReceive:
+            carrier.inFlight.receive = false
+            if !carrier.isOver { received(carrier, completion.result) }
+        case .carrierReceivePooled:
+            carrier.inFlight.receive = false
+            guard !carrier.isOver else { break }
+            guard completion.result > 0, let buffer = completion.buffer else { failed(carrier, completion.result); break }
+            receivedPooled(carrier, hub.loop.poolBytes(buffer), Int(completion.result))
+        case .carrierReadable:
+            carrier.inFlight.receive = false
+            switch carrier.state {
+            case .established: pass(carrier)
+            case .securing: readers.append(carrier)
+            case .connected: lost(carrier, "closed by the other side")
+            case .connecting, .greeted, .awaitingHello, .refusing, .closing, .closed: break
+            }
+        case .carrierWritable:
+            writable(carrier)
+        case .carrierSend:
+            sendCompleted(carrier, completion.result)
+        default:
+            preconditionFailure("not an operation of a carrier")
+        }
+        carrier.checkInvariants()
+        guard carrier.state == .closing else { return }
+        if carrier.inFlight.isEmpty {
+            release(carrier)
+        } else if carrier.hasLastWords, !carrier.inFlight.send {
+            carrier.hasLastWords = false
+            hub.loop.cancel(carrier.fd)
+        }
+    }
+
+    // MARK: What arrives
+
+    /// Everybody whose bytes were read receives on.
+    func armReaders() {
+        guard !readers.isEmpty else { return }
+        for carrier in readers { armReceive(carrier) }
+        readers.removeAll(keepingCapacity: true)
+    }
+
+    /// The carrier is always read. Before its handshake, and while something came in the last second, it has a page; while bytes come
+    /// fast a slab; an idle one shares the pool.
+    func armReceive(_ carrier: Carrier) {
+        guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
+        if carrier.passes || awaitsSecuring(carrier) {
+            carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
+        } else if carrier.state == .established, !carrier.isWarm {
+            if carrier.transport.channel?.hasUnread != true {
+                carrier.inFlight.receive = hub.loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
+            }
+        } else if let room = target(carrier) {
+            carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
+        }
+        if !carrier.inFlight.receive { retryLater(carrier) }
+    }
+
+    /// Client: connected, and TLS has not begun. The server has nothing to say before.
+    private func awaitsSecuring(_ carrier: Carrier) -> Bool {
+        carrier.state == .connected && hub.credentials != nil && carrier.transport.channel == nil
+    }
+
+    /// Where the kernel writes what arrives. Nil: no memory, or TLS has more to read first.
+    private func target(_ carrier: Carrier) -> UnsafeMutableRawBufferPointer? {
+        switch carrier.transport {
+        case .plain: makeRoom(carrier) ? carrier.block.room : nil
+        case .secure(let channel): channel.hasUnread ? nil : channel.target(hub, isHot: carrier.isHot)
+        }
+    }
+
+    /// Room for a receive of some size, or for `count` bytes that are there. False: no memory.
+    func makeRoom(_ carrier: Carrier, for count: Int = 0) -> Bool {
+        let isLarge = (carrier.isHot || carrier.passes) && count == 0
+        if let memory = carrier.block.memory {
+            if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
+                carrier.block.parsed = 0
+                carrier.block.filled = 0
+            }
+            let room = carrier.block.capacity - carrier.block.filled
+            if count > 0 ? room >= count
+                : carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum
+                : !isLarge && room >= (carrier.state == .established ? Policy.pageRoomMinimum : 1) { return true }
+        }
+        // The start of a frame that is not whole: at most a control frame.
+        return replaceBlock(carrier, isLarge: isLarge || carrier.block.unread.count + count > Int(PAGE_BYTES))
+    }
+
+    /// What is unread moves into a fresh block. False: no memory.
+    private func replaceBlock(_ carrier: Carrier, isLarge: Bool) -> Bool {
+        guard let next = isLarge ? arena_slab(hub.arena) : arena_page(hub.arena) else { return false }
+        let rest = carrier.block.unread.count
+        if rest > 0 { memcpy(next, carrier.block.unread.baseAddress!, rest) }
+        releaseBlock(carrier)
+        carrier.block = Carrier.Block(memory: next, capacity: isLarge ? Int(SLAB_BYTES) : Int(PAGE_BYTES), filled: rest)
+        hub.budget.arm(carrier.block.capacity)
+        return true
+    }
+
+    func releaseBlock(_ carrier: Carrier) {
+        guard let memory = carrier.block.memory else { return }
+        hub.budget.disarm(carrier.block.capacity)
+        arena_release(hub.arena, memory)
+        carrier.block = Carrier.Block()
+    }
+
+    /// A carrier that is not busy holds a page at most, while something came in the last second; later the start of a frame at most.
+    func shrinkBlock(_ carrier: Carrier) {
+        guard !carrier.isUnfinished, carrier.block.capacity > Int(PAGE_BYTES) || !carrier.isWarm else { return }
+        let rest = carrier.block.unread.count
+        if rest == 0 {
+            releaseBlock(carrier)
+        } else if carrier.block.capacity > Int(PAGE_BYTES), rest <= Int(PAGE_BYTES) {
+            _ = replaceBlock(carrier, isLarge: false)
+        }
+    }
+
+    /// The same for what TLS receives into, when nothing in it is unread.
+    private func shrinkIn(_ carrier: Carrier) {
+        shrinkBlock(carrier)
+        if let channel = carrier.transport.channel, !channel.hasUnread { channel.releaseIn(hub) }
+    }
+
+    private func received(_ carrier: Carrier, _ result: Int32) {
+        guard result > 0 else { return failed(carrier, result) }
+        let fast = carrier.isHot ? Policy.carrierColdBelow : carrier.transport.channel == nil ? Int32(carrier.block.room.count) : Int32(PAGE_BYTES)
+        noteArrival(carrier, isFast: result >= fast)
+        switch carrier.transport {
+        case .plain:
+            let wasFull = Int(result) == carrier.block.room.count
+            carrier.block.filled += Int(result)
+            read(carrier)
+            if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
+            if !carrier.isHot, carrier.state == .established { shrinkBlock(carrier) }
+        case .secure(let channel):
+            if carrier.state == .securing { hub.host.handleHeard(carrier) }
+            channel.arrived(Int(result), now: hub.now)
+            open(carrier, channel)
+        }
+        readers.append(carrier)
+    }
+
+    /// A receive brought nothing.
+    private func failed(_ carrier: Carrier, _ result: Int32) {
+        let error = SystemError(-result)
+        if result < 0, error.isPassing {
+            if !carrier.isHot, carrier.state == .established { shrinkIn(carrier) }
+            return readers.append(carrier)
+        }
+        if result < 0, error.isShortage { return retryLater(carrier) }
+        lost(carrier, result == 0 ? "closed by the other side" : error.description)
+    }
+
+    /// Bytes of an idle carrier, which lie in the pool.
+    private func receivedPooled(_ carrier: Carrier, _ bytes: UnsafeRawPointer, _ count: Int) {
+        let wasFull = count == Policy.poolByteCount
+        carrier.quickArrivals = hub.now - carrier.arrivedAt < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
+        if carrier.quickArrivals >= Policy.busyArrivals { keepWarm(carrier) }
+        noteArrival(carrier, isFast: wasFull)
+        switch carrier.transport {
+        case .plain:
+            // They cannot wait here. The peer repeats them on the next carrier.
+            guard makeRoom(carrier, for: count) else { return lost(carrier, "out of memory") }
+            memcpy(carrier.block.room.baseAddress!, bytes, count)
+            carrier.block.filled += count
+            read(carrier)
+            if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
+            if !carrier.isOver { shrinkBlock(carrier) }
+        case .secure(let channel):
+            guard channel.take(bytes, count, hub) else { return lost(carrier, "out of memory") }
+            channel.arrived(count, now: hub.now)
+            open(carrier, channel)
+            if !carrier.isOver, !channel.hasUnread { channel.releaseIn(hub) }
+        }
+        readers.append(carrier)
+    }
+
+    /// `isFast`: a slab is worth having.
+    private func noteArrival(_ carrier: Carrier, isFast: Bool) {
+        carrier.arrivedAt = hub.now
+        guard isFast != carrier.isHot, carrier.state == .established else { return }
+        guard isFast else { return becomeCold(carrier) }
+        guard hotCount < hotMaximum else { return }
+        keepWarm(carrier)
+        carrier.isHot = true
+        hotCount += 1
+    }
+
+    private func becomeCold(_ carrier: Carrier) {
+        guard carrier.isHot else { return }
+        carrier.isHot = false
+        hotCount -= 1
+    }
+
+    /// It holds memory that it gives back when it goes quiet.
+    func keepWarm(_ carrier: Carrier) {
+        guard !carrier.isWarm else { return }
+        carrier.isWarm = true
+        if hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        hot.append(carrier)
+    }
+
+    func handleCoolDown() {
+        hot.removeAll { carrier in
+            guard !carrier.isOver else { return true }
+            guard hub.now > carrier.arrivedAt + Policy.hotMaximum.nanoseconds, !carrier.inFlight.send else { return false }
+            carrier.isWarm = false
+            if carrier.passes {
+                if carrier.block.unread.isEmpty { releaseBlock(carrier) }
+            } else {
+                becomeCold(carrier)
+                // Its receive ends as cancelled, and the next one is pooled.
+                if carrier.inFlight.receive { hub.loop.cancel(carrier.fd) }
+            }
+            return true
+        }
+        if !hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+    }
+
+    /// It brought more streams that begin or are reset than one turn is for: the rest is read in the next.
+    private func postpone(_ carrier: Carrier) {
+        guard !carrier.isUnfinished else { return }
+        carrier.isUnfinished = true
+        unfinished.append(carrier)
+    }
+
+    var hasUnfinished: Bool { !unfinished.isEmpty }
+
+    /// Carriers whose bytes were not all read in the turn before.
+    func readOn() {
+        guard hasUnfinished else { return }
+        let carriers = unfinished
+        unfinished.removeAll(keepingCapacity: true)
+        for carrier in carriers {
+            carrier.isUnfinished = false
+            guard !carrier.isOver else { continue }
+            read(carrier)
+            guard !carrier.isOver, !carrier.isUnfinished else { continue }
+            if let channel = carrier.transport.channel { open(carrier, channel) } else if !carrier.isHot { shrinkBlock(carrier) }
+            readers.append(carrier)
+        }
+    }
+
+    /// Reads all that is whole, within what one turn is for.
+    func read(_ carrier: Carrier) {
+        if carrier.state != .established { hub.host.readGreeting(carrier) }
+        guard carrier.state == .established, let session = carrier.session, session.carrier === carrier else { return }
+        hub.sessions.markDirty(session)
+        let start = carrier.block.parsed
+        var allowance = Policy.openingsAtOnce
+        while carrier.block.parsed < carrier.block.filled {
+            guard allowance > 0 else {
+                postpone(carrier)
+                break
+            }
+            let base = carrier.block.memory! + carrier.block.parsed
+            var offset = 0
+            let event: Received
+            do throws(ProtocolFault) {
+                event = try session.endpoint.receive(carrier.block.unread.bytes, at: &offset, now: hub.instant)
+            } catch {
+                return hub.sessions.violated(session, error)
+            }
+            carrier.block.parsed += offset
+            switch event {
+            case .incomplete: break
+            case .opened, .reset: allowance -= 1
+            case .payload, .finished, .closed: break
+            }
+            if case .incomplete = event { break }
+            guard act(event, session, base) else { return }
+        }
+        session.endpoint.heard(now: hub.instant)
+        if carrier.block.parsed > start { hub.host.handleProven(session) }
+        hub.sessions.noteLife(session)
+    }
+
+    /// False: the session is over.
+    private func act(_ event: Received, _ session: Session, _ base: UnsafeMutableRawPointer) -> Bool {
+        switch event {
+        case .incomplete:
+            break
+        case .payload(let owner, let range):
+            guard hub.users.deliver(owner, base + range.lowerBound, range.count) else {
+                hub.journal.note(.outOfMemory(session, what: "bytes that were promised room"))
+                hub.sessions.end(session, .exhausted, "out of memory")
+                return false
+            }
+        case .opened(let slot, let target):
+            hub.host.handleOpened(session, slot, target: target)
+        case .finished(let owner):
+            hub.users.finishOutbound(owner)
+        case .reset(let owner, let code):
+            let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
+            hub.journal.note(.streamReset(session, code, mapping: mapping))
+            hub.host.handleStreamReset(owner, code)
+            // First: the endpoint does not know the owner any more, so the session's end would not end it.
+            hub.users.abortOutbound(owner)
+        case .closed(let code, let reason):
+            hub.sessions.peerClosed(session, code, reason)
+            return false
+        }
+        return true
+    }
+
+    // MARK: Ends
+
+    /// The carrier died by itself: its session goes on without.
+    func lost(_ carrier: Carrier, _ reason: String) {
+        guard !carrier.isOver else { return }
+        let owned = carrier.state == .established && carrier.session?.carrier === carrier ? carrier.session : nil
+        close(carrier)
+        if let owned { hub.host.handleLost(owned, carrier, reason) } else { hub.host.handleFailed(carrier, reason) }
+    }
+
+    /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
+    func close(_ carrier: Carrier) {
+        guard !carrier.isOver else { return }
+        carrier.state = .closing
+        Socket.abortOnClose(carrier.fd)
+        if carrier.inFlight.isEmpty { release(carrier) } else { hub.loop.cancel(carrier.fd) }
+    }
+
+    /// Ends the connection in order: what the kernel was given still arrives, within a second.
+    func closeGently(_ carrier: Carrier) {
+        guard !carrier.isOver else { return }
+        carrier.state = .closing
+        if carrier.inFlight.send {
+            carrier.hasLastWords = true
+            hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.lastWordsMaximum.nanoseconds)
+        } else if !carrier.inFlight.isEmpty {
+            hub.loop.cancel(carrier.fd)
+        } else {
+            release(carrier)
+        }
+    }
+
+    private func release(_ carrier: Carrier) {
+        precondition(carrier.state == .closing && carrier.inFlight.isEmpty, "closed a carrier that is in use")
+        carrier.state = .closed
+        unpin(carrier)
+        dropTransit(carrier)
+        carrier.session = nil
+        hub.timers.cancel(carrier.token(.carrierDeadline))
+        hub.timers.cancel(carrier.token(.carrierRetry))
+        hub.timers.cancel(carrier.token(.carrierRoom))
+        hub.loop.close(carrier.fd)
+        carrier.transport.channel?.release(hub)
+        becomeCold(carrier)
+        releaseBlock(carrier)
+        table.remove(carrier.index)
+    }
+
+    // MARK: Time
+
+    func handleDeadline(_ token: Token) {
+        guard let carrier = table.find(token) else { return }
+        switch carrier.state {
+        case .awaitingHello: lost(carrier, "no hello in time")
+        case .securing: break
+        case .refusing: close(carrier)
+        case .closing:
+            carrier.hasLastWords = false
+            hub.loop.cancel(carrier.fd)
+        case .connecting, .connected, .greeted, .established, .closed: break
+        }
+    }
+
+    func retryLater(_ carrier: Carrier) {
+        hub.timers.set(carrier.token(.carrierRetry), at: hub.now + Policy.retryDelay.nanoseconds)
+    }
+
+    func handleRetry(_ token: Token) {
+        guard let carrier = table.find(token), !carrier.isOver else { return }
+        carrier.isRefused = false
+        if let channel = carrier.transport.channel, channel.hasUnread { open(carrier, channel) }
+        armReceive(carrier)
+        resend(carrier)
+        if !carrier.greeting.isSent { sendGreeting(carrier) }
+        if let session = carrier.session { hub.sessions.markDirty(session) }
+    }
+}

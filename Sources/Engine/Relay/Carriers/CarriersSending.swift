@@ -1,0 +1,179 @@
+import CSlab
+import Glibc
+import Loop
+import Time
+import Tunnel
+
+/// What leaves on carriers: the greeting, then early bytes, then batches, gathered from the session's store. One send at a
+/// time.
+extension Carriers {
+    /// Starts the greeting, or goes on with it.
+    func sendGreeting(_ carrier: Carrier) {
+        guard !carrier.inFlight.send, !carrier.isRefused, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
+        precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
+        var count = 0
+        // In a packet of its own, which is small: on some paths those of full size are lost, and then the peer would never hear of us.
+        if !carrier.greeting.bytes.isEmpty {
+            carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: $0) }
+            hub.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
+            count = 1
+        } else if carrier.greeting.earlyCount > 0, let session = carrier.session {
+            hub.sessions.bringIn(session)
+            guard !carrier.isOver else { return }
+            var gathered = 0
+            count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
+                                      hub.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
+            pin(carrier, from: carrier.greeting.earlyStart)
+        }
+        submitSend(carrier, count)
+    }
+
+    /// How many bytes may be handed to the kernel now. One stream alone has nobody who waits behind it.
+    func room(_ carrier: Carrier, _ session: Session) -> Int {
+        guard var window = carrier.window, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
+        guard window.limit != nil || window.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd),
+              facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
+        if window.isSampleDue(now: hub.instant) {
+            window.measured(facts.sample(inboundWait: session.endpoint.inboundWait(now: hub.instant)), now: hub.instant)
+            chooseCongestion(carrier, isBounded: window.limit != nil, facts)
+            session.endpoint.setQuantum(window.quantum)
+        }
+        defer { carrier.window = window }
+        guard window.limit != nil else { return Policy.batchByteCount }
+        let held = facts.held(unacknowledged: Socket.heldByteCount(carrier.fd))
+        let room = window.room(held, now: hub.instant)
+        if room == 0 {
+            hub.timers.set(carrier.token(.carrierRoom), at: hub.now + window.retryDelay(held).nanoseconds)
+        }
+        return min(room, Policy.batchByteCount)
+    }
+
+    private func chooseCongestion(_ carrier: Carrier, isBounded: Bool, _ facts: PathFacts) {
+        let before = carrier.congestion.choice
+        carrier.congestion.measured(isBounded: isBounded, sent: UInt64(facts.sentSegments), repeated: UInt64(facts.repeatedSegments),
+                                    now: hub.instant)
+        guard carrier.congestion.choice != before else { return }
+        if carrier.systemCongestion.isEmpty { carrier.systemCongestion = Socket.congestionControl(carrier.fd) }
+        // Only BBR is in the way; where cubic is not to be had, all stays as it is.
+        guard carrier.systemCongestion.hasPrefix("bbr") else { return }
+        _ = Socket.setCongestionControl(carrier.fd, carrier.congestion.choice == .cubic ? "cubic" : carrier.systemCongestion)
+    }
+
+    func handleRoom(_ token: Token) {
+        guard let carrier = find(token), let session = carrier.session, session.carrier === carrier else { return }
+        hub.sessions.markDirty(session)
+    }
+
+    /// One send: what has its place in the sequence, about `most` bytes of it, and what is owed besides.
+    func submitBatch(_ session: Session, _ carrier: Carrier, most: Int = Policy.batchByteCount) {
+        let batch = session.endpoint.nextBatch(limit: most, control: carrier.control, now: hub.instant)
+        guard !batch.isEmpty else { return }
+        var count = 0
+        var isWhole = true
+        func gather(_ from: UInt64, _ bytes: Int) {
+            guard bytes > 0, isWhole else { return }
+            var gathered = 0
+            count += Int(queue_gather(&session.store, from, bytes, hub.iovecs + count,
+                                      UInt32(Policy.iovecMaximum - 1 - count), &gathered))
+            isWhole = gathered == bytes
+        }
+        gather(batch.start, batch.rest)
+        if isWhole, !batch.control.isEmpty {
+            hub.iovecs[count] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
+                                      iov_len: batch.control.count)
+            count += 1
+        }
+        gather(batch.start + UInt64(batch.rest), batch.more)
+        carrier.inFlight.batch = batch
+        if batch.rest + batch.more > 0 { pin(carrier, from: batch.start) }
+        submitSend(carrier, count)
+    }
+
+    private func submitSend(_ carrier: Carrier, _ count: Int) {
+        if let channel = carrier.transport.channel {
+            guard channel.seal(hub.iovecs, count, hub) else { return finishRefused(carrier) }
+            return sendSealed(carrier, channel)
+        }
+        carrier.inFlight.send = hub.loop.send(carrier.fd, hub.iovecs, count, carrier.token(.carrierSend))
+        if !carrier.inFlight.send { finishRefused(carrier) }
+    }
+
+    /// The ring, or memory, has no room: nothing of it was sent. Later, and never in this turn.
+    private func finishRefused(_ carrier: Carrier) {
+        refuse(carrier)
+        finishSend(carrier, 0)
+    }
+
+    /// Nothing is sent before the retry timer. The session may become dirty meanwhile: `isReady` is false.
+    func refuse(_ carrier: Carrier) {
+        carrier.isRefused = true
+        retryLater(carrier)
+    }
+
+    func sendCompleted(_ carrier: Carrier, _ result: Int32) {
+        carrier.inFlight.send = false
+        let error = SystemError(-result)
+        if result < 0, !error.isPassing, !error.isShortage {
+            finishSend(carrier, 0)
+            return carrier.isOver ? () : lost(carrier, error.description)
+        }
+        let count = max(0, Int(result))
+        if let channel = carrier.transport.channel {
+            // Sealed bytes go out as they are: what they hold counts when all of them have left.
+            if let plain = channel.sent(count, hub) { return finishSend(carrier, plain) }
+            // A carrier that was given up sends no more, or it would outlive its cancelled send.
+            if carrier.isOver, !carrier.hasLastWords { return finishSend(carrier, 0) }
+            return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
+        }
+        if result < 0, error.isShortage { refuse(carrier) }
+        finishSend(carrier, count)
+    }
+
+    /// The kernel has `count` bytes of what was handed over, and reads none any more.
+    func finishSend(_ carrier: Carrier, _ count: Int) {
+        let batch = carrier.inFlight.batch
+        carrier.inFlight.batch = nil
+        if batch != nil || carrier.isOver { unpin(carrier) }
+        guard !carrier.isOver else { return }
+        if let batch {
+            guard let session = carrier.session, session.carrier === carrier else { return }
+            session.endpoint.batchSent(batch, count)
+            hub.sessions.markDirty(session)
+        } else {
+            greetingSent(carrier, count)
+        }
+    }
+
+    private func greetingSent(_ carrier: Carrier, _ count: Int) {
+        let own = min(count, carrier.greeting.bytes.count)
+        carrier.greeting.bytes.removeFirst(own)
+        carrier.greeting.earlyStart += UInt64(count - own)
+        carrier.greeting.earlyCount -= count - own
+        if carrier.greeting.isSent { unpin(carrier) }
+        if carrier.state == .securing {
+            sendOwed(carrier)
+        } else if !carrier.greeting.isSent {
+            if count > 0 || carrier.transport.channel != nil { sendGreeting(carrier) } else { refuse(carrier) }
+        } else if carrier.state == .refusing {
+            closeGently(carrier)
+        } else if let session = carrier.session, session.carrier === carrier {
+            session.endpoint.greetingSent()
+            hub.sessions.markDirty(session)
+        }
+    }
+
+    /// The session's store is read from `offset` on until the send completes, or all of the greeting has left, whoever
+    /// owns the session then.
+    func pin(_ carrier: Carrier, from offset: UInt64) {
+        if carrier.inFlight.pinnedFrom == nil { carrier.session?.pinning.append(carrier) }
+        carrier.inFlight.pinnedFrom = offset
+    }
+
+    func unpin(_ carrier: Carrier) {
+        guard carrier.inFlight.pinnedFrom != nil else { return }
+        carrier.inFlight.pinnedFrom = nil
+        guard let session = carrier.session else { return }
+        session.pinning.removeAll { $0 === carrier }
+        if session.isEnded { hub.sessions.freeStore(session) } else { hub.sessions.markDirty(session) }
+    }
+}

@@ -1,0 +1,206 @@
+import Loop
+import Time
+import Tunnel
+
+/// The sockets that this process listens on, each with what it is for. One accept is under way on each, while there is
+/// room.
+final class Listeners {
+    /// Who connects there.
+    enum Purpose: Equatable {
+        case users(Mapping)
+        case carriers
+        /// Somebody who asks how things are. `mayCommand`: and who may say what shall be done.
+        case inquiries(mayCommand: Bool)
+
+        var mapping: Mapping? { if case .users(let mapping) = self { mapping } else { nil } }
+        /// It goes on while the process drains.
+        var outlivesDrain: Bool { if case .inquiries = self { true } else { false } }
+    }
+
+    struct Entry {
+        let fd: Int32
+        /// As it is, also where the kernel chose the port.
+        let address: Address
+        var purpose: Purpose
+        fileprivate var isAccepting = false
+        fileprivate var isPaused = false
+        fileprivate var isClosed = false
+        /// Closed, and no operation holds its descriptor: the place is free.
+        fileprivate var isGone = false
+        /// Others have it open too, and go on listening.
+        fileprivate var isShared = false
+        /// The file of a Unix-domain socket that goes with it.
+        fileprivate var path: String?
+        fileprivate let socket: ListeningSocket
+    }
+
+    unowned(unsafe) let hub: Hub
+    private var entries: [Entry] = []
+    /// Where the search for a free place goes on.
+    private var nextFree = 0
+    /// Some listener waits for room.
+    private var isHeldBack = false
+    private var isArmed = false
+    /// Accepts that failed since a person was told.
+
+    init(_ hub: Hub) { self.hub = hub }
+
+    func add(_ socket: ListeningSocket, _ purpose: Purpose) {
+        var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose, socket: socket)
+        entry.isShared = socket.isAdopted
+        entry.path = socket.isAdopted ? nil : socket.address.path
+        // Users of a mapping that was removed still name its place: it is taken again late.
+        if let free = freePlace() { entries[free] = entry } else { entries.append(entry) }
+        isArmed = false
+    }
+
+    private func freePlace() -> Int? {
+        guard entries.count >= 4 * Mapping.countMaximum else { return nil }
+        for _ in entries.indices {
+            nextFree = (nextFree + 1) % entries.count
+            if entries[nextFree].isGone, !entries[nextFree].isPaused { return nextFree }
+        }
+        return nil
+    }
+
+    /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
+    func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].purpose.mapping : nil }
+
+    /// Where carriers come.
+    var carrierAddress: Address? { entries.first { !$0.isClosed && $0.purpose == .carriers }?.address }
+
+    /// Where the users of each mapping connect, by its name.
+    var addresses: [String: Address] {
+        entries.reduce(into: [:]) { result, entry in
+            if !entry.isClosed, let mapping = entry.purpose.mapping, result[mapping.name] == nil { result[mapping.name] = entry.address }
+        }
+    }
+
+    /// What is listened for. A name may be listened for in two ways while it is changed.
+    var mappings: [Mapping] {
+        var seen: [String: [Mapping]] = [:]
+        return entries.compactMap { entry in
+            guard !entry.isClosed, let mapping = entry.purpose.mapping, seen[mapping.name]?.contains(mapping) != true else { return nil }
+            seen[mapping.name, default: []].append(mapping)
+            return mapping
+        }
+    }
+
+    /// Accepts wherever nothing is under way and there is room. Cheap when there is nothing to do: called each turn.
+    func arm() {
+        guard isHeldBack || !isArmed else { return }
+        isArmed = true
+        isHeldBack = false
+        for index in entries.indices { arm(index) }
+    }
+
+    private func arm(_ index: Int) {
+        guard !entries[index].isAccepting, !entries[index].isPaused, !entries[index].isClosed else { return }
+        guard entries[index].purpose.outlivesDrain || hub.host.mayAccept else {
+            isHeldBack = true
+            return
+        }
+        entries[index].isAccepting = hub.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index)))
+        if !entries[index].isAccepting { pause(index) }
+    }
+
+    private func pause(_ index: Int, for duration: Interval = Policy.acceptPause) {
+        entries[index].isPaused = true
+        hub.timers.set(Operation.acceptPause.token(UInt32(index)), at: hub.now + duration.nanoseconds)
+    }
+
+    func handlePauseOver(_ token: Token) {
+        let index = Int(token.index)
+        entries[index].isPaused = false
+        arm(index)
+    }
+
+    func handle(_ completion: Completion) {
+        let index = Int(completion.token.index)
+        entries[index].isAccepting = false
+        if let error = completion.error {
+            guard !entries[index].isClosed else { return release(index) }
+            if error.isShortage {
+                hub.journal.note(.cannotAccept(error))
+                guard entries[index].purpose == .carriers else { return pause(index) }
+                hub.host.makeRoom()
+                return pause(index, for: Policy.givingWay)
+            }
+        } else if entries[index].isClosed {
+            hub.loop.close(completion.result)
+            return release(index)
+        } else {
+            accepted(completion.result, index)
+            acceptMore(index)
+        }
+        arm(index)
+    }
+
+    /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
+    private func acceptMore(_ index: Int) {
+        for _ in 1..<Policy.acceptsAtOnce {
+            guard !entries[index].isClosed, entries[index].purpose.outlivesDrain || hub.host.mayAccept,
+                  let fd = Socket.accept(entries[index].fd) else { return }
+            accepted(fd, index)
+        }
+    }
+
+    private func accepted(_ fd: Int32, _ index: Int) {
+        switch entries[index].purpose {
+        case .users(let mapping): hub.host.handleAccepted(fd, mapping, UInt16(index))
+        case .carriers: hub.host.handleAccepted(fd, nil, UInt16(index))
+        case .inquiries(let mayCommand): hub.inquiries.handleAccepted(fd, mayCommand: mayCommand)
+        }
+    }
+
+    /// The sockets of mappings serve others from now on: by name, what they become.
+    func replace(_ changes: [String: Mapping]) {
+        guard !changes.isEmpty else { return }
+        for index in entries.indices where !entries[index].isClosed {
+            if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
+        }
+    }
+
+    /// Links changed: who listens on one that was made anew listens on the new one.
+    func renewLinks() {
+        for index in entries.indices where !entries[index].isClosed {
+            guard let fresh = entries[index].socket.renewed() else { continue }
+            let purpose = entries[index].purpose
+            close(index)
+            add(fresh, purpose)
+        }
+    }
+
+    // MARK: Ends
+
+    /// Nobody new comes; who asks how things are still may.
+    func close() {
+        for index in entries.indices where !entries[index].purpose.outlivesDrain { close(index) }
+    }
+
+    func closeAll() {
+        for index in entries.indices { close(index) }
+    }
+
+    /// Connections that were accepted go on.
+    func close(_ names: Set<String>) {
+        guard !names.isEmpty else { return }
+        for index in entries.indices {
+            if let mapping = entries[index].purpose.mapping, names.contains(mapping.name) { close(index) }
+        }
+    }
+
+    private func close(_ index: Int) {
+        guard !entries[index].isClosed else { return }
+        entries[index].isClosed = true
+        if let path = entries[index].path { Socket.removeFile(path) }
+        // Who waits in a shared socket's queue waits for the next process.
+        if !entries[index].isShared { Socket.shutdownListening(entries[index].fd) }
+        if entries[index].isAccepting { hub.loop.cancel(entries[index].fd) } else { release(index) }
+    }
+
+    private func release(_ index: Int) {
+        hub.loop.close(entries[index].fd)
+        entries[index].isGone = true
+    }
+}

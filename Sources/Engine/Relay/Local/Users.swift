@@ -1,0 +1,258 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// All user sockets of the process, and the lists they stand in: who has bytes to send, who receives next, who receives
+/// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `UsersReceiving` and
+/// `UsersSending`.
+final class Users {
+    unowned(unsafe) let hub: Hub
+    var table = UserTable()
+    /// Sockets with bytes, or an end, to pass on this turn.
+    var dirty: [UInt32] = []
+    /// Who receives next. Armed after this turn's sends are queued, so that what came last is sent while it is still in
+    /// the cache.
+    var readers: [UInt32] = []
+    /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
+    var hot: [UInt32] = []
+    /// Sockets to which payload is passed on without being copied.
+    var passed: [UInt32] = []
+    /// Sockets that the ring refused something.
+    var refused: [UInt32] = []
+    /// Bytes read from users, and bytes that users took.
+    var traffic = Traffic()
+    /// Of those: spliced, and passed on, without being copied.
+    var splicedByteCount: UInt64 = 0
+    var passedByteCount: UInt64 = 0
+    /// Sessions with readers that wait for memory.
+    var blockedSessions: [Session] = []
+    /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
+    let maximum: Int
+    let hotMaximum: Int
+
+    /// Where receives without the loop put what they bring.
+    let scratch = UnsafeMutableRawPointer.allocate(byteCount: Policy.poolByteCount, alignment: 16)
+
+    init(_ hub: Hub, descriptorLimit: Int) {
+        self.hub = hub
+        let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
+        maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * hub.pipes.maximum)
+        hotMaximum = max(4, min(Policy.hotUsersMaximum, hub.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
+    }
+
+    deinit { scratch.deallocate() }
+
+    var count: Int { table.count }
+    /// What the kernel takes for one user ahead of what it may send: the more users, the less. Unbounded it takes megabytes for each who
+    /// does not read, and thousands of those use up the TCP memory of the whole machine (net.ipv4.tcp_mem), carriers included.
+    var unsentMaximum: Int? {
+        let part = Policy.unsentByteCount / max(1, table.count)
+        return part >= Policy.unsentMaximum ? nil : max(part, Policy.unsentMinimum)
+    }
+    var hasRoom: Bool { table.count < maximum }
+
+    subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> { table[index] }
+
+    func find(_ token: Token) -> UnsafeMutablePointer<UserSocket>? { table.find(token.index, token.generation) }
+
+    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, table[index].pointee.generation) }
+
+    // MARK: Beginnings
+
+    /// A socket with a stream of `session`. From the start its end is a reset, also that of the whole process: only an end
+    /// in order lifts that. Without a descriptor it waits for `connected`.
+    func add(fd: Int32?, _ session: Session, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
+        if let fd { Socket.abortOnClose(fd) }
+        let index = table.insert(fd: fd ?? -1, isConnecting: fd == nil)
+        table[index].pointee.mapping = mapping
+        table[index].pointee.session = .passUnretained(session)
+        session.userCount += 1
+        traffic.opened(mapping)
+        table[index].pointee.slot = slot
+        hub.journal.note(.streamOpened)
+        return index
+    }
+
+    /// A connection to the origin is there, for a user that waits for it; its end is a reset until an end in order lifts that.
+    func connected(_ index: UInt32, fd: Int32) {
+        let user = table[index]
+        precondition(user.pointee.fd < 0 && user.pointee.life.phase == .connecting, "connected twice")
+        user.pointee.fd = fd
+        Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
+        user.pointee.life.connected()
+        armReceive(index)
+        markDirty(index)
+    }
+
+    /// The socket's stream goes on as `slot` of another session; its bytes all wait still.
+    func move(_ index: UInt32, from old: Session, to new: Session, _ slot: StreamSlot) {
+        let user = table[index]
+        endExpecting(user)
+        hub.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
+        user.pointee.session = .passUnretained(new)
+        old.userCount -= 1
+        new.userCount += 1
+        user.pointee.slot = slot
+        if user.pointee.lists.contains(.blocked) {
+            user.pointee.lists.remove(.blocked)
+            readers.append(index)
+        }
+    }
+
+    // MARK: Completions
+
+    func handle(_ operation: Operation, _ completion: Completion) {
+        let index = completion.token.index
+        guard let user = table.find(index, completion.token.generation) else {
+            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+            return
+        }
+        switch operation {
+        case .userReceivePooled:
+            user.pointee.life.completed(.receive)
+            endExpecting(user)
+            received(index, user, completion.result, from: completion.buffer.map { hub.loop.poolBytes($0) })
+            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+        case .userReceive:
+            user.pointee.life.completed(.receive)
+            received(index, user, completion.result, from: nil)
+        case .userReadable:
+            user.pointee.life.completed(.receive)
+            user.pointee.lists.insert(.readable)
+            armReceive(index)
+        case .userSend:
+            user.pointee.life.completed(.send)
+            sent(index, user, completion.result)
+        case .userWritable:
+            user.pointee.life.completed(.send)
+            markDirty(index)
+        case .userWatch:
+            user.pointee.life.completed(.watch)
+            hungUp(index, user)
+        default:
+            preconditionFailure("not an operation of a user")
+        }
+        settle(index, user)
+    }
+
+    func handleRetry() {
+        let waiting = refused
+        refused.removeAll(keepingCapacity: true)
+        for index in waiting where table[index].pointee.isThere {
+            armReceive(index)
+            if table[index].pointee.life.inward == .ended { watch(index, table[index]) }
+            markDirty(index)
+        }
+    }
+
+    /// The ring has no room: later, and never in this turn.
+    func retryLater(_ index: UInt32) {
+        if refused.isEmpty {
+            hub.timers.set(Operation.usersRetry.token(), at: hub.now + Policy.retryDelay.nanoseconds)
+        }
+        refused.append(index)
+    }
+
+    // MARK: Ends
+
+    /// The peer's RESET; the stream is gone. What the user's socket takes at once is delivered, then it is reset, as when
+    /// the bytes and the RST had come over one wire.
+    func abortOutbound(_ index: UInt32) { endStream(index, isComplete: false, waits: false) }
+
+    /// The session is over; its users see what their streams came to. `isComplete`: the peer has all that they wrote.
+    func endAll(of session: Session, isComplete: Bool, waits: Bool) {
+        var owners: [UInt32] = []
+        session.endpoint.forEachOwner { owners.append($0) }
+        for index in owners { endStream(index, isComplete: isComplete, waits: waits) }
+        assert(session.userCount == 0, "a socket outlives its session")
+        // It would refer to memory that is gone, and nobody would close it.
+        if session.userCount > 0 { table.forEach { if $1.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() { close($0, .reset) } } }
+    }
+
+    /// `waits`: what waits for the user is delivered at its own speed, for a while.
+    private func endStream(_ index: UInt32, isComplete: Bool, waits: Bool) {
+        let user = table[index]
+        let isComplete = isComplete && user.pointee.inboundCount == 0
+        guard bringIn(index) else { return close(index, .reset) }
+        switch user.pointee.life.streamEnded(hasBytes: user.pointee.outboundCount > 0, isComplete: isComplete) {
+        case .none:
+            break
+        case .closeNow(let farewell):
+            close(index, farewell)
+        case .flush:
+            forgetStream(user)
+            user.pointee.flushesOnce = !waits
+            if waits {
+                hub.timers.set(token(index, .flushDeadline), at: hub.now + Policy.flushMaximum.nanoseconds)
+                // The send under way goes on; everything else is over.
+                if user.pointee.life.inFlight.isDisjoint(with: .send) { hub.loop.cancel(user.pointee.fd) }
+                markDirty(index)
+            } else if !user.pointee.life.inFlight.isEmpty {
+                hub.loop.cancel(user.pointee.fd)
+            }
+            settle(index, user)
+        }
+    }
+
+    func handleFlushDeadline(_ index: UInt32) {
+        if table[index].pointee.life.phase == .flushing { close(index, .reset) }
+    }
+
+    /// Moves a socket on that waits for its operations to end.
+    func settle(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        guard user.pointee.isThere else { return }
+        if user.pointee.life.mayRelease { return release(index, user) }
+        guard user.pointee.life.phase == .flushing, user.pointee.flushesOnce, user.pointee.life.inFlight.isEmpty else { return }
+        if user.pointee.flushed || user.pointee.outboundCount == 0 {
+            close(index, user.pointee.life.farewell)
+        } else {
+            user.pointee.flushed = true
+            submitSend(index, user, waiting: false)
+            if user.pointee.life.inFlight.isEmpty { close(index, .reset) }
+        }
+    }
+
+    /// The stream is over or reset already; the descriptor follows when nothing is in flight.
+    func close(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+        let user = table[index]
+        forgetStream(user)
+        guard user.pointee.life.close(farewell) else { return }
+        if user.pointee.life.inFlight.isEmpty { release(index, user) } else { hub.loop.cancel(user.pointee.fd) }
+    }
+
+    /// The inbound bytes are nobody's any more.
+    private func forgetStream(_ user: UnsafeMutablePointer<UserSocket>) {
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        endExpecting(user)
+        user.pointee.session = nil
+        session.userCount -= 1
+        traffic.closed(user.pointee.mapping)
+        let count = user.pointee.inboundCount
+        if count > 0 {
+            hub.budget.releaseUnplaced(count, &session.account)
+            hub.sessions.markDirty(session)
+        }
+        queue_clear(&user.pointee.inbound, hub.arena)
+    }
+
+    private func release(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+        assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
+        hub.timers.cancel(token(index, .flushDeadline))
+        if user.pointee.opening != nil { hub.host.handleConnectAbandoned(index) }
+        if user.pointee.fd >= 0 {
+            if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
+            hub.loop.close(user.pointee.fd)
+        }
+        hub.budget.deliver(user.pointee.outboundCount)
+        forgetBacklog(index, user)
+        queue_clear(&user.pointee.outbound, hub.arena)
+        becomeCold(index, user)
+        let farewell = user.pointee.life.farewell
+        table.remove(index)
+        hub.host.handleUserGone(index, farewell)
+    }
+}

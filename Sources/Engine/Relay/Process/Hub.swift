@@ -1,0 +1,408 @@
+import Control
+import CSlab
+import Glibc
+import Logging
+import Loop
+import Time
+import Tunnel
+
+/// One tele process: the loop, the time, and one turn of the wheel.
+///
+/// A turn: wait; let every completion change state and note who has work; then one send per user socket that has bytes,
+/// one gathered send per carrier; then the timers. Sockets belong to `Users` and `Carriers`, protocol state to `Sessions`,
+/// bytes are counted by `Budget`, what a client or a server alone decides lies in its `Host`.
+///
+/// More stored properties than most: it is the process, and every owner finds the others through it.
+final class Hub {
+    private(set) var configuration: Configuration
+    private let reconfigure: Reconfigure?
+    var activation = Activation()
+    private let manager = ServiceManager()
+    var journal: Journal
+    let loop: Loop
+    let arena: OpaquePointer
+    let budget: Budget
+    let pipes: Pipes
+    let resolver: Resolver
+    /// Nil: carriers are plain.
+    let credentials: Credentials?
+    let signals: Signals
+    private let networkEvents = NetworkEvents()
+    private var wakeEvents = WakeEvents()
+    private let fileEvents: FileEvents?
+    /// The ring waits for them.
+    private var isWatching = (signals: false, networkEvents: false, wakeEvents: false, fileEvents: false)
+    /// The files of the certificates did not fit each other, perhaps because only some of them were renewed yet.
+    private var hasMisfit = false
+    /// The last reload, and what it looks up.
+    private var reloading: (number: UInt32, awaited: Int, found: [HostPort: Resolver.Answer]) = (0, 0, [:])
+    /// Nanoseconds that the machine has slept, as the kernel told in this turn.
+    private var slept: UInt64 = 0
+    var generator = SystemRandomNumberGenerator()
+
+    private(set) var users: Users!
+    private(set) var carriers: Carriers!
+    private(set) var sessions: Sessions!
+    private(set) var listeners: Listeners!
+    private(set) var inquiries: Inquiries!
+    private(set) var host: (any Host)!
+
+    var timers = TimerHeap()
+    private(set) var stopping: Stopping
+    /// Nanoseconds on `Clock`, read once a turn.
+    private(set) var now: UInt64
+    let startedAt = Clock.now()
+    /// Whoever started us for one stream is done with it.
+    private(set) var isReleased = false
+    private var trimmedAt: UInt64 = 0
+    /// When the network last changed, as far as the host was told.
+    private var heededAt: UInt64 = 0
+    /// Scratch for the iovecs of one send.
+    let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
+
+    var instant: Instant { Instant(nanoseconds: now) }
+
+    init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil) throws {
+        self.configuration = configuration
+        self.reconfigure = reconfigure
+        journal = Journal(log)
+        now = Clock.now()
+        budget = Budget(configuration)
+        credentials = try Credentials(configuration)
+        fileEvents = FileEvents(configuration.security.certificateFiles)
+        stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
+        do {
+            signals = try Signals()
+        } catch {
+            throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
+        }
+        let descriptorLimit = Descriptors.raiseLimit()
+        pipes = Pipes(descriptorLimit: descriptorLimit)
+        do {
+            loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount)
+        } catch {
+            throw StartFault(.unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
+                             hint: "use -io=auto, which takes epoll where io_uring is not allowed")
+        }
+        arena = try Hub.makeArena(configuration)
+        resolver = Resolver(wake: loop.waker)
+        users = Users(self, descriptorLimit: descriptorLimit)
+        carriers = Carriers(self)
+        sessions = Sessions(self)
+        listeners = Listeners(self)
+        inquiries = Inquiries(self)
+        if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
+            journal.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
+        }
+        if let reason = loop.fallbackReason { journal.note(.ringUnavailable(reason: reason)) }
+    }
+
+    private static func makeArena(_ configuration: Configuration) throws -> OpaquePointer {
+        var opened: OpaquePointer?
+        let wanted = configuration.memoryByteCount + configuration.memoryByteCount / 2 + Policy.arenaSpare
+        let failed = arena_create(&opened, min(wanted, Policy.arenaMaximum))
+        guard failed == 0, let opened else {
+            throw StartFault(.other, "cannot reserve memory (\(SystemError(-failed)))", hint: "try a smaller -memory")
+        }
+        return opened
+    }
+
+    deinit {
+        // Threads that look names up first, then what the kernel still reads and writes, then its memory.
+        resolver.close()
+        loop.close()
+        arena_destroy(arena)
+        iovecs.deallocate()
+    }
+
+    // MARK: The wheel
+
+    /// Runs until the process is told to stop.
+    func run(_ host: any Host) -> Ending {
+        self.host = host
+        host.start()
+        listeners.arm()
+        armWatches()
+        noteCertificateAge()
+        manager.ready()
+        signOfLife()
+        while !stopping.isStopped {
+            // What still has work after a turn does not wait.
+            let deadline = hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline
+            let before = Clock.now()
+            do throws(SystemError) {
+                try loop.wait(until: deadline) { completion in
+                    if now < before { now = Clock.now() }
+                    handle(completion)
+                }
+            } catch {
+                if !error.isShortage {
+                    return .failed(StartFault(.other, "the event loop failed (\(error))", hint: "please report this"))
+                }
+                usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
+            }
+            now = Clock.now()
+            carriers.beginTurn()
+            sessions.beginTurn()
+            carriers.readOn()
+            noticePause(since: before, deadline)
+            for answer in resolver.takeAnswers() {
+                if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { handleLookup(answer) } else { host.handleLookup(answer) }
+            }
+            flush()
+            var hasMore = hasWork
+            while let token = timers.takeExpired(now: now) {
+                handleTimer(token)
+                hasMore = true
+            }
+            if hasMore { flush() }
+            advanceStop()
+            trim()
+            if manager.isThere { manager.status(host.summary, host.summaryWords) }
+        }
+        listeners.closeAll()
+        journal.note(.stopped)
+        return host.ending
+    }
+
+    /// The machine slept, or this process was stopped: what we know of the path is old.
+    private func noticePause(since before: UInt64, _ deadline: UInt64?) {
+        let least = Policy.pauseMinimum.nanoseconds
+        let wasStopped = now - before > least && now > deadline ?? .max && now - (deadline ?? now) > least
+        guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
+        journal.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
+        slept = 0
+        host.pathMayHaveChanged()
+    }
+
+    /// From the loop itself: a loop that stands is noticed.
+    private func signOfLife() {
+        guard let watchdog = manager.watchdog else { return }
+        manager.isAlive()
+        timers.set(Operation.watchdog.token(), at: Clock.now() + watchdog)
+    }
+
+    /// Memory that a burst needed goes back to the system, a little at a time.
+    private func trim() {
+        guard now > trimmedAt + Policy.trimInterval.nanoseconds else { return }
+        trimmedAt = now
+        users.coolPassed()
+        pipes.trim()
+        if arena_committed(arena) > arena_used(arena) + Policy.spareByteCount { arena_trim(arena, Policy.spareByteCount / 2) }
+    }
+
+    private var hasWork: Bool { !users.dirty.isEmpty || sessions.hasWork }
+
+    /// Everybody who has work gets one send under way; then who was read is read on.
+    private func flush() {
+        host.finishTurn()
+        var rounds = 0
+        while hasWork, rounds < 4 {
+            rounds += 1
+            users.flush()
+            sessions.flush()
+        }
+        if budget.takeNews() { users.wakeAll() }
+        users.armReaders()
+        carriers.armReaders()
+        listeners.arm()
+    }
+
+    private func handle(_ completion: Completion) {
+        guard let operation = Operation(rawValue: completion.token.kind) else { return }
+        switch operation {
+        case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch:
+            users.handle(operation, completion)
+        case .originConnect:
+            host.handleOriginConnected(completion.token, completion.error)
+        case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
+            carriers.handle(operation, completion)
+        case .accept:
+            listeners.handle(completion)
+        case .inquiryReceive, .inquirySend:
+            inquiries.handle(operation, completion)
+        case .signals:
+            isWatching.signals = false
+            while let number = signals.take() { handleSignal(number) }
+            armWatches()
+        case .wakeEvents:
+            isWatching.wakeEvents = false
+            slept = wakeEvents?.take() ?? 0
+            armWatches()
+        case .fileEvents:
+            isWatching.fileEvents = false
+            fileEvents?.drain()
+            hasMisfit = false
+            timers.set(Operation.filesSettled.token(), at: now + Policy.filesPause.nanoseconds)
+            armWatches()
+        case .networkEvents:
+            isWatching.networkEvents = false
+            networkEvents?.drain()
+            heed()
+            armWatches()
+        default:
+            preconditionFailure("a completion of a timer")
+        }
+    }
+
+    private func handleTimer(_ token: Token) {
+        guard let operation = Operation(rawValue: token.kind) else { return }
+        switch operation {
+        case .sessionTimeout: sessions.handleTimeout(token)
+        case .carrierDeadline: carriers.handleDeadline(token)
+        case .carrierRetry: carriers.handleRetry(token)
+        case .carrierRoom: carriers.handleRoom(token)
+        case .flushDeadline: users.handleFlushDeadline(token.index)
+        case .usersRetry: users.handleRetry()
+        case .readersRetry: users.handleReadersRetry()
+        case .coolDown: users.handleCoolDown()
+        case .carriersCoolDown: carriers.handleCoolDown()
+        case .inquiryDeadline: inquiries.handleDeadline(token)
+        case .watchesRetry: armWatches()
+        case .networkSettled: heed()
+        case .filesSettled: renewCertificates()
+        case .certificateAge: noteCertificateAge()
+        case .acceptPause: listeners.handlePauseOver(token)
+        case .watchdog: signOfLife()
+        case .stopping: break  // The wheel looks after each turn.
+        default: host.handleTimer(operation, token)
+        }
+    }
+
+    /// The first of many events at once, the others together.
+    private func heed() {
+        let next = heededAt + Policy.networkPause.nanoseconds
+        guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
+        heededAt = now
+        if stopping.isRunning { listeners.renewLinks() }
+        host.networkChanged()
+    }
+
+    /// Waits for signals, and for news of the network where the system tells them.
+    private func armWatches() {
+        if !isWatching.signals { isWatching.signals = loop.readable(signals.fd, Operation.signals.token()) }
+        if let networkEvents, !isWatching.networkEvents {
+            isWatching.networkEvents = loop.readable(networkEvents.fd, Operation.networkEvents.token())
+        }
+        if let wakeEvents, !isWatching.wakeEvents {
+            isWatching.wakeEvents = loop.readable(wakeEvents.fd, Operation.wakeEvents.token())
+        }
+        if let fileEvents, !isWatching.fileEvents {
+            isWatching.fileEvents = loop.readable(fileEvents.fd, Operation.fileEvents.token())
+        }
+        guard !isWatching.signals || networkEvents != nil && !isWatching.networkEvents || wakeEvents != nil && !isWatching.wakeEvents
+                || fileEvents != nil && !isWatching.fileEvents else { return }
+        timers.set(Operation.watchesRetry.token(), at: now + Policy.retryDelay.nanoseconds)
+    }
+
+    // MARK: Stopping
+
+    private func handleSignal(_ number: Int32) {
+        switch number {
+        // Whoever started us for one stream ends so (ssh does with its ProxyCommand).
+        case SIGHUP where configuration.stream != nil:
+            isReleased = true
+            request(gently: false)
+        case SIGUSR1: host.pathMayHaveChanged()
+        case SIGHUP: reload()
+        default: request(gently: number == SIGTERM)
+        }
+    }
+
+    /// The process shall end. `gently`: what is open may end first.
+    func request(gently: Bool) { take(stopping.handleRequest(gently: gently, now: instant)) }
+
+    /// SIGHUP: the configuration and the keys are read again. A fault in either changes nothing.
+    func reload() {
+        guard reconfigure != nil || credentials != nil else { return journal.note(.nothingToReload) }
+        manager.reloading()
+        defer { manager.ready() }
+        let ignored: [String]
+        do throws(StartFault) {
+            let fresh = try reconfigure?() ?? configuration
+            try credentials?.reload()
+            ignored = configuration.differences(from: fresh)
+            configuration.mappings = fresh.mappings
+        } catch {
+            return journal.note(.reloadFailed(error))
+        }
+        journal.note(.reloaded(ignored: ignored))
+        if credentials != nil { host.handleReloaded() }
+        noteCertificateAge()
+        askForListeners()
+    }
+
+    /// Names to listen on are looked up off the loop: a name server may be silent for long.
+    private func askForListeners() {
+        reloading.number &+= 1
+        reloading.found = [:]
+        reloading.awaited = 0
+        if configuration.role == .client {
+            let present = Dictionary(listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+            var asked: Set<HostPort> = []
+            for mapping in configuration.mappings where present[mapping.name] != mapping {
+                let name = mapping.address
+                guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
+                      resolver.look(up: name, token: Operation.listenerLookup.token(reloading.number).rawValue, isPassive: true) else { continue }
+                reloading.awaited += 1
+            }
+        }
+        if reloading.awaited == 0 { applyMappings() }
+    }
+
+    private func handleLookup(_ answer: Resolver.Answer) {
+        guard Token(rawValue: answer.token).index == reloading.number else { return }
+        reloading.found[answer.name] = answer
+        reloading.awaited -= 1
+        if reloading.awaited == 0 { applyMappings() }
+    }
+
+    private func applyMappings() {
+        guard stopping.isRunning else { return }
+        for fault in host.apply(configuration.mappings, reloading.found) { journal.note(.mappingFailed(fault)) }
+        reloading.found = [:]
+    }
+
+    /// Renewed certificates are used from now on, without a signal.
+    private func renewCertificates() {
+        guard let credentials, credentials.areOutdated else { return }
+        do throws(StartFault) {
+            try credentials.reload()
+        } catch {
+            if hasMisfit { return journal.note(.reloadFailed(error)) }
+            hasMisfit = true
+            return timers.set(Operation.filesSettled.token(), at: now + Policy.filesPatience.nanoseconds)
+        }
+        journal.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+        host.handleReloaded()
+        noteCertificateAge()
+    }
+
+    private func noteCertificateAge() {
+        guard let expiry = credentials?.expiry else { return }
+        timers.set(Operation.certificateAge.token(), at: now + Policy.expiryInterval.nanoseconds)
+        let left = expiry - Int64(time(nil))
+        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { journal.note(.certificateExpires(seconds: left)) }
+    }
+
+    private func advanceStop() {
+        guard !stopping.isRunning else { return }
+        take(stopping.advance(isIdle: stopping.isDraining && users.count == 0 && sessions.isIdle,
+                              isSaid: stopping.isSaying && users.count == 0 && sessions.isSaid, now: instant))
+    }
+
+    private func take(_ step: Stopping.Step) {
+        switch step {
+        case .none: return
+        case .drain:
+            manager.stopping()
+            journal.note(.draining(streams: users.count, seconds: configuration.drainSeconds))
+            host.drain()
+        case .say:
+            manager.stopping()
+            host.sayGoodbye()
+        case .stop: return
+        }
+        timers.set(Operation.stopping.token(), at: stopping.nextTimeout.nanoseconds)
+    }
+}

@@ -1,0 +1,216 @@
+import CSlab
+import Time
+import Tunnel
+
+/// Every limit and delay of this room that nobody sets by a flag. Those of the dialer, the registry and the stop stand in
+/// Control, those of the protocol in Tunnel and Wire.
+enum Policy {
+    // MARK: Time
+
+    /// A ring that refused an operation, or a call that met a shortage, is tried again after this.
+    static let retryDelay = Interval.milliseconds(10)
+    /// Accepting pauses for so long when there is no descriptor or no memory.
+    static let acceptPause = Interval.milliseconds(100)
+    /// A stranger that gave way is gone after that; the next has at least this, times those that there is room for, to say who it is.
+    static let givingWay = Interval.milliseconds(20)
+    /// A stranger that has said nothing for this, or is not done after that, gives way when there is no room for another.
+    static let silenceGivingWay = Interval.milliseconds(500)
+    static let slownessGivingWay = Interval.seconds(3)
+    /// A stranger must say HELLO within this, however slowly its bytes drip.
+    static let helloMaximum = Interval.seconds(10)
+    /// The origin must accept within this, all its addresses together.
+    static let originMaximum = Interval.seconds(10)
+    /// A carrier that is closed in order gets so long for its last words.
+    static let lastWordsMaximum = Interval.seconds(1)
+    /// Bytes of a session that has ended wait for their user so long.
+    static let flushMaximum = Interval.seconds(30)
+    /// A failure that does not pass by itself was seen so often, for so long, before a client that shall end for it does.
+    static let lastingFailures = (count: 3, time: Interval.seconds(1))
+    /// Nobody has listened at the server's port for so long: the host is up, and the server with the session is gone.
+    static let goneAfter = Interval.seconds(15)
+    /// A path that TCP knows to be slow is asked about again after this.
+    static let patience = Interval.milliseconds(250)
+    /// Readers that wait for memory look again after this, whoever freed some.
+    static let blockedRetry = Interval.milliseconds(100)
+    /// A hot socket that was quiet for so long gives its slab back.
+    static let hotMaximum = Interval.seconds(1)
+    /// A carrier is busy after so many receives in a row with less than that between them.
+    static let busyArrivals = 8
+    /// Free memory is looked at this often.
+    static let trimInterval = Interval.seconds(1)
+    /// A turn that took so much longer than it should means that the machine slept.
+    static let pauseMinimum = Interval.seconds(5)
+    /// Or the kernel says that it slept for more than this.
+    static let sleepMinimum = Interval.milliseconds(100)
+    /// At its start a server waits so long for the addresses of its origins.
+    static let firstLookupMaximum = Interval.seconds(3)
+    /// Who asks how things are gets so long to ask and to take the answer.
+    static let inquiryMaximum = Interval.seconds(5)
+    /// During an outage a name is looked up again after this.
+    static let lookupInterval = Interval.seconds(5)
+    /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
+    static let bindPatience = Interval.seconds(3)
+    /// Files of certificates are read again when nobody has written to them for so long, and once more after this if they do not fit.
+    static let filesPause = Interval.seconds(1)
+    static let filesPatience = Interval.seconds(5)
+    /// Certificates that expire within this are told of once a day.
+    static let expiryNotice = Interval.seconds(14 * 24 * 3600)
+    static let expiryInterval = Interval.seconds(24 * 3600)
+    /// Changes of the network are heeded so often at most.
+    static let networkPause = Interval.milliseconds(250)
+    /// Questions to name servers that are not answered yet: each may take fifteen seconds, and the next one is asked after one.
+    static let lookupsMaximum = 16
+    /// A name is looked up no more often than this, whoever needs it.
+    static let lookupLeast = Interval.milliseconds(100)
+    /// A name without an address is looked up again after this, when somebody needs it.
+    static let lookupPause = Interval.seconds(1)
+
+    // MARK: Counts
+
+    /// Lines of one kind in the log; more are left out, unless its level is debug or trace.
+    static let linesAtOnce = 50
+    static let linesPerSecond = 1
+    /// Carriers without a session at a time; one gives way to the next.
+    static let handshakesMaximum = 1024
+    /// Streams that one carrier may open or reset in one turn: each costs some microseconds, and a receive may bring 30 000.
+    static let openingsAtOnce = 256
+    /// Sessions that expire in one turn.
+    static let expiriesAtOnce = 64
+    /// Connections that are accepted in one turn, from each listener.
+    static let acceptsAtOnce = 64
+    /// Descriptors kept for carriers: a quarter of the limit, within these bounds.
+    static let reservedDescriptors = 16...256
+    static let usersMinimum = 8
+    /// Connects to one origin under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
+    static let connectsMaximum = 512
+
+    /// Who asks at a time; more are turned away.
+    static let inquiriesMaximum = 16
+    /// Names of mappings, or of clients, that metrics and status tell apart.
+    static let labelsMaximum = 100
+    /// Clients whose bytes are remembered after their sessions have ended.
+    static let clientsMaximum = 1000
+    /// Outages that are remembered for people.
+    static let outagesMaximum = 32
+    /// What is shorter is none.
+    static let outageMinimum = Interval.milliseconds(1)
+
+    // MARK: Bytes
+
+    /// An HTTP request, of which only the first line matters.
+    static let inquiryByteCount = 8 << 10
+
+    /// The shared receive pool.
+    static let poolByteCount = 16 << 10
+    static let poolCount = 128
+    /// A hot socket whose receive brings less than this is cold again.
+    static let coldBelow = 2048
+    /// A slab less a frame's header: with it, the bytes fill one receive of the peer, not one and a few bytes more.
+    static let directByteCount = Int(SLAB_BYTES) - 64
+    /// Room that a slab must have for another receive.
+    static let slabRoomMinimum = 64 << 10
+    static let hotUsersMaximum = 64
+    /// Carriers with a slab of their own may be so many, or take an eighth of the memory.
+    static let hotCarriersMinimum = 8
+    /// A hot carrier whose receive brings less than this is cold again.
+    static let carrierColdBelow: Int32 = 4096
+    /// Room that a carrier's page must have for another receive: what is unread in it moves to the start of a fresh one.
+    static let pageRoomMinimum = 2 << 10
+    /// Pieces shorter than this are copied into the store, longer ones referenced.
+    static let copyBelow = 2048
+    /// Payload shorter than this is copied out of a carrier's slab, so that a slow user does not pin it.
+    static let outboundCopyBelow = 2048
+    static let outboundCopyBelowWhenSlow = 16 << 10
+    /// Memory that blocks may hold beyond the bytes in them, and a quarter of those.
+    static let fragmentedByteCount = 16 << 20
+    /// Longer copies would take a slab.
+    static let copyAtOnce = 32 << 10
+    /// What a stream may hold while the carrier works: more would only add delay.
+    static let inboundWhileAttached = 2 << 20
+    /// And what it may hold beyond its credit: enough to go on at once when more comes.
+    static let inboundAheadOfCredit = 64 << 10
+    /// A stream that holds bytes is read on when there is room for so many more.
+    static let pieceMinimum = 16 << 10
+    /// What every stream may hold, however many there are.
+    static let inboundLeast = 512
+    /// Bytes of one send on a carrier.
+    static let batchByteCount = 512 << 10
+    /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.
+    static let detachedBatchByteCount = 64 << 10
+    /// Bytes that the kernel takes for all users ahead of what it may send; and for one: a bound above the first means none.
+    static let unsentByteCount = 128 << 20
+    static let unsentMaximum = 2 << 20
+    static let unsentMinimum = 64 << 10
+    /// Bytes of one send to a user.
+    static let userSendByteCount = 1 << 20
+    static let userIovecMaximum = 64
+    static let iovecMaximum = 256
+    /// Free memory that stays committed: touching a fresh slab costs more than filling it.
+    static let spareByteCount = 32 << 20
+    /// The arena's address space, beyond `-memory` and half of it again.
+    static let arenaSpare = 64 << 20
+    static let arenaMaximum = 1 << 40
+    // MARK: Pipes
+
+    /// What a pipe holds in pages of 4 KiB; segments on loopback are larger. More needs a privilege.
+    static let pipeByteCount = 1 << 20
+    /// What it holds at least of what comes from a network, in segments of some KiB; and on loopback, where they have up to 64.
+    static let pipeHolds = 256 << 10
+    static let pipeHoldsOnLoopback = 4 << 20
+    /// Pipes of the process: half of what an unprivileged user may have, for two processes.
+    static let pipesMaximum = 32
+    /// One for so many descriptors that the process may have.
+    static let descriptorsPerPipe = 32
+    static let pipesIdleMaximum = 16
+    /// A system that refused a pipe is asked again after this.
+    static let pipeRetry = Interval.seconds(10)
+    /// A socket that brings so much in so short a time is spliced, and no more when most splices are shorter than this.
+    static let spliceWindow = Interval.milliseconds(50)
+    static let spliceWindowByteCount = 512 << 10
+    static let spliceAbove = 24 << 10
+    static let spliceEndStreak = 16
+    /// Payload of one spliced frame.
+    static let spliceByteCount = 1 << 20
+    /// What all who are spliced send in a round.
+    static let spliceRoundByteCount = 8 << 20
+    /// When many take turns, or others wait who go by memory, each gets so much.
+    static let spliceShareMinimum = 512 << 10
+    /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
+    static let splicersMaximum = 128
+    /// On a network with several streams, a frame is what passes in this time; and that must be so much, else the CPU is not the limit.
+    static let spliceTime = Interval.microseconds(500)
+    static let spliceFastMinimum = 256 << 10
+    /// A round trip on a path where the CPU is the limit is shorter.
+    static let nearMicroseconds = 1000
+    /// What is spliced before others get their turn.
+    static let spliceTurnByteCount = 2 << 20
+    /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
+    static let passAbove = 48 << 10
+    /// Pieces of it are mostly at least so long.
+    static let passLeast = 8 << 10
+    /// The carrier is read into memory again when so many payloads, nearly in a row, were shorter than half of that, or came in
+    /// shorter pieces.
+    static let passEndStreak = 8
+    static let passedUsersMaximum = 64
+    /// Pipes that one user's bytes may wait in.
+    static let pipesOfUserMaximum = 4
+    /// What the peer may send ahead of such a user: they hold it also when its pages are not full.
+    static let passedAhead = 3 << 20
+    /// Frames between such payload are received in so many bytes.
+    static let headerByteCount = 1 << 10
+
+    /// Released bytes after which readers of other sessions look again at once.
+    static let wakeByteCount = 256 << 10
+
+    // MARK: TCP, on carriers
+
+    /// A carrier is always read by its peer, so a window that stays shut means a dead path: give up after this.
+    static let userTimeoutMilliseconds: Int32 = 120_000
+    /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
+    static let retransmissionMaximumMilliseconds: Int32 = 1_000
+    static let connectRepetitions: Int32 = 120
+    /// What was held through an outage comes as fast as TCP on the other side lets it: its first doublings find this room.
+    static let receiveAheadByteCount: Int32 = 2 << 20
+    /// What the kernel takes ahead of sending cannot be reordered any more.
+    static let notSentLowWater: Int32 = 128 << 10
+}

@@ -1,0 +1,369 @@
+import Control
+import Glibc
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// The user's servers behind the tele server, by target: each stream dials one, and its addresses race (`AddressRace`) within one
+/// deadline.
+final class Origins {
+    /// One that was removed keeps its place: connects to it may be under way.
+    private struct Entry {
+        var mapping: Mapping
+        var name: ServerName
+        var isRemoved = false
+        /// Whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
+        /// reset in the same breath costs no connect.
+        var waiting: [Opening] = []
+        /// Who waits for the name's addresses.
+        var asking: [Opening] = []
+        /// Connects.
+        var underWay = 0
+    }
+
+    /// A user who waits for a connection.
+    final class Opening {
+        let user: UInt32
+        let place: UInt16
+        fileprivate var race: AddressRace<Address>
+        fileprivate var attempts: [Attempt] = []
+        /// Why attempts failed; the last that says more than that nobody answered.
+        fileprivate var error: SystemError?
+        /// Its timer for the next step is set.
+        fileprivate var isTimed = false
+        /// There is a connection, or nobody wants one any more.
+        fileprivate var isOver = false
+
+        fileprivate init(_ user: UInt32, _ place: UInt16, _ race: AddressRace<Address>) {
+            self.user = user
+            self.place = place
+            self.race = race
+        }
+    }
+
+    /// One connect. It outlives the user's wish by the time that the ring takes to cancel it.
+    fileprivate final class Attempt {
+        let token: Token
+        let fd: Int32
+        let address: Address
+        let startedAt: UInt64
+        let opening: Opening
+
+        init(_ token: Token, _ fd: Int32, _ address: Address, _ startedAt: UInt64, _ opening: Opening) {
+            self.token = token
+            self.fd = fd
+            self.address = address
+            self.startedAt = startedAt
+            self.opening = opening
+        }
+    }
+
+    private var entries: [Entry] = []
+    private var places: [UInt64: UInt16] = [:]
+    /// Where the search for a free place goes on.
+    private var nextFree = 0
+    /// Of those that were not removed, for a person.
+    private var names: [String] = []
+    private var attempts = SlotTable<Attempt>()
+    /// Of all.
+    private var waitingCount = 0
+    /// Room for those who wait next.
+    private var spare: [Opening] = []
+    /// Those whose connect the ring had no room for, and when it is asked again: never in this turn.
+    private var refused: [Opening] = []
+    private var retryAt: UInt64 = 0
+
+    // MARK: Names
+
+    /// All that there are from now on. Returns those that are new or changed, and why others cannot be had.
+    func set(_ mappings: [Mapping]) -> (changed: [Mapping], faults: [StartFault]) {
+        let wanted = Set(mappings.map(\.name))
+        for place in entries.indices where !wanted.contains(entries[place].mapping.name) { entries[place].isRemoved = true }
+        defer { names = Array(self.mappings.lazy.map(\.name).prefix(Origins.namesToldMaximum)) }
+        var faults: [StartFault] = []
+        let changed = mappings.filter { mapping in
+            do throws(StartFault) { return try set(mapping) } catch {
+                faults.append(error)
+                return false
+            }
+        }
+        return (changed, faults)
+    }
+
+    /// Names that a person is told of at a time.
+    private static let namesToldMaximum = 20
+
+    private func set(_ mapping: Mapping) throws(StartFault) -> Bool {
+        guard let place = places[mapping.target].map(Int.init), entries[place].mapping.name == mapping.name else {
+            let place = try freePlace(mapping)
+            places[mapping.target] = UInt16(place)
+            let entry = Entry(mapping: mapping, name: ServerName(mapping.address))
+            if place == entries.count { entries.append(entry) } else { entries[place] = entry }
+            return true
+        }
+        defer { entries[place].isRemoved = false }
+        guard entries[place].mapping != mapping else { return entries[place].isRemoved }
+        entries[place].mapping = mapping
+        entries[place].name = ServerName(mapping.address)
+        // Who asked for the old name's addresses asks for those of the new one.
+        for opening in entries[place].asking { opening.race.handleRenamed() }
+        waitAgain(place)
+        return true
+    }
+
+    /// One that was removed gives its place away late: streams that it has still name it.
+    private func freePlace(_ mapping: Mapping) throws(StartFault) -> Int {
+        guard entries.count >= Origins.placesMaximum else { return entries.count }
+        for _ in entries.indices {
+            let place = nextFree
+            nextFree = (nextFree + 1) % entries.count
+            let entry = entries[place]
+            guard entry.isRemoved, entry.underWay == 0, entry.waiting.isEmpty, entry.asking.isEmpty, !entry.name.isLookingUp else { continue }
+            places[entry.mapping.target] = nil
+            return place
+        }
+        throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
+    }
+
+    /// Their numbers have 16 bits.
+    private static let placesMaximum = 4 * Mapping.countMaximum
+
+    var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
+
+    func mappingName(_ place: UInt16) -> String { entries[Int(place)].mapping.name }
+
+    /// Looks up what has no address yet.
+    func lookUp(_ hub: Hub) {
+        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(hub, UInt16(place)) }
+    }
+
+    /// Some name has no address, and its answer is awaited.
+    var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
+
+    private func lookUpIfUseful(_ hub: Hub, _ place: UInt16) {
+        entries[Int(place)].name.lookUpIfUseful(hub, .originLookup, UInt32(place))
+    }
+
+    /// A user needs the answer.
+    private func ask(_ hub: Hub, for opening: Opening) {
+        // A peer may open and reset streams for as long as a name server is silent.
+        if entries[Int(opening.place)].asking.count > Policy.connectsMaximum + 2 * hub.users.count {
+            entries[Int(opening.place)].asking.removeAll(where: \.isOver)
+        }
+        entries[Int(opening.place)].asking.append(opening)
+        askIfTime(hub, opening.place)
+    }
+
+    private func askIfTime(_ hub: Hub, _ place: UInt16) {
+        let name = entries[Int(place)].name
+        if hub.now >= name.nextQuestion { return name.lookUp(hub, .originLookup, UInt32(place)) }
+        if !name.isLookingUp { hub.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
+    }
+
+    func handleQuestionDue(_ hub: Hub, _ token: Token) {
+        if !entries[Int(token.index)].asking.isEmpty { askIfTime(hub, UInt16(token.index)) }
+    }
+
+    func handleLookup(_ hub: Hub, _ answer: Resolver.Answer) {
+        let place = Int(Token(rawValue: answer.token).index)
+        // Of a name that was replaced meanwhile it is the old answer: asked for again when it is needed.
+        guard place < entries.count, answer.name == entries[place].mapping.address else { return }
+        let news = entries[place].name.take(answer)
+        if case .failed(let reason) = news { hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason)) }
+        for opening in entries[place].asking {
+            if case .failed = news {
+                opening.race.handleNoAnswer(now: hub.instant)
+            } else {
+                opening.race.handleAddresses(entries[place].name.addresses, now: hub.instant)
+            }
+        }
+        waitAgain(place)
+    }
+
+    private func waitAgain(_ place: Int) {
+        waitingCount += entries[place].asking.count
+        entries[place].waiting += entries[place].asking
+        entries[place].asking = []
+    }
+
+    // MARK: Streams
+
+    /// The peer opened a stream.
+    func open(_ hub: Hub, _ session: Session, _ slot: StreamSlot, target: UInt64) {
+        guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(hub, session, slot, target) }
+        lookUpIfUseful(hub, place)
+        guard hub.users.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
+        let index = hub.users.add(fd: nil, session, slot, mapping: place)
+        session.endpoint.adopt(slot, owner: index)
+        let name = entries[Int(place)].name
+        let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
+        hub.users[index].pointee.opening = .passRetained(opening)
+        // Waiting for its turn counts: the user is told in time.
+        hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
+        wait(opening)
+    }
+
+    private func wait(_ opening: Opening) {
+        entries[Int(opening.place)].waiting.append(opening)
+        waitingCount += 1
+    }
+
+    private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
+        session.endpoint.reset(slot, .unknownTarget, now: hub.instant)
+        hub.journal.note(.targetUnknown(session, target: target, known: names))
+    }
+
+    // MARK: Connects
+
+    /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
+    func connectWaiting(_ hub: Hub) {
+        if !refused.isEmpty, hub.now >= retryAt {
+            let again = refused
+            refused = []
+            for opening in again where !opening.isOver { wait(opening) }
+        }
+        guard waitingCount > 0 else { return }
+        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(hub, place) }
+    }
+
+    private func connectWaiting(_ hub: Hub, _ place: Int) {
+        // Who fails meanwhile asks again behind the others.
+        var waiting = entries[place].waiting
+        entries[place].waiting = spare
+        spare = []
+        var next = 0
+        while next < waiting.count, entries[place].underWay < Policy.connectsMaximum {
+            if !waiting[next].isOver { advance(hub, waiting[next]) }
+            next += 1
+        }
+        waitingCount -= next
+        guard next < waiting.count else {
+            waiting.removeAll(keepingCapacity: true)
+            spare = waiting
+            return
+        }
+        entries[place].waiting = Array(waiting[next...]) + entries[place].waiting
+        // Streams that were reset meanwhile: behind a silent origin they would gather.
+        guard entries[place].waiting.count > Policy.connectsMaximum + 2 * hub.users.count else { return }
+        let before = entries[place].waiting.count
+        entries[place].waiting.removeAll(where: \.isOver)
+        waitingCount -= before - entries[place].waiting.count
+    }
+
+    /// Does what the race says, until it wants to wait.
+    private func advance(_ hub: Hub, _ opening: Opening) {
+        while !opening.isOver {
+            switch opening.race.next(now: hub.instant) {
+            case .connect(let address):
+                guard connect(hub, opening, address) else { return }
+            case .lookUp:
+                return ask(hub, for: opening)
+            case .wait(let until):
+                if opening.isTimed || until != .never { time(hub, opening, until) }
+                return
+            case .failed:
+                return fail(hub, opening.user, opening.error ?? SystemError(EHOSTUNREACH))
+            }
+        }
+    }
+
+    private func time(_ hub: Hub, _ opening: Opening, _ until: Instant) {
+        let timer = hub.users.token(opening.user, .originAttempt)
+        if until == .never { hub.timers.cancel(timer) } else { hub.timers.set(timer, at: until.nanoseconds) }
+        opening.isTimed = until != .never
+    }
+
+    /// False: the ring had no room.
+    private func connect(_ hub: Hub, _ opening: Opening, _ address: Address) -> Bool {
+        // A second attempt must not take the descriptors that are reserved for carriers.
+        guard opening.attempts.isEmpty || hub.users.count + attempts.count < hub.users.maximum else {
+            attemptFailed(hub, opening, SystemError(EMFILE))
+            return true
+        }
+        let fd: Int32
+        do throws(SystemError) { fd = try Socket.dialling(address) } catch {
+            attemptFailed(hub, opening, error)
+            return true
+        }
+        Socket.abortOnClose(fd)
+        let attempt = attempts.insert { index, generation in
+            Attempt(Operation.originConnect.token(index, generation), fd, address, hub.now, opening)
+        }
+        guard hub.loop.connect(fd, address, attempt.token) else {
+            attempts.remove(attempt.token.index)
+            hub.loop.close(fd)
+            opening.race.attemptRefused(address)
+            refused.append(opening)
+            retryAt = hub.now + Policy.retryDelay.nanoseconds
+            hub.users.retryLater(opening.user)
+            return false
+        }
+        entries[Int(opening.place)].underWay += 1
+        opening.attempts.append(attempt)
+        return true
+    }
+
+    private func attemptFailed(_ hub: Hub, _ opening: Opening, _ error: SystemError) {
+        opening.race.attemptFailed(now: hub.instant)
+        if error.code != ETIMEDOUT || opening.error == nil { opening.error = error }
+    }
+
+    /// A connect ended, with a connection or without.
+    func handleConnected(_ hub: Hub, _ token: Token, _ error: SystemError?) {
+        guard let attempt = attempts.find(token) else { return }
+        attempts.remove(token.index)
+        let opening = attempt.opening
+        entries[Int(opening.place)].underWay -= 1
+        guard !opening.isOver else { return hub.loop.close(attempt.fd) }
+        opening.attempts.removeAll { $0 === attempt }
+        if let error {
+            hub.loop.close(attempt.fd)
+            attemptFailed(hub, opening, error)
+            return wait(opening)
+        }
+        forget(hub, opening.user)
+        entries[Int(opening.place)].name.prefer(attempt.address)
+        hub.journal.note(.originConnected(after: hub.now - attempt.startedAt))
+        hub.users.connected(opening.user, fd: attempt.fd)
+    }
+
+    /// Nobody waits for a connection any more.
+    func forget(_ hub: Hub, _ user: UInt32) {
+        guard let opening = hub.users[user].pointee.opening?.takeRetainedValue() else { return }
+        hub.users[user].pointee.opening = nil
+        opening.isOver = true
+        hub.timers.cancel(hub.users.token(user, .originDeadline))
+        if opening.isTimed { hub.timers.cancel(hub.users.token(user, .originAttempt)) }
+        for attempt in opening.attempts { hub.loop.cancel(attempt.fd) }
+        opening.attempts = []
+    }
+
+    private func opening(_ hub: Hub, _ token: Token) -> Opening? { hub.users.find(token)?.pointee.opening?.takeUnretainedValue() }
+
+    func handleAttemptDue(_ hub: Hub, _ token: Token) {
+        guard let opening = opening(hub, token) else { return }
+        opening.isTimed = false
+        wait(opening)
+    }
+
+    func handleDeadline(_ hub: Hub, _ token: Token) {
+        guard let opening = opening(hub, token) else { return }
+        fail(hub, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
+    }
+
+    private func fail(_ hub: Hub, _ index: UInt32, _ error: SystemError) {
+        let user = hub.users[index]
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        let code: ResetCode = switch error.code {
+        case ECONNREFUSED, ECONNRESET: .refused
+        case ETIMEDOUT: .timedOut
+        case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
+        default: .unreachable
+        }
+        hub.journal.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
+        session.endpoint.reset(user.pointee.slot, code, now: hub.instant)
+        hub.sessions.markDirty(session)
+        hub.users.close(index, .reset)
+    }
+}

@@ -1,0 +1,81 @@
+import Control
+import CSlab
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// A session with its bytes: the endpoint counts, the store keeps what a carrier may have to repeat.
+///
+/// More stored properties than most: they are the session, explicit and in one place, for whoever hands it over later.
+final class Session {
+    let index: UInt32
+    let generation: UInt32
+    var endpoint: Endpoint
+    /// The session's byte sequence from the oldest unacknowledged byte on; positions are session offsets.
+    var store = byte_queue()
+    /// Bytes of the store that lie in pipes.
+    var kept = KeptFrames()
+    /// Users whose bytes are spliced, in the order of their turns.
+    var splicing: [UInt32] = []
+    /// Turns that they have before the next batch of others.
+    var turns = 0
+    /// The carrier that owns the session.
+    var carrier: Carrier?
+    /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.
+    var pinning: [Carrier] = []
+
+    var identity = SessionIdentity.none
+    var secret = Octets32.zero
+    /// Bytes that it holds for the peer, counted by `Budget`.
+    var account = Budget.Account()
+    /// How long the oldest of them waits.
+    var age = BacklogAge()
+    /// Sockets that belong to it, and refer to it: none outlives it.
+    var userCount = 0
+    /// Users whose bytes are not read because a buffer is full.
+    var readBlocked: [UInt32] = []
+    /// It stands among those that are woken when memory is free.
+    var isReadBlocked = false
+    var isDirty = false
+    var isEnded = false
+    /// Who its carriers authenticated as; empty without TLS.
+    var peerName = ""
+    /// Server: a frame came behind WELCOME.
+    var isProven = false
+    /// When the session's timer fires.
+    var timerAt = UInt64.max
+    var detachedAt: UInt64?
+    /// What the hosts have been told.
+    var isInDoubt = false
+    var suspectedAt: UInt64?
+    let openedAt: UInt64
+
+    init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64) {
+        self.index = index
+        self.generation = generation
+        openedAt = now
+        endpoint = Endpoint(role: role, limits: limits, hashSeed: hashSeed, now: Instant(nanoseconds: now))
+        queue_init(&store, 0)
+    }
+
+    /// A few letters of the identity, enough to tell sessions apart in a log and useless for anything else.
+    var name: String { String(identity.high >> 40, radix: 16) }
+
+    /// Something would be lost with it.
+    var isPrecious: Bool { endpoint.streamCount > 0 || endpoint.retainedByteCount > 0 }
+
+    /// The carrier works, as far as anybody knows.
+    var isHealthy: Bool { endpoint.isAttached && !endpoint.isSuspected }
+
+    func token(_ operation: Operation) -> Token { operation.token(index, generation) }
+
+    func checkInvariants() {
+        #if DEBUG
+        endpoint.checkInvariants()
+        #endif
+        assert(store.tail == endpoint.sent, "the store does not end where the sequence ends")
+        assert(carrier == nil || carrier!.session === self, "a carrier of another session")
+        assert(account.held >= queue_count_of(store) || isEnded, "stored bytes that nobody counts")
+    }
+}

@@ -1,0 +1,332 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// All sessions of the process: from waiting bytes to frames to batches, and what becomes of a session.
+final class Sessions {
+    unowned(unsafe) let hub: Hub
+    private var table = SlotTable<Session>()
+    /// Sessions with work this turn.
+    private var dirty: [Session] = []
+    /// Sessions that have had their share of this turn, and have more to do in the next.
+    private var postponed: [Session] = []
+    /// Of sessions that have ended.
+    private var ended: [String: Traffic.Count] = [:]
+    /// Scratch for the header of one frame.
+    let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
+
+    init(_ hub: Hub) { self.hub = hub }
+
+    deinit { header.deallocate() }
+
+    var all: [Session] { table.all }
+    var count: Int { table.count }
+
+    func find(_ token: Token) -> Session? { table.find(token) }
+    /// The session that a registry knows by its index.
+    func find(_ index: UInt32) -> Session? { table.find(index) }
+
+    func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
+        let session = table.insert { index, generation in
+            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: hub.generator.next(), now: hub.now)
+        }
+        hub.budget.open(&session.account)
+        return session
+    }
+
+    // MARK: Work
+
+    /// What each client, by the name that it authenticated as, has brought and taken.
+    var clients: [String: Traffic.Count] {
+        var sums = ended
+        for session in table.all where !session.peerName.isEmpty { sums[session.peerName, default: Traffic.Count()].add(count(session, open: 1)) }
+        return sums
+    }
+
+    private func count(_ session: Session, open: Int) -> Traffic.Count {
+        Traffic.Count(read: session.endpoint.payloadSent, taken: session.endpoint.payloadTaken, opened: 1, open: open)
+    }
+
+    private func remember(_ session: Session) {
+        guard !session.peerName.isEmpty, ended[session.peerName] != nil || ended.count < Policy.clientsMaximum else { return }
+        ended[session.peerName, default: Traffic.Count()].add(count(session, open: 0))
+    }
+
+    func markDirty(_ session: Session) {
+        guard !session.isDirty else { return }
+        session.isDirty = true
+        dirty.append(session)
+    }
+
+    func postpone(_ session: Session) { postponed.append(session) }
+
+    /// A new turn.
+    func beginTurn() {
+        guard hasPostponed else { return }
+        for session in postponed { markDirty(session) }
+        postponed.removeAll(keepingCapacity: true)
+    }
+
+    var hasWork: Bool { !dirty.isEmpty }
+    var hasPostponed: Bool { !postponed.isEmpty }
+
+    func flush() {
+        guard hasWork else { return }
+        var next = 0
+        while next < dirty.count {
+            let session = dirty[next]
+            session.isDirty = false
+            if !session.isEnded { pump(session) }
+            next += 1
+        }
+        dirty.removeAll(keepingCapacity: true)
+    }
+
+    /// Starts the next send, lets go of what was acknowledged, lets readers go on.
+    private func pump(_ session: Session) {
+        if let carrier = session.carrier {
+            // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
+            if session.turns > 0, session.endpoint.unsentByteCount == 0 { spliceOnce(session, carrier) }
+            if carrier.isReady {
+                let room = hub.carriers.room(carrier, session)
+                if session.turns == 0 { sequence(session, most: room) }
+                if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) {
+                    hub.carriers.submitBatch(session, carrier, most: room)
+                    if session.turns == 0 { session.turns = session.splicing.count }
+                }
+            }
+        } else {
+            sequence(session, most: Policy.detachedBatchByteCount)
+        }
+        guard !session.isEnded else { return }
+        releaseAcknowledged(session)
+        if let carrier = session.carrier, !session.splicing.isEmpty, !session.endpoint.hasWaiting {
+            _ = hub.carriers.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
+        }
+        guard !session.isEnded else { return }
+        session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
+        hub.users.wake(session)
+        schedule(session)
+        session.checkInvariants()
+    }
+
+    /// Between two batches of others each of those who are spliced has one short turn.
+    private func spliceOnce(_ session: Session, _ carrier: Carrier) {
+        let rounds = session.turns
+        session.turns = 0
+        let left = hub.carriers.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
+        // The carrier takes no more now: they go on when it does.
+        if !carrier.isReady { session.turns = left }
+    }
+
+    /// Gives waiting bytes their place in the sequence.
+    private func sequence(_ session: Session, most: Int) {
+        while session.endpoint.unsentByteCount < most {
+            let room = most - session.endpoint.unsentByteCount
+            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room, now: hub.instant) else { return }
+            var failed = queue_append_copy(&session.store, hub.arena, header.baseAddress, frame.headerByteCount)
+            hub.budget.hold(frame.headerByteCount, &session.account)
+            if frame.payloadByteCount > 0, failed == 0 {
+                failed = movePayload(of: frame.owner, frame.payloadByteCount, to: session)
+            }
+            if frame.isOver { hub.users.close(frame.owner, failed == 0 ? .orderly : .reset) }
+            guard failed == 0 else {
+                hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+                return end(session, .exhausted, "out of memory")
+            }
+        }
+    }
+
+    private func movePayload(of owner: StreamOwner, _ count: Int, to session: Session) -> Int32 {
+        let user = hub.users[owner]
+        let failed = queue_move(&session.store, &user.pointee.inbound, hub.arena, count, Policy.copyBelow)
+        if failed == 0 { hub.budget.place(count, &session.account) }
+        if user.pointee.life.inward == .broken, user.pointee.inboundCount == 0 {
+            session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
+            hub.users.close(owner, .reset)
+        } else if user.pointee.life.mayReceive {
+            hub.users.readers.append(owner)  // It may have stood at its share.
+        }
+        return failed
+    }
+
+    private func releaseAcknowledged(_ session: Session) {
+        var through = min(session.endpoint.acknowledged, session.endpoint.cursor)
+        for carrier in session.pinning { through = min(through, carrier.inFlight.pinnedFrom ?? .max) }
+        guard through > session.store.head else { return }
+        hub.budget.release(Int(through - session.store.head), &session.account)
+        queue_release(&session.store, hub.arena, through)
+        session.kept.release(session.store, to: hub.pipes)
+    }
+
+    /// All bytes of the session lie in memory, and its users are read into it.
+    func bringIn(_ session: Session) {
+        hub.users.stopSplicing(of: session)
+        if let carrier = session.carrier { hub.carriers.dropTransit(carrier) }
+        guard !session.kept.bringIn(&session.store, hub.arena, hub.pipes), !session.isEnded else { return }
+        hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+        discard(session)
+    }
+
+    // MARK: Time
+
+    /// The session's timer, if it must come up earlier than it would.
+    private func schedule(_ session: Session) {
+        let deadline = session.endpoint.nextTimeout.nanoseconds
+        guard deadline < session.timerAt else { return }
+        session.timerAt = deadline
+        hub.timers.set(session.token(.sessionTimeout), at: deadline)
+    }
+
+    func handleTimeout(_ token: Token) {
+        guard let session = table.find(token) else { return }
+        session.timerAt = .max
+        if session.endpoint.isSilenceSuspicious(now: hub.instant), let carrier = session.carrier,
+           PathFacts(carrier.fd)?.explainsSilence == true {
+            session.endpoint.bePatient(until: hub.instant + Policy.patience)
+        }
+        switch session.endpoint.handleTimeout(now: hub.instant) {
+        case .unchanged: break
+        case .inDoubt: inDoubt(session)
+        case .suspected: suspected(session)
+        }
+        markDirty(session)
+    }
+
+    /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
+    private func inDoubt(_ session: Session) {
+        session.isInDoubt = true
+        hub.host.handleInDoubt(session)
+    }
+
+    /// A connect to the peer was answered. A carrier in doubt that is silent still is worse than the path.
+    func probeAnswered(_ session: Session) {
+        if session.endpoint.probeAnswered() { suspected(session) }
+    }
+
+    /// No answer, though the path works, or for too long.
+    private func suspected(_ session: Session) {
+        guard let carrier = session.carrier else { return }
+        bringIn(session)
+        guard !session.isEnded else { return }
+        session.isInDoubt = true
+        session.suspectedAt = hub.now
+        hub.journal.note(.carrierSuspected(session, carrier.peer))
+        hub.users.readOn(session)
+        hub.host.handleSuspected(session)
+    }
+
+    /// The answer came: a doubt was wrong.
+    func noteLife(_ session: Session) {
+        let unnoticed = session.endpoint.takeInboundOutage()
+        if unnoticed > .zero { hub.journal.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
+        guard session.isInDoubt, !session.endpoint.isInDoubt else { return }
+        session.isInDoubt = false
+        if let since = session.suspectedAt { hub.journal.note(.carrierRecovered(session, after: hub.now - since)) }
+        session.suspectedAt = nil
+        hub.host.handleRecovered(session)
+    }
+
+    // MARK: Carriers
+
+    /// `carrier` owns the session from now on. Returns the outage's length, from its first sign.
+    func attach(_ carrier: Carrier, to session: Session) -> UInt64 {
+        bringIn(session)
+        guard !session.isEnded else {
+            hub.carriers.close(carrier)
+            return 0
+        }
+        let old = session.carrier
+        carrier.session = session
+        carrier.state = .established
+        session.carrier = carrier
+        carrier.widenReceive()
+        if let old { hub.carriers.close(old) }
+        if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
+        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? hub.now
+        session.isInDoubt = false
+        session.suspectedAt = nil
+        session.detachedAt = nil
+        markDirty(session)
+        return hub.now - since
+    }
+
+    /// The session has no carrier; users only see slowness.
+    func detach(_ session: Session) {
+        bringIn(session)
+        session.endpoint.carrierLost()
+        session.carrier = nil
+        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
+        session.isInDoubt = false
+        session.suspectedAt = nil
+        hub.users.readOn(session)
+        markDirty(session)
+    }
+
+    // MARK: Ends
+
+    func violated(_ session: Session, _ fault: ProtocolFault) {
+        hub.journal.note(.protocolBroken(session, rule: fault.rule))
+        end(session, .protocolViolation, fault.rule)
+    }
+
+    func peerClosed(_ session: Session, _ code: CloseCode, _ reason: String) {
+        hub.journal.note(.sessionClosedByPeer(session, code, reason: reason))
+        // What the peer sent in order before it closed was delivered to us, and is the users'.
+        discard(session, isComplete: session.endpoint.retainedByteCount == 0, waits: true)
+    }
+
+    /// Ends the session from our side, with a word to the peer if a carrier is up.
+    func end(_ session: Session, _ code: CloseCode, _ reason: StaticString) {
+        guard !session.isEnded else { return }
+        session.endpoint.close(code, reason)
+        if let carrier = session.carrier, carrier.isReady { hub.carriers.submitBatch(session, carrier) }
+        discard(session)
+    }
+
+    /// Ends the session's users, drops its carriers and bytes. Never a clean end over missing bytes.
+    func discard(_ session: Session, isComplete: Bool = false, waits: Bool = false) {
+        guard !session.isEnded else { return }
+        session.isEnded = true
+        remember(session)
+        hub.host.handleSessionEnded(session)
+        hub.users.endAll(of: session, isComplete: isComplete, waits: waits)
+        if let carrier = session.carrier { hub.carriers.closeGently(carrier) }
+        session.carrier = nil
+        hub.timers.cancel(session.token(.sessionTimeout))
+        freeStore(session)
+        table.remove(session.index)
+        hub.budget.close(&session.account)
+    }
+
+    /// Frees the session's bytes when no operation reads them any more.
+    func freeStore(_ session: Session) {
+        guard session.pinning.isEmpty else { return }
+        hub.budget.releaseAll(&session.account)
+        queue_clear(&session.store, hub.arena)
+        session.kept.release(session.store, to: hub.pipes)
+    }
+
+    // MARK: The end of the process
+
+    /// Each peer is told that its session is over; what is open is reset.
+    func sayGoodbye(_ code: CloseCode) {
+        for session in table.all {
+            session.endpoint.close(code, "the process was told to stop")
+            hub.users.endAll(of: session, isComplete: false, waits: false)
+            markDirty(session)
+        }
+    }
+
+    /// Everything was delivered and acknowledged.
+    var isIdle: Bool { !table.all.contains(where: \.isPrecious) }
+
+    /// Every peer that can hear has been told.
+    var isSaid: Bool {
+        !table.all.contains { $0.carrier?.state == .established && (!$0.endpoint.isClosed || $0.carrier!.inFlight.send) }
+    }
+}

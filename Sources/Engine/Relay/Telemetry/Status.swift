@@ -1,0 +1,169 @@
+import Glibc
+import Loop
+import Time
+import Tunnel
+
+/// What one tele process is doing, at one moment: for `tele status`, and for whoever reads its JSON. Times are in seconds,
+/// sizes in bytes.
+public struct Status: Codable, Sendable {
+    public struct Mapping: Codable, Sendable {
+        public let name: String
+        public let address: String
+    }
+
+    /// Of one mapping, or of one client by the name that it authenticated as, since the start.
+    public struct Traffic: Codable, Sendable {
+        public let name: String
+        /// Connections now, and so far; of a client: sessions.
+        public let open: Int
+        public let opened: UInt64
+        public let readBytes: UInt64
+        public let takenBytes: UInt64
+    }
+
+    public struct Session: Codable, Sendable {
+        public enum Carrier: String, Codable, Sendable {
+            case up
+            /// An answer is overdue; a new carrier is dialled beside it.
+            case suspected
+            /// There is none: users wait.
+            case away
+        }
+
+        public let session: String
+        public let peer: String
+        /// As it authenticated; empty without keys.
+        public let name: String
+        public let carrier: Carrier
+        /// Since when the carrier is as it is.
+        public let carrierSeconds: Double
+        public let roundTripSeconds: Double
+        public let streams: Int
+        /// Carriers so far.
+        public let epoch: Int
+        /// Bytes from users here that the other side has not acknowledged, and for how long the oldest waits.
+        public let backlogBytes: Int
+        public let backlogSeconds: Double
+        /// Bytes from the other side that users here have not taken.
+        public let undeliveredBytes: Int
+        public let sentBytes: UInt64
+        public let deliveredBytes: UInt64
+    }
+
+    public struct Outage: Codable, Sendable {
+        public let session: String
+        /// How long ago it ended.
+        public let agoSeconds: Double
+        /// From its first sign to the new carrier.
+        public let lengthSeconds: Double
+        /// From the start of the dial that brought the new carrier; 0: the old one went on by itself.
+        public let recoverySeconds: Double
+        public let replayedBytes: UInt64
+    }
+
+    public let version: String
+    public let pid: Int
+    public let role: String
+    /// The tele server that is dialled, or the address that carriers come to.
+    public let out: String
+    public let mappings: [Mapping]
+    public let driver: String
+    public let security: String
+    /// When the first of this side's certificates expires, in seconds since 1970; nil without certificates.
+    public let certificateExpiry: Double?
+    /// running, draining or stopping.
+    public let state: String
+    public let uptimeSeconds: Double
+    public let connections: Int
+    public let readBytes: UInt64
+    public let takenBytes: UInt64
+    /// Of them, those that went past memory: spliced into carriers, and passed on from carriers.
+    public let splicedBytes, passedBytes: UInt64
+    public let heldBytes: Int
+    public let heldBytesMaximum: Int
+    /// What one session may hold.
+    public let sessionBytesMaximum: Int
+    public let waitingBytes: Int
+    public let residentBytes: Int
+    public let sessions: [Session]
+    /// At most 100 of each, and the others together.
+    public let mappingTraffic, clientTraffic: [Traffic]
+    /// The last ones, oldest first.
+    public let outages: [Outage]
+    public let counters: Counters
+}
+
+extension Status.Traffic {
+    init(_ name: String, _ count: Traffic.Count) {
+        self.init(name: name, open: count.open, opened: count.opened, readBytes: count.read, takenBytes: count.taken)
+    }
+}
+
+extension Hub {
+    /// This process and what is open in it, for people.
+    var words: String {
+        let what = configuration.role == .client ? "the client of \(configuration.output)"
+            : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
+        return "\(what), process \(getpid()): \(users.count) connection\(users.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
+    }
+
+    /// Why a user who comes now would wait, or be refused. Nil: nothing keeps it.
+    var unreadiness: String? {
+        guard stopping.isRunning else { return stopping.isDraining ? "draining" : "stopping" }
+        return host.unreadiness
+    }
+
+    var status: Status {
+        let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
+        let addresses = listeners.addresses
+        let total = users.traffic.total
+        let security = switch configuration.security {
+        case .none: "none"
+        case .keys: "key"
+        case .certificates: "certificates"
+        }
+        return Status(
+            version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
+            out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
+            mappings: configuration.mappings.map { mapping in
+                Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
+            },
+            driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
+            connections: users.count, readBytes: total.read, takenBytes: total.taken,
+            splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
+            heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
+            residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
+            mappingTraffic: users.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
+            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: journal.outages.map { outage in
+                Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
+                              lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
+                              replayedBytes: outage.replayed)
+            }, counters: journal.counters)
+    }
+
+    private func status(_ session: Session) -> Status.Session {
+        let carrier: Status.Session.Carrier = session.carrier == nil ? .away : session.endpoint.isSuspected ? .suspected : .up
+        let since = switch carrier {
+        case .away: session.detachedAt ?? session.openedAt
+        case .suspected: session.suspectedAt ?? now
+        case .up: session.carrier?.openedAt ?? now
+        }
+        return Status.Session(
+            session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", name: session.peerName, carrier: carrier,
+            carrierSeconds: seconds(since: since), roundTripSeconds: roundTrip(session),
+            streams: session.endpoint.streamCount, epoch: Int(session.endpoint.epoch), backlogBytes: session.account.held,
+            backlogSeconds: session.account.held == 0 ? 0 : session.age.since.map { seconds(since: $0.nanoseconds) } ?? 0,
+            undeliveredBytes: session.endpoint.unconsumedByteCount, sentBytes: session.endpoint.payloadSent,
+            deliveredBytes: session.endpoint.payloadTaken)
+    }
+
+    /// The last answer to a PING, or what TCP measured, if that is less: TCP counts the time by which an idle peer's kernel delays its
+    /// acknowledgments.
+    private func roundTrip(_ session: Session) -> Double {
+        let pinged = Double(session.endpoint.latestRoundTrip.nanoseconds) / 1e9
+        guard let carrier = session.carrier, let micro = PathFacts(carrier.fd)?.roundTripMicroseconds, micro > 0 else { return pinged }
+        return min(pinged, Double(micro) / 1e6)
+    }
+
+    private func seconds(since time: UInt64) -> Double { now > time ? Double(now - time) / 1e9 : 0 }
+}
