@@ -79,7 +79,7 @@ enum Command {
 
         // From here on a signal is an order to the loop, also one that comes before it turns.
         try Signals.hold()
-        try Leash.follow()
+        try ParentWatch.follow()
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel

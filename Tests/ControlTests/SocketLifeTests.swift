@@ -69,10 +69,10 @@ import Tunnel
     @Test func aDrainEndsWhenAllIsDelivered() {
         var stopping = Stopping(drainFor: .seconds(10))
         #expect(stopping.handleRequest(gently: true, now: at(0)) == .drain)
-        #expect(stopping.advance(isIdle: false, isSaid: true, now: at(9_999)) == .none)
-        #expect(stopping.advance(isIdle: true, isSaid: false, now: at(9_999)) == .say)
-        #expect(stopping.advance(isIdle: true, isSaid: false, now: at(10_000)) == .none)
-        #expect(stopping.advance(isIdle: true, isSaid: true, now: at(10_001)) == .stop)
+        #expect(stopping.advance(isIdle: false, closeSent: true, now: at(9_999)) == .none)
+        #expect(stopping.advance(isIdle: true, closeSent: false, now: at(9_999)) == .close)
+        #expect(stopping.advance(isIdle: true, closeSent: false, now: at(10_000)) == .none)
+        #expect(stopping.advance(isIdle: true, closeSent: true, now: at(10_001)) == .stop)
         #expect(stopping.isStopped)
     }
 
@@ -80,18 +80,18 @@ import Tunnel
         var late = Stopping(drainFor: .seconds(1))
         _ = late.handleRequest(gently: true, now: at(0))
         #expect(late.nextTimeout == at(1000))
-        #expect(late.advance(isIdle: false, isSaid: false, now: at(1000)) == .say)
+        #expect(late.advance(isIdle: false, closeSent: false, now: at(1000)) == .close)
         var twice = Stopping(drainFor: .seconds(1))
         _ = twice.handleRequest(gently: true, now: at(0))
-        #expect(twice.handleRequest(gently: true, now: at(1)) == .say)
+        #expect(twice.handleRequest(gently: true, now: at(1)) == .close)
         #expect(twice.handleRequest(gently: true, now: at(2)) == .none)
-        #expect(twice.advance(isIdle: false, isSaid: false, now: at(301)) == .stop)
+        #expect(twice.advance(isIdle: false, closeSent: false, now: at(301)) == .stop)
     }
 
     @Test func withoutADrainItEndsAtOnce() {
         var stopping = Stopping(drainFor: .zero)
-        #expect(stopping.handleRequest(gently: true, now: at(0)) == .say)
+        #expect(stopping.handleRequest(gently: true, now: at(0)) == .close)
         var rough = Stopping(drainFor: .seconds(10))
-        #expect(rough.handleRequest(gently: false, now: at(0)) == .say)
+        #expect(rough.handleRequest(gently: false, now: at(0)) == .close)
     }
 }

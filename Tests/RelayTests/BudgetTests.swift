@@ -89,14 +89,14 @@ import Testing
         let budget = budget(session: 1 << 30, total: 1 << 30)
         var one = Budget.Account()
         budget.hold(1 << 20, &one)
-        #expect(!budget.takeNews())
+        #expect(!budget.takeWakeReaders())
         budget.release(1000, &one)
-        #expect(!budget.takeNews())
+        #expect(!budget.takeWakeReaders())
         budget.release(Policy.wakeByteCount, &one)
-        #expect(budget.takeNews())
-        #expect(!budget.takeNews())
+        #expect(budget.takeWakeReaders())
+        #expect(!budget.takeWakeReaders())
         budget.release(one.held, &one)
-        #expect(budget.takeNews())
+        #expect(budget.takeWakeReaders())
     }
 
     @Test func bytesMoveWithTheirStream() {

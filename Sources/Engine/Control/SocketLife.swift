@@ -18,7 +18,7 @@ public struct SocketLife: Equatable {
     }
     public enum Outward: UInt8, Sendable { case open, finishing, ended }
     /// How a socket leaves the user: FIN, or RST.
-    public enum Farewell: UInt8, Sendable { case orderly, reset }
+    public enum CloseMode: UInt8, Sendable { case orderly, reset }
 
     public struct InFlight: OptionSet, Sendable {
         public let rawValue: UInt8
@@ -34,7 +34,7 @@ public struct SocketLife: Equatable {
     /// The kernel holds these operations; the descriptor outlives them.
     public private(set) var inFlight: InFlight = []
     /// Of a flushing or closing socket.
-    public private(set) var farewell = Farewell.reset
+    public private(set) var farewell = CloseMode.reset
 
     public init(isConnecting: Bool) { phase = isConnecting ? .connecting : .open }
 
@@ -88,7 +88,7 @@ public struct SocketLife: Equatable {
         if outward == .open { outward = .finishing }
     }
 
-    public enum Taken: Equatable { case none, finish, close(Farewell) }
+    public enum Taken: Equatable { case none, finish, close(CloseMode) }
 
     /// All bytes for the user so far have been taken. `.finish`: pass the FIN on, now.
     public mutating func tookAll() -> Taken {
@@ -103,7 +103,7 @@ public struct SocketLife: Equatable {
         }
     }
 
-    public enum StreamEnd: Equatable { case closeNow(Farewell), flush, none }
+    public enum StreamEnd: Equatable { case closeNow(CloseMode), flush, none }
 
     /// The stream was reset by the peer, or its session ended; `hasBytes` of it wait for the user. `isComplete`: the
     /// session ended, and the peer has everything that the user wrote. Then a stream both of whose halves ended is as good
@@ -118,7 +118,7 @@ public struct SocketLife: Equatable {
     }
 
     /// Ends it. True: it was not closing yet; then operations in flight must be cancelled.
-    public mutating func close(_ farewell: Farewell) -> Bool {
+    public mutating func close(_ farewell: CloseMode) -> Bool {
         guard phase != .closing else { return false }
         phase = .closing
         self.farewell = farewell

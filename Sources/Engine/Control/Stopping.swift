@@ -3,27 +3,27 @@ import Tunnel
 
 /// How a tele process ends.
 ///
-///     running ──SIGTERM──▶ draining(until) ──all is delivered, or until──▶ saying(until) ──all is said, or until──▶ stopped
+///     running ──SIGTERM──▶ draining(until) ──all is delivered, or until──▶ closing(until) ──all is said, or until──▶ stopped
 ///        └──────────────── SIGINT, or a second SIGTERM ─────────────────────▲
 ///
 /// Draining: nothing new begins, what is open may end, carriers come and go as ever. Saying: each peer is told that its
 /// session is over, and what is open is reset.
 public struct Stopping {
-    public enum State: Equatable, Sendable { case running, draining(until: Instant), saying(until: Instant), stopped }
+    public enum State: Equatable, Sendable { case running, draining(until: Instant), closing(until: Instant), stopped }
 
-    public enum Step: Equatable, Sendable { case none, drain, say, stop }
+    public enum Step: Equatable, Sendable { case none, drain, close, stop }
 
     public private(set) var state = State.running
     private let drainFor: Interval
     /// The last words may take so long to leave. A peer that misses them notices later by itself.
-    public static let sayFor = Interval.milliseconds(300)
+    public static let closeFor = Interval.milliseconds(300)
 
     public init(drainFor: Interval) { self.drainFor = drainFor }
 
     public var isRunning: Bool { state == .running }
     public var isDraining: Bool { if case .draining = state { true } else { false } }
     /// The sessions are over.
-    public var isSaying: Bool { if case .saying = state { true } else { false } }
+    public var isClosing: Bool { if case .closing = state { true } else { false } }
     public var isStopped: Bool { state == .stopped }
 
     /// `gently`: let open streams end first.
@@ -33,30 +33,30 @@ public struct Stopping {
             state = .draining(until: now + drainFor)
             return .drain
         case .running, .draining:
-            state = .saying(until: now + Stopping.sayFor)
-            return .say
-        case .saying, .stopped:
+            state = .closing(until: now + Stopping.closeFor)
+            return .close
+        case .closing, .stopped:
             return .none
         }
     }
 
-    /// After each turn. `isIdle`: everything was delivered and acknowledged; `isSaid`: the last words have left.
-    public mutating func advance(isIdle: Bool, isSaid: Bool, now: Instant) -> Step {
+    /// After each turn. `isIdle`: everything was delivered and acknowledged; `closeSent`: the last words have left.
+    public mutating func advance(isIdle: Bool, closeSent: Bool, now: Instant) -> Step {
         switch state {
         case .draining(let until) where isIdle || now >= until:
-            state = .saying(until: now + Stopping.sayFor)
-            return .say
-        case .saying(let until) where isSaid || now >= until:
+            state = .closing(until: now + Stopping.closeFor)
+            return .close
+        case .closing(let until) where closeSent || now >= until:
             state = .stopped
             return .stop
-        case .running, .draining, .saying, .stopped:
+        case .running, .draining, .closing, .stopped:
             return .none
         }
     }
 
     public var nextTimeout: Instant {
         switch state {
-        case .draining(let until), .saying(let until): until
+        case .draining(let until), .closing(let until): until
         case .running, .stopped: .never
         }
     }

@@ -16,7 +16,7 @@ final class Child: Sendable {
     private let log = Mutex<[String]>([])
     /// Once the process has been waited for, its number may belong to someone else.
     private let status = Mutex<Int32?>(nil)
-    /// Never written: when the demo dies, however it dies, the child reads the end and stops (`Leash`).
+    /// Never written: when the demo dies, however it dies, the child reads the end and stops (`ParentWatch`).
     private let leash: Int32
 
     init(_ name: String, binary: String, _ arguments: [String]) throws {
@@ -118,7 +118,7 @@ final class Child: Sendable {
 
         var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         defer { for word in words { free(word) } }
-        var environment = Leash.environment.map { strdup($0) } + [nil]
+        var environment = ParentWatch.environment.map { strdup($0) } + [nil]
         defer { for entry in environment { free(entry) } }
         var process: pid_t = 0
         let result = posix_spawn(&process, path, &actions, &attributes, &words, &environment)

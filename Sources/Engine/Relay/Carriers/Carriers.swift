@@ -9,7 +9,7 @@ import Wire
 /// All carriers of the process: their beginning, what arrives on them, their end. What leaves is in `CarriersSending`,
 /// TLS in `CarriersSecuring`.
 final class Carriers {
-    unowned(unsafe) let hub: Hub
+    unowned(unsafe) let relay: RelayProcess
     private var table = SlotTable<Carrier>()
     /// Who receives next, after this turn's sends.
     var readers: [Carrier] = []
@@ -23,9 +23,9 @@ final class Carriers {
     private var unfinished: [Carrier] = []
     private let hotMaximum: Int
 
-    init(_ hub: Hub) {
-        self.hub = hub
-        hotMaximum = max(Policy.hotCarriersMinimum, hub.configuration.memoryByteCount / 8 / Int(SLAB_BYTES))
+    init(_ relay: RelayProcess) {
+        self.relay = relay
+        hotMaximum = max(Policy.hotCarriersMinimum, relay.configuration.memoryByteCount / 8 / Int(SLAB_BYTES))
     }
 
     var all: [Carrier] { table.all }
@@ -37,7 +37,7 @@ final class Carriers {
     func add(fd: Int32, peer: Address, state: Carrier.State) -> Carrier {
         CarrierTuning.apply(fd, isLoopback: peer.isLoopback)
         let carrier = table.insert { index, generation in
-            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: hub.now)
+            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: relay.now)
         }
         if !peer.isLoopback { carrier.window = PathWindow() }
         return carrier
@@ -45,19 +45,19 @@ final class Carriers {
 
     /// Starts its connect. False: the ring has no room.
     func connect(_ carrier: Carrier, to address: Address) -> Bool {
-        carrier.inFlight.connect = hub.loop.connect(carrier.fd, address, carrier.token(.carrierConnect))
+        carrier.inFlight.connect = relay.loop.connect(carrier.fd, address, carrier.token(.carrierConnect))
         return carrier.inFlight.connect
     }
 
     // MARK: Completions
 
     func handle(_ operation: Operation, _ completion: Completion) {
-        defer { if let buffer = completion.buffer { hub.loop.returnToPool(buffer) } }
+        defer { if let buffer = completion.buffer { relay.loop.returnToPool(buffer) } }
         guard let carrier = table.find(completion.token) else { return }
         switch operation {
         case .carrierConnect:
             carrier.inFlight.connect = false
-            if carrier.state == .connecting { hub.host.handleConnected(carrier, completion.error) }
+            if carrier.state == .connecting { relay.host.handleConnected(carrier, completion.error) }
         case .carrierReceive:
             carrier.inFlight.receive = false
             if !carrier.isOver { received(carrier, completion.result) }
@@ -65,7 +65,7 @@ final class Carriers {
             carrier.inFlight.receive = false
             guard !carrier.isOver else { break }
             guard completion.result > 0, let buffer = completion.buffer else { failed(carrier, completion.result); break }
-            receivedPooled(carrier, hub.loop.poolBytes(buffer), Int(completion.result))
+            receivedPooled(carrier, relay.loop.poolBytes(buffer), Int(completion.result))
         case .carrierReadable:
             carrier.inFlight.receive = false
             switch carrier.state {
@@ -87,7 +87,7 @@ final class Carriers {
             release(carrier)
         } else if carrier.hasLastWords, !carrier.inFlight.send {
             carrier.hasLastWords = false
-            hub.loop.cancel(carrier.fd)
+            relay.loop.cancel(carrier.fd)
         }
     }
 
@@ -105,27 +105,27 @@ final class Carriers {
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
         if carrier.passes || awaitsSecuring(carrier) {
-            carrier.inFlight.receive = hub.loop.readable(carrier.fd, carrier.token(.carrierReadable))
+            carrier.inFlight.receive = relay.loop.readable(carrier.fd, carrier.token(.carrierReadable))
         } else if carrier.state == .established, !carrier.isWarm {
             if carrier.transport.channel?.hasUnread != true {
-                carrier.inFlight.receive = hub.loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
+                carrier.inFlight.receive = relay.loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
             }
         } else if let room = target(carrier) {
-            carrier.inFlight.receive = hub.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
+            carrier.inFlight.receive = relay.loop.receive(carrier.fd, room.baseAddress!, room.count, carrier.token(.carrierReceive))
         }
         if !carrier.inFlight.receive { retryLater(carrier) }
     }
 
     /// Client: connected, and TLS has not begun. The server has nothing to say before.
     private func awaitsSecuring(_ carrier: Carrier) -> Bool {
-        carrier.state == .connected && hub.credentials != nil && carrier.transport.channel == nil
+        carrier.state == .connected && relay.credentials != nil && carrier.transport.channel == nil
     }
 
     /// Where the kernel writes what arrives. Nil: no memory, or TLS has more to read first.
     private func target(_ carrier: Carrier) -> UnsafeMutableRawBufferPointer? {
         switch carrier.transport {
         case .plain: makeRoom(carrier) ? carrier.block.room : nil
-        case .secure(let channel): channel.hasUnread ? nil : channel.target(hub, isHot: carrier.isHot)
+        case .secure(let channel): channel.hasUnread ? nil : channel.target(relay, isHot: carrier.isHot)
         }
     }
 
@@ -133,7 +133,7 @@ final class Carriers {
     func makeRoom(_ carrier: Carrier, for count: Int = 0) -> Bool {
         let isLarge = (carrier.isHot || carrier.passes) && count == 0
         if let memory = carrier.block.memory {
-            if carrier.block.parsed == carrier.block.filled, arena_references(hub.arena, memory) == 1 {
+            if carrier.block.parsed == carrier.block.filled, arena_references(relay.arena, memory) == 1 {
                 carrier.block.parsed = 0
                 carrier.block.filled = 0
             }
@@ -148,19 +148,19 @@ final class Carriers {
 
     /// What is unread moves into a fresh block. False: no memory.
     private func replaceBlock(_ carrier: Carrier, isLarge: Bool) -> Bool {
-        guard let next = isLarge ? arena_slab(hub.arena) : arena_page(hub.arena) else { return false }
+        guard let next = isLarge ? arena_slab(relay.arena) : arena_page(relay.arena) else { return false }
         let rest = carrier.block.unread.count
         if rest > 0 { memcpy(next, carrier.block.unread.baseAddress!, rest) }
         releaseBlock(carrier)
         carrier.block = Carrier.Block(memory: next, capacity: isLarge ? Int(SLAB_BYTES) : Int(PAGE_BYTES), filled: rest)
-        hub.budget.arm(carrier.block.capacity)
+        relay.budget.arm(carrier.block.capacity)
         return true
     }
 
     func releaseBlock(_ carrier: Carrier) {
         guard let memory = carrier.block.memory else { return }
-        hub.budget.disarm(carrier.block.capacity)
-        arena_release(hub.arena, memory)
+        relay.budget.disarm(carrier.block.capacity)
+        arena_release(relay.arena, memory)
         carrier.block = Carrier.Block()
     }
 
@@ -178,7 +178,7 @@ final class Carriers {
     /// The same for what TLS receives into, when nothing in it is unread.
     private func shrinkIn(_ carrier: Carrier) {
         shrinkBlock(carrier)
-        if let channel = carrier.transport.channel, !channel.hasUnread { channel.releaseIn(hub) }
+        if let channel = carrier.transport.channel, !channel.hasUnread { channel.releaseIn(relay) }
     }
 
     private func received(_ carrier: Carrier, _ result: Int32) {
@@ -193,8 +193,8 @@ final class Carriers {
             if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
             if !carrier.isHot, carrier.state == .established { shrinkBlock(carrier) }
         case .secure(let channel):
-            if carrier.state == .securing { hub.host.handleHeard(carrier) }
-            channel.arrived(Int(result), now: hub.now)
+            if carrier.state == .securing { relay.host.handleHeard(carrier) }
+            channel.arrived(Int(result), now: relay.now)
             open(carrier, channel)
         }
         readers.append(carrier)
@@ -214,7 +214,7 @@ final class Carriers {
     /// Bytes of an idle carrier, which lie in the pool.
     private func receivedPooled(_ carrier: Carrier, _ bytes: UnsafeRawPointer, _ count: Int) {
         let wasFull = count == Policy.poolByteCount
-        carrier.quickArrivals = hub.now - carrier.arrivedAt < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
+        carrier.quickArrivals = relay.now - carrier.arrivedAt < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
         if carrier.quickArrivals >= Policy.busyArrivals { keepWarm(carrier) }
         noteArrival(carrier, isFast: wasFull)
         switch carrier.transport {
@@ -227,17 +227,17 @@ final class Carriers {
             if let session = carrier.session, session.carrier === carrier { notePayload(carrier, session, wasFull: wasFull) }
             if !carrier.isOver { shrinkBlock(carrier) }
         case .secure(let channel):
-            guard channel.take(bytes, count, hub) else { return lost(carrier, "out of memory") }
-            channel.arrived(count, now: hub.now)
+            guard channel.take(bytes, count, relay) else { return lost(carrier, "out of memory") }
+            channel.arrived(count, now: relay.now)
             open(carrier, channel)
-            if !carrier.isOver, !channel.hasUnread { channel.releaseIn(hub) }
+            if !carrier.isOver, !channel.hasUnread { channel.releaseIn(relay) }
         }
         readers.append(carrier)
     }
 
     /// `isFast`: a slab is worth having.
     private func noteArrival(_ carrier: Carrier, isFast: Bool) {
-        carrier.arrivedAt = hub.now
+        carrier.arrivedAt = relay.now
         guard isFast != carrier.isHot, carrier.state == .established else { return }
         guard isFast else { return becomeCold(carrier) }
         guard hotCount < hotMaximum else { return }
@@ -256,25 +256,25 @@ final class Carriers {
     func keepWarm(_ carrier: Carrier) {
         guard !carrier.isWarm else { return }
         carrier.isWarm = true
-        if hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        if hot.isEmpty { relay.timers.set(Operation.carriersCoolDown.token(), at: relay.now + Policy.hotMaximum.nanoseconds) }
         hot.append(carrier)
     }
 
     func handleCoolDown() {
         hot.removeAll { carrier in
             guard !carrier.isOver else { return true }
-            guard hub.now > carrier.arrivedAt + Policy.hotMaximum.nanoseconds, !carrier.inFlight.send else { return false }
+            guard relay.now > carrier.arrivedAt + Policy.hotMaximum.nanoseconds, !carrier.inFlight.send else { return false }
             carrier.isWarm = false
             if carrier.passes {
                 if carrier.block.unread.isEmpty { releaseBlock(carrier) }
             } else {
                 becomeCold(carrier)
                 // Its receive ends as cancelled, and the next one is pooled.
-                if carrier.inFlight.receive { hub.loop.cancel(carrier.fd) }
+                if carrier.inFlight.receive { relay.loop.cancel(carrier.fd) }
             }
             return true
         }
-        if !hot.isEmpty { hub.timers.set(Operation.carriersCoolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        if !hot.isEmpty { relay.timers.set(Operation.carriersCoolDown.token(), at: relay.now + Policy.hotMaximum.nanoseconds) }
     }
 
     /// It brought more streams that begin or are reset than one turn is for: the rest is read in the next.
@@ -303,9 +303,9 @@ final class Carriers {
 
     /// Reads all that is whole, within what one turn is for.
     func read(_ carrier: Carrier) {
-        if carrier.state != .established { hub.host.readGreeting(carrier) }
+        if carrier.state != .established { relay.host.readHandshake(carrier) }
         guard carrier.state == .established, let session = carrier.session, session.carrier === carrier else { return }
-        hub.sessions.markDirty(session)
+        relay.sessions.markDirty(session)
         let start = carrier.block.parsed
         var allowance = Policy.openingsAtOnce
         while carrier.block.parsed < carrier.block.filled {
@@ -317,9 +317,9 @@ final class Carriers {
             var offset = 0
             let event: Received
             do throws(ProtocolFault) {
-                event = try session.endpoint.receive(carrier.block.unread.bytes, at: &offset, now: hub.instant)
+                event = try session.endpoint.receive(carrier.block.unread.bytes, at: &offset, now: relay.instant)
             } catch {
-                return hub.sessions.violated(session, error)
+                return relay.sessions.violated(session, error)
             }
             carrier.block.parsed += offset
             switch event {
@@ -330,9 +330,9 @@ final class Carriers {
             if case .incomplete = event { break }
             guard act(event, session, base) else { return }
         }
-        session.endpoint.heard(now: hub.instant)
-        if carrier.block.parsed > start { hub.host.handleProven(session) }
-        hub.sessions.noteLife(session)
+        session.endpoint.heard(now: relay.instant)
+        if carrier.block.parsed > start { relay.host.handleProven(session) }
+        relay.sessions.noteLife(session)
     }
 
     /// False: the session is over.
@@ -341,23 +341,23 @@ final class Carriers {
         case .incomplete:
             break
         case .payload(let owner, let range):
-            guard hub.users.deliver(owner, base + range.lowerBound, range.count) else {
-                hub.journal.note(.outOfMemory(session, what: "bytes that were promised room"))
-                hub.sessions.end(session, .exhausted, "out of memory")
+            guard relay.locals.deliver(owner, base + range.lowerBound, range.count) else {
+                relay.events.note(.outOfMemory(session, what: "bytes that were promised room"))
+                relay.sessions.end(session, .exhausted, "out of memory")
                 return false
             }
         case .opened(let slot, let target):
-            hub.host.handleOpened(session, slot, target: target)
+            relay.host.handleOpened(session, slot, target: target)
         case .finished(let owner):
-            hub.users.finishOutbound(owner)
+            relay.locals.finishOutbound(owner)
         case .reset(let owner, let code):
-            let mapping = code == .reset ? "" : hub.host.mappingName(hub.users[owner].pointee.mapping)
-            hub.journal.note(.streamReset(session, code, mapping: mapping))
-            hub.host.handleStreamReset(owner, code)
+            let mapping = code == .reset ? "" : relay.host.mappingName(relay.locals[owner].pointee.mapping)
+            relay.events.note(.streamReset(session, code, mapping: mapping))
+            relay.host.handleStreamReset(owner, code)
             // First: the endpoint does not know the owner any more, so the session's end would not end it.
-            hub.users.abortOutbound(owner)
+            relay.locals.abortOutbound(owner)
         case .closed(let code, let reason):
-            hub.sessions.peerClosed(session, code, reason)
+            relay.sessions.peerClosed(session, code, reason)
             return false
         }
         return true
@@ -370,7 +370,7 @@ final class Carriers {
         guard !carrier.isOver else { return }
         let owned = carrier.state == .established && carrier.session?.carrier === carrier ? carrier.session : nil
         close(carrier)
-        if let owned { hub.host.handleLost(owned, carrier, reason) } else { hub.host.handleFailed(carrier, reason) }
+        if let owned { relay.host.handleLost(owned, carrier, reason) } else { relay.host.handleFailed(carrier, reason) }
     }
 
     /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
@@ -378,7 +378,7 @@ final class Carriers {
         guard !carrier.isOver else { return }
         carrier.state = .closing
         Socket.abortOnClose(carrier.fd)
-        if carrier.inFlight.isEmpty { release(carrier) } else { hub.loop.cancel(carrier.fd) }
+        if carrier.inFlight.isEmpty { release(carrier) } else { relay.loop.cancel(carrier.fd) }
     }
 
     /// Ends the connection in order: what the kernel was given still arrives, within a second.
@@ -387,9 +387,9 @@ final class Carriers {
         carrier.state = .closing
         if carrier.inFlight.send {
             carrier.hasLastWords = true
-            hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.lastWordsMaximum.nanoseconds)
+            relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.lastWordsMaximum.nanoseconds)
         } else if !carrier.inFlight.isEmpty {
-            hub.loop.cancel(carrier.fd)
+            relay.loop.cancel(carrier.fd)
         } else {
             release(carrier)
         }
@@ -401,11 +401,11 @@ final class Carriers {
         unpin(carrier)
         dropTransit(carrier)
         carrier.session = nil
-        hub.timers.cancel(carrier.token(.carrierDeadline))
-        hub.timers.cancel(carrier.token(.carrierRetry))
-        hub.timers.cancel(carrier.token(.carrierRoom))
-        hub.loop.close(carrier.fd)
-        carrier.transport.channel?.release(hub)
+        relay.timers.cancel(carrier.token(.carrierDeadline))
+        relay.timers.cancel(carrier.token(.carrierRetry))
+        relay.timers.cancel(carrier.token(.carrierRoom))
+        relay.loop.close(carrier.fd)
+        carrier.transport.channel?.release(relay)
         becomeCold(carrier)
         releaseBlock(carrier)
         table.remove(carrier.index)
@@ -421,13 +421,13 @@ final class Carriers {
         case .refusing: close(carrier)
         case .closing:
             carrier.hasLastWords = false
-            hub.loop.cancel(carrier.fd)
+            relay.loop.cancel(carrier.fd)
         case .connecting, .connected, .greeted, .established, .closed: break
         }
     }
 
     func retryLater(_ carrier: Carrier) {
-        hub.timers.set(carrier.token(.carrierRetry), at: hub.now + Policy.retryDelay.nanoseconds)
+        relay.timers.set(carrier.token(.carrierRetry), at: relay.now + Policy.retryDelay.nanoseconds)
     }
 
     func handleRetry(_ token: Token) {
@@ -437,6 +437,6 @@ final class Carriers {
         armReceive(carrier)
         resend(carrier)
         if !carrier.greeting.isSent { sendGreeting(carrier) }
-        if let session = carrier.session { hub.sessions.markDirty(session) }
+        if let session = carrier.session { relay.sessions.markDirty(session) }
     }
 }

@@ -15,14 +15,14 @@ extension Carriers {
         // In a packet of its own, which is small: on some paths those of full size are lost, and then the peer would never hear of us.
         if !carrier.greeting.bytes.isEmpty {
             carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: $0) }
-            hub.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
+            relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
             count = 1
         } else if carrier.greeting.earlyCount > 0, let session = carrier.session {
-            hub.sessions.bringIn(session)
+            relay.sessions.copyIntoMemory(session)
             guard !carrier.isOver else { return }
             var gathered = 0
             count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
-                                      hub.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
+                                      relay.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
             pin(carrier, from: carrier.greeting.earlyStart)
         }
         submitSend(carrier, count)
@@ -31,19 +31,19 @@ extension Carriers {
     /// How many bytes may be handed to the kernel now. One stream alone has nobody who waits behind it.
     func room(_ carrier: Carrier, _ session: Session) -> Int {
         guard var window = carrier.window, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
-        guard window.limit != nil || window.isSampleDue(now: hub.instant), let facts = PathFacts(carrier.fd),
+        guard window.limit != nil || window.isSampleDue(now: relay.instant), let facts = PathFacts(carrier.fd),
               facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
-        if window.isSampleDue(now: hub.instant) {
-            window.measured(facts.sample(inboundWait: session.endpoint.inboundWait(now: hub.instant)), now: hub.instant)
+        if window.isSampleDue(now: relay.instant) {
+            window.measured(facts.sample(inboundWait: session.endpoint.inboundWait(now: relay.instant)), now: relay.instant)
             chooseCongestion(carrier, isBounded: window.limit != nil, facts)
             session.endpoint.setQuantum(window.quantum)
         }
         defer { carrier.window = window }
         guard window.limit != nil else { return Policy.batchByteCount }
         let held = facts.held(unacknowledged: Socket.heldByteCount(carrier.fd))
-        let room = window.room(held, now: hub.instant)
+        let room = window.room(held, now: relay.instant)
         if room == 0 {
-            hub.timers.set(carrier.token(.carrierRoom), at: hub.now + window.retryDelay(held).nanoseconds)
+            relay.timers.set(carrier.token(.carrierRoom), at: relay.now + window.retryDelay(held).nanoseconds)
         }
         return min(room, Policy.batchByteCount)
     }
@@ -51,7 +51,7 @@ extension Carriers {
     private func chooseCongestion(_ carrier: Carrier, isBounded: Bool, _ facts: PathFacts) {
         let before = carrier.congestion.choice
         carrier.congestion.measured(isBounded: isBounded, sent: UInt64(facts.sentSegments), repeated: UInt64(facts.repeatedSegments),
-                                    now: hub.instant)
+                                    now: relay.instant)
         guard carrier.congestion.choice != before else { return }
         if carrier.systemCongestion.isEmpty { carrier.systemCongestion = Socket.congestionControl(carrier.fd) }
         // Only BBR is in the way; where cubic is not to be had, all stays as it is.
@@ -61,25 +61,25 @@ extension Carriers {
 
     func handleRoom(_ token: Token) {
         guard let carrier = find(token), let session = carrier.session, session.carrier === carrier else { return }
-        hub.sessions.markDirty(session)
+        relay.sessions.markDirty(session)
     }
 
     /// One send: what has its place in the sequence, about `most` bytes of it, and what is owed besides.
     func submitBatch(_ session: Session, _ carrier: Carrier, most: Int = Policy.batchByteCount) {
-        let batch = session.endpoint.nextBatch(limit: most, control: carrier.control, now: hub.instant)
+        let batch = session.endpoint.nextBatch(limit: most, control: carrier.control, now: relay.instant)
         guard !batch.isEmpty else { return }
         var count = 0
         var isWhole = true
         func gather(_ from: UInt64, _ bytes: Int) {
             guard bytes > 0, isWhole else { return }
             var gathered = 0
-            count += Int(queue_gather(&session.store, from, bytes, hub.iovecs + count,
+            count += Int(queue_gather(&session.store, from, bytes, relay.iovecs + count,
                                       UInt32(Policy.iovecMaximum - 1 - count), &gathered))
             isWhole = gathered == bytes
         }
         gather(batch.start, batch.rest)
         if isWhole, !batch.control.isEmpty {
-            hub.iovecs[count] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
+            relay.iovecs[count] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
                                       iov_len: batch.control.count)
             count += 1
         }
@@ -91,10 +91,10 @@ extension Carriers {
 
     private func submitSend(_ carrier: Carrier, _ count: Int) {
         if let channel = carrier.transport.channel {
-            guard channel.seal(hub.iovecs, count, hub) else { return finishRefused(carrier) }
+            guard channel.seal(relay.iovecs, count, relay) else { return finishRefused(carrier) }
             return sendSealed(carrier, channel)
         }
-        carrier.inFlight.send = hub.loop.send(carrier.fd, hub.iovecs, count, carrier.token(.carrierSend))
+        carrier.inFlight.send = relay.loop.send(carrier.fd, relay.iovecs, count, carrier.token(.carrierSend))
         if !carrier.inFlight.send { finishRefused(carrier) }
     }
 
@@ -120,7 +120,7 @@ extension Carriers {
         let count = max(0, Int(result))
         if let channel = carrier.transport.channel {
             // Sealed bytes go out as they are: what they hold counts when all of them have left.
-            if let plain = channel.sent(count, hub) { return finishSend(carrier, plain) }
+            if let plain = channel.sent(count, relay) { return finishSend(carrier, plain) }
             // A carrier that was given up sends no more, or it would outlive its cancelled send.
             if carrier.isOver, !carrier.hasLastWords { return finishSend(carrier, 0) }
             return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
@@ -138,7 +138,7 @@ extension Carriers {
         if let batch {
             guard let session = carrier.session, session.carrier === carrier else { return }
             session.endpoint.batchSent(batch, count)
-            hub.sessions.markDirty(session)
+            relay.sessions.markDirty(session)
         } else {
             greetingSent(carrier, count)
         }
@@ -158,7 +158,7 @@ extension Carriers {
             closeGently(carrier)
         } else if let session = carrier.session, session.carrier === carrier {
             session.endpoint.greetingSent()
-            hub.sessions.markDirty(session)
+            relay.sessions.markDirty(session)
         }
     }
 
@@ -174,6 +174,6 @@ extension Carriers {
         carrier.inFlight.pinnedFrom = nil
         guard let session = carrier.session else { return }
         session.pinning.removeAll { $0 === carrier }
-        if session.isEnded { hub.sessions.freeStore(session) } else { hub.sessions.markDirty(session) }
+        if session.isEnded { relay.sessions.freeStore(session) } else { relay.sessions.markDirty(session) }
     }
 }

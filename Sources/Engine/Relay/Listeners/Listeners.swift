@@ -9,12 +9,12 @@ final class Listeners {
     enum Purpose: Equatable {
         case users(Mapping)
         case carriers
-        /// Somebody who asks how things are. `mayCommand`: and who may say what shall be done.
-        case inquiries(mayCommand: Bool)
+        /// Somebody who asks how things are. `isPrivileged`: and who may say what shall be done.
+        case admin(isPrivileged: Bool)
 
         var mapping: Mapping? { if case .users(let mapping) = self { mapping } else { nil } }
         /// It goes on while the process drains.
-        var outlivesDrain: Bool { if case .inquiries = self { true } else { false } }
+        var outlivesDrain: Bool { if case .admin = self { true } else { false } }
     }
 
     struct Entry {
@@ -34,7 +34,7 @@ final class Listeners {
         fileprivate let socket: ListeningSocket
     }
 
-    unowned(unsafe) let hub: Hub
+    unowned(unsafe) let relay: RelayProcess
     private var entries: [Entry] = []
     /// Where the search for a free place goes on.
     private var nextFree = 0
@@ -43,7 +43,7 @@ final class Listeners {
     private var isArmed = false
     /// Accepts that failed since a person was told.
 
-    init(_ hub: Hub) { self.hub = hub }
+    init(_ relay: RelayProcess) { self.relay = relay }
 
     func add(_ socket: ListeningSocket, _ purpose: Purpose) {
         var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose, socket: socket)
@@ -96,17 +96,17 @@ final class Listeners {
 
     private func arm(_ index: Int) {
         guard !entries[index].isAccepting, !entries[index].isPaused, !entries[index].isClosed else { return }
-        guard entries[index].purpose.outlivesDrain || hub.host.mayAccept else {
+        guard entries[index].purpose.outlivesDrain || relay.host.mayAccept else {
             isHeldBack = true
             return
         }
-        entries[index].isAccepting = hub.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index)))
+        entries[index].isAccepting = relay.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index)))
         if !entries[index].isAccepting { pause(index) }
     }
 
     private func pause(_ index: Int, for duration: Interval = Policy.acceptPause) {
         entries[index].isPaused = true
-        hub.timers.set(Operation.acceptPause.token(UInt32(index)), at: hub.now + duration.nanoseconds)
+        relay.timers.set(Operation.acceptPause.token(UInt32(index)), at: relay.now + duration.nanoseconds)
     }
 
     func handlePauseOver(_ token: Token) {
@@ -121,13 +121,13 @@ final class Listeners {
         if let error = completion.error {
             guard !entries[index].isClosed else { return release(index) }
             if error.isShortage {
-                hub.journal.note(.cannotAccept(error))
+                relay.events.note(.cannotAccept(error))
                 guard entries[index].purpose == .carriers else { return pause(index) }
-                hub.host.makeRoom()
+                relay.host.makeRoom()
                 return pause(index, for: Policy.givingWay)
             }
         } else if entries[index].isClosed {
-            hub.loop.close(completion.result)
+            relay.loop.close(completion.result)
             return release(index)
         } else {
             accepted(completion.result, index)
@@ -139,7 +139,7 @@ final class Listeners {
     /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
     private func acceptMore(_ index: Int) {
         for _ in 1..<Policy.acceptsAtOnce {
-            guard !entries[index].isClosed, entries[index].purpose.outlivesDrain || hub.host.mayAccept,
+            guard !entries[index].isClosed, entries[index].purpose.outlivesDrain || relay.host.mayAccept,
                   let fd = Socket.accept(entries[index].fd) else { return }
             accepted(fd, index)
         }
@@ -147,9 +147,9 @@ final class Listeners {
 
     private func accepted(_ fd: Int32, _ index: Int) {
         switch entries[index].purpose {
-        case .users(let mapping): hub.host.handleAccepted(fd, mapping, UInt16(index))
-        case .carriers: hub.host.handleAccepted(fd, nil, UInt16(index))
-        case .inquiries(let mayCommand): hub.inquiries.handleAccepted(fd, mayCommand: mayCommand)
+        case .users(let mapping): relay.host.handleAccepted(fd, mapping, UInt16(index))
+        case .carriers: relay.host.handleAccepted(fd, nil, UInt16(index))
+        case .admin(let isPrivileged): relay.admin.handleAccepted(fd, isPrivileged: isPrivileged)
         }
     }
 
@@ -196,11 +196,11 @@ final class Listeners {
         if let path = entries[index].path { Socket.removeFile(path) }
         // Who waits in a shared socket's queue waits for the next process.
         if !entries[index].isShared { Socket.shutdownListening(entries[index].fd) }
-        if entries[index].isAccepting { hub.loop.cancel(entries[index].fd) } else { release(index) }
+        if entries[index].isAccepting { relay.loop.cancel(entries[index].fd) } else { release(index) }
     }
 
     private func release(_ index: Int) {
-        hub.loop.close(entries[index].fd)
+        relay.loop.close(entries[index].fd)
         entries[index].isGone = true
     }
 }

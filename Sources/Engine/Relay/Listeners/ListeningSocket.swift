@@ -16,10 +16,10 @@ struct ListeningSocket {
 
     /// One for the address; for `localhost` one for each loopback address that the name has here, so that users of either family get in.
     /// `found`: the name's addresses, as they were just looked up.
-    static func all(_ name: HostPort, access: SocketAccess = SocketAccess(), _ hub: Hub, patience: Interval = Policy.bindPatience,
+    static func all(_ name: HostPort, access: SocketAccess = SocketAccess(), _ relay: RelayProcess, patience: Interval = Policy.bindPatience,
                     found: Resolver.Answer? = nil) throws(StartFault) -> [ListeningSocket] {
         let found = if let found { try addresses(name, found.result) } else { try addresses(of: name) }
-        let first = try ListeningSocket(name, found, access: access, hub, patience: patience)
+        let first = try ListeningSocket(name, found, access: access, relay, patience: patience)
         guard name.host.lowercased() == "localhost", name.port != 0 else { return [first] }
         var result = [first]
         for candidate in found where candidate != first.address && candidate.isLoopback {
@@ -39,7 +39,7 @@ struct ListeningSocket {
     /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
     /// Throws `interrupted` when the process was told to stop meanwhile.
     /// `candidates`: the addresses of the name; nil: it is looked up.
-    init(_ name: HostPort, _ candidates: [Address]? = nil, access: SocketAccess = SocketAccess(), _ hub: Hub,
+    init(_ name: HostPort, _ candidates: [Address]? = nil, access: SocketAccess = SocketAccess(), _ relay: RelayProcess,
          patience: Interval = Policy.bindPatience) throws(StartFault) {
         let candidates = if let candidates { candidates } else { try ListeningSocket.addresses(of: name) }
         let start = Clock.now()
@@ -62,7 +62,7 @@ struct ListeningSocket {
                     do throws(SystemError) {
                         try self.init(listening: try Socket.listen(on: candidate, beforehand: true))
                         linkName = name.host.contains("%") ? name : nil
-                        hub.journal.note(.addressNotThere(name))
+                        relay.events.note(.addressNotThere(name))
                         return
                     } catch {
                         last = error
@@ -72,9 +72,9 @@ struct ListeningSocket {
             guard last.code == EADDRINUSE, Clock.now() < start + patience.nanoseconds else {
                 throw ListeningSocket.fault(name, access, last)
             }
-            if !wasTold { hub.journal.note(.addressInUse(name)) }
+            if !wasTold { relay.events.note(.addressInUse(name)) }
             wasTold = true
-            if let number = hub.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
+            if let number = relay.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
             usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
         }
     }

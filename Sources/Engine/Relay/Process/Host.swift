@@ -3,7 +3,7 @@ import Loop
 import Tunnel
 import Wire
 
-/// What only a client or only a server decides. `ClientHost` and `ServerHost` are the two.
+/// What only a client or only a server decides. `Client` and `Server` are the two.
 protocol Host: AnyObject {
     /// Before the first turn.
     func start()
@@ -16,7 +16,7 @@ protocol Host: AnyObject {
     /// The other side reset the user's stream.
     func handleStreamReset(_ index: UInt32, _ code: ResetCode)
     /// A user's socket is closed.
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell)
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.CloseMode)
     /// What became of `Configuration.stream`.
     var ending: Ending { get }
     /// The name of a user socket's mapping, for people.
@@ -31,7 +31,7 @@ protocol Host: AnyObject {
     /// A carrier cannot be accepted for want of a descriptor.
     func makeRoom()
     /// Bytes came on a carrier that owns no session yet.
-    func readGreeting(_ carrier: Carrier)
+    func readHandshake(_ carrier: Carrier)
     /// It ended before it owned a session.
     func handleFailed(_ carrier: Carrier, _ reason: String)
     /// The session's carrier ended by itself.

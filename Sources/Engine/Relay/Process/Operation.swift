@@ -8,7 +8,7 @@ enum Operation: UInt8 {
     case userReceive, userReceivePooled, userReadable, userSend, userWritable, userWatch
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents, wakeEvents, fileEvents
-    case inquiryReceive, inquirySend
+    case adminReceive, adminSend
     // Timers of one listener, session, carrier or user.
     case acceptPause
     case sessionTimeout
@@ -20,7 +20,7 @@ enum Operation: UInt8 {
     case carrierRoom
     case originDeadline, originAttempt, flushDeadline
     /// Somebody who asks takes too long.
-    case inquiryDeadline
+    case adminDeadline
     /// An origin's name may be looked up again.
     case originQuestion
     // Timers of the process.

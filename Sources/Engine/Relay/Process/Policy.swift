@@ -45,7 +45,7 @@ enum Policy {
     /// At its start a server waits so long for the addresses of its origins.
     static let firstLookupMaximum = Interval.seconds(3)
     /// Who asks how things are gets so long to ask and to take the answer.
-    static let inquiryMaximum = Interval.seconds(5)
+    static let adminTimeout = Interval.seconds(5)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
     /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
@@ -85,7 +85,7 @@ enum Policy {
     static let connectsMaximum = 512
 
     /// Who asks at a time; more are turned away.
-    static let inquiriesMaximum = 16
+    static let adminConnectionsMaximum = 16
     /// Names of mappings, or of clients, that metrics and status tell apart.
     static let labelsMaximum = 100
     /// Clients whose bytes are remembered after their sessions have ended.
@@ -98,7 +98,7 @@ enum Policy {
     // MARK: Bytes
 
     /// An HTTP request, of which only the first line matters.
-    static let inquiryByteCount = 8 << 10
+    static let adminRequestByteCount = 8 << 10
 
     /// The shared receive pool.
     static let poolByteCount = 16 << 10

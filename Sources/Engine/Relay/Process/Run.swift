@@ -45,12 +45,12 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
             throw StartFault(.configuration, "a key is required, and none is given",
                              hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
-        let hub = try Hub(configuration, log: logger, reconfigure)
-        let (host, first) = try configuration.role == .client ? client(hub) : server(hub)
-        try inquiries(hub)
-        Privileges.drop(holdsSecrets: hub.credentials != nil)
+        let relay = try RelayProcess(configuration, log: logger, reconfigure)
+        let (host, first) = try configuration.role == .client ? client(relay) : server(relay)
+        try adminListeners(relay)
+        Privileges.drop(holdsSecrets: relay.credentials != nil)
         if let first { listening("\(first)") }
-        return hub.run(host)
+        return relay.run(host)
     } catch let fault as StartFault {
         return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
     } catch {
@@ -61,58 +61,58 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
 /// Reads the configuration again.
 public typealias Reconfigure = () throws(StartFault) -> Configuration
 
-private func client(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
-    if hub.configuration.stream != nil { return (ClientHost(hub, server: hub.configuration.output), nil) }
+private func client(_ relay: RelayProcess) throws(StartFault) -> (any Host, Address?) {
+    if relay.configuration.stream != nil { return (Client(relay, server: relay.configuration.output), nil) }
     var first: Address?
-    for mapping in hub.configuration.mappings {
-        for socket in try listeningSockets(hub, mapping.name, mapping.address, mapping.access) {
-            hub.listeners.add(socket, .users(mapping))
-            hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
-                                              driver: hub.loop.driverName))
+    for mapping in relay.configuration.mappings {
+        for socket in try listeningSockets(relay, mapping.name, mapping.address, mapping.access) {
+            relay.listeners.add(socket, .users(mapping))
+            relay.events.note(.listensForUsers(socket.address, mapping: mapping.name, server: relay.configuration.output,
+                                              driver: relay.loop.driverName))
             first = first ?? socket.address
         }
     }
     guard let first else { throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping") }
-    return (ClientHost(hub, server: hub.configuration.output), first)
+    return (Client(relay, server: relay.configuration.output), first)
 }
 
-private func server(_ hub: Hub) throws(StartFault) -> (any Host, Address?) {
-    let sockets = try listeningSockets(hub, "", hub.configuration.output, hub.configuration.outputAccess)
+private func server(_ relay: RelayProcess) throws(StartFault) -> (any Host, Address?) {
+    let sockets = try listeningSockets(relay, "", relay.configuration.output, relay.configuration.outputAccess)
     let origins = Origins()
-    _ = origins.set(hub.configuration.mappings)
+    _ = origins.set(relay.configuration.mappings)
     for socket in sockets {
-        hub.listeners.add(socket, .carriers)
-        hub.journal.note(.listensForCarriers(socket.address, origins: hub.configuration.mappings, driver: hub.loop.driverName))
-        if !socket.address.isLoopback, hub.credentials == nil { hub.journal.note(.isOpenToStrangers(socket.address)) }
+        relay.listeners.add(socket, .carriers)
+        relay.events.note(.listensForCarriers(socket.address, origins: relay.configuration.mappings, driver: relay.loop.driverName))
+        if !socket.address.isLoopback, relay.credentials == nil { relay.events.note(.isOpenToStrangers(socket.address)) }
     }
-    return (ServerHost(hub, origins: origins), sockets.first?.address)
+    return (Server(relay, origins: origins), sockets.first?.address)
 }
 
 /// Where people and graphs ask: a socket file for this user, and an address for metrics.
-private func inquiries(_ hub: Hub) throws(StartFault) {
-    if let address = hub.configuration.metrics {
-        for socket in try listeningSockets(hub, "metrics", address) {
-            hub.listeners.add(socket, .inquiries(mayCommand: false))
-            hub.journal.note(.answersInquiries(socket.address))
+private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
+    if let address = relay.configuration.metrics {
+        for socket in try listeningSockets(relay, "metrics", address) {
+            relay.listeners.add(socket, .admin(isPrivileged: false))
+            relay.events.note(.servesAdmin(socket.address))
         }
     }
-    try hub.activation.complainAboutRest()
-    guard let path = hub.configuration.control else { return }
+    try relay.activation.complainAboutRest()
+    guard let path = relay.configuration.control else { return }
     do throws(StartFault) {
-        let socket = try ListeningSocket(HostPort(path: path), access: .owner, hub, patience: .zero)
-        hub.listeners.add(socket, .inquiries(mayCommand: true))
+        let socket = try ListeningSocket(HostPort(path: path), access: .owner, relay, patience: .zero)
+        relay.listeners.add(socket, .admin(isPrivileged: true))
     } catch {
         // Asked for, it must be there; else it is a convenience.
-        guard !hub.configuration.requiresControl else { throw error }
-        hub.journal.note(.controlUnavailable(error))
+        guard !relay.configuration.requiresControl else { throw error }
+        relay.events.note(.controlUnavailable(error))
     }
 }
 
 /// Those that the service manager has opened for it, or one of our own.
-private func listeningSockets(_ hub: Hub, _ name: String, _ address: HostPort,
+private func listeningSockets(_ relay: RelayProcess, _ name: String, _ address: HostPort,
                               _ access: SocketAccess = SocketAccess()) throws(StartFault) -> [ListeningSocket] {
-    let given = try hub.activation.sockets(for: name)
-    return given.isEmpty ? try ListeningSocket.all(address, access: access, hub) : given
+    let given = try relay.activation.sockets(for: name)
+    return given.isEmpty ? try ListeningSocket.all(address, access: access, relay) : given
 }
 
 /// Reads the files that the configuration names, as a start would, and does nothing else. Root may look at the keys of any user. Returns

@@ -11,7 +11,7 @@ final class Origins {
     /// One that was removed keeps its place: connects to it may be under way.
     private struct Entry {
         var mapping: Mapping
-        var name: ServerName
+        var name: ResolvedName
         var isRemoved = false
         /// Whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
         /// reset in the same breath costs no connect.
@@ -98,14 +98,14 @@ final class Origins {
         guard let place = places[mapping.target].map(Int.init), entries[place].mapping.name == mapping.name else {
             let place = try freePlace(mapping)
             places[mapping.target] = UInt16(place)
-            let entry = Entry(mapping: mapping, name: ServerName(mapping.address))
+            let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address))
             if place == entries.count { entries.append(entry) } else { entries[place] = entry }
             return true
         }
         defer { entries[place].isRemoved = false }
         guard entries[place].mapping != mapping else { return entries[place].isRemoved }
         entries[place].mapping = mapping
-        entries[place].name = ServerName(mapping.address)
+        entries[place].name = ResolvedName(mapping.address)
         // Who asked for the old name's addresses asks for those of the new one.
         for opening in entries[place].asking { opening.race.handleRenamed() }
         waitAgain(place)
@@ -134,48 +134,48 @@ final class Origins {
     func mappingName(_ place: UInt16) -> String { entries[Int(place)].mapping.name }
 
     /// Looks up what has no address yet.
-    func lookUp(_ hub: Hub) {
-        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(hub, UInt16(place)) }
+    func lookUp(_ relay: RelayProcess) {
+        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(relay, UInt16(place)) }
     }
 
     /// Some name has no address, and its answer is awaited.
     var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
 
-    private func lookUpIfUseful(_ hub: Hub, _ place: UInt16) {
-        entries[Int(place)].name.lookUpIfUseful(hub, .originLookup, UInt32(place))
+    private func lookUpIfUseful(_ relay: RelayProcess, _ place: UInt16) {
+        entries[Int(place)].name.lookUpIfUseful(relay, .originLookup, UInt32(place))
     }
 
     /// A user needs the answer.
-    private func ask(_ hub: Hub, for opening: Opening) {
+    private func ask(_ relay: RelayProcess, for opening: Opening) {
         // A peer may open and reset streams for as long as a name server is silent.
-        if entries[Int(opening.place)].asking.count > Policy.connectsMaximum + 2 * hub.users.count {
+        if entries[Int(opening.place)].asking.count > Policy.connectsMaximum + 2 * relay.locals.count {
             entries[Int(opening.place)].asking.removeAll(where: \.isOver)
         }
         entries[Int(opening.place)].asking.append(opening)
-        askIfTime(hub, opening.place)
+        askIfTime(relay, opening.place)
     }
 
-    private func askIfTime(_ hub: Hub, _ place: UInt16) {
+    private func askIfTime(_ relay: RelayProcess, _ place: UInt16) {
         let name = entries[Int(place)].name
-        if hub.now >= name.nextQuestion { return name.lookUp(hub, .originLookup, UInt32(place)) }
-        if !name.isLookingUp { hub.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
+        if relay.now >= name.nextQuestion { return name.lookUp(relay, .originLookup, UInt32(place)) }
+        if !name.isLookingUp { relay.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
     }
 
-    func handleQuestionDue(_ hub: Hub, _ token: Token) {
-        if !entries[Int(token.index)].asking.isEmpty { askIfTime(hub, UInt16(token.index)) }
+    func handleQuestionDue(_ relay: RelayProcess, _ token: Token) {
+        if !entries[Int(token.index)].asking.isEmpty { askIfTime(relay, UInt16(token.index)) }
     }
 
-    func handleLookup(_ hub: Hub, _ answer: Resolver.Answer) {
+    func handleLookup(_ relay: RelayProcess, _ answer: Resolver.Answer) {
         let place = Int(Token(rawValue: answer.token).index)
         // Of a name that was replaced meanwhile it is the old answer: asked for again when it is needed.
         guard place < entries.count, answer.name == entries[place].mapping.address else { return }
         let news = entries[place].name.take(answer)
-        if case .failed(let reason) = news { hub.journal.note(.nameUnresolved(entries[place].mapping.address, reason: reason)) }
+        if case .failed(let reason) = news { relay.events.note(.nameUnresolved(entries[place].mapping.address, reason: reason)) }
         for opening in entries[place].asking {
             if case .failed = news {
-                opening.race.handleNoAnswer(now: hub.instant)
+                opening.race.handleNoAnswer(now: relay.instant)
             } else {
-                opening.race.handleAddresses(entries[place].name.addresses, now: hub.instant)
+                opening.race.handleAddresses(entries[place].name.addresses, now: relay.instant)
             }
         }
         waitAgain(place)
@@ -190,17 +190,17 @@ final class Origins {
     // MARK: Streams
 
     /// The peer opened a stream.
-    func open(_ hub: Hub, _ session: Session, _ slot: StreamSlot, target: UInt64) {
-        guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(hub, session, slot, target) }
-        lookUpIfUseful(hub, place)
-        guard hub.users.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: hub.instant) }
-        let index = hub.users.add(fd: nil, session, slot, mapping: place)
+    func open(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, target: UInt64) {
+        guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(relay, session, slot, target) }
+        lookUpIfUseful(relay, place)
+        guard relay.locals.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: relay.instant) }
+        let index = relay.locals.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
         let name = entries[Int(place)].name
         let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
-        hub.users[index].pointee.opening = .passRetained(opening)
+        relay.locals[index].pointee.opening = .passRetained(opening)
         // Waiting for its turn counts: the user is told in time.
-        hub.timers.set(hub.users.token(index, .originDeadline), at: hub.now + Policy.originMaximum.nanoseconds)
+        relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
         wait(opening)
     }
 
@@ -209,32 +209,32 @@ final class Origins {
         waitingCount += 1
     }
 
-    private func refuse(_ hub: Hub, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
-        session.endpoint.reset(slot, .unknownTarget, now: hub.instant)
-        hub.journal.note(.targetUnknown(session, target: target, known: names))
+    private func refuse(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
+        session.endpoint.reset(slot, .unknownTarget, now: relay.instant)
+        relay.events.note(.targetUnknown(session, target: target, known: names))
     }
 
     // MARK: Connects
 
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
-    func connectWaiting(_ hub: Hub) {
-        if !refused.isEmpty, hub.now >= retryAt {
+    func connectWaiting(_ relay: RelayProcess) {
+        if !refused.isEmpty, relay.now >= retryAt {
             let again = refused
             refused = []
             for opening in again where !opening.isOver { wait(opening) }
         }
         guard waitingCount > 0 else { return }
-        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(hub, place) }
+        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(relay, place) }
     }
 
-    private func connectWaiting(_ hub: Hub, _ place: Int) {
+    private func connectWaiting(_ relay: RelayProcess, _ place: Int) {
         // Who fails meanwhile asks again behind the others.
         var waiting = entries[place].waiting
         entries[place].waiting = spare
         spare = []
         var next = 0
         while next < waiting.count, entries[place].underWay < Policy.connectsMaximum {
-            if !waiting[next].isOver { advance(hub, waiting[next]) }
+            if !waiting[next].isOver { advance(relay, waiting[next]) }
             next += 1
         }
         waitingCount -= next
@@ -245,58 +245,58 @@ final class Origins {
         }
         entries[place].waiting = Array(waiting[next...]) + entries[place].waiting
         // Streams that were reset meanwhile: behind a silent origin they would gather.
-        guard entries[place].waiting.count > Policy.connectsMaximum + 2 * hub.users.count else { return }
+        guard entries[place].waiting.count > Policy.connectsMaximum + 2 * relay.locals.count else { return }
         let before = entries[place].waiting.count
         entries[place].waiting.removeAll(where: \.isOver)
         waitingCount -= before - entries[place].waiting.count
     }
 
     /// Does what the race says, until it wants to wait.
-    private func advance(_ hub: Hub, _ opening: Opening) {
+    private func advance(_ relay: RelayProcess, _ opening: Opening) {
         while !opening.isOver {
-            switch opening.race.next(now: hub.instant) {
+            switch opening.race.next(now: relay.instant) {
             case .connect(let address):
-                guard connect(hub, opening, address) else { return }
+                guard connect(relay, opening, address) else { return }
             case .lookUp:
-                return ask(hub, for: opening)
+                return ask(relay, for: opening)
             case .wait(let until):
-                if opening.isTimed || until != .never { time(hub, opening, until) }
+                if opening.isTimed || until != .never { time(relay, opening, until) }
                 return
             case .failed:
-                return fail(hub, opening.user, opening.error ?? SystemError(EHOSTUNREACH))
+                return fail(relay, opening.user, opening.error ?? SystemError(EHOSTUNREACH))
             }
         }
     }
 
-    private func time(_ hub: Hub, _ opening: Opening, _ until: Instant) {
-        let timer = hub.users.token(opening.user, .originAttempt)
-        if until == .never { hub.timers.cancel(timer) } else { hub.timers.set(timer, at: until.nanoseconds) }
+    private func time(_ relay: RelayProcess, _ opening: Opening, _ until: Instant) {
+        let timer = relay.locals.token(opening.user, .originAttempt)
+        if until == .never { relay.timers.cancel(timer) } else { relay.timers.set(timer, at: until.nanoseconds) }
         opening.isTimed = until != .never
     }
 
     /// False: the ring had no room.
-    private func connect(_ hub: Hub, _ opening: Opening, _ address: Address) -> Bool {
+    private func connect(_ relay: RelayProcess, _ opening: Opening, _ address: Address) -> Bool {
         // A second attempt must not take the descriptors that are reserved for carriers.
-        guard opening.attempts.isEmpty || hub.users.count + attempts.count < hub.users.maximum else {
-            attemptFailed(hub, opening, SystemError(EMFILE))
+        guard opening.attempts.isEmpty || relay.locals.count + attempts.count < relay.locals.maximum else {
+            attemptFailed(relay, opening, SystemError(EMFILE))
             return true
         }
         let fd: Int32
         do throws(SystemError) { fd = try Socket.dialling(address) } catch {
-            attemptFailed(hub, opening, error)
+            attemptFailed(relay, opening, error)
             return true
         }
         Socket.abortOnClose(fd)
         let attempt = attempts.insert { index, generation in
-            Attempt(Operation.originConnect.token(index, generation), fd, address, hub.now, opening)
+            Attempt(Operation.originConnect.token(index, generation), fd, address, relay.now, opening)
         }
-        guard hub.loop.connect(fd, address, attempt.token) else {
+        guard relay.loop.connect(fd, address, attempt.token) else {
             attempts.remove(attempt.token.index)
-            hub.loop.close(fd)
+            relay.loop.close(fd)
             opening.race.attemptRefused(address)
             refused.append(opening)
-            retryAt = hub.now + Policy.retryDelay.nanoseconds
-            hub.users.retryLater(opening.user)
+            retryAt = relay.now + Policy.retryDelay.nanoseconds
+            relay.locals.retryLater(opening.user)
             return false
         }
         entries[Int(opening.place)].underWay += 1
@@ -304,56 +304,56 @@ final class Origins {
         return true
     }
 
-    private func attemptFailed(_ hub: Hub, _ opening: Opening, _ error: SystemError) {
-        opening.race.attemptFailed(now: hub.instant)
+    private func attemptFailed(_ relay: RelayProcess, _ opening: Opening, _ error: SystemError) {
+        opening.race.attemptFailed(now: relay.instant)
         if error.code != ETIMEDOUT || opening.error == nil { opening.error = error }
     }
 
     /// A connect ended, with a connection or without.
-    func handleConnected(_ hub: Hub, _ token: Token, _ error: SystemError?) {
+    func handleConnected(_ relay: RelayProcess, _ token: Token, _ error: SystemError?) {
         guard let attempt = attempts.find(token) else { return }
         attempts.remove(token.index)
         let opening = attempt.opening
         entries[Int(opening.place)].underWay -= 1
-        guard !opening.isOver else { return hub.loop.close(attempt.fd) }
+        guard !opening.isOver else { return relay.loop.close(attempt.fd) }
         opening.attempts.removeAll { $0 === attempt }
         if let error {
-            hub.loop.close(attempt.fd)
-            attemptFailed(hub, opening, error)
+            relay.loop.close(attempt.fd)
+            attemptFailed(relay, opening, error)
             return wait(opening)
         }
-        forget(hub, opening.user)
+        forget(relay, opening.user)
         entries[Int(opening.place)].name.prefer(attempt.address)
-        hub.journal.note(.originConnected(after: hub.now - attempt.startedAt))
-        hub.users.connected(opening.user, fd: attempt.fd)
+        relay.events.note(.originConnected(after: relay.now - attempt.startedAt))
+        relay.locals.connected(opening.user, fd: attempt.fd)
     }
 
     /// Nobody waits for a connection any more.
-    func forget(_ hub: Hub, _ user: UInt32) {
-        guard let opening = hub.users[user].pointee.opening?.takeRetainedValue() else { return }
-        hub.users[user].pointee.opening = nil
+    func forget(_ relay: RelayProcess, _ user: UInt32) {
+        guard let opening = relay.locals[user].pointee.opening?.takeRetainedValue() else { return }
+        relay.locals[user].pointee.opening = nil
         opening.isOver = true
-        hub.timers.cancel(hub.users.token(user, .originDeadline))
-        if opening.isTimed { hub.timers.cancel(hub.users.token(user, .originAttempt)) }
-        for attempt in opening.attempts { hub.loop.cancel(attempt.fd) }
+        relay.timers.cancel(relay.locals.token(user, .originDeadline))
+        if opening.isTimed { relay.timers.cancel(relay.locals.token(user, .originAttempt)) }
+        for attempt in opening.attempts { relay.loop.cancel(attempt.fd) }
         opening.attempts = []
     }
 
-    private func opening(_ hub: Hub, _ token: Token) -> Opening? { hub.users.find(token)?.pointee.opening?.takeUnretainedValue() }
+    private func opening(_ relay: RelayProcess, _ token: Token) -> Opening? { relay.locals.find(token)?.pointee.opening?.takeUnretainedValue() }
 
-    func handleAttemptDue(_ hub: Hub, _ token: Token) {
-        guard let opening = opening(hub, token) else { return }
+    func handleAttemptDue(_ relay: RelayProcess, _ token: Token) {
+        guard let opening = opening(relay, token) else { return }
         opening.isTimed = false
         wait(opening)
     }
 
-    func handleDeadline(_ hub: Hub, _ token: Token) {
-        guard let opening = opening(hub, token) else { return }
-        fail(hub, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
+    func handleDeadline(_ relay: RelayProcess, _ token: Token) {
+        guard let opening = opening(relay, token) else { return }
+        fail(relay, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
     }
 
-    private func fail(_ hub: Hub, _ index: UInt32, _ error: SystemError) {
-        let user = hub.users[index]
+    private func fail(_ relay: RelayProcess, _ index: UInt32, _ error: SystemError) {
+        let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let code: ResetCode = switch error.code {
         case ECONNREFUSED, ECONNRESET: .refused
@@ -361,9 +361,9 @@ final class Origins {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
         default: .unreachable
         }
-        hub.journal.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
-        session.endpoint.reset(user.pointee.slot, code, now: hub.instant)
-        hub.sessions.markDirty(session)
-        hub.users.close(index, .reset)
+        relay.events.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
+        session.endpoint.reset(user.pointee.slot, code, now: relay.instant)
+        relay.sessions.markDirty(session)
+        relay.locals.close(index, .reset)
     }
 }

@@ -175,15 +175,15 @@ final class Budget {
         freed += count
     }
 
-    func keep(_ count: Int) { waiting += count }
+    func addPending(_ count: Int) { waiting += count }
 
-    func deliver(_ count: Int) {
+    func removePending(_ count: Int) {
         precondition(count <= waiting, "delivered bytes that did not wait")
         waiting -= count
     }
 
     /// True when enough has been freed for readers of any session to look again.
-    func takeNews() -> Bool {
+    func takeWakeReaders() -> Bool {
         guard freed >= Policy.wakeByteCount || freed > 0 && held == 0 else { return false }
         freed = 0
         return true

@@ -15,7 +15,7 @@ final class Session {
     /// The session's byte sequence from the oldest unacknowledged byte on; positions are session offsets.
     var store = byte_queue()
     /// Bytes of the store that lie in pipes.
-    var kept = KeptFrames()
+    var kept = RetainedPipes()
     /// Users whose bytes are spliced, in the order of their turns.
     var splicing: [UInt32] = []
     /// Turns that they have before the next batch of others.

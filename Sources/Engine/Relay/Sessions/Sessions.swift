@@ -8,7 +8,7 @@ import Wire
 
 /// All sessions of the process: from waiting bytes to frames to batches, and what becomes of a session.
 final class Sessions {
-    unowned(unsafe) let hub: Hub
+    unowned(unsafe) let relay: RelayProcess
     private var table = SlotTable<Session>()
     /// Sessions with work this turn.
     private var dirty: [Session] = []
@@ -19,7 +19,7 @@ final class Sessions {
     /// Scratch for the header of one frame.
     let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
 
-    init(_ hub: Hub) { self.hub = hub }
+    init(_ relay: RelayProcess) { self.relay = relay }
 
     deinit { header.deallocate() }
 
@@ -32,9 +32,9 @@ final class Sessions {
 
     func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
         let session = table.insert { index, generation in
-            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: hub.generator.next(), now: hub.now)
+            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: relay.generator.next(), now: relay.now)
         }
-        hub.budget.open(&session.account)
+        relay.budget.open(&session.account)
         return session
     }
 
@@ -92,10 +92,10 @@ final class Sessions {
             // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
             if session.turns > 0, session.endpoint.unsentByteCount == 0 { spliceOnce(session, carrier) }
             if carrier.isReady {
-                let room = hub.carriers.room(carrier, session)
+                let room = relay.carriers.room(carrier, session)
                 if session.turns == 0 { sequence(session, most: room) }
-                if !session.isEnded, session.endpoint.wantsBatch(now: hub.instant) {
-                    hub.carriers.submitBatch(session, carrier, most: room)
+                if !session.isEnded, session.endpoint.wantsBatch(now: relay.instant) {
+                    relay.carriers.submitBatch(session, carrier, most: room)
                     if session.turns == 0 { session.turns = session.splicing.count }
                 }
             }
@@ -105,11 +105,11 @@ final class Sessions {
         guard !session.isEnded else { return }
         releaseAcknowledged(session)
         if let carrier = session.carrier, !session.splicing.isEmpty, !session.endpoint.hasWaiting {
-            _ = hub.carriers.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
+            _ = relay.carriers.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
         }
         guard !session.isEnded else { return }
-        session.age.note(entered: session.account.entered, left: session.account.left, now: hub.instant)
-        hub.users.wake(session)
+        session.age.note(entered: session.account.entered, left: session.account.left, now: relay.instant)
+        relay.locals.wake(session)
         schedule(session)
         session.checkInvariants()
     }
@@ -118,7 +118,7 @@ final class Sessions {
     private func spliceOnce(_ session: Session, _ carrier: Carrier) {
         let rounds = session.turns
         session.turns = 0
-        let left = hub.carriers.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
+        let left = relay.carriers.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
         // The carrier takes no more now: they go on when it does.
         if !carrier.isReady { session.turns = left }
     }
@@ -127,29 +127,29 @@ final class Sessions {
     private func sequence(_ session: Session, most: Int) {
         while session.endpoint.unsentByteCount < most {
             let room = most - session.endpoint.unsentByteCount
-            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room, now: hub.instant) else { return }
-            var failed = queue_append_copy(&session.store, hub.arena, header.baseAddress, frame.headerByteCount)
-            hub.budget.hold(frame.headerByteCount, &session.account)
+            guard let frame = session.endpoint.nextFrame(into: header, payloadMaximum: room, now: relay.instant) else { return }
+            var failed = queue_append_copy(&session.store, relay.arena, header.baseAddress, frame.headerByteCount)
+            relay.budget.hold(frame.headerByteCount, &session.account)
             if frame.payloadByteCount > 0, failed == 0 {
                 failed = movePayload(of: frame.owner, frame.payloadByteCount, to: session)
             }
-            if frame.isOver { hub.users.close(frame.owner, failed == 0 ? .orderly : .reset) }
+            if frame.isOver { relay.locals.close(frame.owner, failed == 0 ? .orderly : .reset) }
             guard failed == 0 else {
-                hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+                relay.events.note(.outOfMemory(session, what: "bytes in flight"))
                 return end(session, .exhausted, "out of memory")
             }
         }
     }
 
     private func movePayload(of owner: StreamOwner, _ count: Int, to session: Session) -> Int32 {
-        let user = hub.users[owner]
-        let failed = queue_move(&session.store, &user.pointee.inbound, hub.arena, count, Policy.copyBelow)
-        if failed == 0 { hub.budget.place(count, &session.account) }
+        let user = relay.locals[owner]
+        let failed = queue_move(&session.store, &user.pointee.inbound, relay.arena, count, Policy.copyBelow)
+        if failed == 0 { relay.budget.place(count, &session.account) }
         if user.pointee.life.inward == .broken, user.pointee.inboundCount == 0 {
-            session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
-            hub.users.close(owner, .reset)
+            session.endpoint.reset(user.pointee.slot, .reset, now: relay.instant)
+            relay.locals.close(owner, .reset)
         } else if user.pointee.life.mayReceive {
-            hub.users.readers.append(owner)  // It may have stood at its share.
+            relay.locals.readers.append(owner)  // It may have stood at its share.
         }
         return failed
     }
@@ -158,17 +158,17 @@ final class Sessions {
         var through = min(session.endpoint.acknowledged, session.endpoint.cursor)
         for carrier in session.pinning { through = min(through, carrier.inFlight.pinnedFrom ?? .max) }
         guard through > session.store.head else { return }
-        hub.budget.release(Int(through - session.store.head), &session.account)
-        queue_release(&session.store, hub.arena, through)
-        session.kept.release(session.store, to: hub.pipes)
+        relay.budget.release(Int(through - session.store.head), &session.account)
+        queue_release(&session.store, relay.arena, through)
+        session.kept.release(session.store, to: relay.pipes)
     }
 
     /// All bytes of the session lie in memory, and its users are read into it.
-    func bringIn(_ session: Session) {
-        hub.users.stopSplicing(of: session)
-        if let carrier = session.carrier { hub.carriers.dropTransit(carrier) }
-        guard !session.kept.bringIn(&session.store, hub.arena, hub.pipes), !session.isEnded else { return }
-        hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
+    func copyIntoMemory(_ session: Session) {
+        relay.locals.stopSplicing(of: session)
+        if let carrier = session.carrier { relay.carriers.dropTransit(carrier) }
+        guard !session.kept.copyIntoMemory(&session.store, relay.arena, relay.pipes), !session.isEnded else { return }
+        relay.events.note(.outOfMemory(session, what: "bytes in flight"))
         discard(session)
     }
 
@@ -179,17 +179,17 @@ final class Sessions {
         let deadline = session.endpoint.nextTimeout.nanoseconds
         guard deadline < session.timerAt else { return }
         session.timerAt = deadline
-        hub.timers.set(session.token(.sessionTimeout), at: deadline)
+        relay.timers.set(session.token(.sessionTimeout), at: deadline)
     }
 
     func handleTimeout(_ token: Token) {
         guard let session = table.find(token) else { return }
         session.timerAt = .max
-        if session.endpoint.isSilenceSuspicious(now: hub.instant), let carrier = session.carrier,
+        if session.endpoint.isSilenceSuspicious(now: relay.instant), let carrier = session.carrier,
            PathFacts(carrier.fd)?.explainsSilence == true {
-            session.endpoint.bePatient(until: hub.instant + Policy.patience)
+            session.endpoint.bePatient(until: relay.instant + Policy.patience)
         }
-        switch session.endpoint.handleTimeout(now: hub.instant) {
+        switch session.endpoint.handleTimeout(now: relay.instant) {
         case .unchanged: break
         case .inDoubt: inDoubt(session)
         case .suspected: suspected(session)
@@ -200,7 +200,7 @@ final class Sessions {
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
     private func inDoubt(_ session: Session) {
         session.isInDoubt = true
-        hub.host.handleInDoubt(session)
+        relay.host.handleInDoubt(session)
     }
 
     /// A connect to the peer was answered. A carrier in doubt that is silent still is worse than the path.
@@ -211,33 +211,33 @@ final class Sessions {
     /// No answer, though the path works, or for too long.
     private func suspected(_ session: Session) {
         guard let carrier = session.carrier else { return }
-        bringIn(session)
+        copyIntoMemory(session)
         guard !session.isEnded else { return }
         session.isInDoubt = true
-        session.suspectedAt = hub.now
-        hub.journal.note(.carrierSuspected(session, carrier.peer))
-        hub.users.readOn(session)
-        hub.host.handleSuspected(session)
+        session.suspectedAt = relay.now
+        relay.events.note(.carrierSuspected(session, carrier.peer))
+        relay.locals.readOn(session)
+        relay.host.handleSuspected(session)
     }
 
     /// The answer came: a doubt was wrong.
     func noteLife(_ session: Session) {
         let unnoticed = session.endpoint.takeInboundOutage()
-        if unnoticed > .zero { hub.journal.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
+        if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
         guard session.isInDoubt, !session.endpoint.isInDoubt else { return }
         session.isInDoubt = false
-        if let since = session.suspectedAt { hub.journal.note(.carrierRecovered(session, after: hub.now - since)) }
+        if let since = session.suspectedAt { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
         session.suspectedAt = nil
-        hub.host.handleRecovered(session)
+        relay.host.handleRecovered(session)
     }
 
     // MARK: Carriers
 
     /// `carrier` owns the session from now on. Returns the outage's length, from its first sign.
     func attach(_ carrier: Carrier, to session: Session) -> UInt64 {
-        bringIn(session)
+        copyIntoMemory(session)
         guard !session.isEnded else {
-            hub.carriers.close(carrier)
+            relay.carriers.close(carrier)
             return 0
         }
         let old = session.carrier
@@ -245,37 +245,37 @@ final class Sessions {
         carrier.state = .established
         session.carrier = carrier
         carrier.widenReceive()
-        if let old { hub.carriers.close(old) }
+        if let old { relay.carriers.close(old) }
         if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
-        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? hub.now
+        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? relay.now
         session.isInDoubt = false
         session.suspectedAt = nil
         session.detachedAt = nil
         markDirty(session)
-        return hub.now - since
+        return relay.now - since
     }
 
     /// The session has no carrier; users only see slowness.
     func detach(_ session: Session) {
-        bringIn(session)
+        copyIntoMemory(session)
         session.endpoint.carrierLost()
         session.carrier = nil
-        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? hub.now
+        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? relay.now
         session.isInDoubt = false
         session.suspectedAt = nil
-        hub.users.readOn(session)
+        relay.locals.readOn(session)
         markDirty(session)
     }
 
     // MARK: Ends
 
     func violated(_ session: Session, _ fault: ProtocolFault) {
-        hub.journal.note(.protocolBroken(session, rule: fault.rule))
+        relay.events.note(.protocolBroken(session, rule: fault.rule))
         end(session, .protocolViolation, fault.rule)
     }
 
     func peerClosed(_ session: Session, _ code: CloseCode, _ reason: String) {
-        hub.journal.note(.sessionClosedByPeer(session, code, reason: reason))
+        relay.events.note(.sessionClosedByPeer(session, code, reason: reason))
         // What the peer sent in order before it closed was delivered to us, and is the users'.
         discard(session, isComplete: session.endpoint.retainedByteCount == 0, waits: true)
     }
@@ -284,7 +284,7 @@ final class Sessions {
     func end(_ session: Session, _ code: CloseCode, _ reason: StaticString) {
         guard !session.isEnded else { return }
         session.endpoint.close(code, reason)
-        if let carrier = session.carrier, carrier.isReady { hub.carriers.submitBatch(session, carrier) }
+        if let carrier = session.carrier, carrier.isReady { relay.carriers.submitBatch(session, carrier) }
         discard(session)
     }
 
@@ -293,22 +293,22 @@ final class Sessions {
         guard !session.isEnded else { return }
         session.isEnded = true
         remember(session)
-        hub.host.handleSessionEnded(session)
-        hub.users.endAll(of: session, isComplete: isComplete, waits: waits)
-        if let carrier = session.carrier { hub.carriers.closeGently(carrier) }
+        relay.host.handleSessionEnded(session)
+        relay.locals.endAll(of: session, isComplete: isComplete, waits: waits)
+        if let carrier = session.carrier { relay.carriers.closeGently(carrier) }
         session.carrier = nil
-        hub.timers.cancel(session.token(.sessionTimeout))
+        relay.timers.cancel(session.token(.sessionTimeout))
         freeStore(session)
         table.remove(session.index)
-        hub.budget.close(&session.account)
+        relay.budget.close(&session.account)
     }
 
     /// Frees the session's bytes when no operation reads them any more.
     func freeStore(_ session: Session) {
         guard session.pinning.isEmpty else { return }
-        hub.budget.releaseAll(&session.account)
-        queue_clear(&session.store, hub.arena)
-        session.kept.release(session.store, to: hub.pipes)
+        relay.budget.releaseAll(&session.account)
+        queue_clear(&session.store, relay.arena)
+        session.kept.release(session.store, to: relay.pipes)
     }
 
     // MARK: The end of the process
@@ -317,7 +317,7 @@ final class Sessions {
     func sayGoodbye(_ code: CloseCode) {
         for session in table.all {
             session.endpoint.close(code, "the process was told to stop")
-            hub.users.endAll(of: session, isComplete: false, waits: false)
+            relay.locals.endAll(of: session, isComplete: false, waits: false)
             markDirty(session)
         }
     }
@@ -326,7 +326,7 @@ final class Sessions {
     var isIdle: Bool { !table.all.contains(where: \.isPrecious) }
 
     /// Every peer that can hear has been told.
-    var isSaid: Bool {
+    var closeSent: Bool {
         !table.all.contains { $0.carrier?.state == .established && (!$0.endpoint.isClosed || $0.carrier!.inFlight.send) }
     }
 }

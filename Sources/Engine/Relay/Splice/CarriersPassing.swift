@@ -11,7 +11,7 @@ extension Carriers {
     func notePayload(_ carrier: Carrier, _ session: Session, wasFull: Bool) {
         guard wasFull, !carrier.passes, mayPass(carrier), carrier.block.unread.isEmpty,
               let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
-              hub.users.mayBePassed(due.owner) else { return }
+              relay.locals.mayBePassed(due.owner) else { return }
         carrier.passes = true
         carrier.shortPayloads = 0
         keepWarm(carrier)
@@ -20,7 +20,7 @@ extension Carriers {
     /// TLS has to touch every byte. On a long path the CPU is not the limit, and more is on its way than pipes hold.
     private func mayPass(_ carrier: Carrier) -> Bool {
         guard carrier.transport.channel == nil else { return false }
-        return switch hub.configuration.splicing {
+        return switch relay.configuration.splicing {
         case .always: true
         case .never: false
         case .auto: carrier.isLoopback || carrier.isNear
@@ -36,10 +36,10 @@ extension Carriers {
         }
         guard !carrier.isOver else { return }
         if left < Policy.spliceTurnByteCount {
-            carrier.arrivedAt = hub.now
+            carrier.arrivedAt = relay.now
             keepWarm(carrier)
         }
-        // The kernel reported it readable and no call moved a byte: a receive finds out why (`Users.spliceFailed`).
+        // The kernel reported it readable and no call moved a byte: a receive finds out why (`LocalSockets.spliceFailed`).
         if left == Policy.spliceTurnByteCount { carrier.passes = false }
         readers.append(carrier)
     }
@@ -49,15 +49,15 @@ extension Carriers {
         guard carrier.block.unread.isEmpty, let due = session.endpoint.payloadDue else {
             return readNext(carrier, Policy.headerByteCount)
         }
-        let result = hub.users.pass(due.owner, from: carrier.fd, due.byteCount)
+        let result = relay.locals.pass(due.owner, from: carrier.fd, due.byteCount)
         switch result {
         case .moved(let count):
-            session.endpoint.passed(count, now: hub.instant)
+            session.endpoint.passed(count, now: relay.instant)
             noteLength(carrier, count, of: due.byteCount, least: Policy.passLeast)
-            session.endpoint.heard(now: hub.instant)
-            hub.sessions.markDirty(session)
-            hub.host.handleProven(session)
-            hub.sessions.noteLife(session)
+            session.endpoint.heard(now: relay.instant)
+            relay.sessions.markDirty(session)
+            relay.host.handleProven(session)
+            relay.sessions.noteLife(session)
             return count
         case .busy:
             return readNext(carrier, due.byteCount)

@@ -13,7 +13,7 @@ extension Carriers {
     /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting; and there the CPU is not the limit.
     func splices(_ session: Session) -> Bool {
         guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil else { return false }
-        let most = switch hub.configuration.splicing {
+        let most = switch relay.configuration.splicing {
         case .always: Policy.splicersMaximum
         case .never: 0
         case .auto: carrier.isLoopback || isFast(carrier) ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
@@ -28,7 +28,7 @@ extension Carriers {
 
     /// One frame: others wait for it. Alone, or on loopback, a stream need not care.
     private func frameMaximum(_ carrier: Carrier, _ session: Session) -> Int {
-        guard let window = carrier.window, session.endpoint.streamCount > 1, hub.configuration.splicing == .auto else { return .max }
+        guard let window = carrier.window, session.endpoint.streamCount > 1, relay.configuration.splicing == .auto else { return .max }
         return window.openWorth(Policy.spliceTime)
     }
 
@@ -37,38 +37,38 @@ extension Carriers {
     /// Users whose bytes are spliced take so many turns. Returns how many are left.
     func splice(_ session: Session, _ carrier: Carrier, most: Int, rounds: Int) -> Int {
         var rounds = rounds
-        while rounds > 0, carrier.isReady, let index = hub.users.nextToSplice(session) {
+        while rounds > 0, carrier.isReady, let index = relay.locals.nextToSplice(session) {
             guard splices(session) else {
-                hub.users.stopSplicing(of: session)
+                relay.locals.stopSplicing(of: session)
                 return 0
             }
             guard spliceAllowance > 0 else {
-                hub.sessions.postpone(session)
+                relay.sessions.postpone(session)
                 return rounds
             }
             let share = max(Policy.spliceShareMinimum, Policy.spliceRoundByteCount / session.splicing.count)
-            let room = min(most, share, frameMaximum(carrier, session), session.endpoint.spliceRoom(hub.users[index].pointee.slot))
+            let room = min(most, share, frameMaximum(carrier, session), session.endpoint.spliceRoom(relay.locals[index].pointee.slot))
             // Frames that are acknowledged give their pipes back: that is soon.
-            guard room > 0, hub.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
+            guard room > 0, relay.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
             rounds -= 1
-            hub.users.endTurn(index, session)
-            guard hub.budget.room(session.account) > 0 else {
-                hub.users.armReceive(index)  // It waits for memory.
+            relay.locals.endTurn(index, session)
+            guard relay.budget.room(session.account) > 0 else {
+                relay.locals.armReceive(index)  // It waits for memory.
                 continue
             }
-            guard let transit = hub.pipes.take(now: hub.now) else {
-                hub.users.stopSplicing(index)
+            guard let transit = relay.pipes.take(now: relay.now) else {
+                relay.locals.stopSplicing(index)
                 continue
             }
-            switch transit.fill(from: hub.users[index].pointee.fd, room) {
+            switch transit.fill(from: relay.locals[index].pointee.fd, room) {
             case .success(let count) where count > 0:
                 begin(index, session, carrier, count, room, transit)
             case .success:
-                hub.pipes.give(transit, left: 0)
-                hub.users.spliceFailed(index, nil)
+                relay.pipes.give(transit, left: 0)
+                relay.locals.spliceFailed(index, nil)
             case .failure(let error):
-                hub.pipes.give(transit, left: 0)
-                hub.users.spliceFailed(index, error)
+                relay.pipes.give(transit, left: 0)
+                relay.locals.spliceFailed(index, error)
             }
         }
         return rounds
@@ -77,27 +77,27 @@ extension Carriers {
     /// `count` bytes of the user, of `room` that might be, lie in `transit`.
     private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ room: Int, _ transit: Pipe) {
         spliceAllowance -= count
-        guard let keeper = hub.pipes.take(now: hub.now) else { return hub.users.spliceRefused(index, transit, count) }
+        guard let keeper = relay.pipes.take(now: relay.now) else { return relay.locals.spliceRefused(index, transit, count) }
         let copied = transit.copy(to: keeper, count)
         guard case .success(count) = copied else {
-            if case .success(let some) = copied { hub.pipes.give(keeper, left: some) } else { hub.pipes.give(keeper, left: 0) }
-            return hub.users.spliceRefused(index, transit, count)
+            if case .success(let some) = copied { relay.pipes.give(keeper, left: some) } else { relay.pipes.give(keeper, left: 0) }
+            return relay.locals.spliceRefused(index, transit, count)
         }
-        hub.users.spliced(index, session, count, room)
-        let (frame, batch) = session.endpoint.splice(hub.users[index].pointee.slot, count, header: hub.sessions.header,
-                                                     control: carrier.control, now: hub.instant)
-        hub.budget.hold(frame.headerByteCount, &session.account)
+        relay.locals.spliced(index, session, count, room)
+        let (frame, batch) = session.endpoint.splice(relay.locals[index].pointee.slot, count, header: relay.sessions.header,
+                                                     control: carrier.control, now: relay.instant)
+        relay.budget.hold(frame.headerByteCount, &session.account)
         session.kept.append(keeper, count)
         carrier.inFlight.batch = batch
         carrier.inFlight.frame = Carrier.SplicedFrame(prefix: batch.byteCount - count, byteCount: batch.byteCount, transit: transit)
-        guard queue_append_copy(&session.store, hub.arena, hub.sessions.header.baseAddress, frame.headerByteCount) == 0,
+        guard queue_append_copy(&session.store, relay.arena, relay.sessions.header.baseAddress, frame.headerByteCount) == 0,
               queue_append_outside(&session.store, UInt32(count)) == 0 else {
-            hub.journal.note(.outOfMemory(session, what: "bytes in flight"))
-            hub.sessions.discard(session)  // Its carrier goes with it: nothing of the frame was sent.
+            relay.events.note(.outOfMemory(session, what: "bytes in flight"))
+            relay.sessions.discard(session)  // Its carrier goes with it: nothing of the frame was sent.
             return finishFrame(carrier)
         }
         goOn(carrier)
-        hub.users.armReceive(index)
+        relay.locals.armReceive(index)
     }
 
     /// Hands over what the carrier takes of its spliced frame.
@@ -110,7 +110,7 @@ extension Carriers {
             case .success(let count) where count > 0:
                 carrier.inFlight.frame!.sent += count
             case .failure(let error) where error.code == EAGAIN:
-                carrier.inFlight.send = hub.loop.writable(carrier.fd, carrier.token(.carrierWritable))
+                carrier.inFlight.send = relay.loop.writable(carrier.fd, carrier.token(.carrierWritable))
                 if carrier.inFlight.send { return }
                 return abandon(carrier)
             case .failure(let error) where error.isShortage:
@@ -128,20 +128,20 @@ extension Carriers {
         var count = 0
         let control = batch.control.count
         if frame.sent < control {
-            hub.iovecs[0] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound + frame.sent,
+            relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound + frame.sent,
                                   iov_len: control - frame.sent)
             count = 1
         }
         let skipped = max(0, frame.sent - control)
         var gathered = 0
         count += Int(queue_gather(&session.store, batch.start + UInt64(skipped), frame.prefix - control - skipped,
-                                  hub.iovecs + count, UInt32(Policy.iovecMaximum - 1), &gathered))
-        return Socket.send(carrier.fd, hub.iovecs, count)
+                                  relay.iovecs + count, UInt32(Policy.iovecMaximum - 1), &gathered))
+        return Socket.send(carrier.fd, relay.iovecs, count)
     }
 
     /// The rest goes by memory, a little later.
     private func abandon(_ carrier: Carrier) {
-        if let session = carrier.session { hub.sessions.bringIn(session) }
+        if let session = carrier.session { relay.sessions.copyIntoMemory(session) }
         refuse(carrier)
         finishFrame(carrier)
     }
@@ -149,7 +149,7 @@ extension Carriers {
     /// What the kernel did not take of the frame lies in the store only.
     func dropTransit(_ carrier: Carrier) {
         guard let frame = carrier.inFlight.frame, let transit = frame.transit else { return }
-        hub.pipes.give(transit, left: frame.byteCount - max(frame.sent, frame.prefix))
+        relay.pipes.give(transit, left: frame.byteCount - max(frame.sent, frame.prefix))
         carrier.inFlight.frame!.transit = nil
     }
 

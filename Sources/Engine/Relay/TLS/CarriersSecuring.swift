@@ -17,7 +17,7 @@ extension Carriers {
             switch channel.handshake() {
             case .more: return sendOwed(carrier)
             case .failed(let reason): return turnAway(carrier, reason)
-            case .complete: hub.host.handleSecured(carrier, channel)
+            case .complete: relay.host.handleSecured(carrier, channel)
             }
         }
         while !carrier.isOver, !carrier.isUnfinished {
@@ -40,7 +40,7 @@ extension Carriers {
     /// The peer is not who it must be. It gets TLS's alert and nothing else.
     func turnAway(_ carrier: Carrier, _ reason: String) {
         guard !carrier.isOver else { return }
-        hub.host.handleFailed(carrier, reason)
+        relay.host.handleFailed(carrier, reason)
         sendOwed(carrier)
         closeGently(carrier)
     }
@@ -57,7 +57,7 @@ extension Carriers {
         let bytes = channel.outgoing
         guard bytes.count > 0 else { return }
         var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-        carrier.inFlight.send = hub.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
+        carrier.inFlight.send = relay.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
         if !carrier.inFlight.send { retryLater(carrier) }
     }
 
@@ -65,7 +65,7 @@ extension Carriers {
     func sendOwed(_ carrier: Carrier) {
         guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
               channel.outgoing.isEmpty else { return }
-        guard channel.seal(hub.iovecs, 0, hub) else { return retryLater(carrier) }
+        guard channel.seal(relay.iovecs, 0, relay) else { return retryLater(carrier) }
         sendSealed(carrier, channel)
     }
 

@@ -33,9 +33,9 @@ final class SecureChannel {
     deinit { tls_channel_close(channel) }
 
     /// The blocks go home; nothing reads or writes them any more.
-    func release(_ hub: Hub) {
-        releaseIn(hub)
-        releaseOut(hub)
+    func release(_ relay: RelayProcess) {
+        releaseIn(relay)
+        releaseOut(relay)
     }
 
     /// Who the peer proved to be.
@@ -55,13 +55,13 @@ final class SecureChannel {
     // MARK: In
 
     /// Where ciphertext may arrive. Nil: no memory.
-    func target(_ hub: Hub, isHot: Bool) -> UnsafeMutableRawBufferPointer? {
+    func target(_ relay: RelayProcess, isHot: Bool) -> UnsafeMutableRawBufferPointer? {
         assert(!hasUnread, "a receive into what is not read yet")
         let capacity = isHot ? Int(SLAB_BYTES) : Int(PAGE_BYTES)
         if inCapacity != capacity {
-            releaseIn(hub)
-            guard let block = isHot ? arena_slab(hub.arena) : arena_page(hub.arena) else { return nil }
-            hub.budget.arm(capacity)
+            releaseIn(relay)
+            guard let block = isHot ? arena_slab(relay.arena) : arena_page(relay.arena) else { return nil }
+            relay.budget.arm(capacity)
             inBlock = block
             inCapacity = capacity
         }
@@ -69,8 +69,8 @@ final class SecureChannel {
     }
 
     /// Ciphertext that arrived elsewhere is copied to where `arrived` expects it. False: no memory.
-    func take(_ bytes: UnsafeRawPointer, _ count: Int, _ hub: Hub) -> Bool {
-        guard let target = target(hub, isHot: count > Int(PAGE_BYTES)) else { return false }
+    func take(_ bytes: UnsafeRawPointer, _ count: Int, _ relay: RelayProcess) -> Bool {
+        guard let target = target(relay, isHot: count > Int(PAGE_BYTES)) else { return false }
         memcpy(target.baseAddress!, bytes, count)
         return true
     }
@@ -110,11 +110,11 @@ final class SecureChannel {
     }
 
     /// Nothing is received into it, and nothing in it is unread.
-    func releaseIn(_ hub: Hub) {
+    func releaseIn(_ relay: RelayProcess) {
         guard let block = inBlock else { return }
         tls_feed(channel, nil, 0)
-        hub.budget.disarm(inCapacity)
-        arena_release(hub.arena, block)
+        relay.budget.disarm(inCapacity)
+        arena_release(relay.arena, block)
         inBlock = nil
         inCapacity = 0
     }
@@ -125,9 +125,9 @@ final class SecureChannel {
     var owes: Bool { tls_owed(channel) > 0 }
 
     /// Seals the bytes of the iovecs as far as a slab reaches. False: they could not be.
-    func seal(_ iovecs: UnsafePointer<iovec>, _ count: Int, _ hub: Hub) -> Bool {
+    func seal(_ iovecs: UnsafePointer<iovec>, _ count: Int, _ relay: RelayProcess) -> Bool {
         assert(outSent == outCount, "sealed before the last was sent")
-        if outBlock == nil { outBlock = arena_slab(hub.arena) }
+        if outBlock == nil { outBlock = arena_slab(relay.arena) }
         guard let block = outBlock else { return false }
         let sealed = tls_seal(channel, iovecs, count, block, Int(SLAB_BYTES), &outPlain)
         guard sealed >= 0 else { return false }
@@ -142,16 +142,16 @@ final class SecureChannel {
     }
 
     /// The kernel took `count` bytes of it. Nil: more is to be sent; else how many plain bytes have left.
-    func sent(_ count: Int, _ hub: Hub) -> Int? {
+    func sent(_ count: Int, _ relay: RelayProcess) -> Int? {
         outSent += count
         guard outSent == outCount else { return nil }
         let plain = outPlain
-        releaseOut(hub)
+        releaseOut(relay)
         return plain
     }
 
-    private func releaseOut(_ hub: Hub) {
-        if let block = outBlock { arena_release(hub.arena, block) }
+    private func releaseOut(_ relay: RelayProcess) {
+        if let block = outBlock { arena_release(relay.arena, block) }
         outBlock = nil
         (outSent, outCount, outPlain) = (0, 0, 0)
     }

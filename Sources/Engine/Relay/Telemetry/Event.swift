@@ -2,7 +2,7 @@ import Loop
 import Tunnel
 import Wire
 
-/// Everything that happens in a tele process and that a person or a graph may want to know. One case each; `Journal`
+/// Everything that happens in a tele process and that a person or a graph may want to know. One case each; `EventLog`
 /// writes the line and counts.
 enum Event {
     // The process.
@@ -20,7 +20,7 @@ enum Event {
     case memoryBeyondLimit(configured: Int, limit: Int)
     case wokeAfterPause(seconds: UInt64)
     case cannotAccept(SystemError)
-    case answersInquiries(Address)
+    case servesAdmin(Address)
     case controlUnavailable(StartFault)
     case idleTooLong
     case nothingToReload

@@ -4,7 +4,7 @@ import Glibc
 enum Metrics {
     static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
-    static func text(_ status: Status, _ journal: Journal) -> String {
+    static func text(_ status: Status, _ journal: EventLog) -> String {
         var page = Page()
         page.gauge("tele_build_info", "What runs: always 1.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
         page.gauge("tele_uptime_seconds", "Since the start.", status.uptimeSeconds)

@@ -26,7 +26,7 @@ public struct Status: Codable, Sendable {
             case up
             /// An answer is overdue; a new carrier is dialled beside it.
             case suspected
-            /// There is none: users wait.
+            /// There is none: locals wait.
             case away
         }
 
@@ -41,10 +41,10 @@ public struct Status: Codable, Sendable {
         public let streams: Int
         /// Carriers so far.
         public let epoch: Int
-        /// Bytes from users here that the other side has not acknowledged, and for how long the oldest waits.
+        /// Bytes from locals here that the other side has not acknowledged, and for how long the oldest waits.
         public let backlogBytes: Int
         public let backlogSeconds: Double
-        /// Bytes from the other side that users here have not taken.
+        /// Bytes from the other side that locals here have not taken.
         public let undeliveredBytes: Int
         public let sentBytes: UInt64
         public let deliveredBytes: UInt64
@@ -99,12 +99,12 @@ extension Status.Traffic {
     }
 }
 
-extension Hub {
+extension RelayProcess {
     /// This process and what is open in it, for people.
     var words: String {
         let what = configuration.role == .client ? "the client of \(configuration.output)"
             : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
-        return "\(what), process \(getpid()): \(users.count) connection\(users.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
+        return "\(what), process \(getpid()): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
     }
 
     /// Why a user who comes now would wait, or be refused. Nil: nothing keeps it.
@@ -116,7 +116,7 @@ extension Hub {
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let addresses = listeners.addresses
-        let total = users.traffic.total
+        let total = locals.traffic.total
         let security = switch configuration.security {
         case .none: "none"
         case .keys: "key"
@@ -129,16 +129,16 @@ extension Hub {
                 Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
             },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
-            connections: users.count, readBytes: total.read, takenBytes: total.taken,
-            splicedBytes: users.splicedByteCount, passedBytes: users.passedByteCount,
+            connections: locals.count, readBytes: total.read, takenBytes: total.taken,
+            splicedBytes: locals.splicedByteCount, passedBytes: locals.passedByteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
-            mappingTraffic: users.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
-            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: journal.outages.map { outage in
+            mappingTraffic: locals.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
+            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: events.outages.map { outage in
                 Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
                               lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
                               replayedBytes: outage.replayed)
-            }, counters: journal.counters)
+            }, counters: events.counters)
     }
 
     private func status(_ session: Session) -> Status.Session {

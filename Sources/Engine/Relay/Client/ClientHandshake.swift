@@ -7,14 +7,14 @@ import Tunnel
 import Wire
 
 /// HELLO, and what the server answers.
-extension ClientHost {
+extension Client {
     func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
         let hello = Hello(identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
                           earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
         guard let binding = carrier.binding,
               let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding) else {
-            return hub.carriers.lost(carrier, "cannot compute a proof")
+            return relay.carriers.lost(carrier, "cannot compute a proof")
         }
         carrier.state = .greeted
         carrier.hasGreeted = true
@@ -22,12 +22,12 @@ extension ClientHost {
         carrier.offer = offer
         carrier.greeting = Carrier.Greeting(bytes: bytes, earlyStart: offer.replay, earlyCount: offer.earlyByteCount)
         // From now on, not from the send: that may wait for TLS, and the old carrier may bring an acknowledgment meanwhile.
-        if offer.earlyByteCount > 0 { hub.carriers.pin(carrier, from: offer.replay) }
-        hub.carriers.sendGreeting(carrier)
+        if offer.earlyByteCount > 0 { relay.carriers.pin(carrier, from: offer.replay) }
+        relay.carriers.sendGreeting(carrier)
     }
 
     /// The server's answer to HELLO.
-    func readGreeting(_ carrier: Carrier) {
+    func readHandshake(_ carrier: Carrier) {
         guard carrier.state == .greeted || carrier.state == .connected else { return }
         let bytes = carrier.block.unread
         let decoded: (frame: Frame, byteCount: Int)?
@@ -36,7 +36,7 @@ extension ClientHost {
         } catch {
             // An alert of TLS: type 21, version 3.x.
             let wantsKey = bytes.count > 1 && bytes[0] == 0x15 && bytes[1] == 3
-            return hub.carriers.lost(carrier, wantsKey ? "the server wants a key (-key), and this client has none"
+            return relay.carriers.lost(carrier, wantsKey ? "the server wants a key (-key), and this client has none"
                 : "the other side does not speak tele (\(error.rule))")
         }
         guard let (frame, count) = decoded else { return }
@@ -47,7 +47,7 @@ extension ClientHost {
         case .refuse(let refusal) where carrier.state == .greeted:
             refused(refusal, carrier)
         default:
-            hub.carriers.lost(carrier, "the other side does not speak tele")
+            relay.carriers.lost(carrier, "the other side does not speak tele")
         }
     }
 
@@ -55,20 +55,20 @@ extension ClientHost {
         let isNew = !session.endpoint.isEstablished
         guard carrier.session === session, let offer = carrier.offer, welcome.version == Specification.version,
               dialer.isAnswer(carrier.candidate, attempt: welcome.attempt) else {
-            return hub.carriers.lost(carrier, "an answer to another question")
+            return relay.carriers.lost(carrier, "an answer to another question")
         }
         if !isNew {
             let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(bytes.count, Welcome.provenByteCount)])
             guard welcome.identity == session.identity, let binding = carrier.binding,
                   welcome.isProven(session.secret, over: proven, on: binding) else {
-                return hub.carriers.lost(carrier, "the server does not know this session's secret")
+                return relay.carriers.lost(carrier, "the server does not know this session's secret")
             }
         }
         let replayed = session.endpoint.sent - min(session.endpoint.sent, welcome.received)
         do throws(ProtocolFault) {
-            try session.endpoint.resume(offer, welcome, now: hub.instant)
+            try session.endpoint.resume(offer, welcome, now: relay.instant)
         } catch {
-            return hub.sessions.violated(session, error)
+            return relay.sessions.violated(session, error)
         }
         if isNew {
             session.identity = welcome.identity
@@ -77,7 +77,7 @@ extension ClientHost {
         candidates[carrier.candidate] = nil
         home.handleCarried(by: carrier.peer)
         route = Socket.source(to: carrier.peer)
-        let outage = hub.sessions.attach(carrier, to: session)
+        let outage = relay.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)
         run()
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
@@ -86,28 +86,28 @@ extension ClientHost {
     private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {
         let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds
         if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
-        hub.journal.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
-            : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
+        relay.events.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
+            : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
         lastFailure = ""
         noteReached()
     }
 
     private func refused(_ refusal: Refusal, _ carrier: Carrier) {
         guard refusal.code == .sessionUnknown, session.endpoint.isEstablished else {
-            return hub.carriers.lost(carrier, "refused by the server: \(refusal.reason)")
+            return relay.carriers.lost(carrier, "refused by the server: \(refusal.reason)")
         }
-        hub.carriers.close(carrier)
+        relay.carriers.close(carrier)
         candidates[carrier.candidate] = nil
         let has: SessionHome<Address>.Carrier = session.carrier == nil ? .none : session.endpoint.isSuspected ? .suspected : .works
-        switch home.handleUnknown(from: carrier.peer, carrier: has, addresses: server.addresses, isUnused: isUnused, now: hub.instant) {
+        switch home.handleUnknown(from: carrier.peer, carrier: has, addresses: server.addresses, isUnused: isUnused, now: relay.instant) {
         case .gone:
             wasUnknown = true
-            return hub.sessions.discard(session)
+            return relay.sessions.discard(session)
         case .stranger:
-            hub.journal.note(.answeredByAnother(session, carrier.peer, home: home.address))
-            dialer.handleForeign(carrier.candidate, now: hub.instant)
+            relay.events.note(.answeredByAnother(session, carrier.peer, home: home.address))
+            dialer.handleForeign(carrier.candidate, now: relay.instant)
         case .notYet:
-            dialer.handleFailed(carrier.candidate, now: hub.instant)
+            dialer.handleFailed(carrier.candidate, now: relay.instant)
         }
         // It works, and nobody doubts it: there is nothing to look for.
         if has == .works { dialer.handleRecovered() }
@@ -130,12 +130,12 @@ extension ClientHost {
             return carrier.hasGreeted && reason.hasPrefix("closed") ? "closed without an answer: does the server want a key (-key)?"
                 : reason
         }
-        if reason.contains(" alert ") { return "the server does not accept this \(Self.isKey(hub) ? "key" : "certificate") (\(reason))" }
+        if reason.contains(" alert ") { return "the server does not accept this \(Self.isKey(relay) ? "key" : "certificate") (\(reason))" }
         if channel.isSecured { return isEnd ? "the server does not accept this certificate's name" : reason }
         return isEnd ? "closed during the handshake: is the server run with -key?" : reason
     }
 
-    private static func isKey(_ hub: Hub) -> Bool {
-        if case .keys = hub.configuration.security { true } else { false }
+    private static func isKey(_ relay: RelayProcess) -> Bool {
+        if case .keys = relay.configuration.security { true } else { false }
     }
 }

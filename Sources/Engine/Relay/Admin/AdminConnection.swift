@@ -1,12 +1,12 @@
 import Loop
 
 /// One connection of somebody who asks how things are: one request, one answer, the end.
-final class Inquiry {
+final class AdminConnection {
     let fd: Int32
     let index: UInt32
     let generation: UInt32
-    let mayCommand: Bool
-    let request = UnsafeMutableRawBufferPointer.allocate(byteCount: Policy.inquiryByteCount, alignment: 8)
+    let isPrivileged: Bool
+    let request = UnsafeMutableRawBufferPointer.allocate(byteCount: Policy.adminRequestByteCount, alignment: 8)
     var filled = 0
     /// Of these, bytes in which the end of the head was looked for.
     private var searched = 0
@@ -14,16 +14,16 @@ final class Inquiry {
     var answer: UnsafeMutableRawBufferPointer?
     var sent = 0
     /// What is to be done when the answer has left.
-    var order: ((Hub) -> Void)?
+    var order: ((RelayProcess) -> Void)?
     /// The ring holds a receive or a send, never both.
     var isInFlight = false
     var isClosing = false
 
-    init(fd: Int32, index: UInt32, generation: UInt32, mayCommand: Bool) {
+    init(fd: Int32, index: UInt32, generation: UInt32, isPrivileged: Bool) {
         self.fd = fd
         self.index = index
         self.generation = generation
-        self.mayCommand = mayCommand
+        self.isPrivileged = isPrivileged
     }
 
     deinit {

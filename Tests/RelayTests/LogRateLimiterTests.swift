@@ -3,10 +3,10 @@ import Time
 import Tunnel
 @testable import Relay
 
-@Suite struct LinePaceTests {
+@Suite struct LogRateLimiterTests {
     /// What a burst left out is told by the next line of its kind, however long that takes.
     @Test func tellsHowManyItLeftOut() {
-        var pace = LinePace()
+        var pace = LogRateLimiter()
         let start = Instant(nanoseconds: 1_000_000_000)
         for number in 1...Policy.linesAtOnce {
             #expect(pace.judge("knock", now: start) == .write(leftOut: 0, isLast: number == Policy.linesAtOnce))
@@ -19,7 +19,7 @@ import Tunnel
     }
 
     @Test func kindsDoNotKeepEachOtherFromBeingTold() {
-        var pace = LinePace()
+        var pace = LogRateLimiter()
         let now = Instant(nanoseconds: 1)
         for _ in 0..<1000 { _ = pace.judge("knock", now: now) }
         #expect(pace.judge("carrier lost", now: now) == .write(leftOut: 0, isLast: false))
@@ -27,7 +27,7 @@ import Tunnel
 
     /// However fast they come: in a minute no more than the burst and one a second.
     @Test func aMinuteOfThemIsBounded() {
-        var pace = LinePace()
+        var pace = LogRateLimiter()
         var written = 0, leftOut = 0
         for millisecond in 0..<60_000 {
             guard case .write(let missing, _) = pace.judge("knock", now: Instant(nanoseconds: UInt64(millisecond) * 1_000_000)) else { continue }

@@ -2,24 +2,24 @@ import Control
 
 /// User sockets in raw memory that never moves, found by index. Free entries keep their generation, so that a late
 /// completion finds nobody.
-struct UserTable: ~Copyable {
+struct LocalTable: ~Copyable {
     private static let chunkBits = 9
     private static let chunkCount = 1 << chunkBits
-    private var chunks: [UnsafeMutablePointer<UserSocket>] = []
+    private var chunks: [UnsafeMutablePointer<LocalSocket>] = []
     private var free: [UInt32] = []
     private(set) var count = 0
 
     deinit { for chunk in chunks { chunk.deallocate() } }
 
     @inline(__always)
-    subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> {
-        chunks[Int(index) >> UserTable.chunkBits] + (Int(index) & (UserTable.chunkCount - 1))
+    subscript(index: UInt32) -> UnsafeMutablePointer<LocalSocket> {
+        chunks[Int(index) >> LocalTable.chunkBits] + (Int(index) & (LocalTable.chunkCount - 1))
     }
 
     /// The socket that a token means, unless it has gone.
     @inline(__always)
-    func find(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<UserSocket>? {
-        guard Int(index) < chunks.count * UserTable.chunkCount else { return nil }
+    func find(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<LocalSocket>? {
+        guard Int(index) < chunks.count * LocalTable.chunkCount else { return nil }
         let user = self[index]
         return user.pointee.isThere && user.pointee.generation == generation ? user : nil
     }
@@ -29,7 +29,7 @@ struct UserTable: ~Copyable {
         if free.isEmpty { grow() }
         let index = free.removeLast()
         let generation = self[index].pointee.generation
-        self[index].initialize(to: UserSocket(fd: fd, isConnecting: isConnecting, generation: generation))
+        self[index].initialize(to: LocalSocket(fd: fd, isConnecting: isConnecting, generation: generation))
         self[index].pointee.isThere = true
         count += 1
         return index
@@ -46,15 +46,15 @@ struct UserTable: ~Copyable {
     }
 
     /// Linear.
-    func forEach(_ body: (UInt32, UnsafeMutablePointer<UserSocket>) -> Void) {
-        for index in 0..<UInt32(chunks.count * UserTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
+    func forEach(_ body: (UInt32, UnsafeMutablePointer<LocalSocket>) -> Void) {
+        for index in 0..<UInt32(chunks.count * LocalTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
     }
 
     private mutating func grow() {
-        let chunk = UnsafeMutablePointer<UserSocket>.allocate(capacity: UserTable.chunkCount)
-        chunk.initialize(repeating: UserSocket(fd: -1, isConnecting: false, generation: 0), count: UserTable.chunkCount)
-        let base = UInt32(chunks.count * UserTable.chunkCount)
+        let chunk = UnsafeMutablePointer<LocalSocket>.allocate(capacity: LocalTable.chunkCount)
+        chunk.initialize(repeating: LocalSocket(fd: -1, isConnecting: false, generation: 0), count: LocalTable.chunkCount)
+        let base = UInt32(chunks.count * LocalTable.chunkCount)
         chunks.append(chunk)
-        for index in (0..<UInt32(UserTable.chunkCount)).reversed() { free.append(base + index) }
+        for index in (0..<UInt32(LocalTable.chunkCount)).reversed() { free.append(base + index) }
     }
 }

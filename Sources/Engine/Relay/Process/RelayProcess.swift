@@ -9,16 +9,16 @@ import Tunnel
 /// One tele process: the loop, the time, and one turn of the wheel.
 ///
 /// A turn: wait; let every completion change state and note who has work; then one send per user socket that has bytes,
-/// one gathered send per carrier; then the timers. Sockets belong to `Users` and `Carriers`, protocol state to `Sessions`,
+/// one gathered send per carrier; then the timers. Sockets belong to `LocalSockets` and `Carriers`, protocol state to `Sessions`,
 /// bytes are counted by `Budget`, what a client or a server alone decides lies in its `Host`.
 ///
 /// More stored properties than most: it is the process, and every owner finds the others through it.
-final class Hub {
+final class RelayProcess {
     private(set) var configuration: Configuration
     private let reconfigure: Reconfigure?
     var activation = Activation()
     private let manager = ServiceManager()
-    var journal: Journal
+    var events: EventLog
     let loop: Loop
     let arena: OpaquePointer
     let budget: Budget
@@ -40,11 +40,11 @@ final class Hub {
     private var slept: UInt64 = 0
     var generator = SystemRandomNumberGenerator()
 
-    private(set) var users: Users!
+    private(set) var locals: LocalSockets!
     private(set) var carriers: Carriers!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
-    private(set) var inquiries: Inquiries!
+    private(set) var admin: AdminServer!
     private(set) var host: (any Host)!
 
     var timers = TimerHeap()
@@ -65,7 +65,7 @@ final class Hub {
     init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil) throws {
         self.configuration = configuration
         self.reconfigure = reconfigure
-        journal = Journal(log)
+        events = EventLog(log)
         now = Clock.now()
         budget = Budget(configuration)
         credentials = try Credentials(configuration)
@@ -84,17 +84,17 @@ final class Hub {
             throw StartFault(.unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
                              hint: "use -io=auto, which takes epoll where io_uring is not allowed")
         }
-        arena = try Hub.makeArena(configuration)
+        arena = try RelayProcess.makeArena(configuration)
         resolver = Resolver(wake: loop.waker)
-        users = Users(self, descriptorLimit: descriptorLimit)
+        locals = LocalSockets(self, descriptorLimit: descriptorLimit)
         carriers = Carriers(self)
         sessions = Sessions(self)
         listeners = Listeners(self)
-        inquiries = Inquiries(self)
+        admin = AdminServer(self)
         if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
-            journal.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
+            events.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
         }
-        if let reason = loop.fallbackReason { journal.note(.ringUnavailable(reason: reason)) }
+        if let reason = loop.fallbackReason { events.note(.ringUnavailable(reason: reason)) }
     }
 
     private static func makeArena(_ configuration: Configuration) throws -> OpaquePointer {
@@ -161,7 +161,7 @@ final class Hub {
             if manager.isThere { manager.status(host.summary, host.summaryWords) }
         }
         listeners.closeAll()
-        journal.note(.stopped)
+        events.note(.stopped)
         return host.ending
     }
 
@@ -170,7 +170,7 @@ final class Hub {
         let least = Policy.pauseMinimum.nanoseconds
         let wasStopped = now - before > least && now > deadline ?? .max && now - (deadline ?? now) > least
         guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
-        journal.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
+        events.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
         slept = 0
         host.pathMayHaveChanged()
     }
@@ -186,12 +186,12 @@ final class Hub {
     private func trim() {
         guard now > trimmedAt + Policy.trimInterval.nanoseconds else { return }
         trimmedAt = now
-        users.coolPassed()
+        locals.coolPassed()
         pipes.trim()
         if arena_committed(arena) > arena_used(arena) + Policy.spareByteCount { arena_trim(arena, Policy.spareByteCount / 2) }
     }
 
-    private var hasWork: Bool { !users.dirty.isEmpty || sessions.hasWork }
+    private var hasWork: Bool { !locals.dirty.isEmpty || sessions.hasWork }
 
     /// Everybody who has work gets one send under way; then who was read is read on.
     private func flush() {
@@ -199,11 +199,11 @@ final class Hub {
         var rounds = 0
         while hasWork, rounds < 4 {
             rounds += 1
-            users.flush()
+            locals.flush()
             sessions.flush()
         }
-        if budget.takeNews() { users.wakeAll() }
-        users.armReaders()
+        if budget.takeWakeReaders() { locals.wakeAll() }
+        locals.armReaders()
         carriers.armReaders()
         listeners.arm()
     }
@@ -212,15 +212,15 @@ final class Hub {
         guard let operation = Operation(rawValue: completion.token.kind) else { return }
         switch operation {
         case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch:
-            users.handle(operation, completion)
+            locals.handle(operation, completion)
         case .originConnect:
             host.handleOriginConnected(completion.token, completion.error)
         case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:
             listeners.handle(completion)
-        case .inquiryReceive, .inquirySend:
-            inquiries.handle(operation, completion)
+        case .adminReceive, .adminSend:
+            admin.handle(operation, completion)
         case .signals:
             isWatching.signals = false
             while let number = signals.take() { handleSignal(number) }
@@ -252,12 +252,12 @@ final class Hub {
         case .carrierDeadline: carriers.handleDeadline(token)
         case .carrierRetry: carriers.handleRetry(token)
         case .carrierRoom: carriers.handleRoom(token)
-        case .flushDeadline: users.handleFlushDeadline(token.index)
-        case .usersRetry: users.handleRetry()
-        case .readersRetry: users.handleReadersRetry()
-        case .coolDown: users.handleCoolDown()
+        case .flushDeadline: locals.handleFlushDeadline(token.index)
+        case .usersRetry: locals.handleRetry()
+        case .readersRetry: locals.handleReadersRetry()
+        case .coolDown: locals.handleCoolDown()
         case .carriersCoolDown: carriers.handleCoolDown()
-        case .inquiryDeadline: inquiries.handleDeadline(token)
+        case .adminDeadline: admin.handleDeadline(token)
         case .watchesRetry: armWatches()
         case .networkSettled: heed()
         case .filesSettled: renewCertificates()
@@ -314,7 +314,7 @@ final class Hub {
 
     /// SIGHUP: the configuration and the keys are read again. A fault in either changes nothing.
     func reload() {
-        guard reconfigure != nil || credentials != nil else { return journal.note(.nothingToReload) }
+        guard reconfigure != nil || credentials != nil else { return events.note(.nothingToReload) }
         manager.reloading()
         defer { manager.ready() }
         let ignored: [String]
@@ -324,9 +324,9 @@ final class Hub {
             ignored = configuration.differences(from: fresh)
             configuration.mappings = fresh.mappings
         } catch {
-            return journal.note(.reloadFailed(error))
+            return events.note(.reloadFailed(error))
         }
-        journal.note(.reloaded(ignored: ignored))
+        events.note(.reloaded(ignored: ignored))
         if credentials != nil { host.handleReloaded() }
         noteCertificateAge()
         askForListeners()
@@ -359,7 +359,7 @@ final class Hub {
 
     private func applyMappings() {
         guard stopping.isRunning else { return }
-        for fault in host.apply(configuration.mappings, reloading.found) { journal.note(.mappingFailed(fault)) }
+        for fault in host.apply(configuration.mappings, reloading.found) { events.note(.mappingFailed(fault)) }
         reloading.found = [:]
     }
 
@@ -369,11 +369,11 @@ final class Hub {
         do throws(StartFault) {
             try credentials.reload()
         } catch {
-            if hasMisfit { return journal.note(.reloadFailed(error)) }
+            if hasMisfit { return events.note(.reloadFailed(error)) }
             hasMisfit = true
             return timers.set(Operation.filesSettled.token(), at: now + Policy.filesPatience.nanoseconds)
         }
-        journal.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+        events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
         host.handleReloaded()
         noteCertificateAge()
     }
@@ -382,13 +382,13 @@ final class Hub {
         guard let expiry = credentials?.expiry else { return }
         timers.set(Operation.certificateAge.token(), at: now + Policy.expiryInterval.nanoseconds)
         let left = expiry - Int64(time(nil))
-        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { journal.note(.certificateExpires(seconds: left)) }
+        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { events.note(.certificateExpires(seconds: left)) }
     }
 
     private func advanceStop() {
         guard !stopping.isRunning else { return }
-        take(stopping.advance(isIdle: stopping.isDraining && users.count == 0 && sessions.isIdle,
-                              isSaid: stopping.isSaying && users.count == 0 && sessions.isSaid, now: instant))
+        take(stopping.advance(isIdle: stopping.isDraining && locals.count == 0 && sessions.isIdle,
+                              closeSent: stopping.isClosing && locals.count == 0 && sessions.closeSent, now: instant))
     }
 
     private func take(_ step: Stopping.Step) {
@@ -396,9 +396,9 @@ final class Hub {
         case .none: return
         case .drain:
             manager.stopping()
-            journal.note(.draining(streams: users.count, seconds: configuration.drainSeconds))
+            events.note(.draining(streams: locals.count, seconds: configuration.drainSeconds))
             host.drain()
-        case .say:
+        case .close:
             manager.stopping()
             host.sayGoodbye()
         case .stop: return

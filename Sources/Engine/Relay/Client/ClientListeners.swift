@@ -6,82 +6,82 @@ import Tunnel
 import Wire
 
 /// Users of the client: a stream for each, and the listeners that they come by.
-extension ClientHost {
+extension Client {
     var mayAccept: Bool {
-        hub.stopping.isRunning && hub.users.hasRoom && session.endpoint.canOpen
+        relay.stopping.isRunning && relay.locals.hasRoom && session.endpoint.canOpen
     }
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
-        guard mayAccept, let mapping else { return hub.loop.close(fd) }
+        guard mayAccept, let mapping else { return relay.loop.close(fd) }
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
-        Socket.tuneUser(fd, unsentMaximum: hub.users.unsentMaximum)
+        Socket.tuneUser(fd, unsentMaximum: relay.locals.unsentMaximum)
         let header = mapping.tellsAddress ? ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes : []
         add(fd, target: mapping.target, place, header)
     }
 
     /// `header`: bytes that go before the user's own.
     func add(_ fd: Int32, target: UInt64, _ place: UInt16, _ header: [UInt8] = []) {
-        let index = hub.users.add(fd: fd, session, 0, mapping: place)
-        let slot = session.endpoint.open(owner: index, target: target, now: hub.instant)
-        hub.users[index].pointee.slot = slot
-        if hub.configuration.stream != nil { only = .open(index, nil) }
-        if !header.isEmpty, !hub.users.prepend(header, index) {
-            hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
-            session.endpoint.reset(slot, .tooMany, now: hub.instant)
-            return hub.users.close(index, .reset)
+        let index = relay.locals.add(fd: fd, session, 0, mapping: place)
+        let slot = session.endpoint.open(owner: index, target: target, now: relay.instant)
+        relay.locals[index].pointee.slot = slot
+        if relay.configuration.stream != nil { only = .open(index, nil) }
+        if !header.isEmpty, !relay.locals.prepend(header, index) {
+            relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+            session.endpoint.reset(slot, .tooMany, now: relay.instant)
+            return relay.locals.close(index, .reset)
         }
-        hub.users.armReceive(index)
-        hub.sessions.markDirty(session)
+        relay.locals.armReceive(index)
+        relay.sessions.markDirty(session)
     }
 
     func handleStreamReset(_ index: UInt32, _ code: ResetCode) {
         if case .open(index, _) = only { only = .open(index, code) }
     }
 
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.CloseMode) {
         guard case .open(index, let code) = only else { return }
         let words = code.map(\.description) ?? (wasUnknown ? "the server was restarted" : "it ended before all had arrived")
         // Whoever started us and has ended us wants no word of it.
-        only = .gone(farewell == .orderly ? .finished : .streamBroken(hub.isReleased ? "" : words))
-        hub.request(gently: farewell == .orderly)
+        only = .gone(farewell == .orderly ? .finished : .streamBroken(relay.isReleased ? "" : words))
+        relay.request(gently: farewell == .orderly)
     }
 
     var ending: Ending {
         if let givenUp { return .failed(givenUp) }
         return switch only {
         case .none: .finished
-        case .open: .streamBroken(hub.isReleased ? "" : "tele was told to stop")
+        case .open: .streamBroken(relay.isReleased ? "" : "tele was told to stop")
         case .gone(let ending): ending
         }
     }
 
-    func mappingName(_ place: UInt16) -> String { hub.listeners.mapping(at: place)?.name ?? "" }
+    func mappingName(_ place: UInt16) -> String { relay.listeners.mapping(at: place)?.name ?? "" }
 
     func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault] {
         let wanted = Dictionary(mappings.map { ($0.name, $0) }) { first, _ in first }
         let byAddress = Dictionary(mappings.map { ($0.address, $0) }) { first, _ in first }
         var changes: [String: Mapping] = [:]
         var removed: Set<String> = []
-        for old in hub.listeners.mappings where wanted[old.name] != old {
+        for old in relay.listeners.mappings where wanted[old.name] != old {
             // Another name or way at the same address: the socket stays, and with it whoever waits there.
             if let new = byAddress[old.address], new.access == old.access {
                 changes[old.name] = new
-                hub.journal.note(.mappingChanged(new))
+                relay.events.note(.mappingChanged(new))
             } else {
                 removed.insert(old.name)
-                hub.journal.note(.mappingRemoved(old))
+                relay.events.note(.mappingRemoved(old))
             }
         }
-        hub.listeners.close(removed)
-        hub.listeners.replace(changes)
-        let present = Dictionary(hub.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+        relay.listeners.close(removed)
+        relay.listeners.replace(changes)
+        let present = Dictionary(relay.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
         return mappings.filter { present[$0.name] != $0 }.compactMap { mapping in
             do throws(StartFault) {
-                for socket in try ListeningSocket.all(mapping.address, access: mapping.access, hub, patience: .zero, found: found[mapping.address]) {
-                    hub.listeners.add(socket, .users(mapping))
-                    hub.journal.note(.listensForUsers(socket.address, mapping: mapping.name, server: hub.configuration.output,
-                                                      driver: hub.loop.driverName))
+                for socket in try ListeningSocket.all(mapping.address, access: mapping.access, relay, patience: .zero, found: found[mapping.address]) {
+                    relay.listeners.add(socket, .users(mapping))
+                    relay.events.note(.listensForUsers(socket.address, mapping: mapping.name, server: relay.configuration.output,
+                                                      driver: relay.loop.driverName))
                 }
                 return nil
             } catch {
@@ -92,7 +92,7 @@ extension ClientHost {
 
     /// The server calls nobody here.
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
-        session.endpoint.reset(slot, .refused, now: hub.instant)
+        session.endpoint.reset(slot, .refused, now: relay.instant)
     }
 
     func handleOriginConnected(_ token: Token, _ error: SystemError?) {}

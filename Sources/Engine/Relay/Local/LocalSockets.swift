@@ -7,11 +7,11 @@ import Tunnel
 import Wire
 
 /// All user sockets of the process, and the lists they stand in: who has bytes to send, who receives next, who receives
-/// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `UsersReceiving` and
-/// `UsersSending`.
-final class Users {
-    unowned(unsafe) let hub: Hub
-    var table = UserTable()
+/// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `LocalReceiving` and
+/// `LocalSending`.
+final class LocalSockets {
+    unowned(unsafe) let relay: RelayProcess
+    var table = LocalTable()
     /// Sockets with bytes, or an end, to pass on this turn.
     var dirty: [UInt32] = []
     /// Who receives next. Armed after this turn's sends are queued, so that what came last is sent while it is still in
@@ -37,11 +37,11 @@ final class Users {
     /// Where receives without the loop put what they bring.
     let scratch = UnsafeMutableRawPointer.allocate(byteCount: Policy.poolByteCount, alignment: 16)
 
-    init(_ hub: Hub, descriptorLimit: Int) {
-        self.hub = hub
+    init(_ relay: RelayProcess, descriptorLimit: Int) {
+        self.relay = relay
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
-        maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * hub.pipes.maximum)
-        hotMaximum = max(4, min(Policy.hotUsersMaximum, hub.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
+        maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * relay.pipes.maximum)
+        hotMaximum = max(4, min(Policy.hotUsersMaximum, relay.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
     }
 
     deinit { scratch.deallocate() }
@@ -55,9 +55,9 @@ final class Users {
     }
     var hasRoom: Bool { table.count < maximum }
 
-    subscript(index: UInt32) -> UnsafeMutablePointer<UserSocket> { table[index] }
+    subscript(index: UInt32) -> UnsafeMutablePointer<LocalSocket> { table[index] }
 
-    func find(_ token: Token) -> UnsafeMutablePointer<UserSocket>? { table.find(token.index, token.generation) }
+    func find(_ token: Token) -> UnsafeMutablePointer<LocalSocket>? { table.find(token.index, token.generation) }
 
     func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, table[index].pointee.generation) }
 
@@ -73,7 +73,7 @@ final class Users {
         session.userCount += 1
         traffic.opened(mapping)
         table[index].pointee.slot = slot
-        hub.journal.note(.streamOpened)
+        relay.events.note(.streamOpened)
         return index
     }
 
@@ -92,7 +92,7 @@ final class Users {
     func move(_ index: UInt32, from old: Session, to new: Session, _ slot: StreamSlot) {
         let user = table[index]
         endExpecting(user)
-        hub.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
+        relay.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
         user.pointee.session = .passUnretained(new)
         old.userCount -= 1
         new.userCount += 1
@@ -108,15 +108,15 @@ final class Users {
     func handle(_ operation: Operation, _ completion: Completion) {
         let index = completion.token.index
         guard let user = table.find(index, completion.token.generation) else {
-            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+            if let buffer = completion.buffer { relay.loop.returnToPool(buffer) }
             return
         }
         switch operation {
         case .userReceivePooled:
             user.pointee.life.completed(.receive)
             endExpecting(user)
-            received(index, user, completion.result, from: completion.buffer.map { hub.loop.poolBytes($0) })
-            if let buffer = completion.buffer { hub.loop.returnToPool(buffer) }
+            received(index, user, completion.result, from: completion.buffer.map { relay.loop.poolBytes($0) })
+            if let buffer = completion.buffer { relay.loop.returnToPool(buffer) }
         case .userReceive:
             user.pointee.life.completed(.receive)
             received(index, user, completion.result, from: nil)
@@ -152,7 +152,7 @@ final class Users {
     /// The ring has no room: later, and never in this turn.
     func retryLater(_ index: UInt32) {
         if refused.isEmpty {
-            hub.timers.set(Operation.usersRetry.token(), at: hub.now + Policy.retryDelay.nanoseconds)
+            relay.timers.set(Operation.usersRetry.token(), at: relay.now + Policy.retryDelay.nanoseconds)
         }
         refused.append(index)
     }
@@ -177,7 +177,7 @@ final class Users {
     private func endStream(_ index: UInt32, isComplete: Bool, waits: Bool) {
         let user = table[index]
         let isComplete = isComplete && user.pointee.inboundCount == 0
-        guard bringIn(index) else { return close(index, .reset) }
+        guard copyIntoMemory(index) else { return close(index, .reset) }
         switch user.pointee.life.streamEnded(hasBytes: user.pointee.outboundCount > 0, isComplete: isComplete) {
         case .none:
             break
@@ -187,12 +187,12 @@ final class Users {
             forgetStream(user)
             user.pointee.flushesOnce = !waits
             if waits {
-                hub.timers.set(token(index, .flushDeadline), at: hub.now + Policy.flushMaximum.nanoseconds)
+                relay.timers.set(token(index, .flushDeadline), at: relay.now + Policy.flushMaximum.nanoseconds)
                 // The send under way goes on; everything else is over.
-                if user.pointee.life.inFlight.isDisjoint(with: .send) { hub.loop.cancel(user.pointee.fd) }
+                if user.pointee.life.inFlight.isDisjoint(with: .send) { relay.loop.cancel(user.pointee.fd) }
                 markDirty(index)
             } else if !user.pointee.life.inFlight.isEmpty {
-                hub.loop.cancel(user.pointee.fd)
+                relay.loop.cancel(user.pointee.fd)
             }
             settle(index, user)
         }
@@ -203,7 +203,7 @@ final class Users {
     }
 
     /// Moves a socket on that waits for its operations to end.
-    func settle(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func settle(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.isThere else { return }
         if user.pointee.life.mayRelease { return release(index, user) }
         guard user.pointee.life.phase == .flushing, user.pointee.flushesOnce, user.pointee.life.inFlight.isEmpty else { return }
@@ -217,15 +217,15 @@ final class Users {
     }
 
     /// The stream is over or reset already; the descriptor follows when nothing is in flight.
-    func close(_ index: UInt32, _ farewell: SocketLife.Farewell) {
+    func close(_ index: UInt32, _ farewell: SocketLife.CloseMode) {
         let user = table[index]
         forgetStream(user)
         guard user.pointee.life.close(farewell) else { return }
-        if user.pointee.life.inFlight.isEmpty { release(index, user) } else { hub.loop.cancel(user.pointee.fd) }
+        if user.pointee.life.inFlight.isEmpty { release(index, user) } else { relay.loop.cancel(user.pointee.fd) }
     }
 
     /// The inbound bytes are nobody's any more.
-    private func forgetStream(_ user: UnsafeMutablePointer<UserSocket>) {
+    private func forgetStream(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         endExpecting(user)
         user.pointee.session = nil
@@ -233,26 +233,26 @@ final class Users {
         traffic.closed(user.pointee.mapping)
         let count = user.pointee.inboundCount
         if count > 0 {
-            hub.budget.releaseUnplaced(count, &session.account)
-            hub.sessions.markDirty(session)
+            relay.budget.releaseUnplaced(count, &session.account)
+            relay.sessions.markDirty(session)
         }
-        queue_clear(&user.pointee.inbound, hub.arena)
+        queue_clear(&user.pointee.inbound, relay.arena)
     }
 
-    private func release(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    private func release(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
-        hub.timers.cancel(token(index, .flushDeadline))
-        if user.pointee.opening != nil { hub.host.handleConnectAbandoned(index) }
+        relay.timers.cancel(token(index, .flushDeadline))
+        if user.pointee.opening != nil { relay.host.handleConnectAbandoned(index) }
         if user.pointee.fd >= 0 {
             if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
-            hub.loop.close(user.pointee.fd)
+            relay.loop.close(user.pointee.fd)
         }
-        hub.budget.deliver(user.pointee.outboundCount)
+        relay.budget.removePending(user.pointee.outboundCount)
         forgetBacklog(index, user)
-        queue_clear(&user.pointee.outbound, hub.arena)
+        queue_clear(&user.pointee.outbound, relay.arena)
         becomeCold(index, user)
         let farewell = user.pointee.life.farewell
         table.remove(index)
-        hub.host.handleUserGone(index, farewell)
+        relay.host.handleUserGone(index, farewell)
     }
 }

@@ -3,7 +3,7 @@ import Loop
 
 /// The payload of spliced frames, from the oldest that is not acknowledged on: each in a pipe of its own, by reference. The
 /// store knows their places (`queue_append_outside`); here their bytes are.
-struct KeptFrames {
+struct RetainedPipes {
     private var frames: [(pipe: Pipe, byteCount: Int)] = []
     private(set) var byteCount = 0
 
@@ -22,7 +22,7 @@ struct KeptFrames {
     }
 
     /// Everything is read into the store's memory. False: there is none, and nothing happened.
-    mutating func bringIn(_ store: inout byte_queue, _ arena: OpaquePointer, _ pipes: Pipes) -> Bool {
+    mutating func copyIntoMemory(_ store: inout byte_queue, _ arena: OpaquePointer, _ pipes: Pipes) -> Bool {
         guard byteCount > 0 else { return true }
         release(store, to: pipes)
         // Of the oldest some bytes may be acknowledged.
@@ -32,7 +32,7 @@ struct KeptFrames {
         }
         guard failed == 0 else { return false }
         for frame in frames { pipes.give(frame.pipe, left: 0) }
-        self = KeptFrames()
+        self = RetainedPipes()
         return true
     }
 

@@ -6,13 +6,13 @@ import Time
 @testable import Relay
 
 /// Frames that pipes keep: their bytes come back whole, in order, from whatever place on.
-@Suite struct KeptFramesTests {
+@Suite struct RetainedPipesTests {
     @Test(arguments: [0, 1, 99_999, 100_000, 100_001, 250_000])
     func theyComeIntoMemoryFromAnyPlaceOn(acknowledged: Int) throws {
         let arena = try #require(makeArena())
         defer { arena_destroy(arena) }
         let pipes = Pipes(descriptorLimit: 4096)
-        var kept = KeptFrames(), store = byte_queue(), expected: [UInt8] = []
+        var kept = RetainedPipes(), store = byte_queue(), expected: [UInt8] = []
         queue_init(&store, 0)
         for index in 0..<3 {
             let bytes = (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ index &+ $0 >> 8) }
@@ -28,7 +28,7 @@ import Time
         queue_release(&store, arena, UInt64(acknowledged))
         kept.release(store, to: pipes)
         #expect(kept.byteCount >= store.outside && kept.byteCount - store.outside < 100_000)
-        #expect(kept.bringIn(&store, arena, pipes))
+        #expect(kept.copyIntoMemory(&store, arena, pipes))
         #expect(kept.byteCount == 0 && store.outside == 0)
         var vectors = [iovec](repeating: iovec(), count: 16), gathered = 0
         let count = queue_gather(&store, store.head, .max, &vectors, 16, &gathered)

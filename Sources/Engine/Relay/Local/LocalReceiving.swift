@@ -9,15 +9,15 @@ import Tunnel
 ///
 /// Most sockets share a pool of small buffers, so an idle one holds nothing. One whose bytes come fast receives into a slab
 /// of its own, where its bytes stay until they are acknowledged.
-extension Users {
+extension LocalSockets {
     /// Receives when there is room for what comes; notes the user as blocked when there is not.
     func armReceive(_ index: UInt32) {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
               let session = user.pointee.session?.takeUnretainedValue() else { return }
         var most = Policy.poolByteCount
-        if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !hub.budget.isRoomy(session.account) {
-            let share = hub.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
+        if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !relay.budget.isRoomy(session.account) {
+            let share = relay.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
                                          users: session.userCount, isHealthy: session.isHealthy)
             // Its own bytes have to get their place first (`Sessions.movePayload`); and pieces that are too short cost more than they bring.
             let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
@@ -34,46 +34,46 @@ extension Users {
 
     /// A receive into the user's own slab, into the pool, or, where what an idle user might bring cannot be set apart, one that
     /// starts when bytes are there. False: the ring has no room.
-    private func start(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session, _ most: Int) -> Bool {
+    private func start(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session, _ most: Int) -> Bool {
         let isArmed: Bool
         if user.pointee.lists.contains(.hot), most >= Policy.poolByteCount, let block = slab(for: user) {
-            user.pointee.armedAt = hub.now
-            isArmed = hub.loop.receive(user.pointee.fd, block + user.pointee.filled,
+            user.pointee.armedAt = relay.now
+            isArmed = relay.loop.receive(user.pointee.fd, block + user.pointee.filled,
                                        min(Policy.directByteCount - user.pointee.filled, most), token(index, .userReceive))
         } else if user.pointee.lists.contains(.readable) {
             user.pointee.lists.remove(.readable)
             receiveNow(index, user, most)
             return true
-        } else if most >= Policy.poolByteCount, hub.budget.expect(Policy.poolByteCount, &session.account) {
+        } else if most >= Policy.poolByteCount, relay.budget.expect(Policy.poolByteCount, &session.account) {
             user.pointee.lists.insert(.expecting)
-            isArmed = hub.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
+            isArmed = relay.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
             if !isArmed { endExpecting(user) }
         } else {
-            isArmed = hub.loop.readable(user.pointee.fd, token(index, .userReadable))
+            isArmed = relay.loop.readable(user.pointee.fd, token(index, .userReadable))
         }
         if isArmed { user.pointee.life.submitted(.receive) }
         return isArmed
     }
 
     /// Bytes are there, and `most` of them may be read.
-    private func receiveNow(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ most: Int) {
+    private func receiveNow(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ most: Int) {
         switch Socket.receive(user.pointee.fd, scratch, min(most, Policy.poolByteCount)) {
         case .success(let count): received(index, user, Int32(count), from: scratch)
         case .failure(let error): received(index, user, -error.code, from: nil)
         }
     }
 
-    func endExpecting(_ user: UnsafeMutablePointer<UserSocket>) {
+    func endExpecting(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.lists.contains(.expecting), let session = user.pointee.session?.takeUnretainedValue() else { return }
         user.pointee.lists.remove(.expecting)
-        hub.budget.unexpect(Policy.poolByteCount, &session.account)
+        relay.budget.unexpect(Policy.poolByteCount, &session.account)
     }
 
     /// What the session's users may bring. Beside the counts, blocks that are in use count: short pieces take a page each.
     private func room(_ session: Session) -> Int {
-        let room = hub.budget.room(session.account)
+        let room = relay.budget.room(session.account)
         guard session.account.held >= session.account.guaranteed else { return room }
-        return min(room, hub.configuration.memoryByteCount - arena_used(hub.arena))
+        return min(room, relay.configuration.memoryByteCount - arena_used(relay.arena))
     }
 
     /// Everybody who was read, and may be read on.
@@ -87,26 +87,26 @@ extension Users {
     }
 
     /// `bytes`: where they lie, outside the arena. Nil: in the user's own slab.
-    func received(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32, from bytes: UnsafeRawPointer?) {
+    func received(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ result: Int32, from bytes: UnsafeRawPointer?) {
         guard user.pointee.life.phase == .open, user.pointee.life.inward == .open,
               let session = user.pointee.session?.takeUnretainedValue() else { return }
         if result > 0 {
             let count = Int(result)
             guard append(index, user, count, from: bytes) else {
-                hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
-                session.endpoint.reset(user.pointee.slot, .tooMany, now: hub.instant)
+                relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+                session.endpoint.reset(user.pointee.slot, .tooMany, now: relay.instant)
                 return close(index, .reset)
             }
-            hub.budget.holdUnplaced(count, &session.account)
+            relay.budget.holdUnplaced(count, &session.account)
             traffic.read(user.pointee.mapping, count)
             session.endpoint.write(user.pointee.slot, count)
-            hub.sessions.markDirty(session)
+            relay.sessions.markDirty(session)
             readers.append(index)
         } else if result == 0 {
             user.pointee.life.receivedFin()
             becomeCold(index, user)
             session.endpoint.finish(user.pointee.slot)
-            hub.sessions.markDirty(session)
+            relay.sessions.markDirty(session)
             watch(index, user)
         } else {
             let error = SystemError(-result)
@@ -122,21 +122,21 @@ extension Users {
     func prepend(_ bytes: [UInt8], _ index: UInt32) -> Bool {
         let user = table[index]
         guard let session = user.pointee.session?.takeUnretainedValue(), bytes.withUnsafeBytes({
-            queue_append_copy(&user.pointee.inbound, hub.arena, $0.baseAddress, $0.count)
+            queue_append_copy(&user.pointee.inbound, relay.arena, $0.baseAddress, $0.count)
         }) == 0 else { return false }
-        hub.budget.holdUnplaced(bytes.count, &session.account)
+        relay.budget.holdUnplaced(bytes.count, &session.account)
         session.endpoint.write(user.pointee.slot, bytes.count)
         return true
     }
 
-    private func append(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int, from bytes: UnsafeRawPointer?) -> Bool {
+    private func append(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ count: Int, from bytes: UnsafeRawPointer?) -> Bool {
         if let bytes {
-            let failed = queue_append_copy(&user.pointee.inbound, hub.arena, bytes, count)
+            let failed = queue_append_copy(&user.pointee.inbound, relay.arena, bytes, count)
             if count == Policy.poolByteCount { becomeHot(index, user) }
             noteReceive(index, user, count)
             return failed == 0
         }
-        let failed = queue_append_block(&user.pointee.inbound, hub.arena, user.pointee.block! + user.pointee.filled, count)
+        let failed = queue_append_block(&user.pointee.inbound, relay.arena, user.pointee.block! + user.pointee.filled, count)
         user.pointee.filled += count
         noteReceive(index, user, count)
         if count < Policy.coldBelow { becomeCold(index, user) }
@@ -145,13 +145,13 @@ extension Users {
 
     // MARK: Memory
 
-    private func block(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) {
+    private func block(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
         user.pointee.lists.insert(.blocked)
         session.readBlocked.append(index)
         guard !session.isReadBlocked else { return }
         session.isReadBlocked = true
         if blockedSessions.isEmpty {
-            hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
+            relay.timers.set(Operation.readersRetry.token(), at: relay.now + Policy.blockedRetry.nanoseconds)
         }
         blockedSessions.append(session)
     }
@@ -191,33 +191,33 @@ extension Users {
     func handleReadersRetry() {
         wakeAll()
         if !blockedSessions.isEmpty {
-            hub.timers.set(Operation.readersRetry.token(), at: hub.now + Policy.blockedRetry.nanoseconds)
+            relay.timers.set(Operation.readersRetry.token(), at: relay.now + Policy.blockedRetry.nanoseconds)
         }
     }
 
     // MARK: Hot and cold
 
-    private func slab(for user: UnsafeMutablePointer<UserSocket>) -> UnsafeMutableRawPointer? {
+    private func slab(for user: UnsafeMutablePointer<LocalSocket>) -> UnsafeMutableRawPointer? {
         if let block = user.pointee.block {
-            if arena_references(hub.arena, block) == 1 { user.pointee.filled = 0 }
+            if arena_references(relay.arena, block) == 1 { user.pointee.filled = 0 }
             if Policy.directByteCount - user.pointee.filled >= Policy.slabRoomMinimum { return block }
             releaseBlock(user)
         }
-        guard let block = arena_slab(hub.arena) else { return nil }
-        hub.budget.arm(Int(SLAB_BYTES))
+        guard let block = arena_slab(relay.arena) else { return nil }
+        relay.budget.arm(Int(SLAB_BYTES))
         user.pointee.block = block
         user.pointee.filled = 0
         return block
     }
 
-    private func becomeHot(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    private func becomeHot(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard !user.pointee.lists.contains(.hot), hot.count < hotMaximum else { return }
         user.pointee.lists.insert(.hot)
-        if hot.isEmpty { hub.timers.set(Operation.coolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        if hot.isEmpty { relay.timers.set(Operation.coolDown.token(), at: relay.now + Policy.hotMaximum.nanoseconds) }
         hot.append(index)
     }
 
-    func becomeCold(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func becomeCold(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         if user.pointee.lists.contains(.hot) {
             user.pointee.lists.remove(.hot)
             hot.removeAll { $0 == index }
@@ -225,10 +225,10 @@ extension Users {
         if !user.pointee.life.inFlight.contains(.receive) { releaseBlock(user) }
     }
 
-    private func releaseBlock(_ user: UnsafeMutablePointer<UserSocket>) {
+    private func releaseBlock(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard let block = user.pointee.block else { return }
-        hub.budget.disarm(Int(SLAB_BYTES))
-        arena_release(hub.arena, block)
+        relay.budget.disarm(Int(SLAB_BYTES))
+        arena_release(relay.arena, block)
         user.pointee.block = nil
     }
 
@@ -237,39 +237,39 @@ extension Users {
         var cooled: [UInt32] = []
         for index in hot {
             let user = table[index]
-            if user.pointee.life.inFlight == .receive, hub.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds {
+            if user.pointee.life.inFlight == .receive, relay.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds {
                 user.pointee.lists.remove(.hot)
                 cooled.append(index)
-                hub.loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
+                relay.loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
             }
         }
         hot.removeAll { cooled.contains($0) }
-        if !hot.isEmpty { hub.timers.set(Operation.coolDown.token(), at: hub.now + Policy.hotMaximum.nanoseconds) }
+        if !hot.isEmpty { relay.timers.set(Operation.coolDown.token(), at: relay.now + Policy.hotMaximum.nanoseconds) }
     }
 
     // MARK: Resets
 
     /// The user's connection was reset, or refuses bytes. What it wrote before goes first, as far as credit covers it.
-    func userReset(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) {
-        hub.sessions.markDirty(session)
+    func userReset(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
+        relay.sessions.markDirty(session)
         let coversRest = user.pointee.inboundCount > 0 && session.endpoint.isCovered(user.pointee.slot)
         switch user.pointee.life.receivedReset(coversRest: coversRest) {
         case .none, .resetLater:
             break
         case .resetNow:
-            session.endpoint.reset(user.pointee.slot, .reset, now: hub.instant)
+            session.endpoint.reset(user.pointee.slot, .reset, now: relay.instant)
             close(index, .reset)
         }
     }
 
     /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
-    func watch(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func watch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.life.mayWatch else { return }
-        guard hub.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
+        guard relay.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
         user.pointee.life.submitted(.watch)
     }
 
-    func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.life.phase == .open, let session = user.pointee.session?.takeUnretainedValue(),
               Socket.takeError(user.pointee.fd) != nil else { return }
         userReset(index, user, session)

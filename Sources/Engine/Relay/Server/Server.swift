@@ -7,18 +7,18 @@ import Wire
 
 /// The tele server: accepts carriers, asks its registry which HELLO may have which session, and opens the origin for each
 /// stream.
-final class ServerHost: Host {
-    unowned(unsafe) let hub: Hub
+final class Server: Host {
+    unowned(unsafe) let relay: RelayProcess
     private var registry: Registry
     let origins: Origins
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
 
-    init(_ hub: Hub, origins: Origins) {
-        self.hub = hub
+    init(_ relay: RelayProcess, origins: Origins) {
+        self.relay = relay
         self.origins = origins
-        let configuration = hub.configuration
+        let configuration = relay.configuration
         registry = Registry(limits: Registry.Limits(
             sessions: configuration.maximumSessions, hold: .seconds(UInt64(configuration.holdSeconds)),
             grantTotal: configuration.memoryByteCount / 2, grantMaximum: configuration.bufferByteCount))
@@ -27,11 +27,11 @@ final class ServerHost: Host {
     /// Names are looked up off the loop; the first connections may come at once, so numbers and quick answers are awaited.
     func start() {
         awaitIdleness()
-        origins.lookUp(hub)
+        origins.lookUp(relay)
         let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
         while origins.isLookingUp, Clock.now() < patience {
             usleep(1000)
-            for answer in hub.resolver.takeAnswers() { handleLookup(answer) }
+            for answer in relay.resolver.takeAnswers() { handleLookup(answer) }
         }
     }
 
@@ -41,17 +41,17 @@ final class ServerHost: Host {
     var mayAccept: Bool { true }
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
-        guard let peer = Socket.peerAddress(fd) else { return hub.loop.close(fd) }
-        if handshakes.count >= Policy.handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { hub.carriers.close(newest) }
+        guard let peer = Socket.peerAddress(fd) else { return relay.loop.close(fd) }
+        if handshakes.count >= Policy.handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
         Socket.tune(fd, peer.isLoopback)
-        let carrier = hub.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
-        if let credentials = hub.credentials {
-            guard let channel = credentials.channel() else { return hub.carriers.close(carrier) }
+        let carrier = relay.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
+        if let credentials = relay.credentials {
+            guard let channel = credentials.channel() else { return relay.carriers.close(carrier) }
             carrier.transport = .secure(channel)
         }
         handshakes.append(carrier)
-        hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.helloMaximum.nanoseconds)
-        hub.carriers.armReceive(carrier)
+        relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.helloMaximum.nanoseconds)
+        relay.carriers.armReceive(carrier)
     }
 
     func handleHeard(_ carrier: Carrier) {}
@@ -59,10 +59,10 @@ final class ServerHost: Host {
     /// A carrier without a session gives way: the oldest that has said nothing for a while, or the oldest of those that take long.
     /// Never one that says what it must, while it has time: of a crowd that comes back the oldest is the nearest to its end.
     private func giveWay() -> Bool {
-        func isOlder(_ carrier: Carrier, than age: Interval) -> Bool { hub.now > carrier.openedAt + age.nanoseconds }
+        func isOlder(_ carrier: Carrier, than age: Interval) -> Bool { relay.now > carrier.openedAt + age.nanoseconds }
         let place = handshakes.firstIndex { $0.arrivedAt == 0 && isOlder($0, than: Policy.silenceGivingWay) }
             ?? handshakes.firstIndex { isOlder($0, than: Policy.slownessGivingWay) }
-        if let place { hub.carriers.close(handshakes.remove(at: place)) }
+        if let place { relay.carriers.close(handshakes.remove(at: place)) }
         return place != nil
     }
 
@@ -72,8 +72,8 @@ final class ServerHost: Host {
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}
 
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
-        guard let name = hub.credentials?.name(of: channel.peer) else {
-            return hub.carriers.turnAway(carrier, "its name is not among those that -allow names")
+        guard let name = relay.credentials?.name(of: channel.peer) else {
+            return relay.carriers.turnAway(carrier, "its name is not among those that -allow names")
         }
         carrier.peerName = name
         carrier.peerIdentity = channel.peer
@@ -81,35 +81,35 @@ final class ServerHost: Host {
 
     /// A key that is gone, or a name that is not allowed any more, ends its sessions.
     func handleReloaded() {
-        guard let credentials = hub.credentials else { return }
+        guard let credentials = relay.credentials else { return }
         for key in registry.sessions(whosePeer: { credentials.name(of: $0) == nil }) {
-            guard let session = hub.sessions.find(key) else { continue }
-            hub.journal.note(.sessionRevoked(session))
-            hub.sessions.end(session, .unauthorized, "its key is not accepted any more")
+            guard let session = relay.sessions.find(key) else { continue }
+            relay.events.note(.sessionRevoked(session))
+            relay.sessions.end(session, .unauthorized, "its key is not accepted any more")
         }
-        for session in hub.sessions.all {
+        for session in relay.sessions.all {
             guard let channel = session.carrier?.transport.channel, !credentials.accepts(channel) else { continue }
-            hub.journal.note(.sessionRevoked(session))
-            hub.sessions.end(session, .unauthorized, "its certificate is not accepted any more")
+            relay.events.note(.sessionRevoked(session))
+            relay.sessions.end(session, .unauthorized, "its certificate is not accepted any more")
         }
-        for carrier in handshakes { hub.carriers.close(carrier) }
+        for carrier in handshakes { relay.carriers.close(carrier) }
         handshakes = []
     }
 
     func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.Farewell) {}
+    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.CloseMode) {}
     var ending: Ending { .finished }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
         handshakes.removeAll { $0 === carrier }
         // A client dials more often than it speaks: one that said nothing did not fail to authenticate.
         guard carrier.arrivedAt > 0, let channel = carrier.transport.channel, !channel.isSecured || carrier.peerName.isEmpty else {
-            return hub.journal.note(.handshakeFailed(carrier.peer, reason: reason))
+            return relay.events.note(.handshakeFailed(carrier.peer, reason: reason))
         }
-        hub.journal.note(.unauthenticated(carrier.peer, reason: reason))
+        relay.events.note(.unauthenticated(carrier.peer, reason: reason))
     }
 
-    func readGreeting(_ carrier: Carrier) {
+    func readHandshake(_ carrier: Carrier) {
         guard carrier.state == .awaitingHello else { return }
         let bytes = carrier.block.unread
         let decoded: (hello: Hello, byteCount: Int)?
@@ -117,23 +117,23 @@ final class ServerHost: Host {
             decoded = try Hello.decode(bytes.bytes)
         } catch {
             // The first flight of TLS: type 22, version 3.x.
-            let usesKey = hub.credentials == nil && bytes.count > 1 && bytes[0] == 0x16 && bytes[1] == 3
+            let usesKey = relay.credentials == nil && bytes.count > 1 && bytes[0] == 0x16 && bytes[1] == 3
             let reason = usesKey ? "it uses a key, and this server has none (-key)" : error.rule.description
-            hub.journal.note(.strangerTurnedAway(carrier.peer, reason: reason))
-            return hub.carriers.lost(carrier, error.rule.description)
+            relay.events.note(.strangerTurnedAway(carrier.peer, reason: reason))
+            return relay.carriers.lost(carrier, error.rule.description)
         }
         guard let (hello, count) = decoded else { return }
         carrier.block.parsed += count
         handshakes.removeAll { $0 === carrier }
-        hub.timers.cancel(carrier.token(.carrierDeadline))
+        relay.timers.cancel(carrier.token(.carrierDeadline))
         let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Hello.provenByteCount)])
-        guard let binding = carrier.binding else { return hub.carriers.lost(carrier, "TLS gives no binding") }
+        guard let binding = carrier.binding else { return relay.carriers.lost(carrier, "TLS gives no binding") }
         let verdict = registry.judge(hello, from: carrier.peerIdentity, group: group(carrier), isDraining: isDraining) {
             hello.isProven($0, over: proven, on: binding)
         }
         switch verdict {
         case .begin(let grant): begin(hello, carrier, grant)
-        case .resume(let key): establish(hub.sessions.find(key)!, hello, carrier, isNew: false)
+        case .resume(let key): establish(relay.sessions.find(key)!, hello, carrier, isNew: false)
         case .refuse(let code, let reason): refuse(carrier, hello, code, reason)
         }
     }
@@ -145,14 +145,14 @@ final class ServerHost: Host {
     }
 
     private func begin(_ hello: Hello, _ carrier: Carrier, _ grant: Int) {
-        let limits = Endpoint.Limits(retained: hub.configuration.bufferByteCount, received: grant,
-                                     streams: hub.configuration.maximumStreams)
-        let session = hub.sessions.add(.server, limits)
-        hub.timers.cancel(Operation.idleExit.token())
-        session.identity = SessionIdentity(high: hub.generator.next(), low: hub.generator.next())
-        session.secret = .random(using: &hub.generator)
+        let limits = Endpoint.Limits(retained: relay.configuration.bufferByteCount, received: grant,
+                                     streams: relay.configuration.maximumStreams)
+        let session = relay.sessions.add(.server, limits)
+        relay.timers.cancel(Operation.idleExit.token())
+        session.identity = SessionIdentity(high: relay.generator.next(), low: relay.generator.next())
+        session.secret = .random(using: &relay.generator)
         let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, group: group(carrier),
-                                     secret: session.secret, attempt: hello.attempt, grant: grant, now: hub.instant)
+                                     secret: session.secret, attempt: hello.attempt, grant: grant, now: relay.instant)
         if let evicted { evict(evicted) }
         establish(session, hello, carrier, isNew: true)
     }
@@ -161,36 +161,36 @@ final class ServerHost: Host {
         let replayed = session.endpoint.sent - min(session.endpoint.sent, hello.received)
         let agreed: (received: UInt64, dataLimit: UInt64)?
         do throws(ProtocolFault) {
-            agreed = try session.endpoint.accept(hello, now: hub.instant)
+            agreed = try session.endpoint.accept(hello, now: relay.instant)
         } catch {
             refuse(carrier, hello, .protocolViolation, error.rule.description)
-            return hub.sessions.violated(session, error)
+            return relay.sessions.violated(session, error)
         }
         guard let agreed else { return refuse(carrier, hello, .stale, "overtaken by its own acknowledgments") }
         if !isNew { registry.resumed(session.index, attempt: hello.attempt) }
         let welcome = Welcome(identity: session.identity, secret: isNew ? session.secret : .zero, attempt: hello.attempt,
                               epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
-                              maximumStreams: UInt64(hub.configuration.maximumStreams),
+                              maximumStreams: UInt64(relay.configuration.maximumStreams),
                               initialCredit: Specification.initialCreditMaximum)
         session.peerName = carrier.peerName
         guard let binding = carrier.binding,
               let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding) else {
-            _ = hub.sessions.attach(carrier, to: session)
-            return hub.carriers.lost(carrier, "cannot compute a proof")
+            _ = relay.sessions.attach(carrier, to: session)
+            return relay.carriers.lost(carrier, "cannot compute a proof")
         }
         carrier.greeting = Carrier.Greeting(bytes: bytes)
-        let outage = hub.sessions.attach(carrier, to: session)
-        hub.carriers.sendGreeting(carrier)
+        let outage = relay.sessions.attach(carrier, to: session)
+        relay.carriers.sendGreeting(carrier)
         if let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds {
             session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip)))
         }
-        hub.journal.note(isNew ? .sessionOpened(session, carrier.peer)
-            : .sessionResumed(session, carrier.peer, after: outage, recovery: hub.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
+        relay.events.note(isNew ? .sessionOpened(session, carrier.peer)
+            : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
         scheduleRegistry()
     }
 
     private func refuse(_ carrier: Carrier, _ hello: Hello, _ code: CloseCode, _ reason: String) {
-        hub.journal.note(.helloRefused(carrier.peer, code, reason: reason))
+        relay.events.note(.helloRefused(carrier.peer, code, reason: reason))
         var bytes = [UInt8](repeating: 0, count: Specification.controlFrameMaximum)
         let count = bytes.withUnsafeMutableBytes { buffer in
             var writer = ByteWriter(buffer)
@@ -199,15 +199,15 @@ final class ServerHost: Host {
         }
         carrier.state = .refusing
         carrier.greeting = Carrier.Greeting(bytes: Array(bytes[..<count]))
-        hub.timers.set(carrier.token(.carrierDeadline), at: hub.now + Policy.lastWordsMaximum.nanoseconds)
-        hub.carriers.sendGreeting(carrier)
+        relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.lastWordsMaximum.nanoseconds)
+        relay.carriers.sendGreeting(carrier)
     }
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
-        hub.journal.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: hub.configuration.holdSeconds))
-        hub.sessions.detach(session)
-        registry.detached(session.index, isPrecious: session.isPrecious, now: hub.instant)
-        session.endpoint.setReceiveLimit(registry.grant(of: session.index), now: hub.instant)
+        relay.events.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: relay.configuration.holdSeconds))
+        relay.sessions.detach(session)
+        registry.detached(session.index, isPrecious: session.isPrecious, now: relay.instant)
+        session.endpoint.setReceiveLimit(registry.grant(of: session.index), now: relay.instant)
         scheduleRegistry()
     }
 
@@ -224,37 +224,37 @@ final class ServerHost: Host {
     func handleProven(_ session: Session) {
         guard !session.isProven else { return }
         session.isProven = true
-        switch registry.proved(session.index, now: hub.instant) {
+        switch registry.proved(session.index, now: relay.instant) {
         case .known:
             break
         case .welcome(let grant, let evicted):
-            session.endpoint.setReceiveLimit(grant, now: hub.instant)
+            session.endpoint.setReceiveLimit(grant, now: relay.instant)
             if let evicted { evict(evicted) }
         case .full:
-            hub.journal.note(.sessionEvicted(session))
-            hub.sessions.end(session, .tooManySessions, "too many sessions")
+            relay.events.note(.sessionEvicted(session))
+            relay.sessions.end(session, .tooManySessions, "too many sessions")
         }
     }
 
     /// Its users take so much that it needs a larger receive budget.
     func handleShortage(_ session: Session) {
         let isFirst = !registry.hasGrown
-        let grant = registry.grow(session.index, now: hub.instant)
-        if grant > 0 { session.endpoint.setReceiveLimit(grant, now: hub.instant) }
-        if isFirst { hub.timers.set(Operation.grants.token(), at: hub.now + RegistryPolicy.grantKept.nanoseconds) }
+        let grant = registry.grow(session.index, now: relay.instant)
+        if grant > 0 { session.endpoint.setReceiveLimit(grant, now: relay.instant) }
+        if isFirst { relay.timers.set(Operation.grants.token(), at: relay.now + RegistryPolicy.grantKept.nanoseconds) }
     }
 
     private func shrinkIdle() {
-        for key in registry.shrinkIdle(now: hub.instant) {
-            hub.sessions.find(key)?.endpoint.setReceiveLimit(registry.grant(of: key), now: hub.instant)
+        for key in registry.shrinkIdle(now: relay.instant) {
+            relay.sessions.find(key)?.endpoint.setReceiveLimit(registry.grant(of: key), now: relay.instant)
         }
-        if registry.hasGrown { hub.timers.set(Operation.grants.token(), at: hub.now + RegistryPolicy.grantKept.nanoseconds) }
+        if registry.hasGrown { relay.timers.set(Operation.grants.token(), at: relay.now + RegistryPolicy.grantKept.nanoseconds) }
     }
 
     private func evict(_ key: Registry.SessionKey) {
-        guard let session = hub.sessions.find(key) else { return }
-        hub.journal.note(.sessionEvicted(session))
-        hub.sessions.discard(session)
+        guard let session = relay.sessions.find(key) else { return }
+        relay.events.note(.sessionEvicted(session))
+        relay.sessions.discard(session)
     }
 
     func handleSessionEnded(_ session: Session) {
@@ -266,39 +266,39 @@ final class ServerHost: Host {
     }
 
     private func awaitIdleness() {
-        guard let seconds = hub.configuration.idleExitSeconds else { return }
-        hub.timers.set(Operation.idleExit.token(), at: Clock.now() + UInt64(seconds) * 1_000_000_000)
+        guard let seconds = relay.configuration.idleExitSeconds else { return }
+        relay.timers.set(Operation.idleExit.token(), at: Clock.now() + UInt64(seconds) * 1_000_000_000)
     }
 
     private func scheduleRegistry() {
         let next = registry.nextTimeout
-        guard next != .never else { return hub.timers.cancel(Operation.registry.token()) }
+        guard next != .never else { return relay.timers.cancel(Operation.registry.token()) }
         // Not in this turn: many expire together after a crowd has left.
-        hub.timers.set(Operation.registry.token(), at: max(next.nanoseconds, hub.now + 1))
+        relay.timers.set(Operation.registry.token(), at: max(next.nanoseconds, relay.now + 1))
     }
 
     func handleTimer(_ operation: Operation, _ token: Token) {
         switch operation {
         case .registry:
             for _ in 0..<Policy.expiriesAtOnce {
-                guard let key = registry.nextExpired(now: hub.instant) else { break }
-                guard let session = hub.sessions.find(key) else { preconditionFailure("a session that nobody has") }
-                hub.journal.note(.sessionExpired(session, heldForSeconds: hub.configuration.holdSeconds))
-                hub.sessions.discard(session)
+                guard let key = registry.nextExpired(now: relay.instant) else { break }
+                guard let session = relay.sessions.find(key) else { preconditionFailure("a session that nobody has") }
+                relay.events.note(.sessionExpired(session, heldForSeconds: relay.configuration.holdSeconds))
+                relay.sessions.discard(session)
             }
             scheduleRegistry()
         case .grants:
             shrinkIdle()
         case .idleExit:
-            guard hub.sessions.count == 0 else { return }
-            hub.journal.note(.idleTooLong)
-            hub.request(gently: true)
+            guard relay.sessions.count == 0 else { return }
+            relay.events.note(.idleTooLong)
+            relay.request(gently: true)
         case .originDeadline:
-            origins.handleDeadline(hub, token)
+            origins.handleDeadline(relay, token)
         case .originAttempt:
-            origins.handleAttemptDue(hub, token)
+            origins.handleAttemptDue(relay, token)
         case .originQuestion:
-            origins.handleQuestionDue(hub, token)
+            origins.handleQuestionDue(relay, token)
         default:
             break
         }
@@ -307,7 +307,7 @@ final class ServerHost: Host {
     // MARK: The end
 
     var unreadiness: String? { nil }
-    var summary: Int { hub.sessions.count }
+    var summary: Int { relay.sessions.count }
     var summaryWords: String { summary == 1 ? "1 session" : "\(summary) sessions" }
 
     /// No new session and no new stream; known sessions may still come back.
@@ -315,7 +315,7 @@ final class ServerHost: Host {
 
     func sayGoodbye() {
         isDraining = true
-        hub.listeners.close()
-        hub.sessions.sayGoodbye(.stopping)
+        relay.listeners.close()
+        relay.sessions.sayGoodbye(.stopping)
     }
 }

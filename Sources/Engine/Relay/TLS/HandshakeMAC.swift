@@ -3,7 +3,7 @@ import Wire
 
 /// The proofs of HELLO and WELCOME: HMAC-SHA-256, keyed with the session's secret, over what binds it to the TLS
 /// connection, if there is one, and the message up to its proof field (docs/protocol.md §4.8).
-enum Proof {
+enum HandshakeMAC {
     /// Nil when libcrypto fails; then nobody is believed.
     static func make(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Octets32? {
         var key = secret.bytes
@@ -57,7 +57,7 @@ extension Provable {
             var writer = ByteWriter(buffer)
             encode(message, &writer)
             guard let secret else { return true }
-            guard let proof = Proof.make(secret, over: UnsafeRawBufferPointer(rebasing: buffer[..<covered]), on: binding) else { return false }
+            guard let proof = HandshakeMAC.make(secret, over: UnsafeRawBufferPointer(rebasing: buffer[..<covered]), on: binding) else { return false }
             message.proof = proof
             writer = ByteWriter(buffer)
             encode(message, &writer)
@@ -68,6 +68,6 @@ extension Provable {
 
     /// Whether the proof at the end of the received bytes holds.
     func isProven(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Bool {
-        Proof.make(secret, over: bytes, on: binding).map { $0 == proof } ?? false
+        HandshakeMAC.make(secret, over: bytes, on: binding).map { $0 == proof } ?? false
     }
 }

@@ -7,7 +7,7 @@ import Tunnel
 ///
 /// `inbound` holds what the user wrote until it has its place in the session's sequence, `outbound` what the peer sent
 /// until the user's socket took it. A descriptor is closed when the loop holds none of its operations.
-struct UserSocket {
+struct LocalSocket {
     /// Which of the owner's lists it stands in.
     struct Lists: OptionSet {
         let rawValue: UInt8

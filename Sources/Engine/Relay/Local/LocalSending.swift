@@ -6,41 +6,41 @@ import Time
 import Tunnel
 
 /// The bytes of peers: from the session into users' sockets.
-extension Users {
+extension LocalSockets {
     /// Bytes of the peer for this user; they lie in a carrier's block. False: no memory.
     func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let user = table[index]
         var piped = 0
         if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, continues(backlog, user) {
-            piped = backlog.write(bytes, count, now: hub.now)
+            piped = backlog.write(bytes, count, now: relay.now)
         }
-        hub.budget.keep(piped)
+        relay.budget.addPending(piped)
         markDirty(index)
         return piped == count || wait(user, bytes + piped, count - piped)
     }
 
     /// Bytes that wait in memory.
-    private func wait(_ user: UnsafeMutablePointer<UserSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
+    private func wait(_ user: UnsafeMutablePointer<LocalSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let isSlow = user.pointee.outboundCount > 0
         let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow) || isFragmented
-        let failed = copies ? copy(user, bytes, count) : queue_append_block(&user.pointee.outbound, hub.arena, bytes, count)
+        let failed = copies ? copy(user, bytes, count) : queue_append_block(&user.pointee.outbound, relay.arena, bytes, count)
         guard failed == 0 else { return false }
-        hub.budget.keep(count)
+        relay.budget.addPending(count)
         return true
     }
 
     /// A reference to some of a slab's bytes holds all of the slab: a user who does not read would hold more than it was granted. So
     /// when the blocks in use hold much more memory than bytes, bytes that will wait are copied.
     private var isFragmented: Bool {
-        arena_used(hub.arena) > hub.budget.accountedByteCount / 4 * 5 + Policy.fragmentedByteCount
+        arena_used(relay.arena) > relay.budget.accountedByteCount / 4 * 5 + Policy.fragmentedByteCount
     }
 
     /// Into pages, densely.
-    private func copy(_ user: UnsafeMutablePointer<UserSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Int32 {
+    private func copy(_ user: UnsafeMutablePointer<LocalSocket>, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Int32 {
         var copied = 0
         while copied < count {
             let part = min(count - copied, Policy.copyAtOnce)
-            let failed = queue_append_copy(&user.pointee.outbound, hub.arena, bytes + copied, part)
+            let failed = queue_append_copy(&user.pointee.outbound, relay.arena, bytes + copied, part)
             if failed != 0 { return failed }  // The session ends, and the user with it.
             copied += part
         }
@@ -91,13 +91,13 @@ extension Users {
         }
     }
 
-    func submitSend(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, waiting: Bool) {
+    func submitSend(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, waiting: Bool) {
         var gathered = 0
         var most = Policy.userSendByteCount
         if let backlog = user.pointee.backlog, backlog.byteCount > 0 { most = min(most, backlog.olderByteCount) }
-        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, most, hub.iovecs,
+        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
                                  UInt32(Policy.userIovecMaximum), &gathered)
-        if hub.loop.send(user.pointee.fd, hub.iovecs, Int(count), waiting: waiting, token(index, .userSend)) {
+        if relay.loop.send(user.pointee.fd, relay.iovecs, Int(count), waiting: waiting, token(index, .userSend)) {
             user.pointee.life.submitted(.send)
         } else if waiting {
             retryLater(index)
@@ -105,30 +105,30 @@ extension Users {
     }
 
     /// The user's socket took `count` bytes.
-    func took(_ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
-        hub.budget.deliver(count)
+    func took(_ user: UnsafeMutablePointer<LocalSocket>, _ count: Int) {
+        relay.budget.removePending(count)
         traffic.taken(user.pointee.mapping, count)
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
         let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0
-        session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: hub.instant)
-        if session.endpoint.takeShortage() { hub.host.handleShortage(session) }
-        hub.sessions.markDirty(session)
+        session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: relay.instant)
+        if session.endpoint.takeShortage() { relay.host.handleShortage(session) }
+        relay.sessions.markDirty(session)
     }
 
     /// Bytes that the user's socket takes now, and its part of the pipes: none of them needs memory.
-    private func room(of user: UnsafeMutablePointer<UserSocket>, _ session: Session) -> Int {
+    private func room(of user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Int {
         let room = Socket.sendRoom(user.pointee.fd, unsentMaximum: unsentMaximum)
         guard let backlog = user.pointee.backlog else { return room }
         let pipe = session.carrier?.isLoopback == true ? Policy.pipeHoldsOnLoopback : Policy.pipeHolds
-        let part = min(Policy.passedAhead, pipe * hub.pipes.maximum / max(1, passed.count))
+        let part = min(Policy.passedAhead, pipe * relay.pipes.maximum / max(1, passed.count))
         return room + max(0, part - backlog.byteCount)
     }
 
-    func sent(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ result: Int32) {
+    func sent(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ result: Int32) {
         if result > 0 {
             let count = Int(result)
-            queue_release(&user.pointee.outbound, hub.arena, user.pointee.outbound.head + UInt64(count))
+            queue_release(&user.pointee.outbound, relay.arena, user.pointee.outbound.head + UInt64(count))
             if let backlog = user.pointee.backlog { backlog.olderByteCount = max(0, backlog.olderByteCount - count) }
             took(user, count)
             return markDirty(index)

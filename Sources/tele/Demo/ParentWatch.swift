@@ -2,7 +2,7 @@ import Glibc
 
 /// Ends a child of the demo when the demo is gone, also when that was killed and could not clean up: the
 /// child's stdin is a pipe from the demo, and its end is the sign.
-enum Leash {
+enum ParentWatch {
     private static let variable = "TELE_LEASH"
 
     /// The environment of a child on the leash.

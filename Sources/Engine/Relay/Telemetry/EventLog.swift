@@ -6,7 +6,7 @@ import Tunnel
 import Wire
 
 /// Where events go: each is counted, and most are a line for a person.
-struct Journal {
+struct EventLog {
     /// An outage that is over. `recovery` is 0 where the old carrier went on by itself.
     struct Outage {
         let session: String
@@ -19,7 +19,7 @@ struct Journal {
     private let log: Logger
     private(set) var counters = Counters()
     private(set) var histograms = Histograms()
-    private var pace = LinePace()
+    private var pace = LogRateLimiter()
     /// The last few, oldest first.
     private(set) var outages: [Outage] = []
 
@@ -85,7 +85,7 @@ struct Journal {
         case .originUnreachable, .targetUnknown: counters.originFailures += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .answersInquiries, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
              .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
              .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
             break
@@ -145,7 +145,7 @@ private struct Line {
         case .cannotAccept(let error):
             Line(.warning, "cannot accept", ["reason": "\(error)",
                                              "hint": "who connects waits; a higher limit of descriptors or memory lets them in"])
-        case .answersInquiries(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
+        case .servesAdmin(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
             Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .idleTooLong: Line(.notice, "nobody has had a session for as long as -idle-exit says")

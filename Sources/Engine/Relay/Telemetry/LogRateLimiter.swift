@@ -4,7 +4,7 @@ import Tunnel
 
 /// How often lines of one kind are written: some at once, then one a second. Who knocks a thousand times a second, and an origin that is
 /// gone, fill nobody's disk. All are counted (`Counters`).
-struct LinePace {
+struct LogRateLimiter {
     enum Verdict: Equatable {
         /// `leftOut`: so many of its kind were not written since the last one. `isLast`: nor will the next be, if it comes soon.
         case write(leftOut: Int, isLast: Bool)

@@ -7,18 +7,18 @@ import Tunnel
 
 /// Users whose bytes come fast are spliced into the carrier, and payload that comes fast is passed on to them, without being
 /// copied. Everything unusual goes by memory: what lies in a pipe is read into it, and all goes on as ever.
-extension Users {
+extension LocalSockets {
     // MARK: From users
 
     /// So much was read of it. Who brings much in a short time is spliced from now on.
-    func noteReceive(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ count: Int) {
-        if hub.now > user.pointee.countedSince + Policy.spliceWindow.nanoseconds {
-            user.pointee.countedSince = hub.now
+    func noteReceive(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ count: Int) {
+        if relay.now > user.pointee.countedSince + Policy.spliceWindow.nanoseconds {
+            user.pointee.countedSince = relay.now
             user.pointee.counted = 0
         }
         user.pointee.counted += count
         guard user.pointee.counted >= Policy.spliceWindowByteCount, let session = user.pointee.session?.takeUnretainedValue(),
-              hub.carriers.splices(session), session.splicing.count < Policy.splicersMaximum else { return }
+              relay.carriers.splices(session), session.splicing.count < Policy.splicersMaximum else { return }
         user.pointee.counted = 0
         user.pointee.streak = 0
         user.pointee.lists.insert(.spliced)
@@ -26,15 +26,15 @@ extension Users {
     }
 
     /// It waits for its turn to be spliced. False: it is not to be spliced any more.
-    func awaitTurn(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ session: Session) -> Bool {
-        guard hub.carriers.splices(session), session.splicing.count < Policy.splicersMaximum else {
+    func awaitTurn(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Bool {
+        guard relay.carriers.splices(session), session.splicing.count < Policy.splicersMaximum else {
             user.pointee.lists.remove(.spliced)
             return false
         }
         guard !user.pointee.lists.contains(.splicing) else { return true }
         user.pointee.lists.insert(.splicing)
         session.splicing.append(index)
-        hub.sessions.markDirty(session)
+        relay.sessions.markDirty(session)
         return true
     }
 
@@ -62,7 +62,7 @@ extension Users {
 
     /// A splice brought so much of what it might have, which is held from now on. Short ones cost more than copies.
     func spliced(_ index: UInt32, _ session: Session, _ count: Int, _ room: Int) {
-        hub.budget.hold(count, &session.account)
+        relay.budget.hold(count, &session.account)
         splicedByteCount += UInt64(count)
         let user = table[index]
         traffic.read(user.pointee.mapping, count)
@@ -89,7 +89,7 @@ extension Users {
             user.pointee.lists.remove(.readable)
             stopSplicing(index)
         case EAGAIN:
-            guard hub.loop.readable(user.pointee.fd, token(index, .userReadable)) else { return retryLater(index) }
+            guard relay.loop.readable(user.pointee.fd, token(index, .userReadable)) else { return retryLater(index) }
             user.pointee.life.submitted(.receive)
         case EINVAL, ENOSYS, EPERM:
             stopSplicing(index)  // A sandbox, or no socket that can be spliced.
@@ -101,22 +101,22 @@ extension Users {
     /// What a splice brought cannot be kept in the kernel: `count` bytes in a pipe go by memory, which gives the pipe back.
     func spliceRefused(_ index: UInt32, _ pipe: Pipe, _ count: Int) {
         let user = table[index]
-        guard let session = user.pointee.session?.takeUnretainedValue() else { return hub.pipes.give(pipe, left: count) }
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return relay.pipes.give(pipe, left: count) }
         var left = count
-        while left > 0, let slab = arena_slab(hub.arena) {
-            defer { arena_release(hub.arena, slab) }
+        while left > 0, let slab = arena_slab(relay.arena) {
+            defer { arena_release(relay.arena, slab) }
             guard case .success(let moved) = pipe.read(slab, min(left, Int(SLAB_BYTES))), moved > 0,
-                  queue_append_block(&user.pointee.inbound, hub.arena, slab, moved) == 0 else { break }
+                  queue_append_block(&user.pointee.inbound, relay.arena, slab, moved) == 0 else { break }
             left -= moved
-            hub.budget.holdUnplaced(moved, &session.account)
+            relay.budget.holdUnplaced(moved, &session.account)
             traffic.read(user.pointee.mapping, moved)
             session.endpoint.write(user.pointee.slot, moved)
         }
-        hub.pipes.give(pipe, left: left)
-        hub.sessions.markDirty(session)
+        relay.pipes.give(pipe, left: left)
+        relay.sessions.markDirty(session)
         guard left == 0 else {
-            hub.journal.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
-            session.endpoint.reset(user.pointee.slot, .tooMany, now: hub.instant)
+            relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+            session.endpoint.reset(user.pointee.slot, .tooMany, now: relay.instant)
             return close(index, .reset)
         }
         stopSplicing(index)
@@ -144,18 +144,18 @@ extension Users {
         guard mayBePassed(index) else { return .busy }
         let backlog = backlog(index, user)
         guard continues(backlog, user) else { return .busy }
-        let filled = backlog.fill(from: carrier, min(count, Policy.spliceByteCount), now: hub.now)
+        let filled = backlog.fill(from: carrier, min(count, Policy.spliceByteCount), now: relay.now)
         if case .moved(let moved) = filled {
             passedByteCount += UInt64(moved)
-            hub.budget.keep(moved)
+            relay.budget.addPending(moved)
             markDirty(index)
         }
         return filled
     }
 
-    private func backlog(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) -> PipeBacklog {
+    private func backlog(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) -> PipeBacklog {
         if let backlog = user.pointee.backlog { return backlog }
-        let backlog = PipeBacklog(hub.pipes)
+        let backlog = PipeBacklog(relay.pipes)
         user.pointee.backlog = backlog
         passed.append(index)
         return backlog
@@ -163,20 +163,20 @@ extension Users {
 
     /// Whether more may go into the user's pipes: nothing in memory is younger than what lies there. When they are empty, all in memory
     /// is older than what comes now.
-    func continues(_ backlog: PipeBacklog, _ user: UnsafeMutablePointer<UserSocket>) -> Bool {
+    func continues(_ backlog: PipeBacklog, _ user: UnsafeMutablePointer<LocalSocket>) -> Bool {
         let waiting = queue_count_of(user.pointee.outbound)
         if backlog.byteCount == 0 { backlog.olderByteCount = waiting }
         return backlog.olderByteCount == waiting
     }
 
     /// The user takes what it can of its pipes.
-    func sendPiped(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>, _ backlog: PipeBacklog) {
+    func sendPiped(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ backlog: PipeBacklog) {
         while backlog.byteCount > 0, user.pointee.life.maySend {
             switch backlog.drain(to: user.pointee.fd) {
             case .success(let moved) where moved > 0:
                 took(user, moved)
             case .failure(let error) where error.code == EAGAIN:
-                guard hub.loop.writable(user.pointee.fd, token(index, .userWritable)) else { return retryLater(index) }
+                guard relay.loop.writable(user.pointee.fd, token(index, .userWritable)) else { return retryLater(index) }
                 return user.pointee.life.submitted(.send)
             case .failure(let error) where error.isShortage:
                 return retryLater(index)
@@ -188,20 +188,20 @@ extension Users {
     }
 
     /// What lies in the user's pipes is read into memory, to its place there. False: no memory.
-    func bringIn(_ index: UInt32) -> Bool {
+    func copyIntoMemory(_ index: UInt32) -> Bool {
         let user = table[index]
         guard let backlog = user.pointee.backlog else { return true }
         var piped = byte_queue()
         queue_init(&piped, 0)
         let older = backlog.byteCount > 0 ? backlog.olderByteCount : 0
-        while backlog.byteCount > 0, let slab = arena_slab(hub.arena) {
-            defer { arena_release(hub.arena, slab) }
+        while backlog.byteCount > 0, let slab = arena_slab(relay.arena) {
+            defer { arena_release(relay.arena, slab) }
             guard case .success(let moved) = backlog.read(slab, Int(SLAB_BYTES)), moved > 0,
-                  queue_append_block(&piped, hub.arena, slab, moved) == 0 else { break }
+                  queue_append_block(&piped, relay.arena, slab, moved) == 0 else { break }
         }
         guard backlog.byteCount == 0, insert(&piped, into: &user.pointee.outbound, after: older) else {
-            hub.budget.deliver(queue_count_of(piped))
-            queue_clear(&piped, hub.arena)
+            relay.budget.removePending(queue_count_of(piped))
+            queue_clear(&piped, relay.arena)
             return false
         }
         forgetBacklog(index, user)
@@ -212,16 +212,16 @@ extension Users {
     private func insert(_ piped: inout byte_queue, into queue: inout byte_queue, after older: Int) -> Bool {
         var whole = byte_queue()
         queue_init(&whole, 0)
-        guard queue_move(&whole, &queue, hub.arena, older, 0) == 0 else { return false }
-        let holds = queue_move(&whole, &piped, hub.arena, queue_count_of(piped), 0) == 0
-            && queue_move(&whole, &queue, hub.arena, queue_count_of(queue), 0) == 0
-        hub.budget.deliver(queue_count_of(queue))
-        queue_clear(&queue, hub.arena)
+        guard queue_move(&whole, &queue, relay.arena, older, 0) == 0 else { return false }
+        let holds = queue_move(&whole, &piped, relay.arena, queue_count_of(piped), 0) == 0
+            && queue_move(&whole, &queue, relay.arena, queue_count_of(queue), 0) == 0
+        relay.budget.removePending(queue_count_of(queue))
+        queue_clear(&queue, relay.arena)
         queue = whole
         return holds
     }
 
-    func forgetBacklog(_ index: UInt32, _ user: UnsafeMutablePointer<UserSocket>) {
+    func forgetBacklog(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard let backlog = user.pointee.backlog else { return }
         backlog.clear()
         user.pointee.backlog = nil
@@ -232,7 +232,7 @@ extension Users {
     func coolPassed() {
         for index in passed {
             guard let backlog = table[index].pointee.backlog, backlog.byteCount == 0,
-                  hub.now > backlog.filledAt + Policy.hotMaximum.nanoseconds else { continue }
+                  relay.now > backlog.filledAt + Policy.hotMaximum.nanoseconds else { continue }
             forgetBacklog(index, table[index])
         }
     }

@@ -2,7 +2,7 @@ import Loop
 import Time
 
 /// A name that is dialled, with the addresses that it had when it was last asked for. Asking happens off the loop.
-final class ServerName {
+final class ResolvedName {
     enum News { case same, changed, failed(String) }
 
     let name: HostPort
@@ -33,11 +33,11 @@ final class ServerName {
     var nextQuestion: UInt64 { askedAt.map { $0 + Policy.lookupLeast.nanoseconds } ?? 0 }
 
     /// Asks again, unless too many answers are awaited. The answer comes with the operation and the index, and this question's number.
-    func lookUp(_ hub: Hub, _ operation: Operation, _ index: UInt32 = 0) {
+    func lookUp(_ relay: RelayProcess, _ operation: Operation, _ index: UInt32 = 0) {
         guard underWay < Policy.lookupsMaximum else { return }
-        askedAt = hub.now
+        askedAt = relay.now
         asked = (asked + 1) & 0xff_ffff
-        if hub.resolver.look(up: name, token: operation.token(index, asked).rawValue) { underWay += 1 }
+        if relay.resolver.look(up: name, token: operation.token(index, asked).rawValue) { underWay += 1 }
     }
 
     /// The network is another one: what is asked now may be answered otherwise than what was asked a moment ago.
@@ -56,11 +56,11 @@ final class ServerName {
     }
 
     /// Asks again unless that has just been done, or can bring nothing new. `isUrgent`: nothing works, so it may be the address.
-    func lookUpIfUseful(_ hub: Hub, isUrgent: Bool = false, _ operation: Operation, _ index: UInt32 = 0) {
+    func lookUpIfUseful(_ relay: RelayProcess, isUrgent: Bool = false, _ operation: Operation, _ index: UInt32 = 0) {
         guard addresses.isEmpty || !isNumeric else { return }
         let pause = addresses.isEmpty || isUrgent ? Policy.lookupPause : Policy.lookupInterval
-        if let askedAt, hub.now - askedAt < pause.nanoseconds { return }
-        lookUp(hub, operation, index)
+        if let askedAt, relay.now - askedAt < pause.nanoseconds { return }
+        lookUp(relay, operation, index)
     }
 
     func take(_ answer: Resolver.Answer) -> News {

@@ -1,0 +1,137 @@
+import Glibc
+import Loop
+import Time
+
+/// Everybody who asks how things are, or says what shall be done: HTTP/1.1 on the loop, one request per connection. It is
+/// small talk: a few at a time, a deadline each, and an answer that fits in memory.
+final class AdminServer {
+    unowned(unsafe) let relay: RelayProcess
+    private var table = SlotTable<AdminConnection>()
+    /// Those of each kind, oldest first: who looks at metrics keeps nobody from commanding.
+    private var readers: [AdminConnection] = []
+    private var privileged: [AdminConnection] = []
+
+    init(_ relay: RelayProcess) { self.relay = relay }
+
+    func handleAccepted(_ fd: Int32, isPrivileged: Bool) {
+        // Who has not asked for longest gives way: idle connections keep nobody out.
+        let others = isPrivileged ? privileged : readers
+        if others.count >= Policy.adminConnectionsMaximum {
+            guard let idle = others.first(where: { $0.answer == nil && !$0.isClosing }) else { return relay.loop.close(fd) }
+            close(idle)
+        }
+        let connection = table.insert { AdminConnection(fd: fd, index: $0, generation: $1, isPrivileged: isPrivileged) }
+        if isPrivileged { privileged.append(connection) } else { readers.append(connection) }
+        relay.timers.set(connection.token(.adminDeadline), at: relay.now + Policy.adminTimeout.nanoseconds)
+        receive(connection)
+    }
+
+    func handle(_ operation: Operation, _ completion: Completion) {
+        guard let connection = table.find(completion.token) else { return }
+        connection.isInFlight = false
+        guard !connection.isClosing, completion.result > 0 else { return close(connection) }
+        if operation == .adminReceive {
+            connection.filled += Int(completion.result)
+            if let (method, path) = connection.line() {
+                answer(connection, respond(method, path, connection.isPrivileged))
+            } else if connection.filled == connection.request.count {
+                answer(connection, HTTPAnswer(.badRequest, "the request is too long\n"))
+            } else {
+                receive(connection)
+            }
+        } else {
+            connection.sent += Int(completion.result)
+            send(connection)
+        }
+    }
+
+    func handleDeadline(_ token: Token) {
+        if let connection = table.find(token) { close(connection) }
+    }
+
+    private func receive(_ connection: AdminConnection) {
+        connection.isInFlight = relay.loop.receive(connection.fd, connection.request.baseAddress! + connection.filled,
+                                              connection.request.count - connection.filled, connection.token(.adminReceive))
+        if !connection.isInFlight { close(connection) }
+    }
+
+    private func answer(_ connection: AdminConnection, _ answer: HTTPAnswer) {
+        connection.order = answer.order
+        let bytes = answer.bytes
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 8)
+        memory.copyBytes(from: bytes)
+        connection.answer = memory
+        send(connection)
+    }
+
+    private func send(_ connection: AdminConnection) {
+        guard let answer = connection.answer, connection.sent < answer.count else { return close(connection) }
+        relay.iovecs[0] = iovec(iov_base: answer.baseAddress! + connection.sent, iov_len: answer.count - connection.sent)
+        connection.isInFlight = relay.loop.send(connection.fd, relay.iovecs, 1, connection.token(.adminSend))
+        if !connection.isInFlight { close(connection) }
+    }
+
+    private func close(_ connection: AdminConnection) {
+        readers.removeAll { $0 === connection }
+        privileged.removeAll { $0 === connection }
+        guard !connection.isInFlight else {
+            if !connection.isClosing { relay.loop.cancel(connection.fd) }
+            connection.isClosing = true
+            return
+        }
+        relay.timers.cancel(connection.token(.adminDeadline))
+        relay.loop.close(connection.fd)
+        table.remove(connection.index)
+        connection.order?(relay)
+    }
+
+    // MARK: Answers
+
+    private func respond(_ method: String, _ path: String, _ isPrivileged: Bool) -> HTTPAnswer {
+        switch (method, path) {
+        case ("GET", "/metrics"): HTTPAnswer(.fine, Metrics.text(relay.status, relay.events), type: Metrics.contentType)
+        case ("GET", "/healthz"): HTTPAnswer(.fine, "fine\n")
+        case ("GET", "/readyz"): relay.unreadiness.map { HTTPAnswer(.unavailable, "\($0)\n") } ?? HTTPAnswer(.fine, "ready\n")
+        case ("GET", "/status") where isPrivileged: HTTPAnswer(.fine, relay.status.json + "\n", type: "application/json")
+        case ("POST", _) where isPrivileged: command(path)
+        case ("GET", _): HTTPAnswer(.notFound, "there is /metrics, /healthz and /readyz\n")
+        default: HTTPAnswer(.badRequest, "this takes GET\n")
+        }
+    }
+
+    private func command(_ path: String) -> HTTPAnswer {
+        switch path {
+        case "/drain" where relay.stopping.isRunning:
+            HTTPAnswer(.fine, "draining \(relay.words)\n") { $0.request(gently: true) }
+        case "/drain": HTTPAnswer(.fine, "already draining \(relay.words)\n")
+        case "/stop": HTTPAnswer(.fine, "stopping \(relay.words)\n") { $0.request(gently: false) }
+        case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload() }
+        case "/reconnect":
+            relay.host.reconnect() ? HTTPAnswer(.fine, "done\n")
+                : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
+        default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload and /reconnect\n")
+        }
+    }
+}
+
+/// What goes back.
+struct HTTPAnswer {
+    enum Status: String {
+        case fine = "200 OK"
+        case badRequest = "400 Bad Request"
+        case notFound = "404 Not Found"
+        case conflict = "409 Conflict"
+        case unavailable = "503 Service Unavailable"
+    }
+
+    let bytes: [UInt8]
+    /// What is done when it has been given: an order may end the process.
+    let order: ((RelayProcess) -> Void)?
+
+    init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8", order: ((RelayProcess) -> Void)? = nil) {
+        self.order = order
+        let head = "HTTP/1.1 \(status.rawValue)\r\nContent-Type: \(type)\r\nContent-Length: \(body.utf8.count)\r\n"
+            + "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        bytes = Array(head.utf8) + Array(body.utf8)
+    }
+}
