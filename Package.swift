@@ -62,9 +62,11 @@ let package = Package(
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
 
-        // Both ends of a tunnel on virtual time, without sockets; and long campaigns of it from the command line.
-        .target(name: "Simulation", dependencies: ["Control", "Tunnel", "Wire", "Time", "CSlab"], path: "Tests/Simulation",
-                exclude: ["canaries"], swiftSettings: swift),
+        // Both ends of a tunnel on virtual time, without sockets; whole processes on a virtual kernel; and long campaigns of both from
+        // the command line.
+        .target(name: "Simulation", dependencies: ["Control", "Tunnel", "Wire", "Time", "CSlab", "CRing", "CSystem", "Loop", "Relay",
+                                                   .product(name: "Logging", package: "swift-log")], path: "Tests/Simulation",
+                exclude: ["build", "canaries"], swiftSettings: swift),
         tests("SimulationTests", of: ["Simulation", "Tunnel", "Time"]),
         .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel", "Time"], path: "Tests/SimulateCommand",
                           swiftSettings: swift),
@@ -83,7 +85,8 @@ func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
 func cLayer(_ name: String, at path: String, links libraries: [String] = []) -> Target {
     .target(name: name, path: path, publicHeadersPath: "include",
             cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
-                        .define("RING_FAULTS", .when(configuration: .debug))],
+                        .define("RING_FAULTS", .when(configuration: .debug)),
+                        .define("SIMULATION", .when(configuration: .debug))],
             cxxSettings: [.treatAllWarnings(as: .error)],
             linkerSettings: libraries.map { .linkedLibrary($0) })
 }

@@ -63,6 +63,9 @@ int ring_open(ring **ring_out, const ring_options *options, char *why, size_t wh
     if (why && why_bytes) why[0] = 0;
     if (!ring_out || !options_are_valid(options)) return -EINVAL;
     *ring_out = NULL;
+#ifdef SIMULATION
+    if (ring_is_simulated()) return open_with(ring_out, &ring_simulated_calls, RING_DRIVER_EPOLL, options);
+#endif
     int error = 0;
     if (options->driver != RING_DRIVER_EPOLL) {
         error = ring_self_test(sentence, sizeof sentence);

@@ -1,5 +1,5 @@
 /*
- * What the files of the ring share: operations, descriptors, the pool, and the seam behind which the two
+ * What the files of the ring share: operations, descriptors, the pool, and the seam behind which the
  * drivers stand.
  *
  * An operation lives in a slot from the verb that queues it until ring_wait hands out its completion:
@@ -120,6 +120,11 @@ struct ring {
 };
 
 extern const ring_driver_calls ring_uring_calls, ring_epoll_calls;
+#ifdef SIMULATION
+extern const ring_driver_calls ring_simulated_calls;
+/* This thread opens rings in a world (simulated.c). */
+bool ring_is_simulated(void);
+#endif
 
 /* table.c */
 void       table_open(operation_table *table);

@@ -1,5 +1,7 @@
 #include "CSystem.h"
+#include "CSystemWorld.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
@@ -8,8 +10,30 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
+#include <stdlib.h>
 #include <time.h>
+
+#ifdef SIMULATION
+static _Thread_local const system_world *world;
+
+bool system_simulate(const system_world *answering) {
+    world = answering;
+    return true;
+}
+
+/* Lets the world of this thread answer, if there is one. */
+#define ANSWER(call, ...) if (world) return world->call(world->context __VA_OPT__(,) __VA_ARGS__)
+#else
+bool system_simulate(const system_world *answering) { return answering == NULL; }
+
+#define ANSWER(call, ...)
+#endif
+
+/* The result of a system call that says -1 when it failed. */
+static int checked(int result) { return result >= 0 ? result : -errno; }
 
 /* Swift reads /proc/self/cmdline, and finds nothing where /proc is not mounted. glibc tells constructors what main is told. */
 static int argument_count;
@@ -26,7 +50,53 @@ __attribute__((constructor)) static void take_arguments(int count, char **words)
 int system_argument_count(void) { return argument_count; }
 const char *system_argument(int index) { return index >= 0 && index < argument_count ? arguments[index] : NULL; }
 
+/* Time and chance */
+
+static uint64_t read_clock(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+uint64_t system_now(void) {
+    ANSWER(now);
+    return read_clock(CLOCK_BOOTTIME);
+}
+
+uint64_t system_slept(void) {
+    ANSWER(slept);
+    uint64_t awake = read_clock(CLOCK_MONOTONIC);
+    return read_clock(CLOCK_BOOTTIME) - awake;
+}
+
+void system_sleep(uint64_t nanoseconds) {
+    ANSWER(sleep, nanoseconds);
+    struct timespec time = { .tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000) };
+    nanosleep(&time, NULL);
+}
+
+void system_random(void *memory, size_t count) {
+    ANSWER(random, memory, count);
+    if (getentropy(memory, count) != 0) abort();   /* At most 256 bytes at a time, and nothing is secret without it. */
+}
+
+/* Watches */
+
+int system_signalfd(const sigset_t *set) {
+    ANSWER(watch, SYSTEM_WATCH_SIGNALS);
+    signal(SIGPIPE, SIG_IGN);
+    int failed = pthread_sigmask(SIG_BLOCK, set, NULL);
+    return failed ? -failed : checked(signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC));
+}
+
+uint32_t system_take_signal(int fd) {
+    ANSWER(take_signal, fd);
+    struct signalfd_siginfo info;
+    return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? info.ssi_signo : 0;
+}
+
 void system_rearm_wake_watch(int fd) {
+    ANSWER(quiet, fd);
     uint64_t nothing;
     (void)!read(fd, &nothing, sizeof nothing);
     /* It never fires by itself: in a hundred years. */
@@ -35,35 +105,96 @@ void system_rearm_wake_watch(int fd) {
 }
 
 int system_wake_watch(void) {
-    int fd = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    ANSWER(watch, SYSTEM_WATCH_WAKING);
+    int fd = checked(timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC));
     if (fd >= 0) system_rearm_wake_watch(fd);
     return fd;
 }
 
-int system_file_events(void) { return inotify_init1(IN_NONBLOCK | IN_CLOEXEC); }
+int system_file_events(void) {
+    ANSWER(watch, SYSTEM_WATCH_FILES);
+    return checked(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+}
 
 void system_watch_folder(int fd, const char *path) {
+    ANSWER(quiet, fd);
     inotify_add_watch(fd, path, IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_ONLYDIR);
 }
 
 int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }
 
+/* Sockets */
+
+int system_socket(int family, int kind, int protocol) {
+    ANSWER(socket, family, kind, protocol);
+    return checked(socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+}
+
+int system_bind(int fd, const struct sockaddr *address, socklen_t length) {
+    ANSWER(bind, fd, address, length);
+    return checked(bind(fd, address, length));
+}
+
+int system_listen(int fd, int backlog) {
+    ANSWER(listen, fd, backlog);
+    return checked(listen(fd, backlog));
+}
+
+int system_connect(int fd, const struct sockaddr *address, socklen_t length) {
+    ANSWER(connect, fd, address, length);
+    return checked(connect(fd, address, length));
+}
+
+int system_shutdown(int fd, int how) {
+    ANSWER(shutdown, fd, how);
+    return checked(shutdown(fd, how));
+}
+
+int system_set_option(int fd, int level, int option, const void *value, socklen_t length) {
+    ANSWER(set_option, fd, level, option, value, length);
+    return checked(setsockopt(fd, level, option, value, length));
+}
+
+int system_get_option(int fd, int level, int option, void *value, socklen_t *length) {
+    ANSWER(get_option, fd, level, option, value, length);
+    return checked(getsockopt(fd, level, option, value, length));
+}
+
+int system_local_name(int fd, struct sockaddr *address, socklen_t *length) {
+    ANSWER(local_name, fd, address, length);
+    return checked(getsockname(fd, address, length));
+}
+
+int system_peer_name(int fd, struct sockaddr *address, socklen_t *length) {
+    ANSWER(peer_name, fd, address, length);
+    return checked(getpeername(fd, address, length));
+}
+
+void system_close(int fd) {
+    ANSWER(close, fd);
+    close(fd);
+}
+
 int system_unacknowledged(int fd) {
+    ANSWER(queued, fd, SYSTEM_QUEUED_UNACKNOWLEDGED);
     int count = 0;
     return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -errno;
 }
 
 int system_unsent(int fd) {
+    ANSWER(queued, fd, SYSTEM_QUEUED_UNSENT);
     int count = 0;
     return ioctl(fd, SIOCOUTQNSD, &count) == 0 ? count : -errno;
 }
 
 int system_unread(int fd) {
+    ANSWER(queued, fd, SYSTEM_QUEUED_UNREAD);
     int count = 0;
     return ioctl(fd, SIOCINQ, &count) == 0 ? count : -errno;
 }
 
 int system_accept(int listener) {
+    ANSWER(accept, listener);
     int fd;
     do fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
     return fd >= 0 ? fd : -errno;
@@ -87,7 +218,33 @@ static int forget_pages(struct dl_phdr_info *object, size_t size, void *nothing)
 
 void system_forget_start(void) { dl_iterate_phdr(forget_pages, NULL); }
 
+/* The process */
+
+size_t system_raise_descriptor_limit(void) {
+    ANSWER(descriptor_limit);
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+    if (limit.rlim_cur < limit.rlim_max) {
+        struct rlimit raised = { .rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max };
+        if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+    }
+    return limit.rlim_cur;
+}
+
+size_t system_descriptor_count(void) {
+    ANSWER(descriptor_count);
+    DIR *folder = opendir("/proc/self/fd");
+    if (!folder) return 0;
+    size_t count = 0;
+    while (readdir(folder)) count++;
+    closedir(folder);
+    return count > 3 ? count - 3 : 0;   /* ".", "..", and the folder itself. */
+}
+
+/* Pipes, and what moves bytes without the ring */
+
 int system_pipe(int ends[2], int bytes) {
+    ANSWER(pipe, ends, bytes);
     if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return -errno;
     if (fcntl(ends[1], F_SETPIPE_SZ, bytes) >= bytes) return 0;
     int error = errno;
@@ -96,7 +253,13 @@ int system_pipe(int ends[2], int bytes) {
     return -error;
 }
 
+int system_sink(void) {
+    ANSWER(sink);
+    return checked(open("/dev/null", O_WRONLY | O_CLOEXEC));
+}
+
 ssize_t system_splice(int from, int to, size_t count, int more) {
+    ANSWER(splice, from, to, count, more);
     ssize_t moved;
     unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
     do moved = splice(from, NULL, to, NULL, count, flags); while (moved < 0 && errno == EINTR);
@@ -104,12 +267,14 @@ ssize_t system_splice(int from, int to, size_t count, int more) {
 }
 
 ssize_t system_tee(int from, int to, size_t count) {
+    ANSWER(tee, from, to, count);
     ssize_t copied;
     do copied = tee(from, to, count, SPLICE_F_NONBLOCK); while (copied < 0 && errno == EINTR);
     return copied >= 0 ? copied : -errno;
 }
 
 ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count) {
+    ANSWER(send, fd, iovecs, count);
     struct msghdr header = { .msg_iov = (struct iovec *)iovecs, .msg_iovlen = count };
     ssize_t sent;
     do sent = sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE); while (sent < 0 && errno == EINTR);
@@ -117,12 +282,14 @@ ssize_t system_send_more(int fd, const struct iovec *iovecs, size_t count) {
 }
 
 ssize_t system_read(int fd, void *memory, size_t count) {
+    ANSWER(read, fd, memory, count);
     ssize_t moved;
     do moved = read(fd, memory, count); while (moved < 0 && errno == EINTR);
     return moved >= 0 ? moved : -errno;
 }
 
 ssize_t system_write(int fd, const void *bytes, size_t count) {
+    ANSWER(write, fd, bytes, count);
     ssize_t moved;
     do moved = write(fd, bytes, count); while (moved < 0 && errno == EINTR);
     return moved >= 0 ? moved : -errno;

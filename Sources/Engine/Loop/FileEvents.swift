@@ -33,7 +33,7 @@ public struct FileEvents {
     /// Reads all that waits, and watches what links lead to now. What was told does not matter: `FileStamp` knows.
     public func drain() {
         var buffer = [UInt8](repeating: 0, count: 4096)
-        while read(fd, &buffer, buffer.count) > 0 {}
+        while system_read(fd, &buffer, buffer.count) > 0 {}
         watch()
     }
 }

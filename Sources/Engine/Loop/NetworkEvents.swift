@@ -15,10 +15,10 @@ public struct NetworkEvents {
         var address: (UInt16, UInt16, UInt32, UInt32) = (UInt16(AF_NETLINK), 0, 0, groups)
         let size = socklen_t(MemoryLayout.size(ofValue: address))
         let failed = withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(fd, $0, size) }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { system_bind(fd, $0, size) }
         }
         guard failed == 0 else {
-            close(fd)
+            system_close(fd)
             return nil
         }
     }
@@ -26,6 +26,10 @@ public struct NetworkEvents {
     /// Reads all that waits; what it says does not matter, only that it came.
     public func drain() {
         var buffer: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
-        while recv(fd, &buffer, MemoryLayout.size(ofValue: buffer), 0) > 0 || errno == ENOBUFS { errno = 0 }
+        while true {
+            // ENOBUFS: more came than the kernel kept, and there may be more still.
+            let count = system_read(fd, &buffer, MemoryLayout.size(ofValue: buffer))
+            guard count > 0 || count == -Int(ENOBUFS) else { return }
+        }
     }
 }

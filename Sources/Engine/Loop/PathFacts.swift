@@ -1,3 +1,4 @@
+import CSystem
 import Glibc
 
 /// What TCP knows of a path, from TCP_INFO: enough to tell a dead carrier from a slow one.
@@ -37,7 +38,7 @@ public struct PathFacts: Sendable {
         // and shorter than what the kernel fills, but begins alike.
         var words = InlineArray<20, UInt64>(repeating: 0)
         var length = socklen_t(MemoryLayout.size(ofValue: words))
-        let failed = getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
+        let failed = system_get_option(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
         (segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
          window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments) = withUnsafeBytes(of: words) { bytes in

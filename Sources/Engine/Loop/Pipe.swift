@@ -35,11 +35,11 @@ public struct Pipe {
     public func read(_ memory: UnsafeMutableRawPointer, _ count: Int) -> Moved { Pipe.moved(system_read(output, memory, count)) }
 
     /// Where bytes go that nobody needs, or -1: a descriptor that the caller closes.
-    public static func openSink() -> Int32 { open("/dev/null", O_WRONLY | O_CLOEXEC) }
+    public static func openSink() -> Int32 { max(-1, system_sink()) }
 
     public func close() {
-        Glibc.close(output)
-        Glibc.close(input)
+        system_close(output)
+        system_close(input)
     }
 
     static func moved(_ result: Int) -> Moved {

@@ -24,11 +24,9 @@ public struct Signals {
 
     /// Holds the signals in the calling thread; call before other threads start. SIGPIPE is ignored.
     public init() throws(SystemError) {
-        signal(SIGPIPE, SIG_IGN)
-        try Signals.hold()
         var set = Signals.taken(as: sigset_t())
         fd = system_signalfd(&set)
-        guard fd >= 0 else { throw SystemError.last }
+        guard fd >= 0 else { throw SystemError(-fd) }
     }
 
     /// The next signal that has arrived.

@@ -17,17 +17,18 @@ public enum Socket {
             if beforehand, address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), 78, 1) }
             // bind(2) makes the file with the mode of the socket, less the umask: nobody slips in between.
             if address.path != nil, access.mode != nil || access.group != nil { fchmod(fd, 0o600) }
-            if address.withPointer({ bind(fd, $0, $1) }) != 0 {
-                let error = SystemError.last
-                guard error.code == EADDRINUSE, let path = address.path, isAbandoned(path, address), unlink(path) == 0,
-                      address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw error }
+            let failed = address.withPointer { system_bind(fd, $0, $1) }
+            if failed != 0 {
+                guard -failed == EADDRINUSE, let path = address.path, isAbandoned(path, address), unlink(path) == 0,
+                      address.withPointer({ system_bind(fd, $0, $1) }) == 0 else { throw SystemError(-failed) }
             }
             if let path = address.path { try access.apply(to: path) }
             tune(fd, address.isLoopback)
-            guard Glibc.listen(fd, 4096) == 0 else { throw SystemError.last }
+            let refused = system_listen(fd, 4096)
+            guard refused == 0 else { throw SystemError(-refused) }
             return fd
         } catch {
-            Glibc.close(fd)
+            system_close(fd)
             throw error
         }
     }
@@ -36,8 +37,8 @@ public enum Socket {
     private static func isAbandoned(_ path: String, _ address: Address) -> Bool {
         var status = stat()
         guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK, let fd = try? make(AF_UNIX) else { return false }
-        defer { Glibc.close(fd) }
-        return address.withPointer { Glibc.connect(fd, $0, $1) } != 0 && errno == ECONNREFUSED
+        defer { system_close(fd) }
+        return address.withPointer { system_connect(fd, $0, $1) } == -ECONNREFUSED
     }
 
     /// The next connection that waits, without the loop. Nil: none, or none that could be accepted: the loop's next accept says why.
@@ -59,14 +60,14 @@ public enum Socket {
         guard address.path == nil else { return nil }
         let fd = system_socket(address.family, Int32(SYSTEM_DATAGRAM), 0)
         guard fd >= 0 else { return nil }
-        defer { Glibc.close(fd) }
+        defer { system_close(fd) }
         // Connecting a datagram socket sends nothing: it looks the route up.
-        guard address.withPointer({ Glibc.connect(fd, $0, $1) }) == 0 else { return nil }
+        guard address.withPointer({ system_connect(fd, $0, $1) }) == 0 else { return nil }
         return localAddress(fd)?.withoutPort
     }
 
-    public static func localAddress(_ fd: Int32) -> Address? { name(fd, getsockname) }
-    public static func peerAddress(_ fd: Int32) -> Address? { name(fd, getpeername) }
+    public static func localAddress(_ fd: Int32) -> Address? { name(fd, system_local_name) }
+    public static func peerAddress(_ fd: Int32) -> Address? { name(fd, system_peer_name) }
 
     /// Small writes leave at once; a peer on this machine gets cubic, which costs a third less than bbr there. An urgent byte
     /// (RFC 9293 §3.8.5) stays in its place among the others: without SO_OOBINLINE a receive skips it. Accepted sockets
@@ -77,7 +78,7 @@ public enum Socket {
         try? set(fd, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
         if isLoopback {
             let name: StaticString = "cubic"
-            setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, name.utf8Start, socklen_t(name.utf8CodeUnitCount))
+            _ = system_set_option(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, name.utf8Start, socklen_t(name.utf8CodeUnitCount))
         }
     }
 
@@ -85,14 +86,14 @@ public enum Socket {
     public static func congestionControl(_ fd: Int32) -> String {
         var name = [UInt8](repeating: 0, count: 16)
         var length = socklen_t(name.count)
-        guard getsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, &name, &length) == 0 else { return "" }
+        guard system_get_option(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, &name, &length) == 0 else { return "" }
         return String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
     }
 
     /// False: this system does not have it, or does not let this user have it.
     public static func setCongestionControl(_ fd: Int32, _ name: String) -> Bool {
         var name = name
-        return name.withUTF8 { setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, $0.baseAddress, socklen_t($0.count)) } == 0
+        return name.withUTF8 { system_set_option(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, $0.baseAddress, socklen_t($0.count)) } == 0
     }
 
     /// Users' sockets: a peer that vanished is noticed after some hours, as anywhere. `unsentMaximum`: bytes that the kernel takes
@@ -106,7 +107,7 @@ public enum Socket {
     /// Whether close(2), or the end of the process, sends RST and discards what is queued, or lets it leave in order.
     public static func abortOnClose(_ fd: Int32, _ aborts: Bool = true) {
         var option = linger(l_onoff: aborts ? 1 : 0, l_linger: 0)
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
+        _ = system_set_option(fd, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
     }
 
     /// An option of TCP by its number. Older kernels lack some: no reason not to talk.
@@ -127,12 +128,12 @@ public enum Socket {
     }
 
     /// Connections that nobody has accepted are refused from now on.
-    public static func shutdownListening(_ fd: Int32) { shutdown(fd, Int32(SHUT_RDWR)) }
+    public static func shutdownListening(_ fd: Int32) { _ = system_shutdown(fd, Int32(SHUT_RDWR)) }
 
     /// The file of a Unix-domain socket.
     public static func removeFile(_ path: String) { unlink(path) }
 
-    public static func shutdownWriting(_ fd: Int32) { shutdown(fd, Int32(SHUT_WR)) }
+    public static func shutdownWriting(_ fd: Int32) { _ = system_shutdown(fd, Int32(SHUT_WR)) }
 
     /// Bytes that the kernel holds of a TCP socket's sends: not acknowledged, sent or not (SIOCOUTQ).
     public static func heldByteCount(_ fd: Int32) -> Int { Int(max(0, system_unacknowledged(fd))) }
@@ -143,7 +144,7 @@ public enum Socket {
     public static func sendRoom(_ fd: Int32, unsentMaximum: Int?) -> Int {
         var size: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 else { return 0 }
+        guard system_get_option(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 else { return 0 }
         let room = Int(size) / 4 * 3 - heldByteCount(fd)
         guard let unsentMaximum else { return max(0, room) }
         return max(0, min(room, unsentMaximum - Int(max(0, system_unsent(fd)))))
@@ -162,27 +163,26 @@ public enum Socket {
         Pipe.moved(system_read(fd, memory, count))
     }
 
-    public static func close(_ fd: Int32) { Glibc.close(fd) }
+    public static func close(_ fd: Int32) { system_close(fd) }
 
     /// The pending error, which is cleared.
     public static func takeError(_ fd: Int32) -> SystemError? {
         var code: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &length) == 0, code != 0 else { return nil }
+        guard system_get_option(fd, SOL_SOCKET, SO_ERROR, &code, &length) == 0, code != 0 else { return nil }
         return SystemError(code)
     }
 
     private static func make(_ family: Int32) throws(SystemError) -> Int32 {
         let fd = system_socket(family, Int32(SYSTEM_STREAM), 0)
-        guard fd >= 0 else { throw SystemError.last }
+        guard fd >= 0 else { throw SystemError(-fd) }
         return fd
     }
 
     private static func set(_ fd: Int32, _ level: Int32, _ option: Int32, _ value: Int32) throws(SystemError) {
         var value = value
-        guard setsockopt(fd, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0 else {
-            throw SystemError.last
-        }
+        let failed = system_set_option(fd, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
+        guard failed == 0 else { throw SystemError(-failed) }
     }
 
     private static func name(_ fd: Int32, _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>)

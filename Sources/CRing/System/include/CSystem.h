@@ -10,26 +10,43 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* A non-blocking, close-on-exec descriptor that delivers the signals of `set`, or -1 with errno. */
-static inline int system_signalfd(const sigset_t *set) { return signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC); }
-
+/* Blocks the signals of `set` for the calling thread and those that it starts, and ignores SIGPIPE. A non-blocking, close-on-exec
+ * descriptor that delivers them, or -errno. */
+int system_signalfd(const sigset_t *set);
 /* The next signal number, or 0 when none waits. */
-static inline uint32_t system_take_signal(int fd) {
-    struct signalfd_siginfo info;
-    return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? info.ssi_signo : 0;
-}
+uint32_t system_take_signal(int fd);
 
-/* A new non-blocking, close-on-exec socket, or -1 with errno. */
-static inline int system_socket(int family, int kind, int protocol) {
-    return socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
-}
+/* Nanoseconds since boot, also those in which the machine slept (CLOCK_BOOTTIME). */
+uint64_t system_now(void);
+/* Of these, the nanoseconds in which it slept; up to a scheduler's pause too many. */
+uint64_t system_slept(void);
+void system_sleep(uint64_t nanoseconds);
+/* Fills memory with random bytes that nobody can guess. */
+void system_random(void *memory, size_t count);
 
-/* A non-blocking, close-on-exec descriptor that becomes readable when the wall clock jumps, as it does when the machine wakes, or -1
- * with errno; and again, after it did. */
+/* The limit on open descriptors, raised as far as this process may. */
+size_t system_raise_descriptor_limit(void);
+/* Open descriptors; 0 where /proc cannot be read. */
+size_t system_descriptor_count(void);
+
+/* socket(2) and what follows it, as the manual pages have them, but for errors: -errno. A new socket is non-blocking and close-on-exec. */
+int system_socket(int family, int kind, int protocol);
+int system_bind(int fd, const struct sockaddr *address, socklen_t length);
+int system_listen(int fd, int backlog);
+int system_connect(int fd, const struct sockaddr *address, socklen_t length);
+int system_shutdown(int fd, int how);
+int system_set_option(int fd, int level, int option, const void *value, socklen_t length);
+int system_get_option(int fd, int level, int option, void *value, socklen_t *length);
+int system_local_name(int fd, struct sockaddr *address, socklen_t *length);
+int system_peer_name(int fd, struct sockaddr *address, socklen_t *length);
+void system_close(int fd);
+
+/* A non-blocking, close-on-exec descriptor that becomes readable when the wall clock jumps, as it does when the machine wakes, or
+ * -errno; and again, after it did. */
 int system_wake_watch(void);
 void system_rearm_wake_watch(int fd);
 
-/* A non-blocking, close-on-exec inotify descriptor, or -1 with errno. */
+/* A non-blocking, close-on-exec inotify descriptor, or -errno. */
 int system_file_events(void);
 /* What is written, made, moved or removed in the folder is told from now on. A folder that is not there is not watched. */
 void system_watch_folder(int fd, const char *path);
@@ -46,6 +63,8 @@ int system_pipe(int ends[2], int bytes);
 ssize_t system_splice(int from, int to, size_t count, int more);
 /* The bytes at the head of a pipe are in the other one, too. */
 ssize_t system_tee(int from, int to, size_t count);
+/* Where bytes can be spliced that nobody needs: a descriptor, or -errno. */
+int system_sink(void);
 /* read(2) and write(2), again when interrupted. Bytes, or -errno. */
 ssize_t system_read(int fd, void *memory, size_t count);
 ssize_t system_write(int fd, const void *bytes, size_t count);

@@ -75,7 +75,7 @@ struct ListeningSocket {
             if !wasTold { relay.events.note(.addressInUse(name)) }
             wasTold = true
             if let number = relay.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
-            usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
+            Clock.sleep(nanoseconds: Policy.retryDelay.nanoseconds)
         }
     }
 

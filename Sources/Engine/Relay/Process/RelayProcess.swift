@@ -6,14 +6,14 @@ import Loop
 import Time
 import Tunnel
 
-/// One tele process: the loop, the time, and one turn of the wheel.
+/// One tele process: its event loop and its time.
 ///
-/// A turn: wait; let every completion change state and note who has work; then one send per user socket that has bytes,
-/// one gathered send per carrier; then the timers. Sockets belong to `LocalSockets` and `Carriers`, protocol state to `Sessions`,
+/// An iteration: wait; let every completion change state and note which sockets have work; then one send for each local socket that has
+/// bytes, one gathered send for each carrier; then the timers. Sockets belong to `LocalSockets` and `Carriers`, protocol state to `Sessions`,
 /// bytes are counted by `Budget`, what a client or a server alone decides lies in its `Host`.
 ///
 /// More stored properties than most: it is the process, and every owner finds the others through it.
-final class RelayProcess {
+package final class RelayProcess {
     private(set) var configuration: Configuration
     private let reconfigure: Reconfigure?
     var activation = Activation()
@@ -38,19 +38,22 @@ final class RelayProcess {
     private var reloading: (number: UInt32, awaited: Int, found: [HostPort: Resolver.Answer]) = (0, 0, [:])
     /// Nanoseconds that the machine has slept, as the kernel told in this turn.
     private var slept: UInt64 = 0
-    var generator = SystemRandomNumberGenerator()
+    var generator = Entropy()
 
     private(set) var locals: LocalSockets!
     private(set) var carriers: Carriers!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
     private(set) var admin: AdminServer!
-    private(set) var host: (any Host)!
+    /// Set once, before the first iteration.
+    var host: (any Host)!
 
     var timers = TimerHeap()
     private(set) var stopping: Stopping
-    /// Nanoseconds on `Clock`, read once a turn.
+    /// Nanoseconds on `Clock`, read once an iteration.
     private(set) var now: UInt64
+    /// When the wait began, and until when it lasts.
+    private var waiting: (since: UInt64, deadline: UInt64?) = (0, nil)
     let startedAt = Clock.now()
     /// Whoever started us for one stream is done with it.
     private(set) var isReleased = false
@@ -115,51 +118,78 @@ final class RelayProcess {
         iovecs.deallocate()
     }
 
-    // MARK: The wheel
+    // MARK: The event loop
 
-    /// Runs until the process is told to stop.
-    func run(_ host: any Host) -> Ending {
-        self.host = host
+    /// Runs until the process is told to stop. Blocks the calling thread.
+    func run() -> Ending {
+        begin()
+        do throws(StartFault) {
+            while try iterate() {}
+        } catch {
+            return .failed(error)
+        }
+        return finish()
+    }
+
+    /// Before the first iteration. Whoever does not call `run` calls this, then `iterate` until it says false, then `finish`.
+    package func begin() {
         host.start()
         listeners.arm()
         armWatches()
         noteCertificateAge()
         manager.ready()
         signOfLife()
-        while !stopping.isStopped {
-            // What still has work after a turn does not wait.
-            let deadline = hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline
-            let before = Clock.now()
-            do throws(SystemError) {
-                try loop.wait(until: deadline) { completion in
-                    if now < before { now = Clock.now() }
-                    handle(completion)
-                }
-            } catch {
-                if !error.isShortage {
-                    return .failed(StartFault(.other, "the event loop failed (\(error))", hint: "please report this"))
-                }
-                usleep(UInt32(Policy.retryDelay.nanoseconds / 1000))
+        planWait()
+    }
+
+    /// The next iteration waits until this time (nanoseconds on `Clock`), unless something completes; nil: for ever.
+    package var nextDeadline: UInt64? { waiting.deadline }
+
+    /// What still has work does not wait.
+    private func planWait() {
+        waiting = (Clock.now(), hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline)
+    }
+
+    /// One iteration: waits, lets every completion change state, sends what there is to send, then looks at the timers. False: the process
+    /// has stopped.
+    package func iterate() throws(StartFault) -> Bool {
+        guard !stopping.isStopped else { return false }
+        let (before, deadline) = waiting
+        var isFirst = true
+        do throws(SystemError) {
+            try loop.wait(until: deadline) { completion in
+                if isFirst { now = Clock.now() }
+                isFirst = false
+                handle(completion)
             }
-            now = Clock.now()
-            carriers.beginTurn()
-            sessions.beginTurn()
-            carriers.readOn()
-            noticePause(since: before, deadline)
-            for answer in resolver.takeAnswers() {
-                if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { handleLookup(answer) } else { host.handleLookup(answer) }
-            }
-            flush()
-            var hasMore = hasWork
-            while let token = timers.takeExpired(now: now) {
-                handleTimer(token)
-                hasMore = true
-            }
-            if hasMore { flush() }
-            advanceStop()
-            trim()
-            if manager.isThere { manager.status(host.summary, host.summaryWords) }
+        } catch {
+            if !error.isShortage { throw StartFault(.other, "the event loop failed (\(error))", hint: "please report this") }
+            Clock.sleep(nanoseconds: Policy.retryDelay.nanoseconds)
         }
+        now = Clock.now()
+        carriers.beginTurn()
+        sessions.beginTurn()
+        carriers.readOn()
+        noticePause(since: before, deadline)
+        for answer in resolver.takeAnswers() {
+            if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { handleLookup(answer) } else { host.handleLookup(answer) }
+        }
+        flush()
+        var hasMore = hasWork
+        while let token = timers.takeExpired(now: now) {
+            handleTimer(token)
+            hasMore = true
+        }
+        if hasMore { flush() }
+        advanceStop()
+        trim()
+        if manager.isThere { manager.status(host.summary, host.summaryWords) }
+        planWait()
+        return !stopping.isStopped
+    }
+
+    /// After the last iteration.
+    package func finish() -> Ending {
         listeners.closeAll()
         events.note(.stopped)
         return host.ending
@@ -405,4 +435,25 @@ final class RelayProcess {
         }
         timers.set(Operation.stopping.token(), at: stopping.nextTimeout.nanoseconds)
     }
+}
+
+// MARK: For simulations
+
+extension RelayProcess {
+    /// What an idle process holds and should not, as a sentence. Nil: nothing.
+    package var leftover: String? {
+        if locals.count > 0 { return "\(locals.count) local sockets are open" }
+        if let session = sessions.all.first(where: { $0.endpoint.streamCount > 0 || $0.endpoint.retainedByteCount > 0 || $0.userCount > 0 }) {
+            return "a session has \(session.endpoint.streamCount) streams, \(session.userCount) local sockets, \(session.endpoint.retainedByteCount) bytes retained"
+        }
+        if budget.held != 0 { return "\(budget.held) bytes are counted as held" }
+        if budget.waiting != 0 { return "\(budget.waiting) bytes are counted as waiting" }
+        if budget.expected != 0 { return "\(budget.expected) bytes are counted as expected" }
+        if let sentence = arena_check(arena) { return String(cString: sentence) }
+        return nil
+    }
+
+    /// Bytes in blocks of the arena that something refers to.
+    package var usedByteCount: Int { arena_used(arena) }
+    package var sessionCount: Int { sessions.count }
 }

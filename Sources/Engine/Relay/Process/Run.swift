@@ -45,17 +45,24 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
             throw StartFault(.configuration, "a key is required, and none is given",
                              hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
-        let relay = try RelayProcess(configuration, log: logger, reconfigure)
-        let (host, first) = try configuration.role == .client ? client(relay) : server(relay)
-        try adminListeners(relay)
+        let (relay, first) = try makeProcess(configuration, logger, reconfigure)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
         if let first { listening("\(first)") }
-        return relay.run(host)
+        return relay.run()
     } catch let fault as StartFault {
         return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
     } catch {
         return .failed(StartFault(.other, "cannot start (\(error))", hint: "please report this"))
     }
+}
+
+/// A process that listens and has not begun, and the address of its first listener.
+package func makeProcess(_ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?) throws -> (RelayProcess, Address?) {
+    let relay = try RelayProcess(configuration, log: logger, reconfigure)
+    let (host, first) = try configuration.role == .client ? client(relay) : server(relay)
+    relay.host = host
+    try adminListeners(relay)
+    return (relay, first)
 }
 
 /// Reads the configuration again.

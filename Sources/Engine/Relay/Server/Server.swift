@@ -30,7 +30,7 @@ final class Server: Host {
         origins.lookUp(relay)
         let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
         while origins.isLookingUp, Clock.now() < patience {
-            usleep(1000)
+            Clock.sleep(nanoseconds: 1_000_000)
             for answer in relay.resolver.takeAnswers() { handleLookup(answer) }
         }
     }

@@ -156,6 +156,9 @@ final class Sessions {
 
     private func releaseAcknowledged(_ session: Session) {
         var through = min(session.endpoint.acknowledged, session.endpoint.cursor)
+        #if CANARIES
+        if Canary.selected == .earlyRelease { through = session.endpoint.cursor }
+        #endif
         for carrier in session.pinning { through = min(through, carrier.inFlight.pinnedFrom ?? .max) }
         guard through > session.store.head else { return }
         relay.budget.release(Int(through - session.store.head), &session.account)

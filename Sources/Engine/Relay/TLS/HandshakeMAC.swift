@@ -1,4 +1,5 @@
 import CProof
+import Loop
 import Wire
 
 /// The proofs of HELLO and WELCOME: HMAC-SHA-256, keyed with the session's secret, over what binds it to the TLS
@@ -24,7 +25,7 @@ extension Octets32 {
         self.init(word(0), word(8), word(16), word(24))
     }
 
-    static func random(using generator: inout SystemRandomNumberGenerator) -> Octets32 {
+    static func random(using generator: inout Entropy) -> Octets32 {
         Octets32(generator.next(), generator.next(), generator.next(), generator.next())
     }
 }
