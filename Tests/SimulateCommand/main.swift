@@ -7,9 +7,10 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--liars] [--sweep] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--processes | --liars | --sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
+        --processes  whole processes on a virtual kernel (a build with -Xcc -DSIMULATION)
         --liars   one side of each run lies about its bytes once a link is agreed
         --sweep   instead of seeds: a small run, cut at every byte of its carriers
         --trace   print every step
@@ -22,8 +23,17 @@ func fail() -> Never {
     exit(64)
 }
 
+// A seed replays only where sets and dictionaries have the same order in each run.
+let hashing = "SWIFT_DETERMINISTIC_HASHING"
+if getenv(hashing) == nil {
+    setenv(hashing, "1", 1)
+    var words: [UnsafeMutablePointer<CChar>?] = CommandLine.arguments.map { strdup($0) }
+    words.append(nil)
+    execv("/proc/self/exe", words)
+}
+
 var first: UInt64 = 1, count: UInt64 = 1000
-var withLiars = false
+var withLiars = false, withProcesses = false
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
     switch name {
@@ -32,6 +42,9 @@ while let name = arguments.popFirst() {
         continue
     case "--liars":
         withLiars = true
+        continue
+    case "--processes":
+        withProcesses = true
         continue
     case "--sweep":
         exit(Sweep().run() ? 0 : 1)
@@ -51,6 +64,13 @@ while let name = arguments.popFirst() {
     }
 }
 
+if withProcesses {
+    guard let held = ProcessCampaign(first: first, count: count).run() else {
+        print("tele-simulate: this build has no virtual kernel; build it with -Xcc -DSIMULATION")
+        exit(78)
+    }
+    exit(held ? 0 : 1)
+}
 var campaign = Campaign(first: first, count: count)
 campaign.withLiars = withLiars
 exit(campaign.run() ? 0 : 1)

@@ -1,0 +1,145 @@
+import Glibc
+import Relay
+
+/// A process of a simulation: its descriptors, and when it runs next.
+final class VirtualProcess {
+    unowned let kernel: VirtualKernel
+    let host: Int
+    private var files: [VirtualFile?] = [nil, nil, nil]
+    private var readyNow: [Int32] = []
+    private var isReady: Set<Int32> = []
+    /// The relay that runs in it; nil: it has ended.
+    private(set) var relay: RelayProcess?
+    /// An operation was queued that the ring has not seen.
+    var hasQueued = false
+    /// It is stopped, or gets no time, until then.
+    var frozenUntil: UInt64 = 0
+    /// Most nanoseconds between a reason to run and running.
+    var delayMaximum = 20_000
+    private var nextRun: UInt64?
+    private var runNumber = 0
+    private(set) var iterations = 0
+    /// How it ended by itself.
+    private(set) var ending: Ending?
+
+    init(_ kernel: VirtualKernel, host: Int) {
+        self.kernel = kernel
+        self.host = host
+    }
+
+    // MARK: Descriptors
+
+    var descriptorCount: Int { files.reduce(0) { $0 + ($1 == nil ? 0 : 1) } }
+
+    /// The lowest free number, as in POSIX; or -EMFILE.
+    func open(_ file: VirtualFile) -> Int32 {
+        var number = files.indices.dropFirst(3).first { files[$0] == nil } ?? files.count
+        if number >= kernel.limits.descriptors { return -EMFILE }
+        if number == files.count { files.append(nil) }
+        number = max(number, 3)
+        files[number] = file
+        file.holder = self
+        file.descriptor = Int32(number)
+        return Int32(number)
+    }
+
+    func file(_ descriptor: Int32) -> VirtualFile? {
+        descriptor >= 0 && Int(descriptor) < files.count ? files[Int(descriptor)] : nil
+    }
+
+    func close(_ descriptor: Int32) {
+        guard let file = file(descriptor) else { return kernel.fail("close of descriptor \(descriptor), which is not open") }
+        files[Int(descriptor)] = nil
+        isReady.remove(descriptor)
+        file.holder = nil
+        file.close()
+    }
+
+    // MARK: Running
+
+    /// Starts a relay. `make` runs as this process.
+    func start(_ make: () throws -> RelayProcess) rethrows {
+        let relay = try kernel.running(self) { try make() }
+        self.relay = relay
+        kernel.running(self) { relay.begin() }
+        planRun()
+    }
+
+    func noteReady(_ descriptor: Int32) {
+        guard relay != nil else { return }
+        if isReady.insert(descriptor).inserted { readyNow.append(descriptor) }
+        run(at: kernel.time + UInt64(kernel.chance.below(delayMaximum + 1)))
+    }
+
+    func takeReady(_ maximum: Int) -> ArraySlice<Int32> {
+        let taken = readyNow.prefix(maximum)
+        readyNow.removeFirst(taken.count)
+        for descriptor in taken { isReady.remove(descriptor) }
+        return taken
+    }
+
+    private func run(at moment: UInt64) {
+        let moment = max(moment, frozenUntil)
+        if let nextRun, nextRun <= moment { return }
+        nextRun = moment
+        runNumber += 1
+        let number = runNumber
+        kernel.at(moment) { [weak self] in
+            guard let self, self.runNumber == number else { return }
+            self.nextRun = nil
+            self.iterate()
+        }
+    }
+
+    private func iterate() {
+        guard relay != nil else { return }
+        if frozenUntil > kernel.time { return run(at: frozenUntil) }
+        iterations += 1
+        hasQueued = false
+        kernel.running(self) { iterateRelay() }
+        if ending == nil { planRun() } else { die() }
+    }
+
+    private func iterateRelay() {
+        do {
+            if try !relay!.iterate() { ending = relay!.finish() }
+        } catch {
+            kernel.fail("the event loop failed: \(error.sentence)")
+        }
+    }
+
+    private func planRun() {
+        guard let relay else { return }
+        if hasQueued { return run(at: kernel.time + UInt64(kernel.chance.below(1000))) }
+        if let deadline = relay.nextDeadline { run(at: deadline) }
+    }
+
+    /// The process is gone, however it ended: its descriptors are closed, its memory is lost.
+    func die() {
+        runNumber += 1
+        nextRun = nil
+        kernel.running(self) { self.relay = nil }
+        for number in files.indices where files[number] != nil { close(Int32(number)) }
+        readyNow = []
+        isReady = []
+    }
+
+    /// A signal for it.
+    func signal(_ number: Int32) {
+        for case let source as EventSource in files where source.kind == .signals { source.post(UInt32(number)) }
+    }
+
+    func networkChanged() {
+        for case let source as EventSource in files where source.kind == .network { source.post(1) }
+    }
+}
+
+extension VirtualKernel {
+    /// Calls made in `body` are the process's.
+    func running<Result, Failure: Error>(_ process: VirtualProcess, _ body: () throws(Failure) -> Result) throws(Failure) -> Result {
+        let before = current
+        current = process
+        defer { current = before }
+        return try body()
+    }
+}

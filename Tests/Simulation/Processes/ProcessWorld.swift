@@ -1,0 +1,322 @@
+import Glibc
+import Logging
+import Loop
+import Relay
+
+/// One run: whole tele processes as they ship, their users and origins, and the machines and paths between them.
+final class ProcessWorld {
+    let plan: ProcessPlan
+    let kernel: VirtualKernel
+    private let calls: Calls
+    private(set) var failure: String?
+    var delivered = 0
+    private(set) var losses = 0, kills = 0, iterations = 0
+
+    private(set) var server: VirtualProcess!
+    private(set) var clients: [VirtualProcess] = []
+    private var users: [Talker] = []
+    private var origins: [Talker] = []
+    private var unopened: Int
+    private var openCount = 0
+    private(set) var isHealed = false
+    private var healedAt: UInt64 = 0
+    private var originListener: TCPSocket!
+    /// The origin was away at some time: its connections may be refused.
+    private var hasRefused = false
+    private let keyFile: String?
+    let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
+
+    static let serverHost = 2, originHost = 3, clientHost = 10
+    static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222
+
+    /// After the heal, every connection ends within this much virtual time.
+    static let settleMaximum = milliseconds(600_000)
+    static let stepsMaximum = 5_000_000
+
+    /// Nil: this build has no world for processes (CSystemWorld.h).
+    init?(_ plan: ProcessPlan, keyFile: String) {
+        self.plan = plan
+        self.keyFile = plan.hasKey ? keyFile : nil
+        kernel = VirtualKernel(seed: plan.seed)
+        kernel.limits = plan.limits
+        unopened = plan.streams
+        guard let calls = Calls(kernel) else { return nil }
+        self.calls = calls
+    }
+
+    deinit { scratch.deallocate() }
+
+    func fail(_ sentence: @autoclosure () -> String) { if failure == nil { failure = sentence() } }
+
+    // MARK: The run
+
+    func run() {
+        kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
+        kernel.network[ProcessWorld.serverHost, ProcessWorld.originHost] = VirtualNetwork.Path(latency: 100_000)
+        kernel.network[ProcessWorld.originHost, ProcessWorld.serverHost] = VirtualNetwork.Path(latency: 100_000)
+        listenAtOrigin()
+        do {
+            server = try startServer()
+            for index in 0..<plan.clients { clients.append(try startClient(index)) }
+        } catch {
+            return fail("cannot start: \(error)")
+        }
+        let start = kernel.time
+        for number in 0..<plan.streams {
+            kernel.at(start + UInt64(kernel.chance.below(Int(plan.opensWithin) + 1))) { [unowned self] in openUser(number) }
+        }
+        if !plan.faults.isEmpty { kernel.after(UInt64(kernel.chance.below(Int(plan.faultGap) + 1))) { [unowned self] in fault() } }
+        kernel.at(start + max(plan.healsAt, plan.opensWithin)) { [unowned self] in heal() }
+
+        proceed { isHealed && unopened == 0 && openCount == 0 }
+        let quiet = kernel.time + milliseconds(90_000)
+        kernel.at(quiet) {}
+        proceed { kernel.time >= quiet }
+        audit()
+        stop()
+        for process in clients + [server!] {
+            iterations += process.iterations
+            process.die()
+        }
+        kernel.end()
+        if let misuse = kernel.misuse { fail(misuse) }
+    }
+
+    private func proceed(until isDone: () -> Bool) {
+        while failure == nil, kernel.misuse == nil, !isDone() {
+            guard kernel.step() else { return fail("nothing is left to happen, and \(unfinished)") }
+            if kernel.steps > ProcessWorld.stepsMaximum { fail("no end after \(kernel.steps) steps, and \(unfinished)") }
+            if isHealed, kernel.time > healedAt + ProcessWorld.settleMaximum { fail("no end long after the heal, and \(unfinished)") }
+        }
+    }
+
+    private var unfinished: String {
+        let open = (users + origins).filter { !$0.isEnded }
+        return "\(unopened) users did not come, \(open.count) are open: " + open.prefix(4).map(\.description).joined(separator: "; ")
+    }
+
+    /// What idle processes hold and should not.
+    private func audit() {
+        for process in clients + [server!] {
+            guard let relay = process.relay, failure == nil else { continue }
+            let place = process === server ? "the server" : "the client"
+            // The session of a client that was killed is held for it.
+            if !plan.faults.contains(.killClient), let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
+            // Listener, resolver-less watches, one carrier for each session or candidate, a sink.
+            let most = 12 + 2 * plan.clients
+            if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
+            if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) { fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory") }
+        }
+    }
+
+    /// Every process ends when it is asked to.
+    private func stop() {
+        guard failure == nil else { return }
+        for process in clients + [server!] { process.signal(SIGTERM) }
+        let last = kernel.time + milliseconds(20_000)
+        kernel.at(last) {}
+        proceed { kernel.time >= last }
+        for process in clients + [server!] where process.relay != nil || process.ending != .finished {
+            fail("a process was told to stop, and \(process.relay == nil ? "ended as \(String(describing: process.ending))" : "goes on")")
+        }
+    }
+
+    // MARK: Processes
+
+    private func logger(_ name: String) -> Logger {
+        Logger(label: name) { [unowned kernel] label in
+            var handler = ProcessLog(label, kernel)
+            handler.logLevel = Trace.isOn ? .debug : .critical
+            return handler
+        }
+    }
+
+    private func configured(_ configuration: Configuration) -> Configuration {
+        var configuration = configuration
+        configuration.splicing = [.auto, .always, .never][plan.splicing]
+        configuration.bufferByteCount = plan.bufferByteCount
+        configuration.memoryByteCount = plan.memoryByteCount
+        configuration.maximumStreams = plan.streamsMaximum
+        configuration.drainSeconds = 5
+        if let keyFile { configuration.security = .keys(file: keyFile) }
+        return configuration
+    }
+
+    private func startServer() throws -> VirtualProcess {
+        let process = VirtualProcess(kernel, host: ProcessWorld.serverHost)
+        process.delayMaximum = plan.delayMaximum
+        let configuration = configured(Configuration(
+            role: .server, input: HostPort(host: "10.0.0.\(ProcessWorld.originHost)", port: ProcessWorld.originPort),
+            output: HostPort(host: "10.0.0.\(ProcessWorld.serverHost)", port: ProcessWorld.carrierPort)))
+        try process.start { try makeProcess(configuration, logger("server"), { configuration }).0 }
+        return process
+    }
+
+    private func startClient(_ index: Int) throws -> VirtualProcess {
+        let process = VirtualProcess(kernel, host: ProcessWorld.clientHost + index)
+        process.delayMaximum = plan.delayMaximum
+        let configuration = configured(Configuration(
+            role: .client, input: HostPort(host: "127.0.0.1", port: ProcessWorld.userPort),
+            output: HostPort(host: "10.0.0.\(ProcessWorld.serverHost)", port: ProcessWorld.carrierPort)))
+        try process.start { try makeProcess(configuration, logger("client \(index)"), { configuration }).0 }
+        return process
+    }
+
+    // MARK: Users and origins
+
+    private func listenAtOrigin() {
+        let listener = TCPSocket(kernel, host: ProcessWorld.originHost)
+        listener.local.port = ProcessWorld.originPort
+        _ = listener.listen(backlog: 1000)
+        listener.onAccept = { [unowned self] socket in
+            origins.append(Talker(self, accepted: socket))
+            openCount += 1
+        }
+        originListener = listener
+    }
+
+    private func openUser(_ number: Int) {
+        unopened -= 1
+        openCount += 1
+        let client = kernel.chance.below(plan.clients)
+        let host = ProcessWorld.clientHost + client
+        let socket = TCPSocket(kernel, host: host)
+        let user = Talker(self, number: number, client: client, socket: socket)
+        users.append(user)
+        _ = socket.connect(to: VirtualKernel.Name(host: host, port: ProcessWorld.userPort))
+    }
+
+    func user(_ number: Int) -> Talker? { users.first { $0.number == number } }
+
+    func identified(_ origin: Talker) {}
+
+    func ended(_ talker: Talker) {
+        openCount -= 1
+        kernel.note(UInt64(talker.received) << 20 | UInt64(talker.number & 0xfffff))
+        // A reader that stopped ends nothing by itself.
+        if let other = talker.other, !other.isEnded, other.hasStopped {
+            kernel.after(milliseconds(1000)) { other.abandon() }
+        }
+    }
+
+    /// A connection ended otherwise than its users wanted.
+    func judgeLoss(_ talker: Talker, _ what: String) {
+        losses += 1
+        let isExcused = plan.mayLose || hasRefused || plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
+            || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
+        if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
+    }
+
+    // MARK: Misfortune
+
+    private func fault() {
+        guard !isHealed else { return }
+        let kind = kernel.chance.pick(plan.faults)
+        let client = ProcessWorld.clientHost + kernel.chance.below(plan.clients)
+        if Trace.isOn { print("\(kernel.time / 1000) µs: \(kind), client \(client)") }
+        let length = UInt64(kernel.chance.skewed(Int(plan.healsAt)))
+        switch kind {
+        case .silence: silence(client, ProcessWorld.serverHost, length, both: true)
+        case .halfSilence:
+            if kernel.chance.oneIn(2) { silence(client, ProcessWorld.serverHost, length, both: false) }
+            else { silence(ProcessWorld.serverHost, client, length, both: false) }
+        case .cut: cut(client, isHalf: false)
+        case .halfCut: cut(client, isHalf: true)
+        case .cutAtByte:
+            let ends = kernel.connections(between: client, and: ProcessWorld.serverHost)
+            if !ends.isEmpty { kernel.chance.pick(ends).diesAfter = 1 + kernel.chance.skewed(64 << 10) }
+        case .slow:
+            for (from, to) in [(client, ProcessWorld.serverHost), (ProcessWorld.serverHost, client)] {
+                kernel.network[from, to].latency = kernel.chance.oneIn(3) ? plan.latency : microseconds(kernel.chance.skewed(500_000))
+            }
+        case .freeze:
+            let process = kernel.chance.pick(clients + [server!])
+            process.frozenUntil = max(process.frozenUntil, kernel.time + length / 4)
+        case .networkNews: for process in clients { process.networkChanged() }
+        case .reload: kernel.chance.pick(clients + [server!]).signal(SIGHUP)
+        case .killClient, .killServer: restart(kind == .killServer ? nil : client - ProcessWorld.clientHost)
+        case .refuseOrigin:
+            hasRefused = true
+            originListener.stopListening()
+            kernel.after(length / 4) { [unowned self] in if originListener.isOver { listenAtOrigin() } }
+        }
+        kernel.after(UInt64(kernel.chance.below(Int(2 * plan.faultGap) + 1))) { [unowned self] in fault() }
+    }
+
+    private func silence(_ one: Int, _ other: Int, _ length: UInt64, both: Bool) {
+        kernel.network[one, other].isSilent = true
+        if both { kernel.network[other, one].isSilent = true }
+        kernel.after(length) { [unowned self] in
+            kernel.network[one, other].isSilent = false
+            if both { kernel.network[other, one].isSilent = false }
+        }
+    }
+
+    private func cut(_ client: Int, isHalf: Bool) {
+        kills += 1
+        for socket in kernel.connections(between: client, and: ProcessWorld.serverHost) where !isHalf || kernel.chance.oneIn(2) {
+            socket.receivedReset(ECONNRESET)
+        }
+    }
+
+    private func restart(_ index: Int?) {
+        kills += 1
+        do {
+            if let index {
+                iterations += clients[index].iterations
+                clients[index].die()
+                clients[index] = try startClient(index)
+            } else {
+                iterations += server.iterations
+                server.die()
+                server = try startServer()
+            }
+        } catch {
+            fail("cannot start again: \(error)")
+        }
+    }
+
+    private func heal() {
+        isHealed = true
+        healedAt = kernel.time
+        for host in 0..<plan.clients {
+            for (from, to) in [(ProcessWorld.clientHost + host, ProcessWorld.serverHost), (ProcessWorld.serverHost, ProcessWorld.clientHost + host)] {
+                kernel.network[from, to] = kernel.network.standard
+            }
+        }
+        if originListener.isOver { listenAtOrigin() }
+        // Pairs that wait for a reader that has stopped end by a reset.
+        kernel.after(milliseconds(30_000)) { [unowned self] in abandonStopped() }
+    }
+
+    private func abandonStopped() {
+        for talker in users + origins where !talker.isEnded && talker.hasStopped { talker.abandon() }
+        // A client that was killed comes back for nothing: its session is held, and the origins of its users wait.
+        for origin in origins where !origin.isEnded && (origin.other?.isEnded ?? plan.mayLose) && plan.mayLose { origin.abandon() }
+        if openCount > 0 { kernel.after(milliseconds(10_000)) { [unowned self] in abandonStopped() } }
+    }
+}
+
+/// What a process says, with virtual time, when a run is traced.
+private struct ProcessLog: LogHandler {
+    let label: String
+    /// A run belongs to one thread.
+    nonisolated(unsafe) private unowned let kernel: VirtualKernel
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.critical
+
+    init(_ label: String, _ kernel: VirtualKernel) {
+        self.label = label
+        self.kernel = kernel
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        let words = (event.metadata ?? [:]).sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
+        print("\(kernel.time / 1000) µs: \(label): \(event.message)\(words)")
+    }
+}

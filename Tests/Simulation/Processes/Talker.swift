@@ -1,0 +1,232 @@
+import Glibc
+
+/// One end of a user's connection: the user's own socket, or the origin's. It writes a pattern that names each byte, and judges what it
+/// reads.
+final class Talker {
+    enum State: String {
+        case connecting, open
+        /// Both halves ended in order, and everything arrived.
+        case over
+        /// It reset the connection, as its plan has it.
+        case didReset
+        /// It saw a reset, or was refused.
+        case wasReset
+    }
+
+    unowned let world: ProcessWorld
+    let side: Side
+    let client: Int
+    /// An origin knows it when the first bytes have come.
+    private(set) var number = -1
+    let socket: TCPSocket
+    private(set) var state = State.connecting
+    weak var other: Talker?
+
+    private(set) var written = 0
+    private(set) var received = 0
+    private(set) var isFinished = false
+    private var total = 0
+    private var chunk = 1
+    private var writeGap: UInt64 = 0
+    private var readGap: UInt64 = 0
+    private var resetsAtWritten = Int.max
+    private var resetsAtReceived = Int.max
+    private var stopsReadingAt = Int.max
+    private var urgentAt = Int.max
+    private var sawEnd = false
+    private var mayRead = true, mayWrite = true
+    private var preamble: [UInt8] = []
+    private let openedAt: UInt64
+
+    /// Bytes that say whose connection it is, before the pattern.
+    static let preambleByteCount = 4
+
+    /// A user's.
+    init(_ world: ProcessWorld, number: Int, client: Int, socket: TCPSocket) {
+        self.world = world
+        self.number = number
+        self.client = client
+        self.socket = socket
+        side = .client
+        openedAt = world.kernel.time
+        preamble = (0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }
+        plan()
+        socket.program = { [unowned self] in act() }
+    }
+
+    /// An origin's, which was accepted.
+    init(_ world: ProcessWorld, accepted socket: TCPSocket) {
+        self.world = world
+        self.socket = socket
+        client = -1
+        side = .server
+        state = .open
+        openedAt = world.kernel.time
+        plan()
+        socket.program = { [unowned self] in act() }
+        act()
+    }
+
+    private func plan() {
+        let plan = world.plan
+        total = world.kernel.chance.skewed(plan.bytesMaximum)
+        chunk = 1 + world.kernel.chance.below(plan.chunkMaximum)
+        if world.kernel.chance.oneIn(plan.slowOneIn) { writeGap = microseconds(world.kernel.chance.skewed(200_000)) }
+        if world.kernel.chance.oneIn(plan.slowOneIn) { readGap = microseconds(world.kernel.chance.skewed(200_000)) }
+        // A slow one must come to its end within the run.
+        if writeGap > 0 { chunk = max(chunk, total / 64) }
+        if world.kernel.chance.oneIn(plan.resetsOneIn) { resetsAtWritten = world.kernel.chance.below(total + 1) }
+        if world.kernel.chance.oneIn(plan.resetsOneIn) { resetsAtReceived = world.kernel.chance.below(plan.bytesMaximum + 1) }
+        if world.kernel.chance.oneIn(plan.stopsOneIn) { stopsReadingAt = world.kernel.chance.below(plan.bytesMaximum + 1) }
+        if world.kernel.chance.oneIn(plan.urgentOneIn) { urgentAt = world.kernel.chance.below(total + 1) }
+    }
+
+    var isEnded: Bool { state == .over || state == .didReset || state == .wasReset }
+    /// It will not read on; somebody has to end it.
+    var hasStopped: Bool { number >= 0 && received >= stopsReadingAt }
+    var description: String {
+        "\(side) \(number) \(state.rawValue): wrote \(written) of \(total)\(isFinished ? ", finished" : ""), received \(received)"
+            + "\(sawEnd ? ", saw the end" : "")\(hasStopped ? ", stopped reading" : "")"
+    }
+
+    // MARK: Acting
+
+    private func act() {
+        guard !isEnded else { return }
+        if state == .connecting {
+            let result = socket.connectResult
+            if result == -EINPROGRESS { return }
+            guard result == 0 else { return refused(-result) }
+            state = .open
+        }
+        if !preamble.isEmpty, side == .client {
+            let sent = socket.send([preamble[...]])
+            if sent > 0 { preamble.removeFirst(sent) } else if sent != -Int(EAGAIN) { return lost(Int32(-sent)) }
+        }
+        if mayRead { read() }
+        if !isEnded, mayWrite, number >= 0, preamble.isEmpty || side == .server { write() }
+        if !isEnded, isFinished, sawEnd {
+            state = .over
+            socket.close()
+            world.ended(self)
+        }
+    }
+
+    private func read() {
+        while !sawEnd, !hasStopped, !isEnded {
+            let most = min(world.scratch.count, stopsReadingAt - received, max(1, resetsAtReceived - received))
+            let count = socket.receive(world.scratch.baseAddress, number < 0 ? Talker.preambleByteCount - preamble.count : most)
+            if count == -Int(EAGAIN) { return }
+            guard count >= 0 else { return lost(Int32(-count)) }
+            guard count > 0 else { return end() }
+            if number < 0 {
+                preamble += world.scratch[..<count]
+                if preamble.count == Talker.preambleByteCount { identify() }
+                continue
+            }
+            judge(count)
+            if received >= resetsAtReceived { return reset() }
+            guard readGap == 0 else {
+                mayRead = false
+                world.kernel.after(readGap) { [self] in
+                    mayRead = true
+                    act()
+                }
+                return
+            }
+        }
+    }
+
+    private func identify() {
+        let told = preamble.reversed().reduce(0) { $0 << 8 | Int($1) }
+        guard let user = world.user(told) else { return world.fail("an origin was connected by user \(told), who does not exist") }
+        guard user.other == nil else { return world.fail("two connections to the origin for user \(told)") }
+        number = told
+        other = user
+        user.other = self
+        world.identified(self)
+    }
+
+    private func judge(_ count: Int) {
+        let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(world.scratch)[..<count])
+        let pattern = Pattern(stream: number, from: side.other)
+        if let index = pattern.firstWrong(bytes, at: UInt64(received)) {
+            return world.fail("wrong byte for \(description), offset \(received + index)")
+        }
+        received += count
+        world.delivered += count
+        if let other, received > other.written { world.fail("more bytes than were written for \(description)") }
+    }
+
+    private func write() {
+        while !isFinished, !isEnded {
+            if written >= resetsAtWritten { return reset() }
+            guard written < total else {
+                isFinished = true
+                return socket.shutdownWriting()
+            }
+            let sent: Int
+            if written == urgentAt {
+                sent = socket.sendUrgent(Pattern.byte(stream: number, from: side, at: written))
+                if sent > 0 { urgentAt = .max }
+            } else {
+                let count = min(chunk, total - written, max(1, resetsAtWritten - written), urgentAt - written)
+                var bytes = [UInt8](repeating: 0, count: count)
+                bytes.withUnsafeMutableBytes { Pattern(stream: number, from: side).fill($0, from: UInt64(written)) }
+                sent = socket.send([bytes[...]])
+            }
+            if sent == -Int(EAGAIN) { return }
+            guard sent > 0 else { return lost(Int32(-sent)) }
+            written += sent
+            guard writeGap == 0 else {
+                mayWrite = false
+                world.kernel.after(writeGap) { [self] in
+                    mayWrite = true
+                    act()
+                }
+                return
+            }
+        }
+    }
+
+    // MARK: Ends
+
+    private func end() {
+        sawEnd = true
+        guard let other else { return world.fail("a connection that never reached the other side looks like a clean end: \(description)") }
+        if !other.isFinished || received != other.written {
+            world.fail("a lost connection looks like a clean end: \(description); the other: \(other.description)")
+        }
+    }
+
+    private func reset() {
+        state = .didReset
+        socket.reset()
+        world.ended(self)
+    }
+
+    /// The world ends a connection whose reader has stopped.
+    func abandon() { if !isEnded { reset() } }
+
+    private func refused(_ error: Int32) {
+        state = .wasReset
+        world.judgeLoss(self, "cannot connect (\(error))")
+        socket.close()
+        world.ended(self)
+    }
+
+    private func lost(_ error: Int32) {
+        state = .wasReset
+        if other?.state != .didReset { world.judgeLoss(self, "reset (\(error))") }
+        socket.close()
+        world.ended(self)
+    }
+}
+
+extension Pattern {
+    static func byte(stream: Int, from side: Side, at offset: Int) -> UInt8 {
+        var byte: UInt8 = 0
+        withUnsafeMutableBytes(of: &byte) { Pattern(stream: stream, from: side).fill($0, from: UInt64(offset)) }
+        return byte
+    }
+}
