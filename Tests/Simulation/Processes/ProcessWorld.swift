@@ -100,8 +100,9 @@ final class ProcessWorld {
         for process in clients + [server!] {
             guard let relay = process.relay, failure == nil else { continue }
             let place = process === server ? "the server" : "the client"
-            // The session of a client that was killed is held for it.
-            if !plan.faults.contains(.killClient), let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
+            // The session of a client that was killed is held for it, with its connections to the origin.
+            guard !plan.faults.contains(.killClient) else { continue }
+            if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
             // Listener, resolver-less watches, one carrier for each session or candidate, a sink.
             let most = 12 + 2 * plan.clients
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
