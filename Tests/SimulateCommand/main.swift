@@ -11,6 +11,7 @@ let usage = """
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
         --processes  whole processes on a virtual kernel (a build with -Xcc -DSIMULATION)
+        --story   the number of a story of processes, 0 to 6; all, unless told
         --liars   one side of each run lies about its bytes once a link is agreed
         --sweep   instead of seeds: a small run, cut at every byte of its carriers
         --trace   print every step
@@ -34,6 +35,7 @@ if getenv(hashing) == nil {
 
 var first: UInt64 = 1, count: UInt64 = 1000
 var withLiars = false, withProcesses = false
+var story: ProcessPlan.Story?
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
     switch name {
@@ -57,6 +59,7 @@ while let name = arguments.popFirst() {
     switch name {
     case "--first": first = value
     case "--seeds": count = value
+    case "--story": story = ProcessPlan.Story(rawValue: Int(value))
     #if CANARIES
     case "--canary": Canary.selected = Canary(rawValue: Int(value))
     #endif
@@ -65,7 +68,9 @@ while let name = arguments.popFirst() {
 }
 
 if withProcesses {
-    guard let held = ProcessCampaign(first: first, count: count).run() else {
+    var processes = ProcessCampaign(first: first, count: count)
+    processes.story = story
+    guard let held = processes.run() else {
         print("tele-simulate: this build has no virtual kernel; build it with -Xcc -DSIMULATION")
         exit(78)
     }

@@ -224,11 +224,34 @@ import Time
     @Test func patienceAndDoubt() {
         var liveness = attached()
         liveness.sent(now: at(0))
-        liveness.bePatient(until: at(2000))
+        liveness.bePatient(until: at(2000), roundTrip: .milliseconds(50))
         #expect(liveness.suspicionAt == at(2000))
         liveness.doubt(now: at(1000))
         #expect(liveness.doubtAt == at(1200))
         #expect(liveness.owesPing(now: at(1000)))
+    }
+
+    /// Its kernel acknowledges everything meanwhile, so nobody doubts the carrier; but the next outage is noticed as ever (protocol 8.5).
+    @Test func aPeerThatStoodStillTeachesNoPatience() {
+        var liveness = attached()
+        liveness.pathMeasured(.milliseconds(2))
+        let token = liveness.nextPing(now: at(0))
+        for moment in stride(from: 750, through: 9_750, by: 250) as StrideThrough<UInt64> {
+            liveness.bePatient(until: at(moment + 250), roundTrip: .milliseconds(2))
+        }
+        liveness.receivePong(token, isDue: false, now: at(10_000))
+        #expect(liveness.roundTrip <= .milliseconds(10))
+        liveness.sent(now: at(11_000))
+        #expect(liveness.doubtAt <= at(11_800))
+    }
+
+    /// A path whose queue grows is learned although TCP explained the silence.
+    @Test func aQueueThatTCPSeesIsLearned() {
+        var liveness = attached()
+        let token = liveness.nextPing(now: at(0))
+        liveness.bePatient(until: at(1500), roundTrip: .milliseconds(1100))
+        liveness.receivePong(token, isDue: false, now: at(1400))
+        #expect(liveness.roundTrip >= .milliseconds(700))
     }
 
     /// The other side's clock differs by anything; what counts is how the delay of its PINGs changes (protocol 8.3).

@@ -113,9 +113,9 @@ static void try_parked(ring *ring, simulated_driver *state, int fd, operation_di
 
 static int simulated_queue(ring *ring, uint32_t slot) {
     simulated_driver *state = ring->state;
-    list_append(&ring->table, &state->queued, slot);
-    state->world->queued(state->world->context);
-    return 0;
+    int error = state->world->queued(state->world->context);
+    if (!error) list_append(&ring->table, &state->queued, slot);
+    return error;
 }
 
 static int simulated_cancel(ring *ring, uint32_t slot) {

@@ -28,6 +28,22 @@ public enum Canary: Int, CaseIterable, Sendable {
     case noSuspicion
     /// Any server's word ends a session.
     case believesStrangers
+    /// A splice that brings nothing at an urgent mark is taken for the end of the stream.
+    case urgentMarkIsEnd
+    /// Every carrier receives into a slab of its own, also an idle one.
+    case pinnedSlabs
+    /// Streams are reset as fast as their users reset.
+    case unpacedResets
+    /// Streams are promised what the session has not got.
+    case promisesBeyondLimit
+    /// Local sockets are read beyond the budget.
+    case readsBeyondBudget
+    /// What the ring refuses is tried again in the same iteration.
+    case retriesAtOnce
+    /// A session's share of the memory stays as it was given.
+    case fixedGrants
+    /// A long stall, whatever its cause, makes the next silence look usual.
+    case patienceFromStall
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

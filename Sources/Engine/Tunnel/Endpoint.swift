@@ -386,8 +386,8 @@ public struct Endpoint: ~Copyable {
         isAttached && liveness.isJudgementDue(now: now) && liveness.isSilent(now: now)
     }
 
-    /// TCP's own acknowledgments arrive: the path is slow, not dead. No doubt before `until`.
-    public mutating func bePatient(until: Instant) { liveness.bePatient(until: until) }
+    /// TCP's own acknowledgments arrive, after `roundTrip` as TCP measures it: the path is slow, not dead. No doubt before `until`.
+    public mutating func bePatient(until: Instant, roundTrip: Interval) { liveness.bePatient(until: until, roundTrip: roundTrip) }
 
     // MARK: Helpers
 

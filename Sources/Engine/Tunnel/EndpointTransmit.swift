@@ -103,6 +103,9 @@ extension Endpoint {
     /// A stream of ours waits to be reset, and its time has come.
     private mutating func mayReset(_ now: Instant) -> Bool {
         resetAt = .never
+        #if CANARIES
+        if Canary.selected == .unpacedResets { return scheduler.firstResetting != StreamTable.none }
+        #endif
         guard scheduler.firstResetting != StreamTable.none, resetsInFlight.count < ResetPace.inFlightMaximum else { return false }
         if resetBucket.take(now: now) { return true }
         resetAt = resetBucket.nextAt(now: now)

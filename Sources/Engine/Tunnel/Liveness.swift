@@ -54,6 +54,8 @@ struct Liveness {
     private var streamedAt = Instant(nanoseconds: 0)
     private var trickled = 0
     private var patientUntil = Instant(nanoseconds: 0)
+    /// TCP's round trip when it last explained that the open PING is not answered. Nil: it was not asked.
+    private var excusedRoundTrip: Interval?
     private var doubtedUntil = Instant.never
     private var heardAt: Instant
     private var pingedAt: Instant
@@ -140,7 +142,11 @@ struct Liveness {
     }
 
     /// The owner knows that the path is slow rather than dead (TCP's own acknowledgments arrive).
-    mutating func bePatient(until: Instant) { patientUntil = until }
+    /// `roundTrip`: as TCP measures it, the path with its queues; an answer that takes much longer waited in the peer.
+    mutating func bePatient(until: Instant, roundTrip: Interval) {
+        patientUntil = until
+        excusedRoundTrip = roundTrip
+    }
 
     /// The path may have changed: ask at once, and take a short silence for an answer.
     mutating func doubt(now: Instant) {
@@ -282,8 +288,15 @@ struct Liveness {
         guard token == openPing else { return }
         openPing = nil
         // What came late was held up, or sent again: no round trip.
-        if isInDoubt { return answered(isDue: isDue, now: now) }
-        let sample = now.since(pingedAt)
+        if isInDoubt {
+            excusedRoundTrip = nil
+            return answered(isDue: isDue, now: now)
+        }
+        // A peer that stood still while its kernel acknowledged everything has measured nothing of the path, either: what a stall teaches
+        // must not make the next outage look usual.
+        let took = now.since(pingedAt)
+        let sample = excusedRoundTrip.map { min(took, max(roundTrip, $0 * 2)) } ?? took
+        excusedRoundTrip = nil
         latest = sample
         // A queue may grow faster than an average follows.
         let average = Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
@@ -315,6 +328,7 @@ struct Liveness {
         heardAt = now
         attachedAt = now
         patientUntil = Instant(nanoseconds: 0)
+        excusedRoundTrip = nil
         doubtedUntil = .never
         wasActive = true
         isMeasured = false

@@ -58,7 +58,7 @@ final class Calls {
     private static func ring(_ context: UnsafeMutableRawPointer) -> ring_world {
         ring_world(
             context: context,
-            queued: { kernel($0).current.hasQueued = true },
+            queued: { kernel($0).current.queued() },
             accept: { kernel($0).accept($1) },
             connect: { kernel($0).connect($1, $2!, $3) },
             connected: { kernel($0).connected($1) },

@@ -41,6 +41,7 @@ final class TCPSocket: VirtualFile {
     private var lastHeard: UInt64 = 0
     private var urgentSent: [UInt64] = []
     private var writtenTotal: UInt64 = 0
+    private var sentTotal: UInt64 = 0
     private var isShut = false
     private var isFinSent = false
 
@@ -63,7 +64,8 @@ final class TCPSocket: VirtualFile {
 
     var unread: Int { inbox.count }
     var held: Int { outbox.count + unacknowledged }
-    var unsent: Int { outbox.count - inFlight }
+    /// Bytes that were not sent even once; those that were lost were.
+    var unsent: Int { Int(writtenTotal - sentTotal) }
     var isOver: Bool { state == .over }
 
     override func changed() {
@@ -234,6 +236,7 @@ final class TCPSocket: VirtualFile {
             // Silly windows are avoided, by either side (RFC 9293 §3.8.6.2).
             guard count > 0, count >= min(outbox.count - inFlight, 1448, kernel.limits.receiveBuffer / 2) else { break }
             inFlight += count
+            sentTotal = max(sentTotal, writtenTotal - UInt64(outbox.count - inFlight))
             sentSegments &+= UInt32((count + 1447) / 1448)
             let arrival = max(lastArrival, kernel.network.arrival(host, remote.host, count, now: kernel.time, &kernel.chance))
             lastArrival = arrival
@@ -248,7 +251,7 @@ final class TCPSocket: VirtualFile {
 
     private func arrived(_ count: Int, _ flight: Int) {
         guard flight == self.flight, let peer, let remote else { return }
-        guard !kernel.network.isSilent(host, remote.host) else { return lost() }
+        guard !isSilent(host, remote.host) else { return lost() }
         if diesAfter <= count, state == .connected { return die(peer) }
         if diesAfter != .max { diesAfter -= count }
         inFlight -= count
@@ -275,7 +278,7 @@ final class TCPSocket: VirtualFile {
     /// The acknowledgment; one that is lost is followed by a later one.
     private func acknowledge(_ count: Int) {
         guard let remote else { return }
-        guard !kernel.network.isSilent(remote.host, host) else {
+        guard !isSilent(remote.host, host) else {
             kernel.after(1_000_000_000) { [self] in if state == .connected { acknowledge(count) } }
             return
         }
@@ -305,7 +308,7 @@ final class TCPSocket: VirtualFile {
 
     private func sendFIN() {
         guard let peer, let remote else { return }
-        guard !kernel.network.isSilent(host, remote.host) else {
+        guard !isSilent(host, remote.host) else {
             kernel.after(1_000_000_000) { [self] in if state == .connected { sendFIN() } }
             return
         }
@@ -313,7 +316,7 @@ final class TCPSocket: VirtualFile {
         lastArrival = arrival
         kernel.at(arrival) { [self] in
             guard peer.state == .connected, state == .connected else { return }
-            guard !kernel.network.isSilent(host, remote.host) else { return sendFIN() }
+            guard !isSilent(host, remote.host) else { return sendFIN() }
             guard !peer.isOrphan || peer.inbox.isEmpty else { return }
             peer.isFinReceived = true
             peer.lastHeard = kernel.time
@@ -395,16 +398,16 @@ final class TCPSocket: VirtualFile {
         var onTheWay = ByteQueue()
         for piece in outbox.take(inFlight) { onTheWay.append(piece) }
         outbox = onTheWay
-        guard wasConnected, let peer, let remote, !kernel.network.isSilent(host, remote.host) else { return }
+        guard wasConnected, let peer, let remote, !isSilent(host, remote.host) else { return }
         kernel.at(max(lastArrival, kernel.network.arrival(host, remote.host, 52, now: kernel.time, &kernel.chance))) { [self] in
-            if !kernel.network.isSilent(host, remote.host) { peer.receivedReset(ECONNRESET) }
+            if !isSilent(host, remote.host) { peer.receivedReset(ECONNRESET) }
         }
     }
 
     /// Whatever was sent arrives, however long the path is silent, and then the RST.
     private func drainMiddlebox() {
         guard let peer, let remote, peer.state == .connected else { return }
-        guard !kernel.network.isSilent(host, remote.host) else {
+        guard !isSilent(host, remote.host) else {
             return kernel.after(200_000_000) { [self] in drainMiddlebox() }
         }
         inFlight = 0
@@ -418,12 +421,18 @@ final class TCPSocket: VirtualFile {
         }
     }
 
+    /// Nothing that either side sends arrives any more, although the path is whole: something between them has forgotten the connection.
+    var isSwallowed = false
+    private func isSilent(_ from: Int, _ to: Int) -> Bool {
+        isSwallowed || peer?.isSwallowed == true || kernel.network.isSilent(from, to)
+    }
+
     /// The connection dies, at both ends, when this many bytes more have arrived from this side.
     var diesAfter = Int.max
 
     /// The other side knows nothing of this connection.
     private func answerReset() {
-        guard let remote, !kernel.network.isSilent(remote.host, host) else { return lost() }
+        guard let remote, !isSilent(remote.host, host) else { return lost() }
         kernel.at(kernel.network.arrival(remote.host, host, 52, now: kernel.time, &kernel.chance)) { [self] in receivedReset(ECONNRESET) }
     }
 
@@ -478,7 +487,7 @@ final class TCPSocket: VirtualFile {
             for index in 0..<count { bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(8 * index)) }
         }
         let trip = remote.map { kernel.network[host, $0.host].latency + kernel.network[$0.host, host].latency } ?? 0
-        let segments = UInt64((inFlight + unacknowledged + 1447) / 1448)
+        let segments = state == .connected ? (sentTotal - acknowledgedTotal + 1447) / 1448 : 0
         put(UInt64(min(backoff, 15)), at: 4, 1)
         put(1448, at: 16, 4)
         put(segments, at: 24, 4)

@@ -11,7 +11,11 @@ final class VirtualProcess {
     /// The relay that runs in it; nil: it has ended.
     private(set) var relay: RelayProcess?
     /// An operation was queued that the ring has not seen.
-    var hasQueued = false
+    private var hasQueued = false
+    /// Operations that were queued, or refused, in this iteration.
+    private var queuedCount = 0
+    /// The ring has no room until then.
+    var refusesUntil: UInt64 = 0
     /// It is stopped, or gets no time, until then.
     var frozenUntil: UInt64 = 0
     /// Most nanoseconds between a reason to run and running.
@@ -19,6 +23,10 @@ final class VirtualProcess {
     private var nextRun: UInt64?
     private var runNumber = 0
     private(set) var iterations = 0
+    /// The most that local sockets ever brought beyond the budget, in bytes.
+    private(set) var overdraftPeak = 0
+    /// What was under way when the budget filled up: a pipe that was being filled, or receives.
+    private static let overdraftMaximum = 320 << 10
     /// How it ended by itself.
     private(set) var ending: Ending?
 
@@ -78,6 +86,19 @@ final class VirtualProcess {
         return taken
     }
 
+    /// The ring is asked to take an operation.
+    func queued() -> Int32 {
+        queuedCount += 1
+        if queuedCount > 100_000 {
+            // Nothing else would end the iteration.
+            kernel.fail("an iteration queues without end")
+        } else if refusesUntil > kernel.time {
+            return -ENOMEM
+        }
+        hasQueued = true
+        return 0
+    }
+
     private func run(at moment: UInt64) {
         let moment = max(moment, frozenUntil)
         if let nextRun, nextRun <= moment { return }
@@ -96,7 +117,10 @@ final class VirtualProcess {
         if frozenUntil > kernel.time { return run(at: frozenUntil) }
         iterations += 1
         hasQueued = false
+        queuedCount = 0
         kernel.running(self) { iterateRelay() }
+        overdraftPeak = max(overdraftPeak, relay?.overdraft ?? 0)
+        if overdraftPeak > VirtualProcess.overdraftMaximum { kernel.fail("\(overdraftPeak) bytes more are held than the budget has") }
         if ending == nil { planRun() } else { die() }
     }
 

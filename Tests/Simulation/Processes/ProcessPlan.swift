@@ -20,8 +20,32 @@ public struct ProcessPlan: Sendable {
         case refuseOrigin
     }
 
+    /// What a run is about. Most are mixed; the others hold still what they do not ask for.
+    public enum Story: Int, CaseIterable, Sendable {
+        case mixed
+        /// Many idle clients, and a few connections that move bytes.
+        case crowd
+        /// Thousands of connections that are reset as soon as they are made, and a few that are not.
+        case resetStorm
+        /// Forty readers that stop for ever, and one that reads.
+        case stoppedReaders
+        /// One connection that uploads over a long path, among idle clients.
+        case longPath
+        /// The server stands still for ten seconds; later something between the two forgets the carrier, and the path is whole.
+        case forgottenCarrier
+        /// The ring refuses operations for a while.
+        case refusals
+        /// Urgent bytes in streams that are spliced.
+        case urgent
+        /// Twenty users upload while the path is silent, and memory is scarce.
+        case hoard
+    }
+
     public let seed: UInt64
     var chance: Chance
+    var story = Story.mixed
+    /// Nanoseconds from the start, within which every connection is over that can be.
+    var endsWithin: UInt64?
 
     // Processes.
     var clients = 1
@@ -100,6 +124,96 @@ public struct ProcessPlan: Sendable {
         for fault in Fault.allCases where chance.oneIn(3) { faults.append(fault) }
         if !chance.oneIn(6) { faults.removeAll { $0 == .killServer || $0 == .killClient } }
         if chance.oneIn(8) { faults = [] }
+        let told: Story = chance.oneIn(6) ? chance.pick(Story.allCases) : .mixed
         self.chance = chance
+        tell(told)
+    }
+
+    /// The plan of a story.
+    public init(_ story: Story, seed: UInt64) {
+        self.init(seed: seed)
+        tell(story)
+    }
+
+    private mutating func tell(_ story: Story) {
+        self.story = story
+        guard story != .mixed else { return }
+        limits = VirtualKernel.Limits()
+        faults = []
+        endsWithin = nil
+        (clients, hasKey, delayMaximum, streamsMaximum) = (1, chance.oneIn(8), 20_000, 100_000)
+        (bufferByteCount, memoryByteCount) = (8 << 20, 16 << 20)
+        (latency, jitter, rate) = (milliseconds(1), 0, 0)
+        (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (1_000_000, 1_000_000, 1_000_000, 1_000_000)
+        (chunkMaximum, opensWithin, healsAt) = (64 << 10, milliseconds(500), milliseconds(1000))
+        switch story {
+        case .mixed: break
+        case .crowd:
+            (clients, streams, bytesMaximum, latency) = (40, 3, 1 << 20, milliseconds(20))
+            endsWithin = milliseconds(10_000)
+        case .resetStorm:
+            (streams, streamsMaximum, bytesMaximum, latency) = (2500, 500, 64 << 10, microseconds(50))
+            opensWithin = 1
+            endsWithin = milliseconds(60_000)
+        case .stoppedReaders:
+            (streams, bytesMaximum, latency, opensWithin) = (41, 1 << 20, milliseconds(5), 1)
+            (bufferByteCount, memoryByteCount) = (1 << 20, 4 << 20)
+            limits.receiveBuffer = 64 << 10
+            limits.sendBuffer = 64 << 10
+            endsWithin = milliseconds(20_000)
+        case .longPath:
+            (clients, streams, bytesMaximum, latency, opensWithin) = (30, 1, 16 << 20, milliseconds(100), 1)
+            (bufferByteCount, memoryByteCount) = (16 << 20, 64 << 20)
+            limits.receiveBuffer = 16 << 20
+            limits.sendBuffer = 16 << 20
+            endsWithin = milliseconds(8_000)
+        case .forgottenCarrier:
+            (streams, opensWithin, healsAt) = (1, 1, milliseconds(30_000))
+        case .refusals:
+            (streams, bytesMaximum, healsAt) = (10, 256 << 10, milliseconds(3000))
+        case .urgent:
+            (streams, bytesMaximum, splicing, hasKey, urgentOneIn, opensWithin) = (2, 2 << 20, 1, false, 1, 1)
+        case .hoard:
+            (streams, bytesMaximum, healsAt, opensWithin) = (20, 1 << 20, milliseconds(8000), milliseconds(50))
+            (bufferByteCount, memoryByteCount) = (1 << 20, 1 << 20)
+        }
+    }
+
+    /// What the user, or the origin, of a connection does.
+    func script(_ number: Int, _ side: Side, _ chance: inout Chance) -> Talker.Script {
+        var script = Talker.Script()
+        script.total = chance.skewed(bytesMaximum)
+        script.chunk = 1 + chance.below(chunkMaximum)
+        switch story {
+        case .mixed, .refusals: break
+        case .crowd:
+            script.total = side == .server ? bytesMaximum : 0
+            return script
+        case .longPath:
+            script.total = side == .client ? bytesMaximum : 0
+            return script
+        case .urgent, .hoard: script.total = bytesMaximum
+        case .resetStorm:
+            // Late enough that the other side has heard of it.
+            if side == .client, number >= 4 { (script.chunk, script.writeGap, script.resetsAtWritten) = (1, milliseconds(2), 2) }
+            if side == .client { script.total = max(script.total, 100) }
+            return script
+        case .stoppedReaders:
+            script.total = side == .client ? 0 : bytesMaximum
+            if side == .client, number < 40 { script.stopsReadingAt = 0 }
+            return script
+        case .forgottenCarrier:
+            (script.total, script.chunk, script.writeGap) = (6000, 10, milliseconds(50))
+            return script
+        }
+        if chance.oneIn(slowOneIn) { script.writeGap = microseconds(chance.skewed(200_000)) }
+        if chance.oneIn(slowOneIn) { script.readGap = microseconds(chance.skewed(200_000)) }
+        // A slow one must come to its end within the run.
+        if script.writeGap > 0 { script.chunk = max(script.chunk, script.total / 64) }
+        if chance.oneIn(resetsOneIn) { script.resetsAtWritten = chance.below(script.total + 1) }
+        if chance.oneIn(resetsOneIn) { script.resetsAtReceived = chance.below(bytesMaximum + 1) }
+        if chance.oneIn(stopsOneIn) { script.stopsReadingAt = chance.below(bytesMaximum + 1) }
+        if chance.oneIn(urgentOneIn) { script.urgentAt = chance.below(script.total + 1) }
+        return script
     }
 }

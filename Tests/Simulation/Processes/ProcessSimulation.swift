@@ -51,6 +51,8 @@ public struct ProcessCampaign {
     public let first: UInt64
     public let count: UInt64
     public var failuresMaximum = 10
+    /// All are this one; nil: each seed chooses.
+    public var story: ProcessPlan.Story?
 
     public init(first: UInt64, count: UInt64) {
         self.first = first
@@ -64,7 +66,7 @@ public struct ProcessCampaign {
         let start = clock()
         for seed in first..<first + count where failures < failuresMaximum {
             nowRunning = seed
-            let report = simulation.run(ProcessPlan(seed: seed))
+            let report = simulation.run(story.map { ProcessPlan($0, seed: seed) } ?? ProcessPlan(seed: seed))
             run += 1
             steps += report.steps
             iterations += report.iterations

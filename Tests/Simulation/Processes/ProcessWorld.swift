@@ -15,9 +15,11 @@ final class ProcessWorld {
     private(set) var server: VirtualProcess!
     private(set) var clients: [VirtualProcess] = []
     private var users: [Talker] = []
+    private var usersByNumber: [Int: Talker] = [:]
     private var origins: [Talker] = []
     private var unopened: Int
     private var openCount = 0
+    private var talkersOverAt: UInt64 = 0
     private(set) var isHealed = false
     private var healedAt: UInt64 = 0
     private var originListener: TCPSocket!
@@ -67,11 +69,15 @@ final class ProcessWorld {
         }
         if !plan.faults.isEmpty { kernel.after(UInt64(kernel.chance.below(Int(plan.faultGap) + 1))) { [unowned self] in fault() } }
         kernel.at(start + max(plan.healsAt, plan.opensWithin)) { [unowned self] in heal() }
+        if let endsWithin = plan.endsWithin { kernel.at(start + endsWithin) { [unowned self] in judgeEnds() } }
+        tellStory()
 
         proceed { isHealed && unopened == 0 && openCount == 0 }
         let quiet = kernel.time + milliseconds(90_000)
         kernel.at(quiet) {}
         proceed { kernel.time >= quiet }
+        if let misuse = kernel.misuse { fail(misuse) }
+        if Trace.isOn { print("over at \((talkersOverAt - start) / 1_000_000) ms, overdraft \(server.overdraftPeak) \(clients.map(\.overdraftPeak))") }
         audit()
         stop()
         for process in clients + [server!] {
@@ -79,6 +85,7 @@ final class ProcessWorld {
             process.die()
         }
         kernel.end()
+        // Also what the end itself did.
         if let misuse = kernel.misuse { fail(misuse) }
     }
 
@@ -92,7 +99,8 @@ final class ProcessWorld {
 
     private var unfinished: String {
         let open = (users + origins).filter { !$0.isEnded }
-        return "\(unopened) users did not come, \(open.count) are open: " + open.prefix(4).map(\.description).joined(separator: "; ")
+        let accounts = ([server!] + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
+        return "\(unopened) users did not come, \(open.count) are open: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 
     /// What idle processes hold and should not.
@@ -184,15 +192,17 @@ final class ProcessWorld {
         let socket = TCPSocket(kernel, host: host)
         let user = Talker(self, number: number, client: client, socket: socket)
         users.append(user)
+        usersByNumber[number] = user
         _ = socket.connect(to: VirtualKernel.Name(host: host, port: ProcessWorld.userPort))
     }
 
-    func user(_ number: Int) -> Talker? { users.first { $0.number == number } }
+    func user(_ number: Int) -> Talker? { usersByNumber[number] }
 
     func identified(_ origin: Talker) {}
 
     func ended(_ talker: Talker) {
         openCount -= 1
+        talkersOverAt = kernel.time
         kernel.note(UInt64(talker.received) << 20 | UInt64(talker.number & 0xfffff))
         // A reader that stopped ends nothing by itself.
         if let other = talker.other, !other.isEnded, other.hasStopped {
@@ -203,9 +213,47 @@ final class ProcessWorld {
     /// A connection ended otherwise than its users wanted.
     func judgeLoss(_ talker: Talker, _ what: String) {
         losses += 1
-        let isExcused = plan.mayLose || hasRefused || plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
+        let isExcused = plan.mayLose || hasRefused || plan.story == .mixed && plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
+    }
+
+    // MARK: Stories
+
+    private func tellStory() {
+        switch plan.story {
+        case .forgottenCarrier:
+            kernel.after(milliseconds(3000)) { [unowned self] in server.frozenUntil = kernel.time + milliseconds(10_000) }
+            kernel.after(milliseconds(18_000)) { [unowned self] in forgetCarriers() }
+        case .refusals:
+            for delay in 0..<20 {
+                kernel.after(milliseconds(20 + 100 * delay)) { [unowned self] in
+                    let process = kernel.chance.pick(clients + [server!])
+                    process.refusesUntil = kernel.time + microseconds(kernel.chance.skewed(100_000))
+                }
+            }
+        case .hoard:
+            kernel.after(milliseconds(100)) { [unowned self] in
+                silence(ProcessWorld.clientHost, ProcessWorld.serverHost, milliseconds(5000), both: true)
+            }
+        case .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent: break
+        }
+    }
+
+    /// The carriers that there are carry nothing from now on; the next one is noticed soon.
+    private func forgetCarriers() {
+        for socket in kernel.connections(between: ProcessWorld.clientHost, and: ProcessWorld.serverHost) { socket.isSwallowed = true }
+        let began = kernel.time
+        kernel.after(milliseconds(2500)) { [unowned self] in
+            for talker in users + origins where !talker.isEnded && talker.heardAt < began + milliseconds(200) {
+                fail("nothing came for 2.5 s after the carrier was forgotten: \(talker.description)")
+            }
+        }
+    }
+
+    /// The time is up for every connection whose users still do something.
+    private func judgeEnds() {
+        for talker in users + origins where !talker.isEnded && !talker.hasStopped && talker.other?.hasStopped != true { fail("not over in time: \(talker.description)") }
     }
 
     // MARK: Misfortune

@@ -25,18 +25,25 @@ final class Talker {
     private(set) var written = 0
     private(set) var received = 0
     private(set) var isFinished = false
-    private var total = 0
-    private var chunk = 1
-    private var writeGap: UInt64 = 0
-    private var readGap: UInt64 = 0
-    private var resetsAtWritten = Int.max
-    private var resetsAtReceived = Int.max
-    private var stopsReadingAt = Int.max
-    private var urgentAt = Int.max
+    private var script = Script()
     private var sawEnd = false
+    /// When bytes last came.
+    private(set) var heardAt: UInt64
     private var mayRead = true, mayWrite = true
     private var preamble: [UInt8] = []
-    private let openedAt: UInt64
+
+    /// What it does, as far as the other side lets it.
+    struct Script {
+        var total = 0
+        var chunk = 1
+        /// Nanoseconds between two writes, two reads; 0: at once.
+        var writeGap: UInt64 = 0
+        var readGap: UInt64 = 0
+        var resetsAtWritten = Int.max
+        var resetsAtReceived = Int.max
+        var stopsReadingAt = Int.max
+        var urgentAt = Int.max
+    }
 
     /// Bytes that say whose connection it is, before the pattern.
     static let preambleByteCount = 4
@@ -48,9 +55,9 @@ final class Talker {
         self.client = client
         self.socket = socket
         side = .client
-        openedAt = world.kernel.time
+        heardAt = world.kernel.time
         preamble = (0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }
-        plan()
+        script = world.plan.script(number, side, &world.kernel.chance)
         socket.program = { [unowned self] in act() }
     }
 
@@ -61,31 +68,16 @@ final class Talker {
         client = -1
         side = .server
         state = .open
-        openedAt = world.kernel.time
-        plan()
+        heardAt = world.kernel.time
         socket.program = { [unowned self] in act() }
         act()
     }
 
-    private func plan() {
-        let plan = world.plan
-        total = world.kernel.chance.skewed(plan.bytesMaximum)
-        chunk = 1 + world.kernel.chance.below(plan.chunkMaximum)
-        if world.kernel.chance.oneIn(plan.slowOneIn) { writeGap = microseconds(world.kernel.chance.skewed(200_000)) }
-        if world.kernel.chance.oneIn(plan.slowOneIn) { readGap = microseconds(world.kernel.chance.skewed(200_000)) }
-        // A slow one must come to its end within the run.
-        if writeGap > 0 { chunk = max(chunk, total / 64) }
-        if world.kernel.chance.oneIn(plan.resetsOneIn) { resetsAtWritten = world.kernel.chance.below(total + 1) }
-        if world.kernel.chance.oneIn(plan.resetsOneIn) { resetsAtReceived = world.kernel.chance.below(plan.bytesMaximum + 1) }
-        if world.kernel.chance.oneIn(plan.stopsOneIn) { stopsReadingAt = world.kernel.chance.below(plan.bytesMaximum + 1) }
-        if world.kernel.chance.oneIn(plan.urgentOneIn) { urgentAt = world.kernel.chance.below(total + 1) }
-    }
-
     var isEnded: Bool { state == .over || state == .didReset || state == .wasReset }
     /// It will not read on; somebody has to end it.
-    var hasStopped: Bool { number >= 0 && received >= stopsReadingAt }
+    var hasStopped: Bool { number >= 0 && received >= script.stopsReadingAt }
     var description: String {
-        "\(side) \(number) \(state.rawValue): wrote \(written) of \(total)\(isFinished ? ", finished" : ""), received \(received)"
+        "\(side) \(number) \(state.rawValue): wrote \(written) of \(script.total)\(isFinished ? ", finished" : ""), received \(received)"
             + "\(sawEnd ? ", saw the end" : "")\(hasStopped ? ", stopped reading" : "")"
     }
 
@@ -114,7 +106,7 @@ final class Talker {
 
     private func read() {
         while !sawEnd, !hasStopped, !isEnded {
-            let most = min(world.scratch.count, stopsReadingAt - received, max(1, resetsAtReceived - received))
+            let most = min(world.scratch.count, script.stopsReadingAt - received, max(1, script.resetsAtReceived - received))
             let count = socket.receive(world.scratch.baseAddress, number < 0 ? Talker.preambleByteCount - preamble.count : most)
             if count == -Int(EAGAIN) { return }
             guard count >= 0 else { return lost(Int32(-count)) }
@@ -125,10 +117,10 @@ final class Talker {
                 continue
             }
             judge(count)
-            if received >= resetsAtReceived { return reset() }
-            guard readGap == 0 else {
+            if received >= script.resetsAtReceived { return reset() }
+            guard script.readGap == 0 else {
                 mayRead = false
-                world.kernel.after(readGap) { [self] in
+                world.kernel.after(script.readGap) { [self] in
                     mayRead = true
                     act()
                 }
@@ -142,6 +134,7 @@ final class Talker {
         guard let user = world.user(told) else { return world.fail("an origin was connected by user \(told), who does not exist") }
         guard user.other == nil else { return world.fail("two connections to the origin for user \(told)") }
         number = told
+        script = world.plan.script(number, side, &world.kernel.chance)
         other = user
         user.other = self
         world.identified(self)
@@ -154,23 +147,24 @@ final class Talker {
             return world.fail("wrong byte for \(description), offset \(received + index)")
         }
         received += count
+        heardAt = world.kernel.time
         world.delivered += count
         if let other, received > other.written { world.fail("more bytes than were written for \(description)") }
     }
 
     private func write() {
         while !isFinished, !isEnded {
-            if written >= resetsAtWritten { return reset() }
-            guard written < total else {
+            if written >= script.resetsAtWritten { return reset() }
+            guard written < script.total else {
                 isFinished = true
                 return socket.shutdownWriting()
             }
             let sent: Int
-            if written == urgentAt {
+            if written == script.urgentAt {
                 sent = socket.sendUrgent(Pattern.byte(stream: number, from: side, at: written))
-                if sent > 0 { urgentAt = .max }
+                if sent > 0 { script.urgentAt = .max }
             } else {
-                let count = min(chunk, total - written, max(1, resetsAtWritten - written), urgentAt - written)
+                let count = min(script.chunk, script.total - written, max(1, script.resetsAtWritten - written), script.urgentAt - written)
                 var bytes = [UInt8](repeating: 0, count: count)
                 bytes.withUnsafeMutableBytes { Pattern(stream: number, from: side).fill($0, from: UInt64(written)) }
                 sent = socket.send([bytes[...]])
@@ -178,9 +172,9 @@ final class Talker {
             if sent == -Int(EAGAIN) { return }
             guard sent > 0 else { return lost(Int32(-sent)) }
             written += sent
-            guard writeGap == 0 else {
+            guard script.writeGap == 0 else {
                 mayWrite = false
-                world.kernel.after(writeGap) { [self] in
+                world.kernel.after(script.writeGap) { [self] in
                     mayWrite = true
                     act()
                 }

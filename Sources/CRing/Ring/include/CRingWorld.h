@@ -16,8 +16,8 @@
 /* Each returns what the system call of its name returns, or -errno: -EAGAIN when it would block. */
 typedef struct {
     void *context;             /* Given back with each call. */
-    /* An operation was queued: the process wants to run again, even if nothing is ready. */
-    void    (*queued)(void *context);
+    /* An operation is queued: the process wants to run again, even if nothing is ready. Or -ENOMEM: the ring has no room. */
+    int     (*queued)(void *context);
     int     (*accept)(void *context, int listener);
     /* 0, -EINPROGRESS or -errno, and later, when the descriptor is ready, the same of `connected`. */
     int     (*connect)(void *context, int fd, const struct sockaddr *address, socklen_t length);

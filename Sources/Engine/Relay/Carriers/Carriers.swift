@@ -104,6 +104,9 @@ final class Carriers {
     /// fast a slab; an idle one shares the pool.
     func armReceive(_ carrier: Carrier) {
         guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
+        #if CANARIES
+        if Canary.selected == .pinnedSlabs, carrier.state == .established { (carrier.isHot, carrier.isWarm) = (true, true) }
+        #endif
         if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = relay.loop.readable(carrier.fd, carrier.token(.carrierReadable))
         } else if carrier.state == .established, !carrier.isWarm {

@@ -23,6 +23,9 @@ extension LocalSockets {
             let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
             guard share >= (user.pointee.inboundCount == 0 ? 1 : piece) else { return }
             most = min(share, room(session))
+            #if CANARIES
+            if Canary.selected == .readsBeyondBudget { most = 1 << 20 }
+            #endif
             guard most > 0 else { return block(index, user, session) }
         }
         if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }
@@ -148,6 +151,8 @@ extension LocalSockets {
     private func block(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
         user.pointee.lists.insert(.blocked)
         session.readBlocked.append(index)
+        // A slab of its own counts as armed: sockets that wait for room would keep each other waiting.
+        becomeCold(index, user)
         guard !session.isReadBlocked else { return }
         session.isReadBlocked = true
         if blockedSessions.isEmpty {

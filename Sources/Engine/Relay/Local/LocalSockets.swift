@@ -151,6 +151,9 @@ final class LocalSockets {
 
     /// The ring has no room: later, and never in this turn.
     func retryLater(_ index: UInt32) {
+        #if CANARIES
+        if Canary.selected == .retriesAtOnce { return readers.append(index) }
+        #endif
         if refused.isEmpty {
             relay.timers.set(Operation.usersRetry.token(), at: relay.now + Policy.retryDelay.nanoseconds)
         }

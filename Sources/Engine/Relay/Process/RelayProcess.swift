@@ -453,6 +453,18 @@ extension RelayProcess {
         return nil
     }
 
+    /// What counts against its limits, for the reader of a run that failed.
+    package var accounts: String {
+        "held \(budget.held), armed \(budget.armed), expected \(budget.expected), waiting \(budget.waiting) of \(budget.total), "
+            + "arena \(arena_used(arena)); sessions: " + sessions.all.map { session in
+                "\(session.endpoint.streamCount) streams, sent \(session.endpoint.sent), acknowledged \(session.endpoint.acknowledged), "
+                    + "\(session.endpoint.isAttached ? "attached" : "detached")\(session.endpoint.isSuspected ? ", suspected" : "")"
+            }.joined(separator: "; ")
+    }
+
+    /// Bytes that local sockets brought beyond what the budget has; one receive of each may be on its way when it fills up.
+    package var overdraft: Int { max(0, budget.held + budget.expected - budget.total) }
+
     /// Bytes in blocks of the arena that something refers to.
     package var usedByteCount: Int { arena_used(arena) }
     package var sessionCount: Int { sessions.count }

@@ -189,8 +189,8 @@ final class Sessions {
         guard let session = table.find(token) else { return }
         session.timerAt = .max
         if session.endpoint.isSilenceSuspicious(now: relay.instant), let carrier = session.carrier,
-           PathFacts(carrier.fd)?.explainsSilence == true {
-            session.endpoint.bePatient(until: relay.instant + Policy.patience)
+           let facts = PathFacts(carrier.fd), facts.explainsSilence {
+            session.endpoint.bePatient(until: relay.instant + Policy.patience, roundTrip: .microseconds(UInt64(facts.roundTripMicroseconds)))
         }
         switch session.endpoint.handleTimeout(now: relay.instant) {
         case .unchanged: break

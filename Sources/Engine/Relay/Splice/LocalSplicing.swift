@@ -84,6 +84,9 @@ extension LocalSockets {
         let user = table[index]
         switch error?.code {
         case nil:
+            #if CANARIES
+            if Canary.selected == .urgentMarkIsEnd { return received(index, user, 0, from: nil) }
+            #endif
             stopSplicing(index)
         case EAGAIN where user.pointee.lists.contains(.readable):
             user.pointee.lists.remove(.readable)
