@@ -276,6 +276,9 @@ public struct Endpoint: ~Copyable {
     /// in proportion to what the user has taken so far, so that those who take nothing hold little. Sockets' buffers take some bytes
     /// for a user who reads nothing; one who took more than that reads. A quarter of the budget is for equal parts only.
     private func share(of slot: StreamSlot) -> UInt64 {
+        #if CANARIES
+        if Canary.selected == .promisesBeyondLimit { return UInt64(max(0, limits.received)) }
+        #endif
         let budget = UInt64(max(0, limits.received))
         let others = reserved - table[slot].receive.reserved
         let available = budget > others ? budget - others : 0

@@ -295,6 +295,9 @@ struct Liveness {
         // A peer that stood still while its kernel acknowledged everything has measured nothing of the path, either: what a stall teaches
         // must not make the next outage look usual.
         let took = now.since(pingedAt)
+        #if CANARIES
+        if Canary.selected == .patienceFromStall { excusedRoundTrip = nil }
+        #endif
         let sample = excusedRoundTrip.map { min(took, max(roundTrip, $0 * 2)) } ?? took
         excusedRoundTrip = nil
         latest = sample

@@ -156,10 +156,10 @@ public struct ProcessPlan: Sendable {
             opensWithin = 1
             endsWithin = milliseconds(60_000)
         case .stoppedReaders:
-            (streams, bytesMaximum, latency, opensWithin) = (41, 1 << 20, milliseconds(5), 1)
+            (streams, bytesMaximum, latency, opensWithin) = (41, 2 << 20, milliseconds(chance.pick([1, 5, 20])), 1)
             (bufferByteCount, memoryByteCount) = (1 << 20, 4 << 20)
-            limits.receiveBuffer = 64 << 10
-            limits.sendBuffer = 64 << 10
+            limits.receiveBuffer = chance.pick([16, 64, 128]) << 10
+            limits.sendBuffer = limits.receiveBuffer
             endsWithin = milliseconds(20_000)
         case .longPath:
             (clients, streams, bytesMaximum, latency, opensWithin) = (30, 1, 16 << 20, milliseconds(100), 1)
@@ -169,6 +169,7 @@ public struct ProcessPlan: Sendable {
             endsWithin = milliseconds(8_000)
         case .forgottenCarrier:
             (streams, opensWithin, healsAt) = (1, 1, milliseconds(30_000))
+            latency = milliseconds(chance.pick([1, 20, 60]))
         case .refusals:
             (streams, bytesMaximum, healsAt) = (10, 256 << 10, milliseconds(3000))
         case .urgent:
