@@ -93,7 +93,7 @@ import Wire
         #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: true, isProven: { _ in true }) == .resume(1))
     }
 
-    /// Hazard 24: a table that strangers fill while a good client is away.
+    /// A table that strangers fill while a good client is away.
     @Test func strangersCannotTakeTheSessionOfAClientInAnOutage() {
         var registry = registry()
         _ = admit(&registry, 1)

@@ -143,7 +143,7 @@ import Time
         #expect(liveness.suspicionAt == .never)
     }
 
-    /// Hazard 25: client to server is swallowed, server to client flows in little records.
+    /// Client to server is swallowed, server to client flows in little records.
     @Test func aTrickleThatAnswersNothingIsSuspicious() {
         var liveness = attached()
         liveness.sent(now: at(0))

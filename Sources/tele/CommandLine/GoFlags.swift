@@ -1,4 +1,4 @@
-/// Reads a command line by the conventions of Go's flag package, which the original used, and brings it into
+/// Reads a command line by the conventions of Go's flag package, which goteleport used, and brings it into
 /// the one spelling `--name=value` that leaves ArgumentParser nothing to guess.
 ///
 /// `-name` and `--name` are the same flag; a value follows after `=` or as the next word; a toggle takes a

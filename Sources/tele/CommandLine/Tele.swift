@@ -183,7 +183,7 @@ struct KeygenArguments: ParsableCommand {
 }
 
 extension NameSpecification {
-    /// A flag with one dash, as the original has it, and with two.
+    /// A flag with one dash, as Go's flag package has it, and with two.
     static func go(_ name: String) -> NameSpecification { [.goLong(name), .customLong(name)] }
 }
 

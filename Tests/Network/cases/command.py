@@ -1,4 +1,4 @@
-"""The command lines of the original's document, as printed; free ports; wrong lines."""
+"""The command lines of goteleport's document, as printed; free ports; wrong lines."""
 
 import re
 import socket

@@ -162,11 +162,11 @@ public struct ProcessPlan: Sendable {
             limits.sendBuffer = limits.receiveBuffer
             endsWithin = milliseconds(20_000)
         case .longPath:
-            (clients, streams, bytesMaximum, latency, opensWithin) = (30, 1, 16 << 20, milliseconds(100), 1)
+            (clients, streams, bytesMaximum, latency, opensWithin) = (30, 1, 8 << 20, milliseconds(100), 1)
             (bufferByteCount, memoryByteCount) = (16 << 20, 64 << 20)
             limits.receiveBuffer = 16 << 20
             limits.sendBuffer = 16 << 20
-            endsWithin = milliseconds(8_000)
+            endsWithin = milliseconds(5_000)
         case .forgottenCarrier:
             (streams, opensWithin, healsAt) = (1, 1, milliseconds(30_000))
             latency = milliseconds(chance.pick([1, 20, 60]))
@@ -175,7 +175,7 @@ public struct ProcessPlan: Sendable {
         case .urgent:
             (streams, bytesMaximum, splicing, hasKey, urgentOneIn, opensWithin) = (2, 2 << 20, 1, false, 1, 1)
         case .hoard:
-            (streams, bytesMaximum, healsAt, opensWithin) = (20, 1 << 20, milliseconds(8000), milliseconds(50))
+            (streams, bytesMaximum, healsAt, opensWithin) = (20, 300 << 10, milliseconds(8000), milliseconds(50))
             (bufferByteCount, memoryByteCount) = (1 << 20, 1 << 20)
         }
     }

@@ -73,7 +73,7 @@ final class ProcessWorld {
         tellStory()
 
         proceed { isHealed && unopened == 0 && openCount == 0 }
-        let quiet = kernel.time + milliseconds(90_000)
+        let quiet = kernel.time + milliseconds(40_000)
         kernel.at(quiet) {}
         proceed { kernel.time >= quiet }
         if let misuse = kernel.misuse { fail(misuse) }
@@ -233,7 +233,7 @@ final class ProcessWorld {
                 }
             }
         case .hoard:
-            kernel.after(milliseconds(100)) { [unowned self] in
+            kernel.after(milliseconds(20)) { [unowned self] in
                 silence(ProcessWorld.clientHost, ProcessWorld.serverHost, milliseconds(5000), both: true)
             }
         case .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent: break
