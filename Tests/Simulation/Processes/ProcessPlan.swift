@@ -8,6 +8,10 @@ public struct ProcessPlan: Sendable {
         case cut, halfCut
         /// A carrier dies at a byte.
         case cutAtByte
+        /// Something between a client and the server forgets their carriers.
+        case forget
+        /// The ring of a process has no room for a while.
+        case refuse
         /// The path becomes slower, or fast again.
         case slow
         /// A process gets no time for a while.
@@ -16,6 +20,8 @@ public struct ProcessPlan: Sendable {
         case networkNews
         case reload
         case killClient, killServer
+        /// The server drains, ends, and is started again.
+        case drainServer
         /// The origin is not there for a while.
         case refuseOrigin
     }
@@ -79,7 +85,7 @@ public struct ProcessPlan: Sendable {
     var healsAt: UInt64 = milliseconds(3000)
 
     /// Some fault of the plan may cost connections.
-    var mayLose: Bool { faults.contains(.killClient) || faults.contains(.killServer) }
+    var mayLose: Bool { faults.contains(.killClient) || faults.contains(.killServer) || faults.contains(.drainServer) }
 
     public init(seed: UInt64) {
         self.seed = seed
@@ -122,7 +128,7 @@ public struct ProcessPlan: Sendable {
         faultGap = healsAt / UInt64(1 + chance.skewed(chance.oneIn(2) ? 40 : 200))
         opensWithin = chance.oneIn(3) ? 1 : UInt64(chance.skewed(Int(healsAt)))
         for fault in Fault.allCases where chance.oneIn(3) { faults.append(fault) }
-        if !chance.oneIn(6) { faults.removeAll { $0 == .killServer || $0 == .killClient } }
+        if !chance.oneIn(6) { faults.removeAll { $0 == .killServer || $0 == .killClient || $0 == .drainServer } }
         if chance.oneIn(8) { faults = [] }
         let told: Story = chance.oneIn(6) ? chance.pick(Story.allCases) : .mixed
         self.chance = chance

@@ -21,6 +21,7 @@ final class ProcessWorld {
     private var openCount = 0
     private var talkersOverAt: UInt64 = 0
     private(set) var isHealed = false
+    private var isDraining = false
     private var healedAt: UInt64 = 0
     private var originListener: TCPSocket!
     /// The origin was away at some time: its connections may be refused.
@@ -30,6 +31,8 @@ final class ProcessWorld {
 
     static let serverHost = 2, originHost = 3, clientHost = 10
     static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222
+
+    static let drainSeconds = 5
 
     /// After the heal, every connection ends within this much virtual time.
     static let settleMaximum = milliseconds(600_000)
@@ -72,7 +75,7 @@ final class ProcessWorld {
         if let endsWithin = plan.endsWithin { kernel.at(start + endsWithin) { [unowned self] in judgeEnds() } }
         tellStory()
 
-        proceed { isHealed && unopened == 0 && openCount == 0 }
+        proceed { isHealed && unopened == 0 && openCount == 0 && !isDraining }
         let quiet = kernel.time + milliseconds(40_000)
         kernel.at(quiet) {}
         proceed { kernel.time >= quiet }
@@ -146,7 +149,7 @@ final class ProcessWorld {
         configuration.bufferByteCount = plan.bufferByteCount
         configuration.memoryByteCount = plan.memoryByteCount
         configuration.maximumStreams = plan.streamsMaximum
-        configuration.drainSeconds = 5
+        configuration.drainSeconds = ProcessWorld.drainSeconds
         if let keyFile { configuration.security = .keys(file: keyFile) }
         return configuration
     }
@@ -274,6 +277,12 @@ final class ProcessWorld {
         case .cutAtByte:
             let ends = kernel.connections(between: client, and: ProcessWorld.serverHost)
             if !ends.isEmpty { kernel.chance.pick(ends).diesAfter = 1 + kernel.chance.skewed(64 << 10) }
+        case .forget:
+            for socket in kernel.connections(between: client, and: ProcessWorld.serverHost) { socket.isSwallowed = true }
+        case .refuse:
+            let process = kernel.chance.pick(clients + [server!])
+            process.refusesUntil = kernel.time + microseconds(kernel.chance.skewed(200_000))
+        case .drainServer: drainServer()
         case .slow:
             for (from, to) in [(client, ProcessWorld.serverHost), (ProcessWorld.serverHost, client)] {
                 kernel.network[from, to].latency = kernel.chance.oneIn(3) ? plan.latency : microseconds(kernel.chance.skewed(500_000))
@@ -323,6 +332,31 @@ final class ProcessWorld {
         } catch {
             fail("cannot start again: \(error)")
         }
+    }
+
+    /// It ends within its drain, a goodbye, and what it was frozen; then another takes its place.
+    private func drainServer() {
+        guard !isDraining, let process = server else { return }
+        isDraining = true
+        kills += 1
+        process.signal(SIGTERM)
+        let last = max(kernel.time, process.frozenUntil) + milliseconds(1000 * ProcessWorld.drainSeconds + 3000)
+        awaitEnd(of: process, last)
+    }
+
+    private func awaitEnd(of process: VirtualProcess, _ last: UInt64) {
+        // It was killed meanwhile, and is another one.
+        guard process === server else {
+            isDraining = false
+            return
+        }
+        guard process.relay != nil else {
+            isDraining = false
+            if process.ending != .finished { fail("a server that was told to drain ended as \(String(describing: process.ending))") }
+            return restart(nil)
+        }
+        if kernel.time > max(last, process.frozenUntil + milliseconds(3000)) { return fail("a server that was told to drain goes on") }
+        kernel.after(milliseconds(50)) { [unowned self] in awaitEnd(of: process, last) }
     }
 
     private func heal() {

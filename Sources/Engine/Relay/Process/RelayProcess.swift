@@ -456,7 +456,8 @@ extension RelayProcess {
     /// What counts against its limits, for the reader of a run that failed.
     package var accounts: String {
         "held \(budget.held), armed \(budget.armed), expected \(budget.expected), waiting \(budget.waiting) of \(budget.total), "
-            + "arena \(arena_used(arena)); sessions: " + sessions.all.map { session in
+            + "arena \(arena_used(arena)); \(locals.dirty.count) sockets and \(sessions.hasWork ? "some" : "no") sessions to flush, "
+            + "postponed \(sessions.hasPostponed), unfinished \(carriers.hasUnfinished), timer in \(Int64(timers.nextDeadline ?? 0) - Int64(now)) ns; sessions: " + sessions.all.map { session in
                 "\(session.endpoint.streamCount) streams, sent \(session.endpoint.sent), acknowledged \(session.endpoint.acknowledged), "
                     + "\(session.endpoint.isAttached ? "attached" : "detached")\(session.endpoint.isSuspected ? ", suspected" : "")"
             }.joined(separator: "; ")

@@ -179,7 +179,9 @@ final class Sessions {
 
     /// The session's timer, if it must come up earlier than it would.
     private func schedule(_ session: Session) {
-        let deadline = session.endpoint.nextTimeout.nanoseconds
+        var deadline = session.endpoint.nextTimeout.nanoseconds
+        // What is due and cannot be sent, because the ring has no room or the greeting has not left, would be due again at once, for ever.
+        if deadline <= relay.now, session.carrier?.isReady != true { deadline = relay.now + Policy.retryDelay.nanoseconds }
         guard deadline < session.timerAt else { return }
         session.timerAt = deadline
         relay.timers.set(session.token(.sessionTimeout), at: deadline)
