@@ -105,7 +105,7 @@ final class AdminServer {
             HTTPAnswer(.fine, "draining \(relay.words)\n") { $0.request(gently: true) }
         case "/drain": HTTPAnswer(.fine, "already draining \(relay.words)\n")
         case "/stop": HTTPAnswer(.fine, "stopping \(relay.words)\n") { $0.request(gently: false) }
-        case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload() }
+        case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload.run() }
         case "/reconnect":
             relay.host.reconnect() ? HTTPAnswer(.fine, "done\n")
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")

@@ -14,10 +14,10 @@ import Tunnel
 ///
 /// More stored properties than most: it is the process, and every owner finds the others through it.
 package final class RelayProcess {
-    private(set) var configuration: Configuration
-    private let reconfigure: Reconfigure?
+    /// Only its mappings change, by a reload.
+    var configuration: Configuration
     var activation = Activation()
-    private let manager = ServiceManager()
+    let manager = ServiceManager()
     var events: EventLog
     let loop: Loop
     let arena: OpaquePointer
@@ -26,24 +26,14 @@ package final class RelayProcess {
     let resolver: Resolver
     /// Nil: carriers are plain.
     let credentials: Credentials?
-    let signals: Signals
-    private let networkEvents = NetworkEvents()
-    private var wakeEvents = WakeEvents()
-    private let fileEvents: FileEvents?
-    /// The ring waits for them.
-    private var isWatching = (signals: false, networkEvents: false, wakeEvents: false, fileEvents: false)
-    /// The files of the certificates did not fit each other, perhaps because only some of them were renewed yet.
-    private var hasMisfit = false
-    /// The last reload, and what it looks up.
-    private var reloading: (number: UInt32, awaited: Int, found: [HostPort: Resolver.Answer]) = (0, 0, [:])
-    /// Nanoseconds that the machine has slept, as the kernel told in this turn.
-    private var slept: UInt64 = 0
     var generator = Entropy()
 
     private(set) var locals: LocalSockets!
     private(set) var carriers: Carriers!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
+    private(set) var watches: Watches!
+    private(set) var reload: Reload!
     private(set) var admin: AdminServer!
     /// Set once, before the first iteration.
     var host: (any Host)!
@@ -67,13 +57,12 @@ package final class RelayProcess {
 
     init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil) throws {
         self.configuration = configuration
-        self.reconfigure = reconfigure
         events = EventLog(log)
         now = Clock.now()
         budget = Budget(configuration)
         credentials = try Credentials(configuration)
-        fileEvents = FileEvents(configuration.security.certificateFiles)
         stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
+        let signals: Signals
         do {
             signals = try Signals()
         } catch {
@@ -89,10 +78,13 @@ package final class RelayProcess {
         }
         arena = try RelayProcess.makeArena(configuration)
         resolver = Resolver(wake: loop.waker)
+        // Before the local sockets: they have what descriptors these leave.
+        watches = Watches(self, signals, files: configuration.security.certificateFiles)
         locals = LocalSockets(self, descriptorLimit: descriptorLimit)
         carriers = Carriers(self)
         sessions = Sessions(self)
         listeners = Listeners(self)
+        reload = Reload(self, reconfigure)
         admin = AdminServer(self)
         if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
             events.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
@@ -135,8 +127,8 @@ package final class RelayProcess {
     package func begin() {
         host.start()
         listeners.arm()
-        armWatches()
-        noteCertificateAge()
+        watches.arm()
+        reload.noteCertificateAge()
         manager.ready()
         signOfLife()
         planWait()
@@ -172,7 +164,7 @@ package final class RelayProcess {
         carriers.readOn()
         noticePause(since: before, deadline)
         for answer in resolver.takeAnswers() {
-            if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { handleLookup(answer) } else { host.handleLookup(answer) }
+            if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { reload.handleLookup(answer) } else { host.handleLookup(answer) }
         }
         flush()
         var hasMore = hasWork
@@ -199,9 +191,9 @@ package final class RelayProcess {
     private func noticePause(since before: UInt64, _ deadline: UInt64?) {
         let least = Policy.pauseMinimum.nanoseconds
         let wasStopped = now - before > least && now > deadline ?? .max && now - (deadline ?? now) > least
+        let slept = watches.takeSleep()
         guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
         events.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
-        slept = 0
         host.pathMayHaveChanged()
     }
 
@@ -251,25 +243,8 @@ package final class RelayProcess {
             listeners.handle(completion)
         case .adminReceive, .adminSend:
             admin.handle(operation, completion)
-        case .signals:
-            isWatching.signals = false
-            while let number = signals.take() { handleSignal(number) }
-            armWatches()
-        case .wakeEvents:
-            isWatching.wakeEvents = false
-            slept = wakeEvents?.take() ?? 0
-            armWatches()
-        case .fileEvents:
-            isWatching.fileEvents = false
-            fileEvents?.drain()
-            hasMisfit = false
-            timers.set(Operation.filesSettled.token(), at: now + Policy.filesPause.nanoseconds)
-            armWatches()
-        case .networkEvents:
-            isWatching.networkEvents = false
-            networkEvents?.drain()
-            heed()
-            armWatches()
+        case .signals, .wakeEvents, .fileEvents, .networkEvents:
+            watches.handle(operation)
         default:
             preconditionFailure("a completion of a timer")
         }
@@ -288,10 +263,10 @@ package final class RelayProcess {
         case .coolDown: locals.handleCoolDown()
         case .carriersCoolDown: carriers.handleCoolDown()
         case .adminDeadline: admin.handleDeadline(token)
-        case .watchesRetry: armWatches()
-        case .networkSettled: heed()
-        case .filesSettled: renewCertificates()
-        case .certificateAge: noteCertificateAge()
+        case .watchesRetry: watches.arm()
+        case .networkSettled: handleNetworkEvents()
+        case .filesSettled: reload.renewCertificates()
+        case .certificateAge: reload.noteCertificateAge()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
         case .stopping: break  // The wheel looks after each turn.
@@ -299,8 +274,8 @@ package final class RelayProcess {
         }
     }
 
-    /// The first of many events at once, the others together.
-    private func heed() {
+    /// The network changed: the first of many events at once, the others together.
+    func handleNetworkEvents() {
         let next = heededAt + Policy.networkPause.nanoseconds
         guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
         heededAt = now
@@ -308,112 +283,22 @@ package final class RelayProcess {
         host.networkChanged()
     }
 
-    /// Waits for signals, and for news of the network where the system tells them.
-    private func armWatches() {
-        if !isWatching.signals { isWatching.signals = loop.readable(signals.fd, Operation.signals.token()) }
-        if let networkEvents, !isWatching.networkEvents {
-            isWatching.networkEvents = loop.readable(networkEvents.fd, Operation.networkEvents.token())
-        }
-        if let wakeEvents, !isWatching.wakeEvents {
-            isWatching.wakeEvents = loop.readable(wakeEvents.fd, Operation.wakeEvents.token())
-        }
-        if let fileEvents, !isWatching.fileEvents {
-            isWatching.fileEvents = loop.readable(fileEvents.fd, Operation.fileEvents.token())
-        }
-        guard !isWatching.signals || networkEvents != nil && !isWatching.networkEvents || wakeEvents != nil && !isWatching.wakeEvents
-                || fileEvents != nil && !isWatching.fileEvents else { return }
-        timers.set(Operation.watchesRetry.token(), at: now + Policy.retryDelay.nanoseconds)
-    }
-
     // MARK: Stopping
 
-    private func handleSignal(_ number: Int32) {
+    func handleSignal(_ number: Int32) {
         switch number {
         // Whoever started us for one stream ends so (ssh does with its ProxyCommand).
         case SIGHUP where configuration.stream != nil:
             isReleased = true
             request(gently: false)
         case SIGUSR1: host.pathMayHaveChanged()
-        case SIGHUP: reload()
+        case SIGHUP: reload.run()
         default: request(gently: number == SIGTERM)
         }
     }
 
     /// The process shall end. `gently`: what is open may end first.
     func request(gently: Bool) { take(stopping.handleRequest(gently: gently, now: instant)) }
-
-    /// SIGHUP: the configuration and the keys are read again. A fault in either changes nothing.
-    func reload() {
-        guard reconfigure != nil || credentials != nil else { return events.note(.nothingToReload) }
-        manager.reloading()
-        defer { manager.ready() }
-        let ignored: [String]
-        do throws(StartFault) {
-            let fresh = try reconfigure?() ?? configuration
-            try credentials?.reload()
-            ignored = configuration.differences(from: fresh)
-            configuration.mappings = fresh.mappings
-        } catch {
-            return events.note(.reloadFailed(error))
-        }
-        events.note(.reloaded(ignored: ignored))
-        if credentials != nil { host.handleReloaded() }
-        noteCertificateAge()
-        askForListeners()
-    }
-
-    /// Names to listen on are looked up off the loop: a name server may be silent for long.
-    private func askForListeners() {
-        reloading.number &+= 1
-        reloading.found = [:]
-        reloading.awaited = 0
-        if configuration.role == .client {
-            let present = Dictionary(listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
-            var asked: Set<HostPort> = []
-            for mapping in configuration.mappings where present[mapping.name] != mapping {
-                let name = mapping.address
-                guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
-                      resolver.look(up: name, token: Operation.listenerLookup.token(reloading.number).rawValue, isPassive: true) else { continue }
-                reloading.awaited += 1
-            }
-        }
-        if reloading.awaited == 0 { applyMappings() }
-    }
-
-    private func handleLookup(_ answer: Resolver.Answer) {
-        guard Token(rawValue: answer.token).index == reloading.number else { return }
-        reloading.found[answer.name] = answer
-        reloading.awaited -= 1
-        if reloading.awaited == 0 { applyMappings() }
-    }
-
-    private func applyMappings() {
-        guard stopping.isRunning else { return }
-        for fault in host.apply(configuration.mappings, reloading.found) { events.note(.mappingFailed(fault)) }
-        reloading.found = [:]
-    }
-
-    /// Renewed certificates are used from now on, without a signal.
-    private func renewCertificates() {
-        guard let credentials, credentials.areOutdated else { return }
-        do throws(StartFault) {
-            try credentials.reload()
-        } catch {
-            if hasMisfit { return events.note(.reloadFailed(error)) }
-            hasMisfit = true
-            return timers.set(Operation.filesSettled.token(), at: now + Policy.filesPatience.nanoseconds)
-        }
-        events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
-        host.handleReloaded()
-        noteCertificateAge()
-    }
-
-    private func noteCertificateAge() {
-        guard let expiry = credentials?.expiry else { return }
-        timers.set(Operation.certificateAge.token(), at: now + Policy.expiryInterval.nanoseconds)
-        let left = expiry - Int64(time(nil))
-        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { events.note(.certificateExpires(seconds: left)) }
-    }
 
     private func advanceStop() {
         guard !stopping.isRunning else { return }

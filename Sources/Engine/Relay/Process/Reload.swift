@@ -1,0 +1,107 @@
+import Control
+import Glibc
+import Loop
+import Time
+
+/// What a running process reads again: its configuration and keys on SIGHUP, its certificates whenever their files change.
+final class Reload {
+    unowned(unsafe) private let relay: RelayProcess
+    private let reconfigure: Reconfigure?
+    /// The certificates' files did not fit each other, perhaps because only some of them were renewed yet.
+    private var hasMisfit = false
+    /// Tells the answers for the last reload from those for an earlier one.
+    private var number: UInt32 = 0
+    /// Look-ups whose answer has not come, and those that have.
+    private var awaited = 0
+    private var found: [HostPort: Resolver.Answer] = [:]
+
+    /// `reconfigure` nil: there is one configuration only.
+    init(_ relay: RelayProcess, _ reconfigure: Reconfigure?) {
+        self.relay = relay
+        self.reconfigure = reconfigure
+    }
+
+    /// SIGHUP. A fault in the configuration or in the keys changes nothing.
+    func run() {
+        guard reconfigure != nil || relay.credentials != nil else { return relay.events.note(.nothingToReload) }
+        relay.manager.reloading()
+        defer { relay.manager.ready() }
+        let ignored: [String]
+        do throws(StartFault) {
+            let fresh = try reconfigure?() ?? relay.configuration
+            try relay.credentials?.reload()
+            ignored = relay.configuration.differences(from: fresh)
+            relay.configuration.mappings = fresh.mappings
+        } catch {
+            return relay.events.note(.reloadFailed(error))
+        }
+        relay.events.note(.reloaded(ignored: ignored))
+        if relay.credentials != nil { relay.host.handleReloaded() }
+        noteCertificateAge()
+        lookUpListeners()
+    }
+
+    // MARK: Listeners
+
+    /// Names to listen on are looked up off the loop: a name server may be silent for long.
+    private func lookUpListeners() {
+        number &+= 1
+        found = [:]
+        awaited = 0
+        if relay.configuration.role == .client {
+            let present = Dictionary(relay.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+            var asked: Set<HostPort> = []
+            for mapping in relay.configuration.mappings where present[mapping.name] != mapping {
+                let name = mapping.address
+                guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
+                      relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true) else { continue }
+                awaited += 1
+            }
+        }
+        if awaited == 0 { applyMappings() }
+    }
+
+    func handleLookup(_ answer: Resolver.Answer) {
+        guard Token(rawValue: answer.token).index == number else { return }
+        found[answer.name] = answer
+        awaited -= 1
+        if awaited == 0 { applyMappings() }
+    }
+
+    private func applyMappings() {
+        guard relay.stopping.isRunning else { return }
+        for fault in relay.host.apply(relay.configuration.mappings, found) { relay.events.note(.mappingFailed(fault)) }
+        found = [:]
+    }
+
+    // MARK: Certificates
+
+    /// Their folder changed: they are read when nobody has written to it for a moment.
+    func handleFileEvents() {
+        hasMisfit = false
+        relay.timers.set(Operation.filesSettled.token(), at: relay.now + Policy.filesPause.nanoseconds)
+    }
+
+    /// Renewed certificates are used from now on, without a signal.
+    func renewCertificates() {
+        guard let credentials = relay.credentials, credentials.areOutdated else { return }
+        do throws(StartFault) {
+            try credentials.reload()
+        } catch {
+            if hasMisfit { return relay.events.note(.reloadFailed(error)) }
+            hasMisfit = true
+            return relay.timers.set(Operation.filesSettled.token(), at: relay.now + Policy.filesPatience.nanoseconds)
+        }
+        relay.events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+        relay.host.handleReloaded()
+        noteCertificateAge()
+    }
+
+    /// Once a day.
+    func noteCertificateAge() {
+        guard let expiry = relay.credentials?.expiry else { return }
+        relay.timers.set(Operation.certificateAge.token(), at: relay.now + Policy.expiryInterval.nanoseconds)
+        let left = expiry - Int64(time(nil))
+        if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { relay.events.note(.certificateExpires(seconds: left)) }
+    }
+}
