@@ -58,7 +58,7 @@ enum Command {
             Complaint(fault.sentence, hint: fault.hint).print()
             return .configuration
         } catch let fault as OutputFault {
-            // A reader that has seen enough and left (`tele | head -1`) is no failure.
+            // A reader that has closed the pipe (`tele | head -1`) is not a failure.
             if fault.isReaderGone { return .fine }
             Complaint("cannot write to stdout (\(fault.reason))", hint: "check where stdout leads").print()
             return .failure

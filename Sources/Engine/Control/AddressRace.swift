@@ -20,7 +20,7 @@ public struct AddressRace<Address: Equatable> {
     public static var attemptDelay: Interval { .milliseconds(250) }
     /// While attempts are silent, a name is looked up again after this.
     public static var silence: Interval { .seconds(1) }
-    /// When all have failed, the answer of a name that had an address before is awaited so long.
+    /// When all have failed, the answer for a name that had an address before is awaited this long.
     public static var answerPatience: Interval { .seconds(2) }
     /// Attempts under way at a time.
     public static var attemptsMaximum: Int { 4 }

@@ -19,7 +19,7 @@ public struct BacklogAge: Sendable {
 
     public init() {}
 
-    /// So many bytes have come in all, and so many have left. Neither falls.
+    /// Bytes that have come in all, and bytes that have left. Neither falls.
     public mutating func note(entered: UInt64, left: UInt64, now: Instant) {
         let gone = steps.prefix { $0.end <= left }.count
         if gone > 0 { steps.removeFirst(gone) }

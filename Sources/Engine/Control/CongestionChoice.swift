@@ -12,7 +12,7 @@ public struct CongestionChoice: Sendable {
 
     /// What was lost before cubic came, or in its first moments, says nothing against it.
     static let settling = Interval.seconds(1)
-    /// Loss is judged over so many segments, and at least this time.
+    /// Loss is judged over this many segments, and at least this time.
     static let segmentMinimum: UInt64 = 200
     static let timeMinimum = Interval.milliseconds(250)
     /// From one of so many on a path is lossy: cubic would feel it. It stays so for a while, each time for longer.

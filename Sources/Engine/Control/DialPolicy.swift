@@ -25,11 +25,11 @@ public enum DialPolicy {
     public static let handshakeMaximum = Interval.milliseconds(1600)
     /// And for this when the server has answered it.
     public static let handshakeHeard = Interval.seconds(2)
-    /// One of several handshakes that has heard nothing for so long, or for six round trips, gives way to a fresh one.
+    /// One of several handshakes that was silent for this long, or for six round trips, is replaced by a fresh one.
     public static let handshakeSilence = Interval.seconds(1)
-    /// A connection that waits for its turn is fresh for so long, or for two round trips.
+    /// A connection that waits for its turn is fresh for this long, or for two round trips.
     public static let spareMinimum = Interval.milliseconds(100)
-    /// After a failure that does not pass by itself.
+    /// After a permanent failure.
     public static let lastingPause = Interval.milliseconds(900)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)

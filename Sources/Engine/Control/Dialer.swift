@@ -96,7 +96,7 @@ public struct Dialer: ~Copyable {
     /// What the connect of the last carrier took.
     private var connectTook = Interval.zero
     private var patience = DialPolicy.patienceMinimum
-    /// Since when nobody has answered an attempt, neither with a connection nor with an error.
+    /// Since when no attempt was answered, neither with a connection nor with an error.
     private var unansweredSince: Instant?
     /// Pauses of this outage, and the end of the current one.
     private var pauses = 0
@@ -116,7 +116,7 @@ public struct Dialer: ~Copyable {
     public var hasCandidates: Bool { !candidates.isEmpty }
     /// Nothing is dialled for a while: a firewall may have banned this address.
     public var isPausing: Bool { pausedUntil != nil }
-    /// The next connections shall use segments of at most so many bytes. Nil: as TCP likes.
+    /// The segment size of new connections, at most, in bytes. Nil: TCP's own choice.
     public var segmentByteCount: Int32? { segments.limit }
 
     /// What to do, oldest first. Call until nil after each event.
@@ -124,7 +124,7 @@ public struct Dialer: ~Copyable {
 
     // MARK: The session and its path
 
-    /// The name of the server has so many addresses now, in another order than before. `foreign`: those of other servers.
+    /// The number of addresses that the server's name has now; their order changed. `foreign`: those of other servers.
     public mutating func handleAddresses(_ count: Int, foreign: Set<Int> = [], now: Instant) {
         addressCount = count
         nextAddress = 0
@@ -156,7 +156,7 @@ public struct Dialer: ~Copyable {
         // With nothing left to wait for they are asked once more.
         foreign = []
         seek(now)
-        // A later HELLO that is under way may bring the next carrier by itself.
+        // A later HELLO that is in flight may bring the next carrier.
         if candidates.contains(where: { $0.attempt != nil }) { dialAt = max(dialAt, now + DialPolicy.greetingMinimum) }
         greet(now)
     }
@@ -167,7 +167,7 @@ public struct Dialer: ~Copyable {
         endPause()
         guard isSeeking else { return }
         dialAt = now
-        // What was said on the old path keeps nobody back.
+        // Refusals on the old path do not delay attempts on the new one.
         for index in candidates.indices where candidates[index].attempt != nil {
             candidates[index].greetedAt = Instant(nanoseconds: 0)
             candidates[index].connectTook = .zero
@@ -251,7 +251,7 @@ public struct Dialer: ~Copyable {
         candidates.remove(at: index)
         withdrawIfNoneGreeted()
         guard isSeeking else { return }
-        // Whoever says no is there.
+        // A refusal proves that the host is up.
         endPause()
         greet(now)
         failuresInRow += 1
@@ -261,7 +261,7 @@ public struct Dialer: ~Copyable {
         }
     }
 
-    /// TCP gave the attempt up: nobody answered.
+    /// TCP gave the attempt up: no answer.
     public mutating func handleUnanswered(_ id: CandidateID) { candidates.removeAll { $0.id == id } }
 
     /// Another server answered on this candidate, one that does not know the session.

@@ -40,14 +40,14 @@ public struct PathWindow: Sendable {
     /// Bytes that a path holds, at least and at most: whatever the kernel says, arithmetic stays within.
     static let floor = 16 << 10
     static let most = 1 << 40
-    /// A queue that outlives so many samples, and this time, is not ours; then the window stays open for a while.
+    /// A queue that lasts for this many samples, and this time, is not ours; then the window stays open for a while.
     static let patience = (samples: 12, time: Interval.seconds(1))
     static let openFor = Interval.seconds(30)
     /// Of a satellite in geostationary orbit: what the peer tells of a queue on the way back is a second old or two, and until then that one
     /// looks like ours. A shorter queue than this is left alone there.
     static let far = Interval.milliseconds(400)
     static let queueWhenFar = Interval.seconds(1)
-    /// What is handed over at once is worth so much of the rate.
+    /// A batch is at most what the path carries in this time.
     static let chunk = Interval.milliseconds(1)
     static let chunkMinimum = 3000
 

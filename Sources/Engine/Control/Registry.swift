@@ -18,7 +18,7 @@ public struct Registry: ~Copyable {
     public struct Limits: Sendable {
         /// Sessions that have proved themselves.
         public var sessions: Int
-        /// A detached session is kept for so long.
+        /// How long a detached session is kept.
         public var hold: Interval
         /// Bytes that all sessions may be promised; and the most for one.
         public var grantTotal: Int
@@ -52,9 +52,9 @@ public struct Registry: ~Copyable {
 
     private struct Entry {
         let identity: SessionIdentity
-        /// Who it belongs to: what its peer authenticated as; empty where nobody has to.
+        /// Its owner: the peer's authenticated identity; empty without authentication.
         let peer: String
-        /// With whom it shares its part of a full table: its peer, or where nobody authenticates the address that it came from.
+        /// The group that shares a part of a full table: its peer, or without authentication the address that it came from.
         let group: String
         let secret: Octets32
         var attempt: UInt64
@@ -203,13 +203,13 @@ public struct Registry: ~Copyable {
     public enum Admission: Equatable {
         /// It was proven before.
         case known
-        /// It may be promised so much from now on. `evict` loses its place to it.
+        /// The bytes that it may be promised from now on. `evict` loses its place to it.
         case welcome(grant: Int, evict: SessionKey?)
-        /// There is no room: nobody may be evicted.
+        /// The table is full, and no session may be evicted.
         case full
     }
 
-    /// A frame of the session came behind its WELCOME: somebody is there who can hear.
+    /// The first frame after WELCOME: the peer is live.
     public mutating func proved(_ key: SessionKey, now: Instant) -> Admission {
         guard let entry = entry(key), !entry.isProven else { return .known }
         var evicted: SessionKey?
@@ -356,7 +356,7 @@ public enum RegistryPolicy {
     public static let newcomerGrant = 256 << 10
     /// A session that has proved itself is promised this part of what is free, and more while it needs more.
     public static let baseParts = 64
-    /// It keeps that so long after it last needed it.
+    /// It keeps the grown share for this long after it last needed it.
     public static let grantKept = Interval.seconds(2)
     /// Sessions that are looked at for one that gives way in a full table.
     public static let evictionSteps = 1024

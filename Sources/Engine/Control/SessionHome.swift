@@ -18,12 +18,12 @@ public struct SessionHome<Address: Hashable> {
     /// What the session has of a carrier.
     public enum Carrier: Equatable, Sendable { case none, works, suspected }
 
-    /// A carrier that has been silent for so long, while its server's address says not to know the session, died with that server.
+    /// A carrier that was silent for this long, while its server's address does not know the session, died with that server.
     public static var silence: Interval { .seconds(3) }
 
     /// The address that last carried the session.
     public private(set) var address: Address?
-    /// Addresses at which somebody said not to know it.
+    /// Addresses whose server does not know the session.
     private var strangers: Set<Address> = []
     /// When that was first said while its carrier was silent.
     private var unknownSince: Instant?

@@ -15,7 +15,7 @@ public struct Stopping {
 
     public private(set) var state = State.running
     private let drainFor: Interval
-    /// The last words may take so long to leave. A peer that misses them notices later by itself.
+    /// Time for the last frames to leave. A peer that misses them finds out with its next HELLO.
     public static let closeFor = Interval.milliseconds(300)
 
     public init(drainFor: Interval) { self.drainFor = drainFor }

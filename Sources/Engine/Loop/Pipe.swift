@@ -34,7 +34,7 @@ public struct Pipe {
     /// Copies bytes out of it.
     public func read(_ memory: UnsafeMutableRawPointer, _ count: Int) -> Moved { Pipe.moved(system_read(output, memory, count)) }
 
-    /// Where bytes go that nobody needs, or -1: a descriptor that the caller closes.
+    /// A descriptor that discards what is spliced into it, or -1. The caller closes it.
     public static func openSink() -> Int32 { max(-1, system_sink()) }
 
     public func close() {

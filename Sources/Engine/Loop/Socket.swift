@@ -12,7 +12,7 @@ public enum Socket {
         do throws(SystemError) {
             try set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
             if address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY, address.isAny ? 0 : 1) }
-            // IPV6_FREEBIND stands in linux/in6.h, not in glibc's.
+            // IPV6_FREEBIND is in linux/in6.h, not in glibc's headers.
             if beforehand, address.family == AF_INET { try set(fd, Int32(IPPROTO_IP), IP_FREEBIND, 1) }
             if beforehand, address.family == AF_INET6 { try set(fd, Int32(IPPROTO_IPV6), 78, 1) }
             // bind(2) makes the file with the mode of the socket, less the umask: nobody slips in between.
@@ -55,7 +55,7 @@ public enum Socket {
         return fd
     }
 
-    /// The local address from which the kernel would reach `address` now. Nil: there is no way.
+    /// The local address from which the kernel would reach `address` now. Nil: no route.
     public static func source(to address: Address) -> Address? {
         guard address.path == nil else { return nil }
         let fd = system_socket(address.family, Int32(SYSTEM_DATAGRAM), 0)

@@ -7,7 +7,7 @@ public struct SocketAccess: Equatable, Sendable {
     /// Its name or number. Nil: that of the process.
     public var group: String?
 
-    /// Nobody but this user.
+    /// Only this user.
     public static let owner = SocketAccess(mode: 0o600)
 
     public init(mode: UInt32? = nil, group: String? = nil) {
@@ -21,7 +21,7 @@ public struct SocketAccess: Equatable, Sendable {
             guard let number = SocketAccess.number(of: group) else { throw SystemError(ESRCH) }
             guard lchown(path, uid_t.max, number) == 0 else { throw SystemError.last }
         }
-        // Never what a link leads to that somebody has put there meanwhile.
+        // Not the target of a symbolic link that replaced the file meanwhile.
         if let mode, fchmodat(AT_FDCWD, path, mode, AT_SYMLINK_NOFOLLOW) != 0 { throw SystemError.last }
     }
 

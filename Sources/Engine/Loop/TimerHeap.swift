@@ -2,7 +2,7 @@
 /// nor outlive what they are for. Each step is logarithmic.
 public struct TimerHeap: ~Copyable {
     private var entries: [(deadline: UInt64, token: Token)] = []
-    /// Where each token stands in `entries`.
+    /// The index of each token in `entries`.
     private var places: [UInt64: Int] = [:]
 
     public init() {}

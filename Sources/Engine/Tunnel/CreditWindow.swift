@@ -41,7 +41,7 @@ struct CreditWindow {
         let wanted = min(consumed + useful, Specification.offsetMaximum)
         let isQuartered = useful >= CreditWindow.quarteredFrom
         guard wanted > target, wanted - limit >= useful / (isQuartered ? 4 : 2) else { return false }
-        // So much of it went within so many round trips: the whole lasts fewer than four.
+        // This part of the window was consumed within this many round trips: all of it lasts fewer than four.
         let fast = max(roundTrip, CreditWindow.roundTripMinimum) * (isQuartered ? 1 : 2)
         if now.since(grantedAt) < fast { size = max(size, min(size * 2, ceiling)) }
         target = max(target, min(consumed + min(size, ceiling), Specification.offsetMaximum))

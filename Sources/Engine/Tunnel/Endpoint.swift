@@ -81,7 +81,7 @@ public struct Endpoint: ~Copyable {
     var dataSent: UInt64 = 0
     /// Bytes of all DATA frames, headers included.
     var dataFramed: UInt64 = 0
-    /// Credit of all streams that is not used: the peer has reserved so much of its limit for them.
+    /// Unused credit of all streams: the part of its limit that the peer has reserved for them.
     var peerPromised: UInt64 = 0
     /// RESETs of own streams: their pace, and the ends of those that are not acknowledged.
     var resetBucket = TokenBucket(burst: ResetPace.burst, perSecond: ResetPace.perSecond)
@@ -236,7 +236,7 @@ public struct Endpoint: ~Copyable {
         let receive = table[slot].receive
         let ceiling = receive.window.isDue(receive.consumed + UInt64(count))
             ? min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor)))) : 0
-        // Credit waits in the queues of its way as all does.
+        // Credit frames wait in the queues of the path as all bytes do.
         let roundTrip = max(liveness.minimumRoundTrip, liveness.roundTrip)
         let isDue = changeReceive(slot) {
             $0.consume(UInt64(count), ceiling: ceiling, room: UInt64(max(0, room)), roundTrip: roundTrip, now: now)
@@ -257,7 +257,7 @@ public struct Endpoint: ~Copyable {
         usedMark = dataConsumed
     }
 
-    /// Users take so much that a larger receive budget would be faster. True once each time.
+    /// Users consume so fast that a larger receive budget would help. True once each time.
     public mutating func takeShortage() -> Bool {
         defer { isShortOfBudget = false }
         return isShortOfBudget

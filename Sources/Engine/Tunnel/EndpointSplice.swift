@@ -5,7 +5,7 @@ import Wire
 /// into a socket, and the endpoint counts it as if it had. The frames are those of `nextFrame`; whose turn it is the owner
 /// decides: a spliced frame is one send, with nothing in front of it.
 extension Endpoint {
-    /// Somebody has something to send that waits for its place.
+    /// Some stream has bytes or control frames that are not sequenced yet.
     public var hasWaiting: Bool {
         scheduler.hasControl || scheduler.hasData || scheduler.firstOpening != StreamTable.none || !refusals.isEmpty
             || scheduler.firstResetting != StreamTable.none && resetsInFlight.count < ResetPace.inFlightMaximum && resetAt == .never
@@ -58,7 +58,7 @@ extension Endpoint {
         return (table[slot].owner, delivered.payloadRemaining)
     }
 
-    /// The owner took the first `count` bytes of `payloadDue` out of the carrier by itself. `heard` follows.
+    /// The owner spliced the first `count` bytes of `payloadDue` out of the carrier. `heard` follows.
     public mutating func passed(_ count: Int, now: Instant) {
         precondition(count > 0 && count <= payloadDue?.byteCount ?? 0, "passed payload that is not due")
         arrivedByteCount += count

@@ -46,7 +46,7 @@ extension Endpoint {
     /// Bytes of frames other than DATA that are not acknowledged; about, because borders are remembered at some distance.
     private var retainedControlByteCount: Int { retainedByteCount - min(retainedByteCount, Int(dataFramed - borders.dataRemoved)) }
 
-    /// Gives the next frame its place and writes its header. Nil: nobody has anything that may be sent now.
+    /// Sequences the next frame and writes its header. Nil: no stream has anything that may be sent now.
     /// `payloadMaximum` ≥ 1 bounds the payload.
     public mutating func nextFrame(into header: UnsafeMutableRawBufferPointer, payloadMaximum: Int, now: Instant) -> SequencedFrame? {
         guard isEstablished, owedClose == nil else { return nil }
@@ -148,7 +148,7 @@ extension Endpoint {
         guard count > 0 else { return nil }
         writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
         changeSend(slot) { $0.take(count) }
-        // What went out while nobody waited is nobody's loss, and no debt.
+        // Bytes sent while no stream waited cost no stream anything, and are not a debt.
         table[slot].deficit = isAlone ? 0 : table[slot].deficit - Int32(count)
         dataSent += UInt64(count)
         dataFramed += UInt64(writer.count + count)

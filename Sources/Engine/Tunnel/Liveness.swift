@@ -26,7 +26,7 @@ struct Liveness {
     static let suspicionMaximum = Interval.seconds(5)
     /// A later answer than this asks for all the patience there is.
     static let slownessMaximum = Interval.milliseconds(1250)
-    /// Bytes without an answer: as few as this excuse nobody, and neither do as many as these.
+    /// Bytes without an answer: neither as few as this postpone suspicion, nor as many as these.
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
     static let floodByteCount = 8 << 20
@@ -181,7 +181,7 @@ struct Liveness {
         #if CANARIES
         if Canary.selected == .noSuspicion { return .never }
         #endif
-        // A trickle excuses nobody, and silence is the least of trickles.
+        // A trickle does not postpone suspicion, and silence is the smallest trickle.
         var at = max(dueSince, heardSinceDue > 0 ? streamedAt : dueSince) + suspicionDelay
         if heardSinceDue >= Liveness.floodByteCount {
             at = dueSince + suspicionDelay

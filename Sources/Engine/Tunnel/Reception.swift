@@ -1,4 +1,4 @@
-/// Where the reader of the byte sequence stands inside a frame: at its start, or in the payload of a DATA frame.
+/// The reader's position inside a frame of the byte sequence: at its start, or in the payload of a DATA frame.
 struct Reading: Equatable {
     var stream: UInt64 = 0
     var payloadRemaining = 0

@@ -7,10 +7,10 @@ import Wire
 /// than the receiver's. So whatever an outage holds back and then delivers at once, at most `inFlightMaximum + burst` RESETs
 /// reach the receiver beyond its rate: no honest load is a fault.
 enum ResetPace {
-    /// The receiver takes this many at once, and one for each stream that may be open; then so many a second.
+    /// The receiver takes this many at once, and one for each stream that may be open; then this many a second.
     static let receivedBurst = 1024
     static let receivedPerSecond = 10_000
-    /// The sender's part.
+    /// The sender's limits.
     static let burst = 512
     static let perSecond = 8_000
     static let inFlightMaximum = 512

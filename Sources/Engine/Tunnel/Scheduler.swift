@@ -33,7 +33,7 @@ struct Scheduler {
     var firstOpening: StreamSlot { opening.first }
     var firstResetting: StreamSlot { resetting.first }
 
-    /// The stream whose turn it is, with a deficit above zero; `none` when nobody waits.
+    /// The stream whose turn it is, with a deficit above zero; `none` when no stream waits.
     mutating func nextData(_ table: inout StreamTable) -> StreamSlot {
         while true {
             let slot = sparse.isEmpty ? bulk.first : sparse.first
@@ -49,7 +49,7 @@ struct Scheduler {
         quantum = Int32(min(max(Int(Scheduler.quantumMinimum), count), Int(Scheduler.quantum)))
     }
 
-    /// True when nobody else waits, so that turns need not be kept.
+    /// True when no other stream waits, so that turns need not be kept.
     func isAlone(_ slot: StreamSlot) -> Bool {
         (sparse.first == slot && sparse.last == slot && bulk.isEmpty)
             || (sparse.isEmpty && bulk.first == slot && bulk.last == slot)

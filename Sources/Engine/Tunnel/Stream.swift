@@ -1,7 +1,7 @@
 import Time
 import Wire
 
-/// Where a stream stands in its table. Valid until the stream is over.
+/// A stream's index in its table. Valid until the stream is over.
 public typealias StreamSlot = UInt32
 
 /// What the owner knows a stream by: the index of its socket.
@@ -27,7 +27,7 @@ struct Stream {
     var target: UInt64 = 0
     var resetCode: UInt64 = 0
 
-    /// Which data list the stream stands in, and its neighbours there (`StreamTable.none` at the ends).
+    /// The data list that the stream is in, and its neighbours there (`StreamTable.none` at the ends).
     enum Place: UInt8 { case none, sparse, bulk }
     var place: Place = .none
     var deficit: Int32 = 0
@@ -35,7 +35,7 @@ struct Stream {
     var wasBlocked = false
     var dataNext = StreamTable.none
     var dataPrevious = StreamTable.none
-    /// Which list of control frames it stands in.
+    /// The list of control frames that it is in.
     enum ControlPlace: UInt8 { case none, control, opening, resetting }
     var controlPlace: ControlPlace = .none
     var controlNext = StreamTable.none
@@ -116,7 +116,7 @@ struct ReceiveHalf {
     private(set) var window: CreditWindow
     /// Of `outstanding`: bytes that the user's socket had no room for when they were granted. They may have to wait in memory.
     private(set) var reserved: UInt64
-    /// The stream was reset on this side: what still comes is nobody's.
+    /// The stream was reset on this side: later bytes are discarded.
     private var isAbandoned = false
 
     init(initial: UInt64, now: Instant) {

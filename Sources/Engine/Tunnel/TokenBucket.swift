@@ -1,4 +1,4 @@
-/// How often something may happen: a burst at once, then so many a second. Exact: time that is no whole token yet is kept.
+/// A rate limit: a burst at once, then a number a second. Exact: fractions of a token are kept.
 public struct TokenBucket: Sendable {
     /// One token, in the unit of `level`: nanoseconds times tokens a second.
     private static let token: UInt64 = 1_000_000_000

@@ -20,7 +20,7 @@ struct ConfigurationFile {
     private(set) var flags: [(name: String, spelled: String, line: Int)] = []
     private(set) var mappings: [Mapping] = []
     private var mappingLines: [Int] = []
-    /// Where in `mappings` each name stands.
+    /// The index in `mappings` of each name.
     private var places: [String: Int] = [:]
 
     /// `section`: which of the two is wanted; nil: the only one there is.

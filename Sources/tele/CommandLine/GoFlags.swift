@@ -48,7 +48,7 @@ struct GoFlags {
         return (result, words)
     }
 
-    /// `-name=value` as its name and what is attached to it; nil for a word that is no flag.
+    /// `-name=value` as its name and its value; nil for a word that is not a flag.
     private func split(_ word: String) -> (name: String, attached: String?)? {
         guard word.hasPrefix("-") else { return nil }
         let body = word.dropFirst(word.hasPrefix("--") ? 2 : 1)

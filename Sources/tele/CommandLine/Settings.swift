@@ -29,7 +29,7 @@ struct Settings {
             }
             output = try Settings.remote(server, "out")
             if arguments.input != nil || mappings.isEmpty {
-                // Beside the user's client: a port nobody asked for stays on this machine.
+                // Beside the user's client: a default port listens on localhost only.
                 let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
                 mappings.insert(Mapping(address: input, tellsAddress: arguments.proxyProtocol), at: 0)
             }

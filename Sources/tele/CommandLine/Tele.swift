@@ -92,7 +92,7 @@ struct CheckArguments: ParsableCommand {
     @Flag(name: .go("server"), help: "Its server, when it has both.") var server = false
 }
 
-// Commands that `GoFlags` reads by itself; here for completions and the man page.
+// Commands that `GoFlags` parses; here for completions and the man page.
 
 struct ConnectArguments: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -45,7 +45,7 @@ struct ConnectCommand {
             kill(getpid(), SIGHUP)
         }
         let output = try Thread.start {
-            // Nobody reads any more: then nothing more shall come.
+            // The reader has gone: stop the other direction, too.
             if !ConnectCommand.move(from: pumps, to: STDOUT_FILENO) { shutdown(pumps, Int32(SHUT_RDWR)) }
             StandardStreams.end(STDOUT_FILENO)
         }

@@ -26,7 +26,7 @@ struct StatusCommand {
                 }
                 shown += 1
             } catch let fault as ControlClient.Fault {
-                // A file that a killed process left is nobody.
+                // A socket file whose process was killed.
                 if given != nil { throw fault }
             }
         }

@@ -4,7 +4,7 @@ import Glibc
 enum Terminal {
     static func isOne(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
 
-    /// Colours where somebody watches and did not ask for none (no-color.org).
+    /// Colours on a terminal, unless NO_COLOR is set (no-color.org).
     static func paint(_ descriptor: Int32) -> (String, Int) -> String {
         let none = getenv("NO_COLOR").map { $0.pointee != 0 } ?? false
         guard isOne(descriptor), !none else { return { text, _ in text } }

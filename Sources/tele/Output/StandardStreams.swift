@@ -7,7 +7,7 @@ enum StandardStreams {
     /// wrong way round: a write to a stdout that was closed still fails.
     static func prepare() {
         signal(SIGPIPE, SIG_IGN)
-        // Whoever started us may have blocked them.
+        // The parent may have blocked them.
         var none = sigset_t()
         sigemptyset(&none)
         pthread_sigmask(SIG_SETMASK, &none, nil)

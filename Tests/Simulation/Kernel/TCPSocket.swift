@@ -45,6 +45,12 @@ final class TCPSocket: VirtualFile {
     private var isShut = false
     private var isFinSent = false
 
+    // Faults.
+    /// Nothing that either side sends arrives any more, although the path is whole: something between them has forgotten the connection.
+    var isSwallowed = false
+    /// The connection dies, at both ends, when this many bytes more have arrived from this side.
+    var diesAfter = Int.max
+
     private var resetsOnClose = false
     private var isOrphan = false
     private var unsentMaximum = Int.max
@@ -421,14 +427,10 @@ final class TCPSocket: VirtualFile {
         }
     }
 
-    /// Nothing that either side sends arrives any more, although the path is whole: something between them has forgotten the connection.
-    var isSwallowed = false
+    /// Whether what is sent from one host to the other on this connection is lost.
     private func isSilent(_ from: Int, _ to: Int) -> Bool {
         isSwallowed || peer?.isSwallowed == true || kernel.network.isSilent(from, to)
     }
-
-    /// The connection dies, at both ends, when this many bytes more have arrived from this side.
-    var diesAfter = Int.max
 
     /// The other side knows nothing of this connection.
     private func answerReset() {

@@ -19,6 +19,7 @@ final class ProcessWorld {
     private var origins: [Talker] = []
     private var unopened: Int
     private var openCount = 0
+    /// When the last connection that is over ended.
     private var talkersOverAt: UInt64 = 0
     private(set) var isHealed = false
     private var isDraining = false
@@ -114,7 +115,7 @@ final class ProcessWorld {
             // The session of a client that was killed is held for it, with its connections to the origin.
             guard !plan.faults.contains(.killClient) else { continue }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
-            // Listener, resolver-less watches, one carrier for each session or candidate, a sink.
+            // Listeners, watches, a sink, and a carrier and a spare one for each client.
             let most = 12 + 2 * plan.clients
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
             if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) { fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory") }
@@ -200,8 +201,6 @@ final class ProcessWorld {
     }
 
     func user(_ number: Int) -> Talker? { usersByNumber[number] }
-
-    func identified(_ origin: Talker) {}
 
     func ended(_ talker: Talker) {
         openCount -= 1

@@ -137,7 +137,6 @@ final class Talker {
         script = world.plan.script(number, side, &world.kernel.chance)
         other = user
         user.other = self
-        world.identified(self)
     }
 
     private func judge(_ count: Int) {

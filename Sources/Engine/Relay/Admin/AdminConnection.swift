@@ -1,6 +1,6 @@
 import Loop
 
-/// One connection of somebody who asks how things are: one request, one answer, the end.
+/// One admin connection: one request, one answer, then it is closed.
 final class AdminConnection {
     let fd: Int32
     let index: UInt32
@@ -13,8 +13,8 @@ final class AdminConnection {
     /// While it is sent.
     var answer: UnsafeMutableRawBufferPointer?
     var sent = 0
-    /// What is to be done when the answer has left.
-    var order: ((RelayProcess) -> Void)?
+    /// Run when the answer was sent.
+    var afterReply: ((RelayProcess) -> Void)?
     /// The ring holds a receive or a send, never both.
     var isInFlight = false
     var isClosing = false

@@ -2,19 +2,19 @@ import Glibc
 import Loop
 import Time
 
-/// Everybody who asks how things are, or says what shall be done: HTTP/1.1 on the loop, one request per connection. It is
-/// small talk: a few at a time, a deadline each, and an answer that fits in memory.
+/// Status, metrics and commands: HTTP/1.1 on the event loop, one request per connection. A few connections at a time, a
+/// deadline for each, and answers that fit in memory.
 final class AdminServer {
     unowned(unsafe) let relay: RelayProcess
     private var table = SlotTable<AdminConnection>()
-    /// Those of each kind, oldest first: who looks at metrics keeps nobody from commanding.
+    /// Connections of each kind, oldest first: scrapers of metrics do not keep the owner from commanding.
     private var readers: [AdminConnection] = []
     private var privileged: [AdminConnection] = []
 
     init(_ relay: RelayProcess) { self.relay = relay }
 
     func handleAccepted(_ fd: Int32, isPrivileged: Bool) {
-        // Who has not asked for longest gives way: idle connections keep nobody out.
+        // The oldest without a request is closed: idle connections do not keep others out.
         let others = isPrivileged ? privileged : readers
         if others.count >= Policy.adminConnectionsMaximum {
             guard let idle = others.first(where: { $0.answer == nil && !$0.isClosing }) else { return relay.loop.close(fd) }
@@ -56,7 +56,7 @@ final class AdminServer {
     }
 
     private func answer(_ connection: AdminConnection, _ answer: HTTPAnswer) {
-        connection.order = answer.order
+        connection.afterReply = answer.afterReply
         let bytes = answer.bytes
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 8)
         memory.copyBytes(from: bytes)
@@ -82,7 +82,7 @@ final class AdminServer {
         relay.timers.cancel(connection.token(.adminDeadline))
         relay.loop.close(connection.fd)
         table.remove(connection.index)
-        connection.order?(relay)
+        connection.afterReply?(relay)
     }
 
     // MARK: Answers
@@ -125,11 +125,11 @@ struct HTTPAnswer {
     }
 
     let bytes: [UInt8]
-    /// What is done when it has been given: an order may end the process.
-    let order: ((RelayProcess) -> Void)?
+    /// Run after the answer was sent: a command may end the process.
+    let afterReply: ((RelayProcess) -> Void)?
 
-    init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8", order: ((RelayProcess) -> Void)? = nil) {
-        self.order = order
+    init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8", afterReply: ((RelayProcess) -> Void)? = nil) {
+        self.afterReply = afterReply
         let head = "HTTP/1.1 \(status.rawValue)\r\nContent-Type: \(type)\r\nContent-Length: \(body.utf8.count)\r\n"
             + "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         bytes = Array(head.utf8) + Array(body.utf8)

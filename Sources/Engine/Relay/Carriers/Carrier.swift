@@ -11,7 +11,7 @@ import Wire
 ///     server:  (TLS) ─▶ awaitingHello ─HELLO holds─▶ established ─▶ closing
 ///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
 ///
-/// Its stored properties are three small nouns (block, greeting, what is in flight) and what names it.
+/// Its stored properties are three small types (block, greeting, operations in flight) and what identifies it.
 final class Carrier {
     enum State: Equatable { case connecting, securing, connected, greeted, awaitingHello, refusing, established, closing, closed }
 
@@ -70,9 +70,9 @@ final class Carrier {
     /// The session that it carries, or that it asks for.
     var session: Session?
     var transport = Transport.plain
-    /// Who the peer proved to be, as people know it; empty without TLS.
+    /// The peer's authenticated name, for people; empty without TLS.
     var peerName = ""
-    /// As its key or certificate calls it: what its sessions belong to.
+    /// Its identity by key or certificate: the owner of its sessions.
     var peerIdentity = ""
     var block = Block()
     var greeting = Greeting()
@@ -81,13 +81,13 @@ final class Carrier {
     var isRefused = false
     /// Bytes come fast: it receives into a slab of its own. Else it shares the pool, so that an idle one holds nothing.
     var isHot = false
-    /// It is watched: when it goes quiet it gives back what it holds.
+    /// It is watched: when it goes quiet it releases its memory.
     var isWarm = false
     /// Receives in a row with less than a second between them.
     var quickArrivals = 0
     /// When bytes last came.
     var arrivedAt: UInt64 = 0
-    /// Bytes in its block wait for the next turn.
+    /// Bytes in its block are read in the next iteration.
     var isUnfinished = false
     /// The payload that it brings is passed on without being copied: it is read when it is readable.
     var passes = false

@@ -11,15 +11,15 @@ import Wire
 final class Carriers {
     unowned(unsafe) let relay: RelayProcess
     private var table = SlotTable<Carrier>()
-    /// Who receives next, after this turn's sends.
+    /// Carriers to re-arm after this iteration's sends.
     var readers: [Carrier] = []
-    /// Bytes that may be spliced in this turn.
+    /// Bytes that may still be spliced in this iteration.
     var spliceAllowance = 0
     /// Carriers that have a slab, or pass payload on: those that go quiet give back what they hold.
     private var hot: [Carrier] = []
     /// Of these: with a slab.
     private var hotCount = 0
-    /// Carriers whose bytes wait for the next turn.
+    /// Carriers with bytes that are read in the next iteration.
     private var unfinished: [Carrier] = []
     private let hotMaximum: Int
 
@@ -93,7 +93,7 @@ final class Carriers {
 
     // MARK: What arrives
 
-    /// Everybody whose bytes were read receives on.
+    /// Re-arms the receives of carriers that were read.
     func armReaders() {
         guard !readers.isEmpty else { return }
         for carrier in readers { armReceive(carrier) }
@@ -255,7 +255,7 @@ final class Carriers {
         hotCount -= 1
     }
 
-    /// It holds memory that it gives back when it goes quiet.
+    /// It holds memory that it releases when it goes quiet.
     func keepWarm(_ carrier: Carrier) {
         guard !carrier.isWarm else { return }
         carrier.isWarm = true

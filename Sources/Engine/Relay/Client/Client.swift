@@ -14,7 +14,7 @@ final class Client: Host {
     var dialer: Dialer
     var candidates: [Dialer.CandidateID: Carrier] = [:]
     let server: ResolvedName
-    /// Who may say that the session is gone.
+    /// Whose word ends the session.
     var home = SessionHome<Address>()
     /// The local address from which the server is reached, when the network last changed.
     var route: Address?
@@ -319,7 +319,7 @@ final class Client: Host {
         relay.events.note(.serverUnreachable(server.name, failure, isUrgent: isUrgent))
     }
 
-    /// Who has nothing to wait for does not wait.
+    /// Without a reason to wait it does not wait.
     private func giveUpIfUseless(_ failure: ReachFailure) {
         guard session.carrier == nil, givenUp == nil else { return }
         var state = failing ?? (since: relay.now, refusedSince: nil, lasting: 0)

@@ -5,11 +5,11 @@ import Tunnel
 /// The sockets that this process listens on, each with what it is for. One accept is under way on each, while there is
 /// room.
 final class Listeners {
-    /// Who connects there.
+    /// What a listener is for.
     enum Purpose: Equatable {
         case users(Mapping)
         case carriers
-        /// Somebody who asks how things are. `isPrivileged`: and who may say what shall be done.
+        /// Status and metrics. `isPrivileged`: commands as well.
         case admin(isPrivileged: Bool)
 
         var mapping: Mapping? { if case .users(let mapping) = self { mapping } else { nil } }
@@ -161,7 +161,7 @@ final class Listeners {
         }
     }
 
-    /// Links changed: who listens on one that was made anew listens on the new one.
+    /// Links changed: a listener on a link that was made anew moves to the new one.
     func renewLinks() {
         for index in entries.indices where !entries[index].isClosed {
             guard let fresh = entries[index].socket.renewed() else { continue }
@@ -173,7 +173,7 @@ final class Listeners {
 
     // MARK: Ends
 
-    /// Nobody new comes; who asks how things are still may.
+    /// No new users and carriers; admin listeners stay open.
     func close() {
         for index in entries.indices where !entries[index].purpose.outlivesDrain { close(index) }
     }
@@ -194,7 +194,7 @@ final class Listeners {
         guard !entries[index].isClosed else { return }
         entries[index].isClosed = true
         if let path = entries[index].path { Socket.removeFile(path) }
-        // Who waits in a shared socket's queue waits for the next process.
+        // Connections in a shared socket's queue wait for the next process.
         if !entries[index].isShared { Socket.shutdownListening(entries[index].fd) }
         if entries[index].isAccepting { relay.loop.cancel(entries[index].fd) } else { release(index) }
     }

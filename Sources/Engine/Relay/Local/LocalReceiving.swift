@@ -10,7 +10,7 @@ import Tunnel
 /// Most sockets share a pool of small buffers, so an idle one holds nothing. One whose bytes come fast receives into a slab
 /// of its own, where its bytes stay until they are acknowledged.
 extension LocalSockets {
-    /// Receives when there is room for what comes; notes the user as blocked when there is not.
+    /// Starts a receive if there is room for what it may bring; otherwise the socket is blocked until there is.
     func armReceive(_ index: UInt32) {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
@@ -19,7 +19,7 @@ extension LocalSockets {
         if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !relay.budget.isRoomy(session.account) {
             let share = relay.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
                                          users: session.userCount, isHealthy: session.isHealthy)
-            // Its own bytes have to get their place first (`Sessions.movePayload`); and pieces that are too short cost more than they bring.
+            // Its own bytes are sequenced first (`Sessions.movePayload`); and very short receives cost more than they bring.
             let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
             guard share >= (user.pointee.inboundCount == 0 ? 1 : piece) else { return }
             most = min(share, room(session))
@@ -79,7 +79,7 @@ extension LocalSockets {
         return min(room, relay.configuration.memoryByteCount - arena_used(relay.arena))
     }
 
-    /// Everybody who was read, and may be read on.
+    /// Re-arms the receives of sockets that were read, or may be read again.
     func armReaders() {
         var next = 0
         while next < readers.count {
@@ -151,7 +151,7 @@ extension LocalSockets {
     private func block(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
         user.pointee.lists.insert(.blocked)
         session.readBlocked.append(index)
-        // A slab of its own counts as armed: sockets that wait for room would keep each other waiting.
+        // A slab counts as armed: blocked sockets that kept theirs would leave no room for each other.
         becomeCold(index, user)
         guard !session.isReadBlocked else { return }
         session.isReadBlocked = true
@@ -161,7 +161,7 @@ extension LocalSockets {
         blockedSessions.append(session)
     }
 
-    /// Room came back: readers that waited for it try again, in turn, as far as it reaches.
+    /// Memory was freed: blocked readers try again in turn, as far as it reaches.
     func wake(_ session: Session) {
         var next = 0
         while next < session.readBlocked.count, room(session) > 0 {
@@ -183,7 +183,7 @@ extension LocalSockets {
         session.endpoint.forEachOwner { readers.append($0) }
     }
 
-    /// Readers of every session: what one session freed is room for all.
+    /// Readers of every session: memory that one session freed is room for all.
     func wakeAll() {
         for session in blockedSessions where !session.isEnded { wake(session) }
         blockedSessions.removeAll { session in
@@ -237,7 +237,7 @@ extension LocalSockets {
         user.pointee.block = nil
     }
 
-    /// Hot sockets that have gone quiet give their slabs back: an idle stream holds no buffer.
+    /// Hot sockets that have gone quiet release their slabs: an idle stream holds no buffer.
     func handleCoolDown() {
         var cooled: [UInt32] = []
         for index in hot {

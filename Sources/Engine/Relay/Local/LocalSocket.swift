@@ -8,10 +8,10 @@ import Tunnel
 /// `inbound` holds what the user wrote until it has its place in the session's sequence, `outbound` what the peer sent
 /// until the user's socket took it. A descriptor is closed when the loop holds none of its operations.
 struct LocalSocket {
-    /// Which of the owner's lists it stands in.
+    /// The lists of its owner that it is in.
     struct Lists: OptionSet {
         let rawValue: UInt8
-        /// Sockets to flush this turn.
+        /// Sockets to flush in this iteration.
         static let dirty = Lists(rawValue: 1)
         /// The session's readers that wait for room.
         static let blocked = Lists(rawValue: 2)

@@ -6,22 +6,22 @@ import Time
 import Tunnel
 import Wire
 
-/// All user sockets of the process, and the lists they stand in: who has bytes to send, who receives next, who receives
-/// into a slab of its own. Here: their beginning and their end, and what arrives and leaves is in `LocalReceiving` and
+/// All local sockets of the process, and lists of those with bytes to send, to re-arm, and with a slab
+/// of their own. This file has their beginning and end; receiving and sending are in `LocalReceiving` and
 /// `LocalSending`.
 final class LocalSockets {
     unowned(unsafe) let relay: RelayProcess
     var table = LocalTable()
-    /// Sockets with bytes, or an end, to pass on this turn.
+    /// Sockets with bytes, or an end, to pass on in this iteration.
     var dirty: [UInt32] = []
-    /// Who receives next. Armed after this turn's sends are queued, so that what came last is sent while it is still in
+    /// Sockets to re-arm, after this iteration's sends are queued: the bytes that arrived last are sent while they are in
     /// the cache.
     var readers: [UInt32] = []
     /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
     var hot: [UInt32] = []
     /// Sockets to which payload is passed on without being copied.
     var passed: [UInt32] = []
-    /// Sockets that the ring refused something.
+    /// Sockets with an operation that the ring refused.
     var refused: [UInt32] = []
     /// Bytes read from users, and bytes that users took.
     var traffic = Traffic()
@@ -30,7 +30,7 @@ final class LocalSockets {
     var passedByteCount: UInt64 = 0
     /// Sessions with readers that wait for memory.
     var blockedSessions: [Session] = []
-    /// User sockets that may be open at a time: the rest of the descriptors is kept for carriers.
+    /// Local sockets that may be open at a time: the other descriptors are kept for carriers.
     let maximum: Int
     let hotMaximum: Int
 
@@ -47,8 +47,8 @@ final class LocalSockets {
     deinit { scratch.deallocate() }
 
     var count: Int { table.count }
-    /// What the kernel takes for one user ahead of what it may send: the more users, the less. Unbounded it takes megabytes for each who
-    /// does not read, and thousands of those use up the TCP memory of the whole machine (net.ipv4.tcp_mem), carriers included.
+    /// Unsent bytes that the kernel holds for one local socket; the more sockets, the less. Unbounded it holds megabytes for each that
+    /// is not read, and thousands of those use up the machine's TCP memory (net.ipv4.tcp_mem), carriers included.
     var unsentMaximum: Int? {
         let part = Policy.unsentByteCount / max(1, table.count)
         return part >= Policy.unsentMaximum ? nil : max(part, Policy.unsentMinimum)
@@ -227,7 +227,7 @@ final class LocalSockets {
         if user.pointee.life.inFlight.isEmpty { release(index, user) } else { relay.loop.cancel(user.pointee.fd) }
     }
 
-    /// The inbound bytes are nobody's any more.
+    /// The inbound bytes no longer have a stream.
     private func forgetStream(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         endExpecting(user)

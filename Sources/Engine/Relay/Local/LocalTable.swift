@@ -1,7 +1,7 @@
 import Control
 
-/// User sockets in raw memory that never moves, found by index. Free entries keep their generation, so that a late
-/// completion finds nobody.
+/// Local sockets in raw memory that never moves, found by index. Free entries keep their generation, so that a late
+/// completion finds nothing.
 struct LocalTable: ~Copyable {
     private static let chunkBits = 9
     private static let chunkCount = 1 << chunkBits

@@ -39,13 +39,13 @@ public struct Configuration: Equatable, Sendable {
     /// Seconds that a drain may last after SIGTERM before open streams are reset, 0…1 day.
     public var drainSeconds: Int = 10
 
-    /// Server: it ends when it has had no session for so many seconds. Nil: never.
+    /// Server: it exits after this many seconds without a session. Nil: never.
     public var idleExitSeconds: Int?
-    /// Client: it ends when it has failed to reach the server for so many seconds and never has, or at once when that cannot pass by
-    /// itself. Nil: it tries for ever.
+    /// Client: it exits when it has never reached the server within this many seconds, or at once when the failure is permanent. Nil: it
+    /// retries for ever.
     public var exitsOnFailureAfterSeconds: Int?
-    /// Client: one user that is there already, a connected stream socket, and the name of its mapping. The process ends
-    /// with it, and listens for nobody.
+    /// Client: one user that is connected already, as a stream socket, and the name of its mapping. The process ends
+    /// with it, and has no listeners.
     public var stream: Stream?
 
     public struct Stream: Equatable, Sendable {
@@ -57,7 +57,7 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
-    /// What runs, for those who ask.
+    /// The version, for status and metrics.
     public var version = ""
     /// Where metrics can be scraped (HTTP).
     public var metrics: HostPort?
@@ -72,7 +72,7 @@ public struct Configuration: Equatable, Sendable {
         self.output = output
     }
 
-    /// What `fresh` has otherwise, besides the mappings, in the words of the flags. A running process does not change it.
+    /// Settings besides the mappings that differ in `fresh`, by the names of their flags. A running process does not change them.
     func differences(from fresh: Configuration) -> [String] {
         [
             (role == fresh.role, "the role"), (output == fresh.output, "out"), (outputAccess == fresh.outputAccess, "socket-mode and socket-group"), (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),

@@ -3,9 +3,9 @@ import Loop
 import Tunnel
 import Wire
 
-/// What only a client or only a server decides. `Client` and `Server` are the two.
+/// Decisions that differ between a client and a server. `Client` and `Server` implement it.
 protocol Host: AnyObject {
-    /// Before the first turn.
+    /// Before the first iteration.
     func start()
 
     // Listeners.
@@ -52,15 +52,15 @@ protocol Host: AnyObject {
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
     /// A connect to an origin ended.
     func handleOriginConnected(_ token: Token, _ error: SystemError?)
-    /// Nobody waits for the user's connection to its origin any more.
+    /// The connection to the origin is no longer wanted.
     func handleConnectAbandoned(_ index: UInt32)
-    /// Once a turn, when all that came has been read.
+    /// Once an iteration, after everything that arrived has been read.
     func finishTurn()
 
     // The process.
-    /// Why a user who comes now would wait. Nil: nothing keeps it.
+    /// Why a new user would wait. Nil: it would not.
     var unreadiness: String? { get }
-    /// What it does, as a number that costs nothing, and in a few words.
+    /// Its current state: as a number, which is cheap to compare, and in a few words.
     var summary: Int { get }
     var summaryWords: String { get }
     func handleTimer(_ operation: Operation, _ token: Token)
@@ -75,7 +75,7 @@ protocol Host: AnyObject {
     /// The mappings were read again; those that did not change are not touched. `found`: the addresses of those to listen on that are
     /// names. Returns what could not be done.
     func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault]
-    /// Nothing new begins.
+    /// No new streams from now on.
     func drain()
     /// The sessions are over.
     func sayGoodbye()

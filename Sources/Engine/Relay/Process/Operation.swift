@@ -19,23 +19,23 @@ enum Operation: UInt8 {
     /// The kernel holds enough of a carrier; later there is room.
     case carrierRoom
     case originDeadline, originAttempt, flushDeadline
-    /// Somebody who asks takes too long.
+    /// An admin connection takes too long.
     case adminDeadline
     /// An origin's name may be looked up again.
     case originQuestion
     // Timers of the process.
     case dial, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
-    /// The ring had no room to wait for signals, or for news of the network.
+    /// The ring had no room to wait for signals, or for network events.
     case watchesRetry
-    /// Changes of the network that came together.
+    /// The network changed several times in a row.
     case networkSettled
-    /// Files of certificates have changed, and nobody has written to them for a moment.
+    /// Certificate files have changed, and have been stable for a moment.
     case filesSettled
-    /// It is a day since the age of the certificates was looked at.
+    /// The certificates' age is checked once a day.
     case certificateAge
     /// A sign of life for the service manager.
     case watchdog
-    /// A server that nobody has used for long.
+    /// The server has had no session for -idle-exit.
     case idleExit
     // Look-ups of names.
     case serverLookup, originLookup

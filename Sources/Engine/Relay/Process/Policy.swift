@@ -2,67 +2,67 @@ import CSlab
 import Time
 import Tunnel
 
-/// Every limit and delay of this room that nobody sets by a flag. Those of the dialer, the registry and the stop stand in
+/// Every limit and delay of this module that no flag sets. Those of the dialer, the registry and the shutdown are in
 /// Control, those of the protocol in Tunnel and Wire.
 enum Policy {
     // MARK: Time
 
     /// A ring that refused an operation, or a call that met a shortage, is tried again after this.
     static let retryDelay = Interval.milliseconds(10)
-    /// Accepting pauses for so long when there is no descriptor or no memory.
+    /// Accepting pauses for this long when descriptors or memory run out.
     static let acceptPause = Interval.milliseconds(100)
-    /// A stranger that gave way is gone after that; the next has at least this, times those that there is room for, to say who it is.
+    /// A handshake that was dropped is gone after this; the next has at least this, times the number that there is room for, to complete.
     static let givingWay = Interval.milliseconds(20)
-    /// A stranger that has said nothing for this, or is not done after that, gives way when there is no room for another.
+    /// When there is no room for another handshake, one that is silent for this, or not complete after that, is dropped.
     static let silenceGivingWay = Interval.milliseconds(500)
     static let slownessGivingWay = Interval.seconds(3)
-    /// A stranger must say HELLO within this, however slowly its bytes drip.
+    /// HELLO is complete within this, however slowly its bytes arrive.
     static let helloMaximum = Interval.seconds(10)
     /// The origin must accept within this, all its addresses together.
     static let originMaximum = Interval.seconds(10)
-    /// A carrier that is closed in order gets so long for its last words.
+    /// A carrier that is closed in order has this long to send its last frames.
     static let lastWordsMaximum = Interval.seconds(1)
-    /// Bytes of a session that has ended wait for their user so long.
+    /// Bytes of a session that has ended wait for their local socket for this long.
     static let flushMaximum = Interval.seconds(30)
-    /// A failure that does not pass by itself was seen so often, for so long, before a client that shall end for it does.
+    /// A client with -exit-on-failure has seen a permanent failure this often, and for this long, before it exits.
     static let lastingFailures = (count: 3, time: Interval.seconds(1))
-    /// Nobody has listened at the server's port for so long: the host is up, and the server with the session is gone.
+    /// The server's port has refused connections for this long: the host is up, and the server with the session is gone.
     static let goneAfter = Interval.seconds(15)
     /// A path that TCP knows to be slow is asked about again after this.
     static let patience = Interval.milliseconds(250)
-    /// Readers that wait for memory look again after this, whoever freed some.
+    /// Readers that wait for memory try again after this, even if no session of theirs freed any.
     static let blockedRetry = Interval.milliseconds(100)
-    /// A hot socket that was quiet for so long gives its slab back.
+    /// A hot socket that was quiet for this long releases its slab.
     static let hotMaximum = Interval.seconds(1)
-    /// A carrier is busy after so many receives in a row with less than that between them.
+    /// A carrier is busy after this many receives in a row with less than `hotMaximum` between them.
     static let busyArrivals = 8
     /// Free memory is looked at this often.
     static let trimInterval = Interval.seconds(1)
-    /// A turn that took so much longer than it should means that the machine slept.
+    /// A wait that took this much longer than asked for means that the machine slept.
     static let pauseMinimum = Interval.seconds(5)
     /// Or the kernel says that it slept for more than this.
     static let sleepMinimum = Interval.milliseconds(100)
-    /// At its start a server waits so long for the addresses of its origins.
+    /// At its start a server waits this long for the addresses of its origins.
     static let firstLookupMaximum = Interval.seconds(3)
-    /// Who asks how things are gets so long to ask and to take the answer.
+    /// An admin connection has this long for its request and its answer.
     static let adminTimeout = Interval.seconds(5)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
-    /// A port in use is tried again for so long at the start: io_uring is torn down after a killed process is gone.
+    /// At the start, a port in use is retried for this long: io_uring is torn down only after a killed process is gone.
     static let bindPatience = Interval.seconds(3)
-    /// Files of certificates are read again when nobody has written to them for so long, and once more after this if they do not fit.
+    /// Certificate files are read again when they have been stable for this long, and once more after this if they do not match.
     static let filesPause = Interval.seconds(1)
     static let filesPatience = Interval.seconds(5)
-    /// Certificates that expire within this are told of once a day.
+    /// Certificates that expire within this are logged once a day.
     static let expiryNotice = Interval.seconds(14 * 24 * 3600)
     static let expiryInterval = Interval.seconds(24 * 3600)
-    /// Changes of the network are heeded so often at most.
+    /// Between two reactions to network changes.
     static let networkPause = Interval.milliseconds(250)
     /// Questions to name servers that are not answered yet: each may take fifteen seconds, and the next one is asked after one.
     static let lookupsMaximum = 16
-    /// A name is looked up no more often than this, whoever needs it.
+    /// Between two look-ups of one name.
     static let lookupLeast = Interval.milliseconds(100)
-    /// A name without an address is looked up again after this, when somebody needs it.
+    /// A name without an address is looked up again after this, when it is needed.
     static let lookupPause = Interval.seconds(1)
 
     // MARK: Counts
@@ -72,11 +72,11 @@ enum Policy {
     static let linesPerSecond = 1
     /// Carriers without a session at a time; one gives way to the next.
     static let handshakesMaximum = 1024
-    /// Streams that one carrier may open or reset in one turn: each costs some microseconds, and a receive may bring 30 000.
+    /// Streams that one carrier may open or reset in one iteration: each costs some microseconds, and a receive may bring 30 000.
     static let openingsAtOnce = 256
-    /// Sessions that expire in one turn.
+    /// Sessions that expire in one iteration.
     static let expiriesAtOnce = 64
-    /// Connections that are accepted in one turn, from each listener.
+    /// Connections that are accepted in one iteration, from each listener.
     static let acceptsAtOnce = 64
     /// Descriptors kept for carriers: a quarter of the limit, within these bounds.
     static let reservedDescriptors = 16...256
@@ -84,7 +84,7 @@ enum Policy {
     /// Connects to one origin under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
     static let connectsMaximum = 512
 
-    /// Who asks at a time; more are turned away.
+    /// Admin connections at a time, of each kind; beyond that the oldest idle one is closed.
     static let adminConnectionsMaximum = 16
     /// Names of mappings, or of clients, that metrics and status tell apart.
     static let labelsMaximum = 100
@@ -110,7 +110,7 @@ enum Policy {
     /// Room that a slab must have for another receive.
     static let slabRoomMinimum = 64 << 10
     static let hotUsersMaximum = 64
-    /// Carriers with a slab of their own may be so many, or take an eighth of the memory.
+    /// Carriers with a slab of their own: at most this many, or an eighth of the memory.
     static let hotCarriersMinimum = 8
     /// A hot carrier whose receive brings less than this is cold again.
     static let carrierColdBelow: Int32 = 4096
@@ -129,13 +129,13 @@ enum Policy {
     static let inboundWhileAttached = 2 << 20
     /// And what it may hold beyond its credit: enough to go on at once when more comes.
     static let inboundAheadOfCredit = 64 << 10
-    /// A stream that holds bytes is read on when there is room for so many more.
+    /// A stream that holds bytes is read again when there is room for this many more.
     static let pieceMinimum = 16 << 10
     /// What every stream may hold, however many there are.
     static let inboundLeast = 512
     /// Bytes of one send on a carrier.
     static let batchByteCount = 512 << 10
-    /// Without a carrier only this much takes its place in the sequence: what waits can still be reordered.
+    /// Without a carrier only this much is sequenced: what waits can still be reordered.
     static let detachedBatchByteCount = 64 << 10
     /// Bytes that the kernel takes for all users ahead of what it may send; and for one: a bound above the first means none.
     static let unsentByteCount = 128 << 20
@@ -159,34 +159,34 @@ enum Policy {
     static let pipeHoldsOnLoopback = 4 << 20
     /// Pipes of the process: half of what an unprivileged user may have, for two processes.
     static let pipesMaximum = 32
-    /// One for so many descriptors that the process may have.
+    /// One pipe for this many descriptors that the process may have.
     static let descriptorsPerPipe = 32
     static let pipesIdleMaximum = 16
     /// A system that refused a pipe is asked again after this.
     static let pipeRetry = Interval.seconds(10)
-    /// A socket that brings so much in so short a time is spliced, and no more when most splices are shorter than this.
+    /// A socket that brings this much within this time is spliced, until most splices are shorter than this.
     static let spliceWindow = Interval.milliseconds(50)
     static let spliceWindowByteCount = 512 << 10
     static let spliceAbove = 24 << 10
     static let spliceEndStreak = 16
     /// Payload of one spliced frame.
     static let spliceByteCount = 1 << 20
-    /// What all who are spliced send in a round.
+    /// Bytes that all spliced streams send in a round.
     static let spliceRoundByteCount = 8 << 20
-    /// When many take turns, or others wait who go by memory, each gets so much.
+    /// A stream's share of a round when many are spliced, or others wait that are not.
     static let spliceShareMinimum = 512 << 10
-    /// Streams of a session beyond which all go by memory: there the turns are short, and nobody's socket stays full for long.
+    /// Streams of a session beyond which none is spliced: copies take short turns, and no socket stays full for long.
     static let splicersMaximum = 128
-    /// On a network with several streams, a frame is what passes in this time; and that must be so much, else the CPU is not the limit.
+    /// On a network with several streams, a frame is what passes in this time; it must be at least this long, or the CPU is not the limit.
     static let spliceTime = Interval.microseconds(500)
     static let spliceFastMinimum = 256 << 10
     /// A round trip on a path where the CPU is the limit is shorter.
     static let nearMicroseconds = 1000
-    /// What is spliced before others get their turn.
+    /// Bytes that are spliced before other streams get their turn.
     static let spliceTurnByteCount = 2 << 20
-    /// Payload that is passed on past memory is at least so long, and users whom it is passed to so many at a time.
+    /// Payload is spliced to a local socket from this length on, and to this many sockets at a time.
     static let passAbove = 48 << 10
-    /// Pieces of it are mostly at least so long.
+    /// Its pieces are mostly at least this long.
     static let passLeast = 8 << 10
     /// The carrier is read into memory again when so many payloads, nearly in a row, were shorter than half of that, or came in
     /// shorter pieces.
@@ -194,9 +194,9 @@ enum Policy {
     static let passedUsersMaximum = 64
     /// Pipes that one user's bytes may wait in.
     static let pipesOfUserMaximum = 4
-    /// What the peer may send ahead of such a user: they hold it also when its pages are not full.
+    /// Credit of such a stream: its pipes hold this also when their pages are not full.
     static let passedAhead = 3 << 20
-    /// Frames between such payload are received in so many bytes.
+    /// Frames between such payload are received in pieces of this size.
     static let headerByteCount = 1 << 10
 
     /// Released bytes after which readers of other sessions look again at once.

@@ -45,11 +45,11 @@ package final class RelayProcess {
     /// When the wait began, and until when it lasts.
     private var waiting: (since: UInt64, deadline: UInt64?) = (0, nil)
     let startedAt = Clock.now()
-    /// Whoever started us for one stream is done with it.
+    /// The program that started this process for one stream no longer needs it.
     private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
-    /// When the network last changed, as far as the host was told.
-    private var heededAt: UInt64 = 0
+    /// When the host was last told of a network change.
+    private var networkChangedAt: UInt64 = 0
     /// Scratch for the iovecs of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
 
@@ -78,7 +78,7 @@ package final class RelayProcess {
         }
         arena = try RelayProcess.makeArena(configuration)
         resolver = Resolver(wake: loop.waker)
-        // Before the local sockets: they have what descriptors these leave.
+        // Before the local sockets, which get the descriptors that are left.
         watches = Watches(self, signals, files: configuration.security.certificateFiles)
         locals = LocalSockets(self, descriptorLimit: descriptorLimit)
         carriers = Carriers(self)
@@ -103,7 +103,7 @@ package final class RelayProcess {
     }
 
     deinit {
-        // Threads that look names up first, then what the kernel still reads and writes, then its memory.
+        // First the resolver's threads, then the operations in the kernel, then the memory that they use.
         resolver.close()
         loop.close()
         arena_destroy(arena)
@@ -123,7 +123,7 @@ package final class RelayProcess {
         return finish()
     }
 
-    /// Before the first iteration. Whoever does not call `run` calls this, then `iterate` until it says false, then `finish`.
+    /// Before the first iteration. A caller that does not use `run` calls this, then `iterate` until it returns false, then `finish`.
     package func begin() {
         host.start()
         listeners.arm()
@@ -137,7 +137,7 @@ package final class RelayProcess {
     /// The next iteration waits until this time (nanoseconds on `Clock`), unless something completes; nil: for ever.
     package var nextDeadline: UInt64? { waiting.deadline }
 
-    /// What still has work does not wait.
+    /// With work left, the next iteration does not wait.
     private func planWait() {
         waiting = (Clock.now(), hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline)
     }
@@ -197,7 +197,7 @@ package final class RelayProcess {
         host.pathMayHaveChanged()
     }
 
-    /// From the loop itself: a loop that stands is noticed.
+    /// Sent from the event loop, so that a loop that hangs is noticed.
     private func signOfLife() {
         guard let watchdog = manager.watchdog else { return }
         manager.isAlive()
@@ -215,7 +215,7 @@ package final class RelayProcess {
 
     private var hasWork: Bool { !locals.dirty.isEmpty || sessions.hasWork }
 
-    /// Everybody who has work gets one send under way; then who was read is read on.
+    /// Starts one send for each socket and session that has work, then re-arms the receives.
     private func flush() {
         host.finishTurn()
         var rounds = 0
@@ -276,9 +276,9 @@ package final class RelayProcess {
 
     /// The network changed: the first of many events at once, the others together.
     func handleNetworkEvents() {
-        let next = heededAt + Policy.networkPause.nanoseconds
+        let next = networkChangedAt + Policy.networkPause.nanoseconds
         guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
-        heededAt = now
+        networkChangedAt = now
         if stopping.isRunning { listeners.renewLinks() }
         host.networkChanged()
     }
@@ -287,7 +287,7 @@ package final class RelayProcess {
 
     func handleSignal(_ number: Int32) {
         switch number {
-        // Whoever started us for one stream ends so (ssh does with its ProxyCommand).
+        // ssh ends its ProxyCommand like this.
         case SIGHUP where configuration.stream != nil:
             isReleased = true
             request(gently: false)
@@ -297,7 +297,7 @@ package final class RelayProcess {
         }
     }
 
-    /// The process shall end. `gently`: what is open may end first.
+    /// The process is asked to stop. `gently`: open streams may end first.
     func request(gently: Bool) { take(stopping.handleRequest(gently: gently, now: instant)) }
 
     private func advanceStop() {

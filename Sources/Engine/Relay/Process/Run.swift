@@ -109,13 +109,13 @@ private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
         let socket = try ListeningSocket(HostPort(path: path), access: .owner, relay, patience: .zero)
         relay.listeners.add(socket, .admin(isPrivileged: true))
     } catch {
-        // Asked for, it must be there; else it is a convenience.
+        // Required only if it was configured.
         guard !relay.configuration.requiresControl else { throw error }
         relay.events.note(.controlUnavailable(error))
     }
 }
 
-/// Those that the service manager has opened for it, or one of our own.
+/// Sockets that the service manager opened for this name, or new ones.
 private func listeningSockets(_ relay: RelayProcess, _ name: String, _ address: HostPort,
                               _ access: SocketAccess = SocketAccess()) throws(StartFault) -> [ListeningSocket] {
     let given = try relay.activation.sockets(for: name)

@@ -1,8 +1,8 @@
 import Glibc
 import Loop
 
-/// Word to the service manager that started this process (sd_notify(3)): that it is ready, what it does, that its loop still
-/// turns. Without one, nothing happens.
+/// Notifies the service manager that started this process (sd_notify(3)): that it is ready, what it does, that its event loop
+/// is alive. Without a service manager nothing happens.
 final class ServiceManager {
     private let fd: Int32
     /// Nanoseconds between signs of life; nil: none are wanted.

@@ -16,7 +16,7 @@ final class Origins {
         /// Whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
         /// reset in the same breath costs no connect.
         var waiting: [Opening] = []
-        /// Who waits for the name's addresses.
+        /// Openings that wait for the name's addresses.
         var asking: [Opening] = []
         /// Connects.
         var underWay = 0
@@ -106,7 +106,7 @@ final class Origins {
         guard entries[place].mapping != mapping else { return entries[place].isRemoved }
         entries[place].mapping = mapping
         entries[place].name = ResolvedName(mapping.address)
-        // Who asked for the old name's addresses asks for those of the new one.
+        // Openings that wait for the old name's addresses wait for the new name's.
         for opening in entries[place].asking { opening.race.handleRenamed() }
         waitAgain(place)
         return true
@@ -228,7 +228,7 @@ final class Origins {
     }
 
     private func connectWaiting(_ relay: RelayProcess, _ place: Int) {
-        // Who fails meanwhile asks again behind the others.
+        // Openings that fail meanwhile are queued behind the others.
         var waiting = entries[place].waiting
         entries[place].waiting = spare
         spare = []
@@ -328,7 +328,7 @@ final class Origins {
         relay.locals.connected(opening.user, fd: attempt.fd)
     }
 
-    /// Nobody waits for a connection any more.
+    /// The connection is no longer wanted.
     func forget(_ relay: RelayProcess, _ user: UInt32) {
         guard let opening = relay.locals[user].pointee.opening?.takeRetainedValue() else { return }
         relay.locals[user].pointee.opening = nil

@@ -6,11 +6,11 @@ struct ReachFailure: Equatable {
     enum Kind {
         /// It may pass by itself.
         case passing
-        /// Nobody listens at the port.
+        /// The port refuses connections.
         case refused
         /// One side does not accept the other: keys or certificates.
         case denied
-        /// Somebody else listens there.
+        /// Another program listens there.
         case foreign
     }
 

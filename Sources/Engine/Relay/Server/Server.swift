@@ -138,7 +138,7 @@ final class Server: Host {
         }
     }
 
-    /// Who shares a part of a full table: without keys, who comes from one IPv4 address, or from one /64 of IPv6.
+    /// The group that shares a part of a full table: without keys, an IPv4 address, or a /64 of IPv6.
     private func group(_ carrier: Carrier) -> String {
         guard carrier.peerIdentity.isEmpty else { return carrier.peerIdentity }
         return carrier.peer.host.prefix(8).map { String($0, radix: 16) }.joined(separator: ".")
@@ -220,7 +220,7 @@ final class Server: Host {
 
     // MARK: Sessions
 
-    /// Somebody is there who hears: the session gets its place and its share.
+    /// The first frame after WELCOME: the peer is live, so the session gets its place and its full quota.
     func handleProven(_ session: Session) {
         guard !session.isProven else { return }
         session.isProven = true

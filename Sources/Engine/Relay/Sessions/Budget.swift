@@ -15,7 +15,7 @@ final class Budget {
         fileprivate(set) var unplaced = 0
         /// Room for what pooled receives under way may bring.
         fileprivate(set) var expected = 0
-        /// It may hold so much whatever the others hold.
+        /// Bytes that it may hold whatever the others hold.
         fileprivate(set) var guaranteed = 0
         /// Bytes that it has held, and holds no more.
         fileprivate(set) var left: UInt64 = 0
@@ -33,10 +33,10 @@ final class Budget {
     private(set) var expected = 0
     /// Bytes of peers that wait for users.
     private(set) var waiting = 0
-    /// What one session is sure of, and what those that there are have not used of it.
+    /// Bytes that each session is guaranteed, and how much of that all sessions have not used.
     private let guarantee: Int
     private var unclaimed = 0
-    /// Bytes freed since somebody was last woken.
+    /// Bytes freed since readers were last woken.
     private var freed = 0
 
     init(_ configuration: Configuration) {

@@ -35,15 +35,15 @@ final class Session {
     var userCount = 0
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
-    /// It stands among those that are woken when memory is free.
+    /// It is in the list of sessions whose readers wait for memory.
     var isReadBlocked = false
     var isDirty = false
     var isEnded = false
-    /// Who its carriers authenticated as; empty without TLS.
+    /// The name that its carriers authenticated as; empty without TLS.
     var peerName = ""
     /// Server: a frame came behind WELCOME.
     var isProven = false
-    /// When the session's timer fires.
+    /// When the session's timer is due.
     var timerAt = UInt64.max
     var detachedAt: UInt64?
     /// What the hosts have been told.
@@ -59,13 +59,13 @@ final class Session {
         queue_init(&store, 0)
     }
 
-    /// A few letters of the identity, enough to tell sessions apart in a log and useless for anything else.
+    /// The first digits of the identity: enough to tell sessions apart in a log, too few to guess it.
     var name: String { String(identity.high >> 40, radix: 16) }
 
-    /// Something would be lost with it.
+    /// It has streams, or bytes that are not acknowledged.
     var isPrecious: Bool { endpoint.streamCount > 0 || endpoint.retainedByteCount > 0 }
 
-    /// The carrier works, as far as anybody knows.
+    /// It has a carrier, and no doubt about it.
     var isHealthy: Bool { endpoint.isAttached && !endpoint.isSuspected }
 
     func token(_ operation: Operation) -> Token { operation.token(index, generation) }

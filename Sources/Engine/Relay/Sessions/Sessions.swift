@@ -10,9 +10,9 @@ import Wire
 final class Sessions {
     unowned(unsafe) let relay: RelayProcess
     private var table = SlotTable<Session>()
-    /// Sessions with work this turn.
+    /// Sessions with work in this iteration.
     private var dirty: [Session] = []
-    /// Sessions that have had their share of this turn, and have more to do in the next.
+    /// Sessions that have had their share of this iteration, and continue in the next.
     private var postponed: [Session] = []
     /// Of sessions that have ended.
     private var ended: [String: Traffic.Count] = [:]
@@ -64,7 +64,7 @@ final class Sessions {
 
     func postpone(_ session: Session) { postponed.append(session) }
 
-    /// A new turn.
+    /// A new iteration.
     func beginTurn() {
         guard hasPostponed else { return }
         for session in postponed { markDirty(session) }
@@ -86,7 +86,7 @@ final class Sessions {
         dirty.removeAll(keepingCapacity: true)
     }
 
-    /// Starts the next send, lets go of what was acknowledged, lets readers go on.
+    /// Starts the next send, releases what was acknowledged, wakes readers.
     private func pump(_ session: Session) {
         if let carrier = session.carrier {
             // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.

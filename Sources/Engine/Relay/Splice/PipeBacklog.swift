@@ -7,7 +7,7 @@ import Time
 final class PipeBacklog {
     private var queue: [(pipe: Pipe, byteCount: Int)] = []
     private(set) var byteCount = 0
-    /// So many bytes in memory are older. Says nothing while the pipes are empty.
+    /// This many bytes in memory are older. Meaningless while the pipes are empty.
     var olderByteCount = 0
     private let pipes: Pipes
     /// When bytes last came.

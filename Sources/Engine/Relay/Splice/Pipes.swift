@@ -16,7 +16,7 @@ final class Pipes {
 
     init(descriptorLimit: Int) { maximum = min(Policy.pipesMaximum, descriptorLimit / Policy.descriptorsPerPipe) }
 
-    /// So many pipes are there, or may be made.
+    /// This many pipes are idle, or may be made.
     func has(_ count: Int) -> Bool { idle.count + maximum - self.count >= count }
 
     func take(now: UInt64) -> Pipe? {
@@ -30,7 +30,7 @@ final class Pipes {
         return pipe
     }
 
-    /// Back from who needs it no more; `left` bytes lie in it.
+    /// Returns a pipe in which `left` bytes are left.
     func give(_ pipe: Pipe, left: Int) {
         if idle.count < Policy.pipesIdleMaximum, discard(pipe, left) { return idle.append(pipe) }
         pipe.close()
@@ -47,7 +47,7 @@ final class Pipes {
         return true
     }
 
-    /// What nobody uses goes back to the system.
+    /// Closes pipes that are not in use.
     func trim() {
         for pipe in idle { pipe.close() }
         count -= idle.count

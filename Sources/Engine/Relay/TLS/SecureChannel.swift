@@ -38,7 +38,7 @@ final class SecureChannel {
         releaseOut(relay)
     }
 
-    /// Who the peer proved to be.
+    /// The peer's authenticated identity.
     var peer: String { String(cString: tls_peer(channel)) }
 
     /// What only this connection's ends know: proofs are bound to it.

@@ -46,7 +46,7 @@ enum Event {
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)
     /// `isUrgent`: somebody waits who has no log to look at.
     case serverUnreachable(HostPort, ReachFailure, isUrgent: Bool)
-    /// Nobody has answered for so long that a firewall may have banned this address.
+    /// No answer for so long that a firewall may have banned this address.
     case pausesForBan(seconds: UInt64)
     /// Carriers connect and carry nothing.
     case usesSmallSegments(Int32)

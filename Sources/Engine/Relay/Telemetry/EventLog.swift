@@ -28,7 +28,7 @@ struct EventLog {
     mutating func note(_ event: Event) {
         count(event)
         guard let line = Line(event), line.level >= log.logLevel else { return }
-        // Who asks for details gets all of them.
+        // At the levels debug and trace nothing is left out.
         let verdict = log.logLevel < .info ? .write(leftOut: 0, isLast: false)
             : pace.judge(line.words, now: Instant(nanoseconds: Clock.now()))
         guard case .write(let leftOut, let isLast) = verdict else { return }
