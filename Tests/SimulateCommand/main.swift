@@ -11,7 +11,7 @@ let usage = """
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
         --processes  whole processes on a virtual kernel (a build with -Xcc -DSIMULATION)
-        --story   the number of a story of processes, 0 to 6; all, unless told
+        --story   the number of a story of processes, 0 to 8; each seed chooses, unless told
         --liars   one side of each run lies about its bytes once a link is agreed
         --sweep   instead of seeds: a small run, cut at every byte of its carriers
         --trace   print every step
@@ -59,7 +59,9 @@ while let name = arguments.popFirst() {
     switch name {
     case "--first": first = value
     case "--seeds": count = value
-    case "--story": story = ProcessPlan.Story(rawValue: Int(value))
+    case "--story":
+        guard let known = ProcessPlan.Story(rawValue: Int(clamping: value)) else { fail() }
+        story = known
     #if CANARIES
     case "--canary": Canary.selected = Canary(rawValue: Int(value))
     #endif

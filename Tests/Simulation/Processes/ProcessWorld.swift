@@ -215,7 +215,8 @@ final class ProcessWorld {
     /// A connection ended otherwise than its users wanted.
     func judgeLoss(_ talker: Talker, _ what: String) {
         losses += 1
-        let isExcused = plan.mayLose || hasRefused || plan.story == .mixed && plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
+        // An origin that is away refuses new connections only.
+        let isExcused = plan.mayLose || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
     }

@@ -21,7 +21,7 @@ uint64_t system_now(void);
 /* Of these, the nanoseconds in which it slept; up to a scheduler's pause too many. */
 uint64_t system_slept(void);
 void system_sleep(uint64_t nanoseconds);
-/* Fills memory with random bytes that nobody can guess. */
+/* Fills at most 256 bytes with cryptographically secure random bytes (getentropy(3)). */
 void system_random(void *memory, size_t count);
 
 /* The limit on open descriptors, raised as far as this process may. */
