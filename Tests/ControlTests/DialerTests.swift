@@ -3,6 +3,9 @@ import Time
 import Tunnel
 @testable import Control
 
+/// Addresses are numbers.
+typealias Dialer = Control.Dialer<Int>
+
 /// A dialer on virtual time: milliseconds since the start.
 struct Bench: ~Copyable {
     var dialer: Dialer
@@ -11,7 +14,7 @@ struct Bench: ~Copyable {
 
     init(addresses: Int = 1, isSecure: Bool = false) {
         dialer = Dialer(isSecure: isSecure, now: Bench.at(0))
-        dialer.handleAddresses(addresses, now: Bench.at(0))
+        dialer.handleAddresses(Array(0..<addresses), now: Bench.at(0))
     }
 
     static func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (1_000 + milliseconds) * 1_000_000) }
@@ -82,6 +85,29 @@ struct FixedChance: RandomNumberGenerator {
         #expect(bench.failed(3, 3) == [])
         #expect(bench.tick(3) == [])
         #expect(bench.dialer.nextTimeout >= Bench.at(45))
+    }
+
+    /// A name server gives the same addresses in another order while an attempt is under way.
+    @Test func anAnswerCountsForTheAddressThatGaveIt() {
+        var bench = Bench(addresses: 2)
+        #expect(bench.tick(0) == [.connect(1, address: 0)])
+        #expect(bench.connected(1, 10) == [.greet(1, attempt: 1)])
+        bench.dialer.handleAddresses([1, 0], now: Bench.at(20))
+        bench.dialer.handleForeign(1, now: Bench.at(30))
+        _ = bench.take()
+        for milliseconds in stride(from: 50 as UInt64, to: 400, by: 50) {
+            for action in bench.tick(milliseconds) {
+                if case .connect(_, let address) = action { #expect(address == 1) }
+            }
+        }
+    }
+
+    /// The session's own server has left the name: the others' word decides, and somebody must ask for it.
+    @Test func somebodyIsAskedAlways() {
+        var bench = Bench(addresses: 2)
+        bench.dialer.handleAddresses([1, 2], foreign: [1, 2], now: Bench.at(0))
+        #expect(bench.tick(0) == [.connect(1, address: 1)])
+        #expect(bench.tick(50) == [.connect(2, address: 2)])
     }
 
     /// RFC 8305: a dead first address costs no more than one attempt's delay.

@@ -7,13 +7,13 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--processes | --liars | --sweep] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER | --liars | --sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
-        --processes  whole processes on a virtual kernel (a build with -Xcc -DSIMULATION)
-        --story   the number of a story of processes, 0 to 8; each seed chooses, unless told
-        --liars   one side of each run lies about its bytes once a link is agreed
-        --sweep   instead of seeds: a small run, cut at every byte of its carriers
+        --story   the number of a story, 0 to \(Plan.Story.allCases.count - 1); each seed chooses, unless told
+        --liars   one side of each run lies about its bytes
+        --sweep   instead of seeds: a small conversation, whose carriers die at every byte; --seeds 1 does so in one way at each byte, 5 in
+                  all of them
         --trace   print every step
         --canary  with a build of -DCANARIES: the number of the defect
 
@@ -34,8 +34,8 @@ if getenv(hashing) == nil {
 }
 
 var first: UInt64 = 1, count: UInt64 = 1000
-var withLiars = false, withProcesses = false
-var story: ProcessPlan.Story?
+var withLiars = false, sweeps = false
+var story: Plan.Story?
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
     switch name {
@@ -45,11 +45,9 @@ while let name = arguments.popFirst() {
     case "--liars":
         withLiars = true
         continue
-    case "--processes":
-        withProcesses = true
-        continue
     case "--sweep":
-        exit(Sweep().run() ? 0 : 1)
+        sweeps = true
+        continue
     default:
         break
     }
@@ -60,7 +58,7 @@ while let name = arguments.popFirst() {
     case "--first": first = value
     case "--seeds": count = value
     case "--story":
-        guard let known = ProcessPlan.Story(rawValue: Int(clamping: value)) else { fail() }
+        guard let known = Plan.Story(rawValue: Int(clamping: value)) else { fail() }
         story = known
     #if CANARIES
     case "--canary": Canary.selected = Canary(rawValue: Int(value))
@@ -69,15 +67,12 @@ while let name = arguments.popFirst() {
     }
 }
 
-if withProcesses {
-    var processes = ProcessCampaign(first: first, count: count)
-    processes.story = story
-    guard let held = processes.run() else {
-        print("tele-simulate: this build has no virtual kernel; build it with -Xcc -DSIMULATION")
-        exit(78)
-    }
-    exit(held ? 0 : 1)
+guard let simulation = Simulation() else {
+    print("tele-simulate: this build has no virtual kernel; build it with -Xcc -DSIMULATION")
+    exit(78)
 }
+if sweeps { exit(Sweep(waysPerByte: Int(clamping: count)).run(simulation) ? 0 : 1) }
 var campaign = Campaign(first: first, count: count)
+campaign.story = story
 campaign.withLiars = withLiars
-exit(campaign.run() ? 0 : 1)
+exit(campaign.run(simulation) ? 0 : 1)

@@ -1,51 +1,41 @@
-import Time
 import Tunnel
 import Wire
 
-/// A peer that lies: what it sends on an agreed link is changed on the way. The other must notice or go on; neither
-/// may trap, and the bounds hold.
-extension World {
-    /// Changes some of the bytes behind the first `count` of a way.
-    func lie(_ end: End, behind count: Int) {
-        guard chance.oneIn(4) else { return }
-        let bytes = UnsafeMutableRawBufferPointer(rebasing: end.way.bytes.bytes[count...])
-        guard !bytes.isEmpty else { return }
+/// Changes what one side of a carrier sends, as a peer would that wants to do harm. Without a key its lies are well-formed frames, too.
+struct Liar {
+    /// It leaves the first bytes of a carrier as they are.
+    private let sparedByteCount: Int
+    /// One arrival in this many is changed.
+    private let changesOneIn: Int
+    private let streams: UInt64
+
+    init(_ plan: Plan, _ chance: inout Chance) {
+        sparedByteCount = chance.pick([0, 200, 600])
+        changesOneIn = chance.pick([2, 8, 40])
+        streams = UInt64(plan.streams) * 2
+    }
+
+    /// `sent`: bytes of this carrier that have arrived, with these.
+    func lie(_ pieces: [ArraySlice<UInt8>], sent: Int, _ chance: inout Chance) -> [ArraySlice<UInt8>] {
+        guard sent > sparedByteCount, chance.oneIn(changesOneIn) else { return pieces }
+        var bytes = Array(pieces.joined())
         switch chance.below(4) {
         case 0:  // One bit.
             bytes[chance.below(bytes.count)] ^= 1 << UInt8(chance.below(8))
         case 1:  // A run of garbage.
             let first = chance.below(bytes.count)
-            for index in first..<min(bytes.count, first + 1 + chance.skewed(64)) {
-                bytes[index] = UInt8(truncatingIfNeeded: chance.next())
-            }
+            for index in first..<min(bytes.count, first + 1 + chance.skewed(64)) { bytes[index] = UInt8(truncatingIfNeeded: chance.next()) }
         case 2:  // A part once more.
             let first = chance.below(bytes.count)
-            let part = [UInt8](bytes[first..<min(bytes.count, first + 1 + chance.skewed(256))])
-            part.withUnsafeBytes { end.way.bytes.append($0) }
+            bytes += bytes[first..<min(bytes.count, first + 1 + chance.skewed(256))]
         default:  // A frame that nobody asked for.
             withUnsafeTemporaryAllocation(byteCount: 256, alignment: 8) { buffer in
                 var writer = ByteWriter(buffer)
-                writer.appendLie(&chance, streams: UInt64(plan.streamCount) * 2, offsets: end.session?.endpoint.sent ?? 0)
-                end.way.bytes.append(UnsafeRawBufferPointer(rebasing: buffer[0..<writer.count]))
+                writer.appendLie(&chance, streams: streams, offsets: UInt64(sent))
+                bytes += buffer[0..<writer.count]
             }
         }
-    }
-
-    func liarOpened(_ session: Session, _ slot: StreamSlot, _ target: UInt64) {
-        if target < UInt64(plan.streamCount), opener(of: Int(target)) != session.side,
-           users[userIndex(StreamOwner(target), session.side)].state == .absent {
-            let user = userIndex(StreamOwner(target), session.side)
-            session.endpoint.adopt(slot, owner: StreamOwner(target))
-            begin(user, session, slot)
-        } else {
-            session.endpoint.reset(slot, .refused, now: now(session.side))
-        }
-    }
-
-    /// Until one is caught, or nothing has come of it.
-    func runWithLiar() {
-        while failure == nil, caught == nil, steps < 60_000, !isHealed || time < healedAt + milliseconds(5_000), step() {}
-        putAway()
+        return [bytes[...]]
     }
 }
 

@@ -1,204 +1,317 @@
-import Time
-import Tunnel
-
-public enum Side: Int, Sendable, CaseIterable {
-    case client = 0, server = 1
-    public var other: Side { self == .client ? .server : .client }
-}
-
-/// Nanoseconds of virtual time.
-func milliseconds(_ count: Int) -> UInt64 { UInt64(count) * 1_000_000 }
-func microseconds(_ count: Int) -> UInt64 { UInt64(count) * 1_000 }
-
-/// Everything that is decided before a run begins. Most plans are drawn from a seed; each seed enables its own subset
-/// of the faults and its own budgets, so that rare combinations come up alone and undisturbed as well.
+/// Everything that is decided before a run of whole processes begins. A seed enables its own subset of faults and its own budgets, so that
+/// rare combinations come up alone and undisturbed as well.
 public struct Plan: Sendable {
-    /// The faults that a seed may enable.
     public enum Fault: Int, CaseIterable, Sendable {
-        case cut, cutAtByte, halfCut, blackhole, holdForEver, clogCarriers, clogUsers, refuseDials, freeze, clockJump
-        case restartWithState, restartWithout, probe, oldHello
+        /// Both directions between a client and the server lose everything for a while; or one of them.
+        case silence, halfSilence
+        /// All carriers are reset, at both ends or at one.
+        case cut, halfCut
+        /// A carrier dies at a byte.
+        case cutAtByte
+        /// Something between a client and the server forgets their carriers.
+        case forget
+        /// The ring of a process has no room for a while.
+        case refuse
+        /// The path becomes slower, or fast again.
+        case slow
+        /// A process gets no time for a while.
+        case freeze
+        /// A client's machine sleeps.
+        case sleep
+        /// What the carriers carry takes longer for a while; new ones do not.
+        case lag
+        /// Somebody who has seen the first bytes of a carrier sends them once more.
+        case oldHello
+        /// Nobody answers questions for names for a while.
+        case namesFail
+        /// Links changed, as far as the kernel tells; or nothing did.
+        case networkNews
+        case reload
+        case killClient, killServer
+        /// The server drains, ends, and is started again.
+        case drainServer
+        /// The origin is not there for a while.
+        case refuseOrigin
     }
 
-    /// One cut, of those that a sweep asks for.
-    public struct Cut: Sendable {
-        /// Which carrier, counted from the first.
-        public var carrier: Int
+    /// What a run is about. Most are mixed; the others hold still what they do not ask for.
+    public enum Story: Int, CaseIterable, Sendable {
+        case mixed
+        /// Many idle clients, and a few connections that move bytes.
+        case crowd
+        /// Thousands of connections that are reset as soon as they are made, and a few that are not.
+        case resetStorm
+        /// Forty readers that stop for ever, and one that reads.
+        case stoppedReaders
+        /// One connection that uploads over a long path, among idle clients.
+        case longPath
+        /// The server stands still for ten seconds; later something between the two forgets the carrier, and the path is whole.
+        case forgottenCarrier
+        /// The ring refuses operations for a while.
+        case refusals
+        /// Urgent bytes in streams that are spliced.
+        case urgent
+        /// Twenty users upload while the path is silent, and memory is scarce.
+        case hoard
+        /// A few small connections on a calm network.
+        case conversation
+        /// Users who stop to read their downloads, one after another, and reset them; the last of them do not.
+        case abandonedDownloads
+        /// Several servers of one name, and carriers that do not last.
+        case replicas
+    }
+
+    /// What stands at an address of the server's name.
+    enum Door {
+        /// A tele server; the first is one. Several are replicas, which know nothing of each other.
+        case server
+        /// Nobody listens.
+        case refusing
+        /// Nothing answers.
+        case silent
+        /// Takes bytes and says nothing.
+        case swallowing
+        /// Says something else.
+        case foreign
+    }
+
+    /// The death of one carrier, of those that a sweep asks for.
+    struct Cut {
+        /// Which carrier, from 1 on.
+        var carrier: Int
         /// Whose bytes are counted.
-        public var from: Side
-        /// The carrier dies when so many bytes have arrived.
-        public var afterBytes: Int
-        public var style: Int
-
-        public init(carrier: Int, from: Side, afterBytes: Int, style: Int) {
-            self.carrier = carrier
-            self.from = from
-            self.afterBytes = afterBytes
-            self.style = style
-        }
+        var from: Side
+        /// It dies when so many bytes have arrived.
+        var afterBytes: Int
+        var death: TCPSocket.Death
     }
 
-    public var seed: UInt64
-    var chance: Chance
+    public let seed: UInt64
+    var chance = Chance(seed: 0)
+    var story = Story.mixed
+    /// Nanoseconds from the start, within which every connection is over that can be.
+    var endsWithin: UInt64?
 
-    // The two processes.
-    var limits: [Endpoint.Limits]
-    var unsentTarget = 64 << 10
-    var batchLimit = 256 << 10
-    var payloadMaximum = 256 << 10
-    var earlyMaximum = 64 << 10
-    var copyBelow = 512
+    // Processes.
+    var clients = 1
+    var hasKey = false
+    var splicing = 0
+    var bufferByteCount = 1 << 20
+    var memoryByteCount = 4 << 20
+    var streamsMaximum = 100_000
+    var delayMaximum = 20_000
 
-    // The users.
-    var streamCount = 4
-    var opensWithin = milliseconds(50)
-    var serverOpens = false
+    var doors: [Door] = [.server]
+    /// The server is known by a name; else by the number of its address.
+    var hasName: Bool { doors.count > 1 }
+
+    // The kernel.
+    var limits = VirtualKernel.Limits()
+
+    // Users.
+    var streams = 4
+    var opensWithin: UInt64 = milliseconds(200)
     var bytesMaximum = 64 << 10
     var chunkMaximum = 8 << 10
     var resetsOneIn = 8
-    var slowReadersOneIn = 4
-    var queueMaximum = 64 << 10
-    /// Bytes go past memory, at times.
-    var splices = false
+    var slowOneIn = 4
+    /// One reader in this many stops for ever; the other user ends such a pair by a reset after a while.
+    var stopsOneIn = 1000
+    var urgentOneIn = 1000
 
     // The network.
-    var latency = milliseconds(1)
-    var jitter = milliseconds(1)
-    /// TCP tells the round trip that its handshake took.
-    var measuresPath = true
-    var kernelRoom = 256 << 10
-    /// Bytes that arrive at a time; 1: byte by byte.
-    var arrivalMaximum = 64 << 10
-    /// Bytes that the kernel takes at a time.
-    var takeMaximum = Int.max
-    var completionDelay = microseconds(10)
-    var takesLate = false
-
-    // Misfortune.
-    var faults: [Fault] = []
-    var faultGap = milliseconds(50)
-    var healsAt = milliseconds(1000)
-    var cuts: [Cut] = []
-    /// Ways to the server; some lead nowhere, some take bytes and lose them.
-    var addressCount = 1
-    var deadAddresses: Set<Int> = []
-    var swallowingAddresses: Set<Int> = []
-    /// Some lead to another server, which knows nobody.
-    var strangerAddresses: Set<Int> = []
-    /// The server keeps a session without a carrier for so long.
-    var hold = milliseconds(3_600_000)
-    /// This side's bytes are mutated once a link is agreed.
+    var latency: UInt64 = milliseconds(1)
+    var jitter: UInt64 = 0
+    var rate: UInt64 = 0
+    /// What this side sends on the first client's carriers is changed on the way. With a key nobody notices; without one, that client's
+    /// users may see anything.
     public var liar: Side?
-    /// Ends the session with CLOSE when all is done.
-    var closes = false
+    var cuts: [Cut] = []
+    var faults: [Fault] = []
+    var faultGap: UInt64 = milliseconds(500)
+    var healsAt: UInt64 = milliseconds(3000)
 
-    /// The plan of a seed.
+    /// Some fault of the plan may cost connections.
+    var mayLose: Bool { faults.contains(.killClient) || faults.contains(.killServer) || faults.contains(.drainServer) }
+
+    /// What the liar changes reaches users: there is no key.
+    var isBelieved: Bool { liar != nil && !hasKey }
+    /// Bytes of each carrier that are kept, for those who repeat or read them.
+    var recordMaximum: Int { isSwept ? .max : faults.contains(.oldHello) ? 1000 : 0 }
+    private var isSwept = false
+
+    /// One side lies to the other, or what is between them does; somebody else is there as well.
+    public mutating func hasLiar(_ side: Side) {
+        liar = side
+        endsWithin = nil
+        clients = max(clients, 2)
+    }
+
     public init(seed: UInt64) {
         self.seed = seed
-        var chance = Chance(seed: seed)
-        limits = [Plan.limits(&chance), Plan.limits(&chance)]
-        unsentTarget = 1 + chance.skewed(256 << 10)
-        batchLimit = 1 + chance.skewed(256 << 10)
-        payloadMaximum = chance.oneIn(2) ? 256 << 10 : 1 + chance.skewed(64 << 10)
-        earlyMaximum = chance.oneIn(3) ? 0 : chance.skewed(64 << 10)
-        copyBelow = chance.oneIn(2) ? 512 : chance.skewed(8 << 10)
+        var chance = Chance(seed: seed &+ 0x9_0ce5)
+        clients = chance.pick([1, 1, 1, 2, 3])
+        hasKey = chance.oneIn(6)
+        splicing = chance.below(3)
+        bufferByteCount = 1 << (20 + chance.below(4))
+        memoryByteCount = bufferByteCount << chance.below(4)
+        streamsMaximum = chance.oneIn(8) ? 1 + chance.skewed(20) : 100_000
+        delayMaximum = chance.skewed(2_000_000)
 
-        streamCount = chance.oneIn(24) ? 200 : 1 + chance.skewed(16)
-        serverOpens = chance.oneIn(3)
-        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(2 << 10 ... 48 << 10)
-        if chance.oneIn(8) {
-            // A few long streams, which outlast their windows.
-            streamCount = min(streamCount, 3)
-            bytesMaximum = chance.within(64 << 10 ... 600 << 10)
+        limits.receiveBuffer = (4 << 10) + chance.skewed(1 << 20)
+        limits.sendBuffer = (4 << 10) + chance.skewed(1 << 20)
+        limits.moveMaximum = chance.oneIn(2) ? .max : 512 + chance.skewed(64 << 10)
+        limits.shortOneIn = chance.pick([0, 2, 10])
+        limits.descriptors = chance.oneIn(8) ? chance.within(256...512) : 4096
+        limits.pipeBytes = chance.pick([0, 16 << 20, 16 << 20])
+        limits.cancelsLate = chance.oneIn(2)
+        limits.hasMiddlebox = chance.oneIn(3)
+
+        streams = chance.oneIn(16) ? 150 : 1 + chance.skewed(20)
+        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(8 << 10 ... 200 << 10)
+        if chance.oneIn(6) {
+            streams = 1 + chance.below(3)
+            bytesMaximum = chance.within(500 << 10 ... 3 << 20)
         }
-        if streamCount > 64 { bytesMaximum = min(bytesMaximum, 1 << 10) }
-        chunkMaximum = 1 + chance.skewed(32 << 10)
-        // A byte at a time is a good story for short streams only.
-        chunkMaximum = max(chunkMaximum, bytesMaximum / 64)
-        resetsOneIn = chance.pick([1000, 16, 8, 3])
-        slowReadersOneIn = chance.pick([1000, 4, 2])
-        queueMaximum = 1 + chance.skewed(256 << 10)
+        if streams > 50 { bytesMaximum = min(bytesMaximum, 8 << 10) }
+        chunkMaximum = max(1 + chance.skewed(64 << 10), bytesMaximum / 64)
+        limits.moveMaximum = max(limits.moveMaximum, bytesMaximum / 256)
+        resetsOneIn = chance.pick([1000, 16, 6])
+        slowOneIn = chance.pick([1000, 3, 1])
+        stopsOneIn = chance.pick([1000, 1000, 4])
+        urgentOneIn = chance.pick([1000, 1000, 3])
 
-        splices = chance.oneIn(2)
-
-        latency = microseconds(chance.skewed(40_000))
-        jitter = microseconds(chance.skewed(10_000))
-        measuresPath = chance.oneIn(2)
-        kernelRoom = 1 + chance.skewed(256 << 10)
-        arrivalMaximum = 1 + chance.skewed(64 << 10)
-        takeMaximum = chance.oneIn(2) ? Int.max : 1 + chance.skewed(64 << 10)
-        queueMaximum = max(queueMaximum, bytesMaximum / 256)
-        let transfer = bytesMaximum * streamCount
-        // The slowest pipes are for the smallest transfers: a run has a bounded number of steps.
-        kernelRoom = max(kernelRoom, transfer / 2048)
-        arrivalMaximum = max(arrivalMaximum, transfer / 2048)
-        takeMaximum = max(takeMaximum, transfer / 2048)
-        payloadMaximum = max(payloadMaximum, transfer / 2048)
-        batchLimit = max(batchLimit, transfer / 2048)
-        completionDelay = microseconds(chance.skewed(chance.oneIn(4) ? 200_000 : 100))
-        takesLate = chance.oneIn(3)
-        if completionDelay > milliseconds(1) || latency > milliseconds(1) {
-            kernelRoom = max(kernelRoom, 1024)
-            takeMaximum = max(takeMaximum, 256)
-        }
-
-        healsAt = milliseconds(20 + (chance.oneIn(2) ? chance.skewed(8_000) : chance.within(300 ... 3_000)))
-        addressCount = chance.pick([1, 1, 2, 3])
-        for address in 1..<max(addressCount, 2) where address < addressCount {
-            if chance.oneIn(3) { deadAddresses.insert(address) } else if chance.oneIn(3) { swallowingAddresses.insert(address) }
-            else if chance.oneIn(2) { strangerAddresses.insert(address) }
-        }
-        if chance.oneIn(12) { hold = milliseconds(chance.skewed(4_000)) }
-        opensWithin = UInt64(chance.skewed(Int(healsAt)))
-        // From a few faults in a run to some hundreds.
-        faultGap = healsAt / UInt64(4 + chance.skewed(250))
-        for fault in Fault.allCases where chance.oneIn(2) { faults.append(fault) }
-        if chance.oneIn(12) { faults = [] }
-        if !chance.oneIn(4) { faults.removeAll { $0 == .restartWithout } }
-        closes = chance.oneIn(2)
+        latency = microseconds(20 + chance.skewed(80_000))
+        jitter = chance.oneIn(2) ? 0 : microseconds(chance.skewed(20_000))
+        rate = chance.oneIn(2) ? 0 : UInt64(100_000 + chance.skewed(100 << 20))
+        healsAt = milliseconds(100 + (chance.oneIn(3) ? chance.skewed(20_000) : chance.within(300 ... 3_000)))
+        faultGap = healsAt / UInt64(1 + chance.skewed(chance.oneIn(2) ? 40 : 200))
+        opensWithin = chance.oneIn(3) ? 1 : UInt64(chance.skewed(Int(healsAt)))
+        for fault in Fault.allCases where chance.oneIn(3) { faults.append(fault) }
+        if !chance.oneIn(6) { faults.removeAll { $0 == .killServer || $0 == .killClient || $0 == .drainServer } }
+        if chance.oneIn(8) { faults = [] }
+        if chance.oneIn(8) { hasLiar(chance.pick(Side.allCases)) }
+        for _ in 1..<chance.pick([1, 1, 1, 2, 3]) { doors.append(chance.pick([.server, .server, .refusing, .silent, .swallowing, .foreign])) }
+        let told: Story = chance.oneIn(6) ? chance.pick(Story.allCases) : .mixed
         self.chance = chance
+        tell(told)
     }
 
-    /// A small transfer both ways on a calm network: the ground for sweeps. Every kind of frame is in it; with `splices` some of
-    /// them go past memory.
-    /// `ground`: which of many such conversations.
-    public init(sweep cuts: [Cut], splices: Bool = false, ground: UInt64 = 0) {
-        self.splices = splices
-        seed = 0
-        chance = Chance(seed: 0x5eed + 2 * ground + (splices ? 1 : 0))
-        limits = Array(repeating: Endpoint.Limits(retained: 64 << 10, received: 64 << 10, streams: 100), count: 2)
-        streamCount = 8
-        bytesMaximum = 700
-        chunkMaximum = 120
-        opensWithin = milliseconds(4)
-        resetsOneIn = 4
-        serverOpens = true
-        healsAt = milliseconds(40)
-        earlyMaximum = 300
-        arrivalMaximum = splices ? 40 : 200  // Payload that comes in parts may be passed on.
-        closes = true
+    /// The plan of a story.
+    public init(_ story: Story, seed: UInt64) {
+        self.init(seed: seed)
+        tell(story)
+    }
+
+    /// A small conversation on a calm network: the ground of a sweep. `ground`: which of many.
+    init(sweep cuts: [Cut], splices: Bool, hasKey: Bool, ground: UInt64) {
+        self.init(seed: 0x5eed + ground)
+        tell(.conversation)
+        (splicing, self.hasKey) = (splices ? 1 : 2, hasKey)
+        // Less than a user may configure: streams use their credit up.
+        bufferByteCount = 4 << 10
         self.cuts = cuts
+        isSwept = true
     }
 
-    /// A small transfer on a path that is as long as `roundTrip` milliseconds, and never fails.
-    public init(longPath roundTrip: Int, seed: UInt64) {
-        self.init(sweep: [])
-        self.seed = seed
-        chance = Chance(seed: seed)
-        latency = milliseconds(roundTrip / 2)
-        jitter = 1
-        closes = false
-        healsAt = milliseconds(1)
-    }
-
-    private static func limits(_ chance: inout Chance) -> Endpoint.Limits {
-        func budget() -> Int {
-            switch chance.below(3) {
-            case 0: (4 << 10) + chance.skewed(60 << 10)
-            case 1: (64 << 10) + chance.skewed(960 << 10)
-            default: 64 << 20
-            }
+    private mutating func tell(_ story: Story) {
+        self.story = story
+        guard story != .mixed else { return }
+        limits = VirtualKernel.Limits()
+        doors = [.server]
+        liar = nil
+        faults = []
+        endsWithin = nil
+        (clients, hasKey, delayMaximum, streamsMaximum) = (1, chance.oneIn(8), 20_000, 100_000)
+        (bufferByteCount, memoryByteCount) = (8 << 20, 16 << 20)
+        (latency, jitter, rate) = (milliseconds(1), 0, 0)
+        (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (1_000_000, 1_000_000, 1_000_000, 1_000_000)
+        (chunkMaximum, opensWithin, healsAt) = (64 << 10, milliseconds(500), milliseconds(1000))
+        switch story {
+        case .mixed: break
+        case .crowd:
+            (clients, streams, bytesMaximum, latency) = (40, 3, 1 << 20, milliseconds(20))
+            endsWithin = milliseconds(10_000)
+        case .resetStorm:
+            (streams, streamsMaximum, bytesMaximum, latency) = (2500, 500, 64 << 10, microseconds(50))
+            opensWithin = 1
+            endsWithin = milliseconds(60_000)
+        case .stoppedReaders:
+            (streams, bytesMaximum, latency, opensWithin) = (41, 2 << 20, milliseconds(chance.pick([1, 5, 20])), 1)
+            (bufferByteCount, memoryByteCount) = (1 << 20, 4 << 20)
+            limits.receiveBuffer = chance.pick([16, 64, 128]) << 10
+            limits.sendBuffer = limits.receiveBuffer
+            endsWithin = milliseconds(20_000)
+        case .longPath:
+            (clients, streams, bytesMaximum, latency, opensWithin) = (30, 1, 8 << 20, milliseconds(100), 1)
+            (bufferByteCount, memoryByteCount) = (16 << 20, 64 << 20)
+            limits.receiveBuffer = 16 << 20
+            limits.sendBuffer = 16 << 20
+            endsWithin = milliseconds(5_000)
+        case .forgottenCarrier:
+            (streams, opensWithin, healsAt) = (1, 1, milliseconds(30_000))
+            latency = milliseconds(chance.pick([1, 20, 60]))
+        case .refusals:
+            (streams, bytesMaximum, healsAt) = (10, 256 << 10, milliseconds(3000))
+        case .urgent:
+            (streams, bytesMaximum, splicing, hasKey, urgentOneIn, opensWithin) = (2, 2 << 20, 1, false, 1, 1)
+        case .abandonedDownloads:
+            (streams, bytesMaximum, latency, opensWithin) = (80, 512 << 10, milliseconds(5), milliseconds(4000))
+            (bufferByteCount, memoryByteCount) = (1 << 20, 4 << 20)
+            (limits.receiveBuffer, limits.sendBuffer) = (16 << 10, 16 << 10)
+            endsWithin = milliseconds(20_000)
+        case .replicas:
+            (streams, bytesMaximum, opensWithin, healsAt) = (20, 4 << 10, milliseconds(2000), milliseconds(2500))
+            (doors, faults, faultGap) = ([.server, .server, .server], [.cut, .halfCut, .silence, .slow], milliseconds(60))
+            latency = milliseconds(chance.pick([1, 10, 40]))
+        case .conversation:
+            (streams, bytesMaximum, opensWithin, healsAt) = (8, 700, milliseconds(20), milliseconds(40))
+            (chunkMaximum, resetsOneIn) = (120, 4)
+        case .hoard:
+            (streams, bytesMaximum, healsAt, opensWithin) = (20, 300 << 10, milliseconds(8000), milliseconds(50))
+            (bufferByteCount, memoryByteCount) = (1 << 20, 1 << 20)
         }
-        return Endpoint.Limits(retained: budget(), received: budget(),
-                               streams: chance.oneIn(6) ? 1 + chance.skewed(8) : 100_000)
+    }
+
+    /// What the user, or the origin, of a connection does.
+    func script(_ number: Int, _ side: Side, _ chance: inout Chance) -> Talker.Script {
+        var script = Talker.Script()
+        script.total = chance.skewed(bytesMaximum)
+        script.chunk = 1 + chance.below(chunkMaximum)
+        switch story {
+        case .mixed, .refusals, .conversation, .replicas: break
+        case .crowd:
+            script.total = side == .server ? bytesMaximum : 0
+            return script
+        case .longPath:
+            script.total = side == .client ? bytesMaximum : 0
+            return script
+        case .urgent, .hoard: script.total = bytesMaximum
+        case .resetStorm:
+            // Late enough that the other side has heard of it.
+            if side == .client, number >= 4 { (script.chunk, script.writeGap, script.resetsAtWritten) = (1, milliseconds(2), 2) }
+            if side == .client { script.total = max(script.total, 100) }
+            return script
+        case .stoppedReaders:
+            script.total = side == .client ? 0 : bytesMaximum
+            if side == .client, number < 40 { script.stopsReadingAt = 0 }
+            return script
+        case .abandonedDownloads:
+            script.total = side == .client ? 0 : bytesMaximum
+            if side == .client, number % 20 != 0 { (script.stopsReadingAt, script.resetsAfter) = (chance.below(64 << 10), milliseconds(500)) }
+            return script
+        case .forgottenCarrier:
+            (script.total, script.chunk, script.writeGap) = (6000, 10, milliseconds(50))
+            return script
+        }
+        if chance.oneIn(slowOneIn) { script.writeGap = microseconds(chance.skewed(200_000)) }
+        if chance.oneIn(slowOneIn) { script.readGap = microseconds(chance.skewed(200_000)) }
+        // A slow one must come to its end within the run.
+        if script.writeGap > 0 { script.chunk = max(script.chunk, script.total / 64) }
+        if chance.oneIn(resetsOneIn) { script.resetsAtWritten = chance.below(script.total + 1) }
+        if chance.oneIn(resetsOneIn) { script.resetsAtReceived = chance.below(bytesMaximum + 1) }
+        if chance.oneIn(stopsOneIn) { script.stopsReadingAt = chance.below(bytesMaximum + 1) }
+        if chance.oneIn(urgentOneIn) { script.urgentAt = chance.below(script.total + 1) }
+        return script
     }
 }

@@ -1,185 +1,94 @@
-import CSlab
-import Time
-import Tunnel
-import Wire
+import Glibc
+import Relay
 
-/// Runs plans and judges them. Memory is reused from run to run; one simulation belongs to one thread.
+/// Runs whole processes as they ship against a virtual kernel, and judges what their users saw.
 public final class Simulation {
-    /// What a run did.
     public struct Report: Equatable, Sendable {
         public var seed: UInt64 = 0
         /// Nil: everything held.
         public var failure: String?
         public var steps = 0
+        public var iterations = 0
         /// A hash over all that happened: two runs of a seed agree in it.
         public var trace: UInt64 = 0
-        public var virtualMilliseconds = 0
-        public var carriers = 0
-        public var resumes = 0
-        public var kills = 0
-        public var restarts = 0
-        public var doubts = 0
-        public var suspicions = 0
-        /// Frames that went past memory, and payload that was passed on.
-        public var spliced = 0, passed = 0
-        /// Streams that went on in another session, because nobody had heard of them.
-        public var carried = 0
         public var delivered = 0
-        /// Bytes that arrived on each of the first carriers, from the client and from the server.
-        public var arrived: [[Int]] = []
-        /// Types of the sequenced frames that took their place.
-        public var sequenced: Set<UInt8> = []
-        /// Of a lying peer: how it was caught.
-        public var caught: String?
+        public var losses = 0
+        public var kills = 0
+        /// What each carrier brought from the client, and from the server, if the plan wants to know.
+        var carriers: [[[UInt8]]] = []
     }
 
-    static let stepsMaximum = 2_000_000
-    /// After the heal, everything must have ended within this much virtual time.
-    static let settleMaximum = milliseconds(120_000)
+    private let keyFile: String
 
-    private let arenas: [OpaquePointer]
-
-    public init() {
-        arenas = Side.allCases.map { _ in
-            var arena: OpaquePointer?
-            guard arena_create(&arena, 4 << 30) == 0, let arena else { fatalError("no memory for an arena") }
-            return arena
-        }
+    /// Nil: this build cannot simulate processes; the command says how it is built.
+    public init?() {
+        var path = Array("/tmp/tele-simulate-XXXXXX".utf8CString)
+        let descriptor = mkstemp(&path)
+        guard descriptor >= 0 else { return nil }
+        keyFile = String(decoding: path.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        let line = "simulated:" + String(repeating: "5a", count: 32) + "\n"
+        guard write(descriptor, line, line.utf8.count) == line.utf8.count, close(descriptor) == 0 else { return nil }
+        guard World(Plan(seed: 0), keyFile: keyFile) != nil else { return nil }
     }
 
-    deinit { for arena in arenas { arena_destroy(arena) } }
+    deinit { unlink(keyFile) }
 
     public func run(_ plan: Plan) -> Report {
-        let world = World(plan, arenas)
-        world.runToEnd()
+        guard let world = World(plan, keyFile: keyFile) else { fatalError("the world has gone") }
+        world.run()
         var report = Report()
         report.seed = plan.seed
         report.failure = world.failure
-        report.steps = world.steps
-        report.trace = world.trace
-        report.virtualMilliseconds = Int((world.time - world.startTime) / 1_000_000)
-        report.carriers = world.outages
-        report.resumes = world.resumes
-        report.kills = world.kills
-        report.restarts = world.restarts
-        report.doubts = world.doubts
-        report.suspicions = world.suspicions
-        (report.spliced, report.passed) = (world.spliced, world.passed)
-        report.carried = world.carried
+        report.steps = world.kernel.steps
+        report.iterations = world.iterations
+        report.trace = world.kernel.trace
         report.delivered = world.delivered
-        report.arrived = stride(from: 0, to: min(world.ends.count, 8), by: 2).map { number in
-            [world.ends[number].way.arrived, world.ends[number + 1].way.arrived]
-        }
-        report.sequenced = world.sequenced
-        report.caught = world.caught?.rule.description
-        if report.failure == nil, let sentence = leftovers() { report.failure = sentence }
-        if report.failure != nil { world.abandonMemory() }
+        (report.losses, report.kills) = (world.losses, world.kills)
+        report.carriers = world.records
         return report
-    }
-
-    private func leftovers() -> String? {
-        for (side, arena) in zip(Side.allCases, arenas) {
-            if arena_used(arena) != 0 { return "the \(side)'s arena still holds \(arena_used(arena)) bytes" }
-            if let sentence = arena_check(arena) { return String(cString: sentence) }
-        }
-        return nil
     }
 }
 
-extension World {
-    func runToEnd() {
-        plan.liar == nil ? runHonestly() : runWithLiar()
-        trace = Chance.mixed(trace &+ UInt64(delivered) &+ UInt64(steps) << 32)
+/// Many seeds of whole processes in a row.
+public struct Campaign {
+    public let first: UInt64
+    public let count: UInt64
+    public var failuresMaximum = 10
+    /// All are this one; nil: each seed chooses.
+    public var story: Plan.Story?
+    public var withLiars = false
+
+    public init(first: UInt64, count: UInt64) {
+        self.first = first
+        self.count = count
     }
 
-    private func runHonestly() {
-        guard proceed(until: { $0.isHealed && $0.isSettled }) else { return }
-        judgeUsers()
-        judgeSessions()
-        guard failure == nil else { return }
-        if plan.closes {
-            // CLOSE is sent once; nobody hears it on a carrier that dies, or that a late HELLO of ours displaces.
-            let session = client.session, peer = server.sessions[0], end = client.session.end!
-            client.dialer.stop()
-            runDialer()
-            session.endpoint.close(.done, "all done")
-            touch(session)
-            guard proceed(until: { _ in
-                end.wasKilled || !session.isOver && session.end !== end || session.isOver && (peer.isOver || peer.attempt > end.attempt)
-            }) else { return }
+    private func plan(_ seed: UInt64) -> Plan {
+        var plan = story.map { Plan($0, seed: seed) } ?? Plan(seed: seed)
+        if withLiars { plan.hasLiar(seed % 2 == 0 ? .client : .server) }
+        return plan
+    }
+
+    /// True when all held.
+    public func run(_ simulation: Simulation) -> Bool {
+        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0
+        let start = clock()
+        for seed in first..<first + count where failures < failuresMaximum {
+            nowRunning = seed
+            let report = simulation.run(plan(seed))
+            run += 1
+            steps += report.steps
+            iterations += report.iterations
+            delivered += report.delivered
+            losses += report.losses
+            kills += report.kills
+            guard let failure = report.failure else { continue }
+            failures += 1
+            print("seed \(seed), step \(report.steps): \(failure)")
         }
-        putAway()
-    }
-
-    /// Steps until `isDone`. False: it never came, or something failed.
-    private func proceed(until isDone: (World) -> Bool) -> Bool {
-        pumpDirty()
-        while failure == nil {
-            if isDone(self) { return true }
-            guard step() else {
-                require(false, "nothing is left to happen, and \(unfinished)")
-                break
-            }
-            require(steps < Simulation.stepsMaximum, "no end after \(steps) steps, and \(unfinished)")
-            require(!isHealed || time < healedAt + Simulation.settleMaximum, "no end long after the heal, and \(unfinished)")
-        }
-        return false
-    }
-
-    /// Every user has ended, and both ends of the session have forgotten all.
-    var isSettled: Bool {
-        guard unopened == 0, openUsers == 0, client.session.endpoint.isAttached,
-              client.session.endpoint.streamCount == 0, queue_count(&client.session.store) == 0 else { return false }
-        guard server.sessions.count == 1, client.candidates.isEmpty,
-              server.sessions[0].end?.number == client.session.end?.peer else { return false }
-        for session in server.sessions {
-            if session.identity != client.session.identity { return false }
-            if session.endpoint.streamCount > 0 || queue_count(&session.store) > 0 { return false }
-        }
-        return true
-    }
-
-    private func judgeUsers() {
-        for stream in 0..<plan.streamCount {
-            let pair = [users[2 * stream], users[2 * stream + 1]]
-            let isDisturbed = pair.contains { $0.resetCode != nil || $0.state == .lost || $0.state == .wasReset }
-            require(isDisturbed || pair.allSatisfy { $0.state == .over },
-                    "stream \(stream) ended as \(pair[0].state) and \(pair[1].state), and nobody reset it")
-        }
-    }
-
-    private func judgeSessions() {
-        for session in [client.session, server.sessions[0]] {
-            require(session.held == 0 && session.endpoint.unconsumedByteCount == 0,
-                    "bytes count against a session's credit that nobody holds")
-        }
-        require(queue_count(&client.session.store) == 0, "acknowledged bytes are still stored")
-    }
-
-    /// The end of both processes.
-    func putAway() {
-        for candidate in client.candidates.values { close(candidate, orderly: false) }
-        for session in sessions where !session.isOver { endSession(session) }
-        // The last sends come home; nothing else happens any more.
-        while sessions.contains(where: { !$0.sending.isEmpty }), let event = calendar.next() {
-            if event.kind == .complete { complete(ends[Int(event.subject)]) }
-        }
-    }
-
-    /// After a failure nothing can be trusted, and the arenas must serve the next run.
-    func abandonMemory() {
-        for user in users.indices { queue_clear(&users[user].waiting, arenas[user & 1]) }
-        for session in sessions { queue_clear(&session.store, arenas[session.side.rawValue]) }
-    }
-
-    private var unfinished: String {
-        let open = users.indices.filter { users[$0].state == .open }
-        let names = open.prefix(4).map { user in
-            "stream \(stream(ofUser: user)) at \(side(ofUser: user)) (wrote \(users[user].written) of \(users[user].total), "
-                + "read \(users[user].consumed) of \(users[user].arrived) of \(users[user ^ 1].written))"
-        }
-        let own = client.session.endpoint.retainedByteCount
-        return "\(unopened) streams are unopened, \(open.count) users are open, \(own) bytes are retained at the client, "
-            + "carrier \(client.session.end == nil ? "none" : "up"): \(names)"
+        let took = Double(clock() - start) / Double(CLOCKS_PER_SEC)
+        print("\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
+              + "\(kills) kills and cuts, \(losses) connections lost, in \(Int(took)) s")
+        return failures == 0
     }
 }

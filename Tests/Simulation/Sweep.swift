@@ -1,66 +1,97 @@
 import Glibc
+import Wire
 
-/// A cut at every byte: of the first carrier (HELLO, WELCOME, one frame of each kind) and of the second (a resume with
-/// early bytes and replay), from each side, in each of the ways in which a carrier can die; once with bytes that go by memory,
-/// once with bytes that go past it.
+/// The carriers of a small conversation die at every byte: the first one (HELLO, WELCOME, frames of each kind) and the second (a resume with
+/// early bytes and replay), from each side, in each way in which a carrier can die; with bytes that go by memory, spliced, and with a key.
 public struct Sweep {
     /// Where the first carrier dies when the second is swept.
-    private static let firstCut = 400
-    private static let styles = 5
+    private static let firstDeath = 700
     /// One sequenced frame of each kind: OPEN, DATA, FIN, RESET, STREAM_CREDIT.
-    private static let kinds: [UInt8] = [0x41, 0x42, 0x43, 0x44, 0x45]
+    private static let kinds: Set<UInt8> = [0x41, 0x42, 0x43, 0x44, 0x45]
 
-    public init() {}
+    private let waysPerByte: Int
+    /// With a key most bytes are random: one in so many is swept.
+    private static let keyedStride = 5
+
+    /// `waysPerByte`: in how many of the five ways a carrier dies at each byte, 1 to 5.
+    public init(waysPerByte: Int) { self.waysPerByte = min(max(waysPerByte, 1), TCPSocket.Death.allCases.count) }
 
     /// True when all held. Prints failures as they come, and a line of sums.
-    public func run() -> Bool {
-        let all = [false, true].map(run)
-        return !all.contains(false)
+    public func run(_ simulation: Simulation) -> Bool {
+        let all = [Ground(splices: false, hasKey: false), Ground(splices: true, hasKey: false), Ground(splices: false, hasKey: true)]
+        return !all.map { sweep(simulation, $0) }.contains(false)
     }
 
-    private func run(splices: Bool) -> Bool {
-        let simulation = Simulation()
-        let start = time(nil)
-        // Which streams are reset is chance, and moves with each change of what is sent when: the first conversation with all kinds.
-        let ground = (0..<64 as Range<UInt64>).first { ground in
-            let calm = simulation.run(Plan(sweep: [], splices: splices, ground: ground))
-            return calm.failure != nil || Sweep.kinds.allSatisfy(calm.sequenced.contains)
-                && (calm.spliced > 4 && calm.passed > 4) == splices && calm.arrived.count == 1
-        } ?? 0
-        let calm = simulation.run(Plan(sweep: [], splices: splices, ground: ground))
-        let first = Plan.Cut(carrier: 1, from: .client, afterBytes: Sweep.firstCut, style: 0)
-        let resumed = simulation.run(Plan(sweep: [first], splices: splices, ground: ground))
-        guard calm.failure == nil, resumed.failure == nil, calm.arrived.count == 1, resumed.arrived.count >= 2 else {
-            print("sweep: the ground does not hold: \(calm.failure ?? resumed.failure ?? "another number of carriers")")
-            return false
+    /// The conversation that is swept.
+    private struct Ground {
+        let splices, hasKey: Bool
+        /// Which of many.
+        var number: UInt64 = 0
+
+        func plan(_ cuts: [Plan.Cut]) -> Plan { Plan(sweep: cuts, splices: splices, hasKey: hasKey, ground: number) }
+        var name: String { hasKey ? "with a key" : splices ? "spliced" : "by memory" }
+    }
+
+    private func sweep(_ simulation: Simulation, _ ground: Ground) -> Bool {
+        let start = time(nil), first = Plan.Cut(carrier: 1, from: .client, afterBytes: Sweep.firstDeath, death: .reset)
+        // What is sent when is chance, and moves with each change of the code: the first conversation with frames of all kinds.
+        for number in 0..<64 as Range<UInt64> {
+            var ground = ground
+            ground.number = number
+            let calm = simulation.run(ground.plan([])), resumed = simulation.run(ground.plan([first]))
+            if let failure = calm.failure ?? resumed.failure { return say("the ground does not hold: \(failure)") }
+            guard calm.carriers.count == 1, resumed.carriers.count == 2,
+                  ground.hasKey || Sweep.kinds.isSubset(of: Sweep.frames(in: calm.carriers[0])) else { continue }
+            let cuts = self.cuts(ground, calm.carriers[0], carrier: 1, after: []) + self.cuts(ground, resumed.carriers[1], carrier: 2, after: [first])
+            let failures = run(simulation, cuts, ground)
+            print("sweep: \(cuts.count) deaths, \(ground.name), \(failures) failed, in \(time(nil) - start) s")
+            return failures == 0
         }
-        let missing = Sweep.kinds.filter { !calm.sequenced.contains($0) }
-        guard missing.isEmpty, (calm.spliced > 4 && calm.passed > 4) == splices else {
-            print("sweep: the ground has no frame of type \(missing), \(calm.spliced) spliced, \(calm.passed) passed on")
-            return false
+        return say("no conversation \(ground.name) has frames of all kinds and one carrier")
+    }
+
+    private func run(_ simulation: Simulation, _ cuts: [[Plan.Cut]], _ ground: Ground) -> Int {
+        var failures = 0
+        for cuts in cuts where failures < 10 {
+            guard let failure = simulation.run(ground.plan(cuts)).failure else { continue }
+            failures += 1
+            let last = cuts[cuts.count - 1]
+            print("sweep: \(ground.name), carrier \(last.carrier) dies \(last.afterBytes) bytes from the \(last.from), \(last.death): \(failure)")
         }
+        return failures
+    }
+
+    private func cuts(_ ground: Ground, _ bytes: [[UInt8]], carrier: Int, after before: [Plan.Cut]) -> [[Plan.Cut]] {
         var cuts: [[Plan.Cut]] = []
         for from in Side.allCases {
-            for byte in 0...calm.arrived[0][from.rawValue] {
-                for style in 0..<Sweep.styles {
-                    cuts.append([Plan.Cut(carrier: 1, from: from, afterBytes: byte, style: style)])
-                }
-            }
-            for byte in 0...resumed.arrived[1][from.rawValue] {
-                for style in 0..<Sweep.styles {
-                    cuts.append([first, Plan.Cut(carrier: 2, from: from, afterBytes: byte, style: style)])
+            for byte in stride(from: 0, through: bytes[from.rawValue].count, by: ground.hasKey ? Sweep.keyedStride : 1) {
+                for way in 0..<waysPerByte {
+                    let death = TCPSocket.Death.allCases[(byte / (ground.hasKey ? Sweep.keyedStride : 1) + way) % TCPSocket.Death.allCases.count]
+                    cuts.append(before + [Plan.Cut(carrier: carrier, from: from, afterBytes: byte, death: death)])
                 }
             }
         }
-        var failures = 0
-        for plan in cuts {
-            guard let failure = simulation.run(Plan(sweep: plan, splices: splices, ground: ground)).failure else { continue }
-            failures += 1
-            let last = plan[plan.count - 1]
-            print("sweep: carrier \(last.carrier) cut \(last.afterBytes) bytes from the \(last.from), style \(last.style): \(failure)")
-            if failures == 10 { break }
+        return cuts
+    }
+
+    /// The types of the frames that a carrier brought.
+    private static func frames(in carrier: [[UInt8]]) -> Set<UInt8> {
+        var types: Set<UInt8> = []
+        for side in Side.allCases {
+            carrier[side.rawValue].withUnsafeBytes { bytes in
+                var index = side == .client ? Hello.byteCount : 0
+                while index < bytes.count, let (frame, count) = try? decodeFrame(UnsafeRawBufferPointer(rebasing: bytes[index...]).bytes) {
+                    types.insert(bytes[index])
+                    index += count
+                    if case .data(_, let payloadByteCount) = frame { index += payloadByteCount }
+                }
+            }
         }
-        print("sweep: \(cuts.count) cuts, \(calm.spliced) frames spliced, \(failures) failed, in \(time(nil) - start) s")
-        return failures == 0
+        return types
+    }
+
+    private func say(_ sentence: String) -> Bool {
+        print("sweep: \(sentence)")
+        return false
     }
 }

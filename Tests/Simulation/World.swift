@@ -1,190 +1,349 @@
-import Control
-import CSlab
 import Glibc
-import Time
-import Tunnel
-import Wire
+import Logging
+import Loop
+import Relay
 
-/// One run: two tele processes, their users and the network between them, on virtual time. Nothing in it knows the
-/// real time, and all chance comes from the plan's seed.
+/// One run: whole tele processes as they ship, their users and origins, and the machines and paths between them.
 final class World {
-    var plan: Plan
-    var chance: Chance
-    var calendar = Calendar()
-    /// Virtual nanoseconds.
-    var time: UInt64
-    /// What each side's clock is ahead.
-    var clockOffset: [UInt64] = [0, 0]
-    /// A process that is stopped or suspended does nothing until then.
-    var frozenUntil: [UInt64] = [0, 0]
-
-    var ends: [End] = []
-    var sessions: [Session] = []
-    var dirty: [Session] = []
-    var users: [User]
-    var client: Client! = nil
-    var server: Server
-    let arenas: [OpaquePointer]
-
-    /// HELLOs that went out, for somebody to send again.
-    var oldHellos: [Hello] = []
-    var unopened: Int
-    var openUsers = 0
-    var isHealed = false
-    var startTime: UInt64 = 0
-    var healedAt: UInt64 = 0
-    var failure: String?
-    /// Lying peers: the rule by which one was caught.
-    var caught: ProtocolFault?
-
-    // Counts for the report.
-    var steps = 0
-    var trace: UInt64 = 0
-    /// Types of the sequenced frames that took their place.
-    var sequenced: Set<UInt8> = []
-    var outages = 0, resumes = 0, kills = 0, restarts = 0, doubts = 0, suspicions = 0, carried = 0, spliced = 0, passed = 0
+    let plan: Plan
+    let kernel: VirtualKernel
+    private let calls: Calls
+    private(set) var failure: String?
     var delivered = 0
+    private(set) var losses = 0, kills = 0, iterations = 0
 
-    // Memory that lasts one call.
-    let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
-    let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 8)
-    var vectors = [iovec](repeating: iovec(), count: 32)
+    private(set) var servers: [VirtualProcess] = []
+    private(set) var clients: [VirtualProcess] = []
+    private(set) var users: [Talker] = []
+    private var usersByNumber: [Int: Talker] = [:]
+    private(set) var origins: [Talker] = []
+    private var unopened: Int
+    private(set) var openCount = 0
+    /// When the last connection that is over ended.
+    private var talkersOverAt: UInt64 = 0
+    private(set) var isHealed = false
+    private var healedAt: UInt64 = 0
+    private var originListener: TCPSocket!
+    /// The origin was away at some time: its connections may be refused.
+    private var hasRefused = false
+    /// Connections that were accepted by what is no tele server.
+    private var strangers: [TCPSocket] = []
+    /// Each carrier that was connected: the client's end, and what it led to.
+    private(set) var carriers: [(client: TCPSocket, server: TCPSocket)] = []
+    private let keyFile: String?
+    private var liar: Liar?
+    private var misfortune: Misfortune!
+    let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
 
-    init(_ plan: Plan, _ arenas: [OpaquePointer]) {
+    static let originHost = 1, firstServerHost = 2, clientHost = 10, strangerHost = 9
+    static let serverName = "server.test"
+    static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222
+
+    static let drainSeconds = 5
+
+    /// After the heal, every connection ends within this much virtual time.
+    static let settleMaximum = milliseconds(600_000)
+    static let stepsMaximum = 5_000_000
+
+    /// Nil: this build has no world for processes (CSystemWorld.h).
+    init?(_ plan: Plan, keyFile: String) {
         self.plan = plan
-        self.arenas = arenas
-        chance = plan.chance
-        // Far from zero, so that a clock that starts at zero is not taken for granted, and sometimes at zero.
-        time = chance.oneIn(8) ? 0 : UInt64(chance.below(1 << 50))
-        users = Array(repeating: User(), count: 2 * plan.streamCount)
-        unopened = plan.streamCount
-        server = Server(plan)
-        client = Client(session: makeSession(.client), addressCount: plan.addressCount, now: now(.client))
-        let start = time
-        startTime = time
-        for stream in 0..<plan.streamCount {
-            calendar.add(.open, stream, at: start + UInt64(chance.below(Int(plan.opensWithin) + 1)))
-        }
-        if !plan.faults.isEmpty { calendar.add(.fault, 0, at: start + UInt64(chance.below(Int(plan.faultGap) + 1))) }
-        calendar.add(.heal, 0, at: start + plan.healsAt)
-        calendar.add(.expire, 0, at: start + milliseconds(100))
-        runDialer()
-        pumpDirty()
+        self.keyFile = plan.hasKey ? keyFile : nil
+        kernel = VirtualKernel(seed: plan.seed)
+        kernel.limits = plan.limits
+        unopened = plan.streams
+        guard let calls = Calls(kernel) else { return nil }
+        self.calls = calls
+        if plan.liar != nil { liar = Liar(plan, &kernel.chance) }
     }
 
-    deinit {
-        header.deallocate()
-        scratch.deallocate()
-    }
+    deinit { scratch.deallocate() }
 
-    func now(_ side: Side) -> Instant { Instant(nanoseconds: time + clockOffset[side.rawValue]) }
-
-    func opener(of stream: Int) -> Side {
-        plan.serverOpens && Chance.mixed(plan.seed &+ UInt64(stream)) & 3 == 0 ? .server : .client
-    }
+    func fail(_ sentence: @autoclosure () -> String) { if failure == nil { failure = sentence() } }
 
     // MARK: The run
 
-    /// One event. False when the calendar is empty.
-    func step() -> Bool {
-        guard let event = calendar.next() else { return false }
-        time = max(time, event.time)
-        let subject = Int(event.subject)
-        if let side = concerned(event.kind, subject), frozenUntil[side.rawValue] > time {
-            calendar.add(event.kind, subject, at: frozenUntil[side.rawValue])
-            return true
+    func run() {
+        misfortune = Misfortune(self)
+        kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
+        kernel.onConnected = { [unowned self] in carrierConnected($0, $1) }
+        for host in serverHosts {
+            kernel.network[host, World.originHost] = VirtualNetwork.Path(latency: 100_000)
+            kernel.network[World.originHost, host] = VirtualNetwork.Path(latency: 100_000)
         }
-        steps += 1
-        if Trace.isOn { printStep(event) }
-        trace = Chance.mixed(trace ^ time &+ UInt64(event.kind.rawValue) << 56 &+ UInt64(truncatingIfNeeded: subject) << 32
-                             &+ UInt64(delivered))
-        switch event.kind {
-        case .deliver: deliver(ends[subject])
-        case .take: take(ends[subject])
-        case .fault: fault()
-        case .relieve: relieve(subject)
-        case .heal: heal()
-        case .breakUp: breakUp(subject)
-        case .complete: complete(ends[subject])
-        case .down: lost(ends[subject])
-        case .timer: handleTimer(sessions[subject], event.time)
-        case .dial: handleDialTimer(event.time)
-        case .connected: connected(ends[subject])
-        case .expire: expire()
-        case .open: openStream(subject)
-        case .write: userWrites(subject)
-        case .read: userReads(subject)
-        case .reset: userResets(subject)
+        listenAtOrigin()
+        do {
+            for (index, door) in plan.doors.enumerated() { try open(door, at: World.firstServerHost + index) }
+            for index in 0..<plan.clients { clients.append(try startClient(index)) }
+        } catch {
+            return fail("cannot start: \(error)")
         }
-        if failure == nil { pumpDirty() }
-        return true
+        let start = kernel.time
+        for number in 0..<plan.streams {
+            kernel.at(start + UInt64(kernel.chance.below(Int(plan.opensWithin) + 1))) { [unowned self] in openUser(number) }
+        }
+        misfortune.begin()
+        kernel.at(start + max(plan.healsAt, plan.opensWithin)) { [unowned self] in heal() }
+        if let endsWithin = plan.endsWithin { kernel.at(start + endsWithin) { [unowned self] in judgeEnds() } }
+        misfortune.tellStory()
+
+        proceed { isHealed && unopened == 0 && openCount == 0 && !misfortune.isDraining }
+        let quiet = kernel.time + milliseconds(40_000)
+        kernel.at(quiet) {}
+        proceed { kernel.time >= quiet }
+        if let misuse = kernel.misuse { fail(misuse) }
+        if Trace.isOn { print("over at \((talkersOverAt - start) / 1_000_000) ms, overdraft \(processes.map(\.overdraftPeak))") }
+        audit()
+        stop()
+        for process in processes {
+            iterations += process.iterations
+            process.die()
+        }
+        kernel.end()
+        // Also what the end itself did.
+        if let misuse = kernel.misuse { fail(misuse) }
     }
 
-    /// Whose process an event needs.
-    private func concerned(_ kind: Calendar.Kind, _ subject: Int) -> Side? {
-        switch kind {
-        case .take, .fault, .relieve, .heal, .breakUp: nil
-        case .deliver: ends[subject].side.other
-        case .complete, .down: ends[subject].side
-        case .timer: sessions[subject].side
-        case .dial, .connected: .client
-        case .expire: .server
-        case .open: opener(of: subject)
-        case .write, .read, .reset: side(ofUser: subject)
+    var processes: [VirtualProcess] { clients + servers }
+    /// Hosts on which a tele server runs.
+    var serverHosts: [Int] { plan.doors.indices.filter { plan.doors[$0] == .server }.map { World.firstServerHost + $0 } }
+
+    /// Nothing goes wrong any more: what can progress must end.
+    private func heal() {
+        isHealed = true
+        healedAt = kernel.time
+        misfortune.end()
+        listenAtOrigin()
+        // Pairs that wait for a reader that has stopped end by a reset.
+        kernel.after(milliseconds(30_000)) { [unowned self] in abandonStopped() }
+    }
+
+    private func abandonStopped() {
+        for talker in users + origins where !talker.isEnded && (talker.hasStopped || isLied(to: talker)) { talker.abandon() }
+        // A client that was killed comes back for nothing: its session is held, and the origins of its users wait.
+        for origin in origins where !origin.isEnded && (origin.other?.isEnded ?? plan.mayLose) && plan.mayLose { origin.abandon() }
+        if openCount > 0 { kernel.after(milliseconds(10_000)) { [unowned self] in abandonStopped() } }
+    }
+
+    private func proceed(until isDone: () -> Bool) {
+        while failure == nil, kernel.misuse == nil, !isDone() {
+            guard kernel.step() else { return fail("nothing is left to happen, and \(unfinished)") }
+            if kernel.steps > World.stepsMaximum { fail("no end after \(kernel.steps) steps, and \(unfinished)") }
+            if isHealed, kernel.time > healedAt + World.settleMaximum { fail("no end long after the heal, and \(unfinished)") }
         }
     }
 
-    private func lost(_ end: End) {
-        guard end.isOpen else { return }
-        end.side == .client ? clientLost(end) : serverLost(end)
+    private var unfinished: String {
+        let open = (users + origins).filter { !$0.isEnded }
+        let accounts = (servers + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
+        return "\(unopened) users did not come, \(open.count) are open: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 
-    /// A fault between honest peers is a defect; a liar must be caught, or do no harm.
-    func sessionFaulted(_ session: Session, _ fault: ProtocolFault) {
-        require(plan.liar != nil, "honest \(session.side.other) is accused: \(fault.rule)")
-        caught = fault
+    /// What idle processes hold and should not.
+    private func audit() {
+        for process in processes {
+            guard let relay = process.relay, failure == nil else { continue }
+            let place = servers.contains { $0 === process } ? "the server" : "the client"
+            // The session of a client that was killed is held for it, with its connections to the origin; so is one that the client gave up,
+            // because it had nothing to lose, when another server did not know it. A lie may leave streams that only one side knows.
+            guard !plan.faults.contains(.killClient), !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else { continue }
+            if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
+            // Listeners, watches, a sink, and a carrier and a spare one for each client.
+            let most = 12 + 2 * plan.clients
+            if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
+            if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) { fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory") }
+        }
     }
 
-    // MARK: The oracle
-
-    func require(_ holds: Bool, _ sentence: @autoclosure () -> String) {
-        if !holds, failure == nil { failure = sentence() }
+    /// Every process ends when it is asked to.
+    private func stop() {
+        guard failure == nil else { return }
+        for process in processes { process.signal(SIGTERM) }
+        let last = kernel.time + milliseconds(20_000)
+        kernel.at(last) {}
+        proceed { kernel.time >= last }
+        for process in processes where process.relay != nil || process.ending != .finished {
+            fail("a process was told to stop, and \(process.relay == nil ? "ended as \(String(describing: process.ending))" : "goes on")")
+        }
     }
 
-    /// What holds after every event.
-    func check(_ session: Session) {
-        session.endpoint.checkInvariants()
-        let limits = session.endpoint.limits
-        require(session.store.tail == session.endpoint.sent, "the store does not end where the sequence ends")
-        require(session.store.head <= session.endpoint.acknowledged, "bytes were released before they were acknowledged")
-        require(session.endpoint.retainedByteCount <= limits.retained + World.controlReserve + Endpoint.headerMaximum,
-                "more bytes are retained than the budget allows")
-        session.streamPeak = max(session.streamPeak, session.endpoint.streamCount)
-        require(session.held <= session.endpoint.unconsumedByteCount
-                    && session.endpoint.unconsumedByteCount <= arrivalMaximum(session), "arrivals exceed the session's credit")
-        require(session.endpoint.streamCount <= limits.streams * 2 + 2048, "more streams than agreed")
+    // MARK: Processes
+
+    private func logger(_ name: String) -> Logger {
+        Logger(label: name) { [unowned kernel] label in
+            var handler = WorldLog(label, kernel)
+            handler.logLevel = Trace.isOn ? .debug : .critical
+            return handler
+        }
     }
 
-    static let controlReserve = 1 << 20
-    /// The most that a user's socket has room for, as the simulation's users say.
-    static let roomMaximum = 16 << 10
-
-    /// The receive budget; for each stream a little, and what its user's socket had room for (docs/protocol.md 7.7).
-    func arrivalMaximum(_ session: Session) -> Int {
-        plan.limits[session.side.rawValue].received + session.streamPeak * (Int(Endpoint.creditFloor) + World.roomMaximum)
+    private func configured(_ configuration: Configuration) -> Configuration {
+        var configuration = configuration
+        configuration.splicing = [.auto, .always, .never][plan.splicing]
+        configuration.bufferByteCount = plan.bufferByteCount
+        configuration.memoryByteCount = plan.memoryByteCount
+        configuration.maximumStreams = plan.streamsMaximum
+        configuration.drainSeconds = World.drainSeconds
+        if let keyFile { configuration.security = .keys(file: keyFile) }
+        return configuration
     }
 
-    /// Says whose the bytes from the first wrong one on are.
-    func misplaced(_ user: Int, _ bytes: UnsafeRawBufferPointer, _ index: Int) -> String {
-        let place = "stream \(stream(ofUser: user)) towards \(side(ofUser: user)), offset \(users[user].arrived + index)"
-        let rest = UnsafeRawBufferPointer(rebasing: bytes[index..<min(bytes.count, index + 12)])
-        guard rest.count >= 4 else { return "a wrong byte at \(place)" }
-        for writer in users.indices {
-            let pattern = Pattern(stream: stream(ofUser: writer), from: side(ofUser: writer))
-            for offset in 0..<max(0, users[writer].written - rest.count + 1) where pattern.matches(rest, at: UInt64(offset)) {
-                return "at \(place) stand bytes of stream \(stream(ofUser: writer)) from \(side(ofUser: writer)), offset \(offset)"
+    /// What stands at an address of the server's name.
+    private func open(_ door: Plan.Door, at host: Int) throws {
+        kernel.names[World.serverName, default: []].append(host)
+        switch door {
+        case .server: servers.append(try startServer(host))
+        case .refusing: break
+        case .silent:
+            kernel.network.silentHosts.insert(host)
+        case .swallowing, .foreign:
+            let listener = TCPSocket(kernel, host: host)
+            listener.local.port = World.carrierPort
+            _ = listener.listen(backlog: 1000)
+            listener.onAccept = { [unowned self] socket in
+                strangers.append(socket)
+                if door == .foreign { _ = socket.send([ArraySlice("SSH-2.0-OpenSSH_9.2\r\n".utf8)]) }
             }
         }
-        return "at \(place) stand bytes that nobody wrote"
+    }
+
+    private func startServer(_ host: Int) throws -> VirtualProcess {
+        let process = VirtualProcess(kernel, host: host)
+        process.delayMaximum = plan.delayMaximum
+        let configuration = configured(Configuration(
+            role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
+            output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
+        try process.start { try makeProcess(configuration, logger("server \(host)"), { configuration }).0 }
+        return process
+    }
+
+    private func startClient(_ index: Int) throws -> VirtualProcess {
+        let process = VirtualProcess(kernel, host: World.clientHost + index)
+        process.delayMaximum = plan.delayMaximum
+        let configuration = configured(Configuration(
+            role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
+            output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
+        try process.start { try makeProcess(configuration, logger("client \(index)"), { configuration }).0 }
+        return process
+    }
+
+    /// A process dies as it stands, and another one takes its place.
+    func replace(_ process: VirtualProcess) {
+        iterations += process.iterations
+        kills += 1
+        process.die()
+        do {
+            if let index = clients.firstIndex(where: { $0 === process }) { clients[index] = try startClient(index) }
+            if let index = servers.firstIndex(where: { $0 === process }) { servers[index] = try startServer(process.host) }
+        } catch {
+            fail("cannot start again: \(error)")
+        }
+    }
+
+    private func carrierConnected(_ client: TCPSocket, _ server: TCPSocket) {
+        guard client.host >= World.clientHost, server.local.port == World.carrierPort else { return }
+        carriers.append((client, server))
+        for end in [client, server] { end.recordMaximum = plan.recordMaximum }
+        for cut in plan.cuts where cut.carrier == carriers.count {
+            let end = cut.from == .client ? client : server
+            (end.diesAfter, end.death) = (cut.afterBytes, cut.death)
+            if cut.afterBytes == 0 { end.dieAtOnce() }
+        }
+        guard let side = plan.liar, client.host == World.clientHost, !isHealed else { return }
+        let end = side == .client ? client : server
+        end.tamper = { [unowned self, unowned end] in isHealed ? $0 : liar!.lie($0, sent: end.arrivedTotal, &kernel.chance) }
+    }
+
+    var records: [[[UInt8]]] { plan.recordMaximum == .max ? carriers.map { [$0.client.record, $0.server.record] } : [] }
+
+    func cutCarriers(_ sockets: [TCPSocket]) {
+        kills += 1
+        for socket in sockets { socket.receivedReset(ECONNRESET) }
+    }
+
+    // MARK: Users and origins
+
+    /// The origin listens, if it does not.
+    func listenAtOrigin() {
+        guard originListener?.isOver ?? true else { return }
+        let listener = TCPSocket(kernel, host: World.originHost)
+        listener.local.port = World.originPort
+        _ = listener.listen(backlog: 1000)
+        listener.onAccept = { [unowned self] socket in
+            openCount += 1
+            origins.append(Talker(self, accepted: socket))
+        }
+        originListener = listener
+    }
+
+    /// Nobody listens at the origin any more.
+    func stopOrigin() {
+        hasRefused = true
+        originListener.stopListening()
+    }
+
+    private func openUser(_ number: Int) {
+        unopened -= 1
+        openCount += 1
+        let client = kernel.chance.below(plan.clients)
+        let host = World.clientHost + client
+        let socket = TCPSocket(kernel, host: host)
+        let user = Talker(self, number: number, client: client, socket: socket)
+        users.append(user)
+        usersByNumber[number] = user
+        _ = socket.connect(to: VirtualKernel.Name(host: host, port: World.userPort))
+    }
+
+    func user(_ number: Int) -> Talker? { usersByNumber[number] }
+
+    /// Somebody changes what this user, or an origin of this user, sees.
+    func isLied(to talker: Talker) -> Bool { plan.isBelieved && (talker.number < 0 || talker.other == nil || talker.client <= 0) }
+
+    func ended(_ talker: Talker) {
+        openCount -= 1
+        talkersOverAt = kernel.time
+        kernel.note(UInt64(talker.received) << 20 | UInt64(talker.number & 0xfffff))
+        // A reader that stopped ends nothing by itself.
+        if let other = talker.other, !other.isEnded, other.hasStopped {
+            kernel.after(milliseconds(1000)) { other.abandon() }
+        }
+    }
+
+    /// A connection ended otherwise than its users wanted.
+    func judgeLoss(_ talker: Talker, _ what: String) {
+        losses += 1
+        // An origin that is away refuses new connections only.
+        let isExcused = plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
+            || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
+        if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
+    }
+
+    /// The time is up for every connection whose users still do something.
+    private func judgeEnds() {
+        for talker in users + origins where !talker.isEnded && !talker.hasStopped && talker.other?.hasStopped != true { fail("not over in time: \(talker.description)") }
+    }
+}
+
+/// What a process says, with virtual time, when a run is traced.
+private struct WorldLog: LogHandler {
+    let label: String
+    /// A run belongs to one thread.
+    nonisolated(unsafe) private unowned let kernel: VirtualKernel
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.critical
+
+    init(_ label: String, _ kernel: VirtualKernel) {
+        self.label = label
+        self.kernel = kernel
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        let words = (event.metadata ?? [:]).sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
+        print("\(kernel.time / 1000) µs: \(label): \(event.message)\(words)")
     }
 }

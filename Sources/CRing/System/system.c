@@ -1,6 +1,7 @@
 #include "CSystem.h"
 #include "CSystemWorld.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,10 +25,35 @@ bool system_simulate(const system_world *answering) {
     return true;
 }
 
+bool system_is_simulated(void) { return world != NULL; }
+
+/* The world's addresses as getaddrinfo has them: a list, each entry with its address behind it. */
+static int look_up_in_world(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
+    struct { struct addrinfo entry; struct sockaddr_in address; } *found;
+    uint32_t addresses[64];
+    int count = 1;
+    if (host == NULL) addresses[0] = INADDR_ANY;
+    else if (inet_pton(AF_INET, host, addresses) != 1) {
+        if (hints->ai_flags & AI_NUMERICHOST) return EAI_NONAME;
+        count = world->look_up(world->context, host, addresses, sizeof addresses / sizeof *addresses);
+    }
+    for (int i = 0; i < count; i++) {
+        found = calloc(1, sizeof *found);
+        if (found == NULL) return EAI_MEMORY;
+        found->address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(service)), .sin_addr.s_addr = addresses[i] };
+        found->entry = (struct addrinfo){ .ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_addrlen = sizeof found->address,
+                                          .ai_addr = (struct sockaddr *)&found->address };
+        *list = &found->entry;
+        list = &found->entry.ai_next;
+    }
+    return count < 0 ? count : 0;
+}
+
 /* Lets the world of this thread answer, if there is one. */
 #define ANSWER(call, ...) if (world) return world->call(world->context __VA_OPT__(,) __VA_ARGS__)
 #else
 bool system_simulate(const system_world *answering) { return answering == NULL; }
+bool system_is_simulated(void) { return false; }
 
 #define ANSWER(call, ...)
 #endif
@@ -122,6 +148,26 @@ void system_watch_folder(int fd, const char *path) {
 }
 
 int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }
+
+/* Names */
+
+int system_look_up(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
+#ifdef SIMULATION
+    if (world) return look_up_in_world(host, service, hints, list);
+#endif
+    return getaddrinfo(host, service, hints, list);
+}
+
+void system_free_addresses(struct addrinfo *list) {
+#ifdef SIMULATION
+    for (struct addrinfo *next; world && list; list = next) {
+        next = list->ai_next;
+        free(list);   /* As look_up_in_world allocated it. */
+    }
+    if (world) return;
+#endif
+    if (list) freeaddrinfo(list);
+}
 
 /* Sockets */
 

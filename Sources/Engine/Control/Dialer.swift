@@ -15,12 +15,14 @@ import Wire
 /// A connect costs the server nothing worth counting; a TLS handshake costs it CPU, and a crowd that comes back begins all of
 /// them at once. So handshakes follow each other slowly and no more than a few are under way, and a connection that waits for
 /// its turn keeps the next from being dialled.
-public struct Dialer: ~Copyable {
+///
+/// `Address` tells addresses apart by what they are, not by where they stand: a name server gives them in any order.
+public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     public typealias CandidateID = UInt64
 
     public enum Action: Equatable, Sendable {
-        /// Start a connect to the address with this index. `handleConnected` or `handleFailed` follows.
-        case connect(CandidateID, address: Int)
+        /// Start a connect. `handleConnected` or `handleFailed` follows.
+        case connect(CandidateID, address: Address)
         /// Start the TLS handshake. `handleSecured` or `handleFailed` follows.
         case secure(CandidateID)
         /// Send HELLO with this attempt number.
@@ -54,7 +56,7 @@ public struct Dialer: ~Copyable {
     private struct Candidate {
         enum Phase: Equatable { case connecting, connected, securing, secured, greeted(attempt: UInt64) }
         let id: CandidateID
-        let address: Int
+        let address: Address
         var phase: Phase = .connecting
         let startedAt: Instant
         var deadline: Instant
@@ -82,10 +84,11 @@ public struct Dialer: ~Copyable {
     private var hasCarrier = false
     private var pace: DialPace
     private var dialAt: Instant
-    private var addressCount = 0
+    /// What the server's name has, in the order in which they are tried, and whose turn it is.
+    private var addresses: [Address] = []
     private var nextAddress = 0
-    /// Addresses of other servers: they do not know the session, and are not asked for it again.
-    private var foreign: Set<Int> = []
+    /// Addresses of other servers: they do not know the session, and are not asked for it again while there is one that may.
+    private var foreign: Set<Address> = []
     /// Addresses that failed since the last dial at its time: the next one is tried at once, but each only once.
     private var failuresInRow = 0
     private var candidates: [Candidate] = []
@@ -124,13 +127,13 @@ public struct Dialer: ~Copyable {
 
     // MARK: The session and its path
 
-    /// The number of addresses that the server's name has now; their order changed. `foreign`: those of other servers.
-    public mutating func handleAddresses(_ count: Int, foreign: Set<Int> = [], now: Instant) {
-        addressCount = count
+    /// What the server's name has now, at most once each, the first to be tried first. `foreign`: those of other servers.
+    public mutating func handleAddresses(_ addresses: [Address], foreign: Set<Address> = [], now: Instant) {
+        self.addresses = addresses
         nextAddress = 0
         self.foreign = foreign
         endPause()
-        if isSeeking, count > 0, candidates.isEmpty { dialAt = now }
+        if isSeeking, !addresses.isEmpty, candidates.isEmpty { dialAt = now }
     }
 
     /// `isFruitless`: nothing that was sent on the carrier has been answered since it was attached.
@@ -256,7 +259,7 @@ public struct Dialer: ~Copyable {
         greet(now)
         failuresInRow += 1
         // The next address at once (RFC 8305 §5), unless each has had its turn.
-        if failuresInRow < addressCount - foreign.count { dialAt = min(dialAt, now) } else if isLasting {
+        if failuresInRow < usable { dialAt = min(dialAt, now) } else if isLasting {
             dialAt = max(dialAt, now + DialPolicy.lastingPause)
         }
     }
@@ -293,7 +296,7 @@ public struct Dialer: ~Copyable {
         segments.handleWon()
         patience = DialPolicy.patienceMinimum
         // What worked last is tried first next time.
-        nextAddress = address
+        nextAddress = addresses.firstIndex(of: address) ?? 0
         abandon(.notNeeded) { $0.attempt.map { $0 < won } ?? true }
         for candidate in candidates { actions.append(.keep(candidate.id)) }
     }
@@ -316,7 +319,7 @@ public struct Dialer: ~Copyable {
         guard isSeeking else { return }
         greet(now)
         guard let turn, now >= dialAt, !takesPause(now) else { return }
-        if failuresInRow >= addressCount - foreign.count { failuresInRow = 0 }
+        if failuresInRow >= usable { failuresInRow = 0 }
         if !hasSpare(turn, now) { dial(turn, now) }
         // On a long path four attempts in a round trip are enough.
         let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
@@ -344,23 +347,26 @@ public struct Dialer: ~Copyable {
     }
 
     /// A fresh connection to the address whose turn it is waits for its own turn already.
-    private func hasSpare(_ address: Int, _ now: Instant) -> Bool {
+    private func hasSpare(_ address: Address, _ now: Instant) -> Bool {
         candidates.contains {
             $0.phase == .connected && $0.address == address
                 && now.since($0.connectedAt) < max(DialPolicy.spareMinimum, $0.connectTook * 2)
         }
     }
 
-    /// The address that is dialled next. Nil: there is none, or none that may be asked.
-    private var turn: Int? {
-        for step in 0..<addressCount {
-            let address = (nextAddress + step) % addressCount
-            if !foreign.contains(address) { return address }
-        }
-        return nil
+    /// Addresses that may know the session. If the name leads to other servers only, each of them is asked: its answer decides.
+    private var usable: Int {
+        let count = addresses.count { !foreign.contains($0) }
+        return count > 0 ? count : addresses.count
     }
 
-    private mutating func dial(_ address: Int, _ now: Instant) {
+    /// The address that is dialled next. Nil: the name has none.
+    private var turn: Address? {
+        let inTurn = addresses[min(nextAddress, addresses.count)...] + addresses[..<min(nextAddress, addresses.count)]
+        return inTurn.first { !foreign.contains($0) } ?? inTurn.first
+    }
+
+    private mutating func dial(_ address: Address, _ now: Instant) {
         if candidates.count >= DialPolicy.candidatesMaximum { makeRoom() }
         let isPatient = !candidates.contains { $0.isPatient && $0.phase == .connecting }
         let allowed = isPatient ? patience : DialPolicy.attemptMaximum
@@ -368,7 +374,7 @@ public struct Dialer: ~Copyable {
         let candidate = Candidate(id: nextID, address: address, startedAt: now, deadline: now + allowed,
                                   isPatient: isPatient)
         nextID += 1
-        nextAddress = (address + 1) % addressCount
+        nextAddress = ((addresses.firstIndex(of: address) ?? 0) + 1) % addresses.count
         candidates.append(candidate)
         actions.append(.connect(candidate.id, address: candidate.address))
     }

@@ -53,6 +53,10 @@ public final class Resolver: Sendable {
             return false
         }
         guard mustStart else { return true }
+        if system_is_simulated() {
+            _ = answer(question)
+            return true
+        }
         let job = Job(self, question)
         var thread = pthread_t()
         let failed = pthread_create(&thread, nil, { argument in
@@ -110,8 +114,8 @@ public final class Resolver: Sendable {
         hints.ai_socktype = Int32(SYSTEM_STREAM)
         hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV
         var list: UnsafeMutablePointer<addrinfo>?
-        guard !address.host.isEmpty, !address.host.contains("%"), getaddrinfo(address.host, String(address.port), &hints, &list) == 0 else { return nil }
-        defer { freeaddrinfo(list) }
+        guard !address.host.isEmpty, !address.host.contains("%"), system_look_up(address.host, String(address.port), &hints, &list) == 0 else { return nil }
+        defer { system_free_addresses(list) }
         return list.flatMap { entry in entry.pointee.ai_addr.flatMap { Address($0, entry.pointee.ai_addrlen) } }
     }
 
@@ -124,8 +128,8 @@ public final class Resolver: Sendable {
         hints.ai_flags = passive ? AI_PASSIVE : 0
         var list: UnsafeMutablePointer<addrinfo>?
         let host = address.host.isEmpty ? (passive ? nil : "localhost") : address.host
-        let failed = getaddrinfo(host, String(address.port), &hints, &list)
-        defer { if let list { freeaddrinfo(list) } }
+        let failed = system_look_up(host, String(address.port), &hints, &list)
+        defer { system_free_addresses(list) }
         guard failed == 0 else {
             let words = failed == EAI_SYSTEM ? SystemError.last.description : String(cString: gai_strerror(failed))
             return .failure(LookupFailure(description: words.lowercased()))

@@ -10,9 +10,9 @@ public enum Canary: Int, CaseIterable, Sendable {
     case lostFin
     /// The replay starts one byte late.
     case wrongReplay
-    /// An older attempt may displace a newer one (in the simulation's server).
+    /// An older attempt may displace a newer one (in the registry).
     case olderAttempt
-    /// Stored bytes go home when they are sent (in the simulation's store).
+    /// Stored bytes go home when they are sent (in the session's store).
     case earlyRelease
     /// One byte more of an early replay is dropped.
     case earlySkip
@@ -44,6 +44,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case fixedGrants
     /// A long stall, whatever its cause, makes the next silence look usual.
     case patienceFromStall
+    /// A session is given up whose last bytes no server has acknowledged.
+    case forgetsLastBytes
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -26,7 +26,7 @@ final class Calls {
         system_world(
             context: context,
             now: { kernel($0).time },
-            slept: { _ in 0 },
+            slept: { kernel($0).current.slept },
             sleep: { _, _ in },
             random: { kernel($0).fill($1!, $2) },
             descriptor_limit: { kernel($0).limits.descriptors },
@@ -42,6 +42,7 @@ final class Calls {
             local_name: { kernel($0).name($1, $2!, $3!) { $0.local } },
             peer_name: { kernel($0).name($1, $2!, $3!) { $0.remote } },
             close: { kernel($0).current.close($1) },
+            look_up: { kernel($0).lookUp($1!, $2!, $3) },
             queued: { kernel($0).queued($1, $2) },
             watch: { kernel($0).watch($1) },
             take_signal: { kernel($0).takeSignal($1) },
@@ -89,6 +90,20 @@ extension VirtualKernel {
 
     func fill(_ memory: UnsafeMutableRawPointer, _ count: Int) {
         for index in 0..<count { memory.storeBytes(of: UInt8(truncatingIfNeeded: chance.next()), toByteOffset: index, as: UInt8.self) }
+    }
+
+    // MARK: Names
+
+    /// A name server gives the addresses of a name in any order.
+    func lookUp(_ host: UnsafePointer<CChar>, _ addresses: UnsafeMutablePointer<UInt32>, _ capacity: Int) -> Int32 {
+        current.runSoon()
+        guard time >= namesFailUntil else { return EAI_AGAIN }
+        guard let hosts = names[String(cString: host)] else { return EAI_NONAME }
+        let first = chance.below(hosts.count)
+        for index in 0..<min(hosts.count, capacity) {
+            addresses[index] = (10 << 24 | UInt32(hosts[(first + index) % hosts.count])).bigEndian
+        }
+        return Int32(min(hosts.count, capacity))
     }
 
     // MARK: Sockets

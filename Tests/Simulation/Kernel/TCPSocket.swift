@@ -48,8 +48,31 @@ final class TCPSocket: VirtualFile {
     // Faults.
     /// Nothing that either side sends arrives any more, although the path is whole: something between them has forgotten the connection.
     var isSwallowed = false
-    /// The connection dies, at both ends, when this many bytes more have arrived from this side.
+    /// The connection dies when this many bytes more have arrived from this side, and how.
     var diesAfter = Int.max
+    var death = Death.reset
+    /// What leaves from here takes so many nanoseconds longer than the path's latency: its packets have another way.
+    var lag: UInt64 = 0
+    /// Changes what arrives from here.
+    var tamper: (([ArraySlice<UInt8>]) -> [ArraySlice<UInt8>])?
+    /// What has arrived from here, up to `recordMaximum` bytes.
+    private(set) var record: [UInt8] = []
+    var recordMaximum = 0
+    private(set) var arrivedTotal = 0
+
+    /// How a connection ends that the network kills.
+    enum Death: Int, CaseIterable {
+        /// Both ends hear of it.
+        case reset
+        /// The sender of the last bytes hears of it at once, the other end later.
+        case resetLate
+        /// Both ends see the end of the stream, as if the other had closed.
+        case closed
+        /// Nobody hears of it.
+        case silent
+        /// The other direction goes on for a while.
+        case half
+    }
 
     private var resetsOnClose = false
     private var isOrphan = false
@@ -169,7 +192,7 @@ final class TCPSocket: VirtualFile {
         other.peer = self
         other.lastHeard = kernel.time
         peer = other
-        if host != name.host { kernel.connected([self, other]) }
+        if host != name.host { kernel.connected(self, other) }
         answer(name) { [self] in
             guard state == .connecting else { return other.receivedReset(ECONNRESET) }
             state = .connected
@@ -244,7 +267,7 @@ final class TCPSocket: VirtualFile {
             inFlight += count
             sentTotal = max(sentTotal, writtenTotal - UInt64(outbox.count - inFlight))
             sentSegments &+= UInt32((count + 1447) / 1448)
-            let arrival = max(lastArrival, kernel.network.arrival(host, remote.host, count, now: kernel.time, &kernel.chance))
+            let arrival = max(lastArrival, arrival(at: remote, count))
             lastArrival = arrival
             let flight = flight
             kernel.at(arrival) { [self] in arrived(count, flight) }
@@ -255,6 +278,11 @@ final class TCPSocket: VirtualFile {
         }
     }
 
+    /// When what leaves now is there.
+    private func arrival(at name: VirtualKernel.Name, _ count: Int) -> UInt64 {
+        kernel.network.arrival(host, name.host, count, now: kernel.time, &kernel.chance) + lag
+    }
+
     private func arrived(_ count: Int, _ flight: Int) {
         guard flight == self.flight, let peer, let remote else { return }
         guard !isSilent(host, remote.host) else { return lost() }
@@ -263,7 +291,9 @@ final class TCPSocket: VirtualFile {
         inFlight -= count
         unacknowledged += count
         let start = writtenTotal - UInt64(outbox.count)
-        let pieces = outbox.take(count)
+        var pieces = outbox.take(count)
+        noteArrived(pieces)
+        if let tamper { pieces = tamper(pieces) }
         guard peer.state == .connected, !peer.isOrphan else { return state == .connected ? answerReset() : () }
         for piece in pieces { peer.inbox.append(piece) }
         while let mark = urgentSent.first, mark < start + UInt64(count) { peer.urgentMarks.append(urgentSent.removeFirst()) }
@@ -273,12 +303,55 @@ final class TCPSocket: VirtualFile {
         pump()
     }
 
-    /// The first bytes of a segment arrive, then the connection is reset at both ends; the acknowledgment is lost.
+    /// The connection dies before a byte has arrived from here.
+    func dieAtOnce() {
+        guard let peer else { return }
+        diesAfter = 0
+        kernel.after(0) { [self] in die(peer) }
+    }
+
+    private func noteArrived(_ pieces: [ArraySlice<UInt8>]) {
+        for piece in pieces {
+            arrivedTotal += piece.count
+            if record.count < recordMaximum { record += piece.prefix(recordMaximum - record.count) }
+        }
+    }
+
+    /// The first bytes of a segment arrive, then the connection dies; the acknowledgment is lost.
     private func die(_ peer: TCPSocket) {
-        trace("dies \(diesAfter) bytes from here")
-        for piece in outbox.take(diesAfter) { peer.inbox.append(piece) }
-        peer.receivedReset(ECONNRESET)
-        receivedReset(ECONNRESET)
+        trace("dies \(diesAfter) bytes from here: \(death)")
+        let pieces = outbox.take(diesAfter)
+        noteArrived(pieces)
+        for piece in pieces { peer.inbox.append(piece) }
+        flight += 1
+        diesAfter = .max
+        let later = UInt64(kernel.chance.skewed(300_000)) * 1000
+        switch death {
+        case .reset:
+            peer.receivedReset(ECONNRESET)
+            receivedReset(ECONNRESET)
+        case .resetLate:
+            receivedReset(ECONNRESET)
+            kernel.after(later) { peer.receivedReset(ECONNRESET) }
+        case .closed:
+            for end in [peer, self] {
+                end.receivedEnd()
+                kernel.after(later) { end.receivedReset(ECONNRESET) }
+            }
+        case .silent:
+            isSwallowed = true
+            peer.changed()
+        case .half:
+            peer.receivedReset(ECONNRESET)
+            kernel.after(later) { [self] in receivedReset(ECONNRESET) }
+        }
+    }
+
+    /// The network says that the other end has closed, and will answer what is sent to it by RST.
+    private func receivedEnd() {
+        isFinReceived = true
+        isSwallowed = true
+        changed()
     }
 
     /// The acknowledgment; one that is lost is followed by a later one.
@@ -288,7 +361,7 @@ final class TCPSocket: VirtualFile {
             kernel.after(1_000_000_000) { [self] in if state == .connected { acknowledge(count) } }
             return
         }
-        kernel.at(kernel.network.arrival(remote.host, host, 52, now: kernel.time, &kernel.chance)) { [self] in
+        kernel.at(kernel.network.arrival(remote.host, host, 52, now: kernel.time, &kernel.chance) + lag) { [self] in
             guard state == .connected else { return }
             unacknowledged -= count
             acknowledgedTotal += UInt64(count)

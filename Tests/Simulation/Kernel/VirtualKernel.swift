@@ -35,6 +35,11 @@ final class VirtualKernel {
     var current: VirtualProcess!
     /// Sockets that listen.
     var listeners: [Name: TCPSocket] = [:]
+    /// Hosts of a name, and until when nobody answers questions for names.
+    var names: [String: [Int]] = [:]
+    var namesFailUntil: UInt64 = 0
+    /// Told of each connection between machines: its dialler's end, its listener's.
+    var onConnected: ((TCPSocket, TCPSocket) -> Void)?
     /// Both ends of connections between machines.
     private var connections: [TCPSocket] = []
     private var nextPort: UInt16 = 32768
@@ -51,9 +56,10 @@ final class VirtualKernel {
     }
 
     /// A connection between machines was made.
-    func connected(_ ends: [TCPSocket]) {
+    func connected(_ dialler: TCPSocket, _ listener: TCPSocket) {
         if connections.count > 1000 { connections.removeAll(where: \.isOver) }
-        connections += ends
+        connections += [dialler, listener]
+        onConnected?(dialler, listener)
     }
 
     /// Ends of the connections between two machines, in the order of their beginnings.
@@ -85,6 +91,7 @@ final class VirtualKernel {
         events = EventHeap()
         listeners = [:]
         connections = []
+        onConnected = nil
     }
 
     func freePort() -> UInt16 {
@@ -155,13 +162,15 @@ final class VirtualNetwork {
 
     private var paths: [Direction: Path] = [:]
     var standard = Path()
+    /// What is sent to these is lost, whatever heals.
+    var silentHosts: Set<Int> = []
 
     subscript(from: Int, to: Int) -> Path {
         get { paths[Direction(from: from, to: to)] ?? (from == to ? Path(latency: 10_000) : standard) }
         set { paths[Direction(from: from, to: to)] = newValue }
     }
 
-    func isSilent(_ from: Int, _ to: Int) -> Bool { self[from, to].isSilent }
+    func isSilent(_ from: Int, _ to: Int) -> Bool { self[from, to].isSilent || silentHosts.contains(to) }
 
     /// When bytes that leave now arrive.
     func arrival(_ from: Int, _ to: Int, _ count: Int, now: UInt64, _ chance: inout Chance) -> UInt64 {

@@ -18,6 +18,8 @@ final class VirtualProcess {
     var refusesUntil: UInt64 = 0
     /// It is stopped, or gets no time, until then.
     var frozenUntil: UInt64 = 0
+    /// Nanoseconds for which its machine slept.
+    private(set) var slept: UInt64 = 0
     /// Most nanoseconds between a reason to run and running.
     var delayMaximum = 20_000
     private var nextRun: UInt64?
@@ -86,6 +88,9 @@ final class VirtualProcess {
         return taken
     }
 
+    /// An answer waits for it.
+    func runSoon() { run(at: kernel.time + UInt64(kernel.chance.below(delayMaximum + 1))) }
+
     /// The ring is asked to take an operation.
     func queued() -> Int32 {
         queuedCount += 1
@@ -153,8 +158,19 @@ final class VirtualProcess {
         for case let source as EventSource in files where source.kind == .signals { source.post(UInt32(number)) }
     }
 
-    func networkChanged() {
-        for case let source as EventSource in files where source.kind == .network { source.post(1) }
+    func networkChanged() { post(.network) }
+
+    /// Its machine sleeps, and wakes after so many nanoseconds.
+    func sleep(_ length: UInt64) {
+        frozenUntil = max(frozenUntil, kernel.time + length)
+        kernel.after(length) { [weak self] in
+            self?.slept += length
+            self?.post(.waking)
+        }
+    }
+
+    private func post(_ kind: EventSource.Kind) {
+        for case let source as EventSource in files where source.kind == kind { source.post(1) }
     }
 }
 

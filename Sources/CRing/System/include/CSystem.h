@@ -2,8 +2,10 @@
 #ifndef CSYSTEM_H
 #define CSYSTEM_H
 
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -40,6 +42,12 @@ int system_get_option(int fd, int level, int option, void *value, socklen_t *len
 int system_local_name(int fd, struct sockaddr *address, socklen_t *length);
 int system_peer_name(int fd, struct sockaddr *address, socklen_t *length);
 void system_close(int fd);
+
+/* getaddrinfo(3) and freeaddrinfo(3): 0, or an EAI code. Blocks. */
+int system_look_up(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **list);
+void system_free_addresses(struct addrinfo *list);
+/* Nothing blocks, and there are no other threads: a simulation answers this thread (CSystemWorld.h). */
+bool system_is_simulated(void);
 
 /* A non-blocking, close-on-exec descriptor that becomes readable when the wall clock jumps, as it does when the machine wakes, or
  * -errno; and again, after it did. */

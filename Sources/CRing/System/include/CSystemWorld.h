@@ -35,6 +35,8 @@ typedef struct {
     int      (*local_name)(void *context, int fd, struct sockaddr *address, socklen_t *length);
     int      (*peer_name)(void *context, int fd, struct sockaddr *address, socklen_t *length);
     void     (*close)(void *context, int fd);
+    /* How many addresses (IPv4, network order) the host has, or an EAI code, which is below zero. */
+    int      (*look_up)(void *context, const char *host, uint32_t *addresses, size_t capacity);
     int      (*queued)(void *context, int fd, system_queued_kind kind);
     int      (*watch)(void *context, system_watch_kind kind);
     uint32_t (*take_signal)(void *context, int fd);

@@ -106,7 +106,7 @@ final class Carrier {
     /// While closing: the send in flight carries last words and is waited for.
     var hasLastWords = false
     /// Client: what its dialer calls it until it has won, and what its HELLO offered.
-    var candidate: Dialer.CandidateID = 0
+    var candidate: Dialer<Address>.CandidateID = 0
     var offer: Endpoint.Offer?
     /// Unsequenced frames of the batch in flight, or the greeting that is: must outlive the send.
     let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Carrier.controlByteCount, alignment: 8)

@@ -11,8 +11,8 @@ import Wire
 final class Client: Host {
     unowned(unsafe) let relay: RelayProcess
     private(set) var session: Session
-    var dialer: Dialer
-    var candidates: [Dialer.CandidateID: Carrier] = [:]
+    var dialer: Dialer<Address>
+    var candidates: [Dialer<Address>.CandidateID: Carrier] = [:]
     let server: ResolvedName
     /// Whose word ends the session.
     var home = SessionHome<Address>()
@@ -55,7 +55,7 @@ final class Client: Host {
     }
 
     func start() {
-        if !server.addresses.isEmpty { dialer.handleAddresses(server.addresses.count, now: relay.instant) }
+        if !server.addresses.isEmpty { dialer.handleAddresses(server.addresses, now: relay.instant) }
         lookUpIfUseful()
         route = server.addresses.first.flatMap { Socket.source(to: $0) }
         run()
@@ -78,10 +78,10 @@ final class Client: Host {
         }
     }
 
-    private func act(_ action: Dialer.Action) {
+    private func act(_ action: Dialer<Address>.Action) {
         switch action {
         case .connect(let id, let address):
-            connect(id, server.addresses[address])
+            connect(id, address)
         case .secure(let id):
             if let carrier = candidates[id] { secure(carrier) }
         case .greet(let id, let attempt):
@@ -98,7 +98,7 @@ final class Client: Host {
         }
     }
 
-    private func connect(_ id: Dialer.CandidateID, _ address: Address) {
+    private func connect(_ id: Dialer<Address>.CandidateID, _ address: Address) {
         do throws(SystemError) {
             let carrier = relay.carriers.add(fd: try Socket.dialling(address), peer: address, state: .connecting)
             if let count = dialer.segmentByteCount, !address.isLoopback { carrier.limitSegments(count) }
@@ -300,8 +300,7 @@ final class Client: Host {
         case .same:
             break
         case .changed:
-            let foreign = server.addresses.indices.filter { home.isStranger(server.addresses[$0]) }
-            dialer.handleAddresses(server.addresses.count, foreign: Set(foreign), now: relay.instant)
+            dialer.handleAddresses(server.addresses, foreign: Set(server.addresses.filter { home.isStranger($0) }), now: relay.instant)
         case .failed(let reason):
             noteFailure(ReachFailure("cannot resolve \(server.name.host): \(reason)"))
         }

@@ -13,9 +13,10 @@ final class Talker {
         case wasReset
     }
 
-    unowned let world: ProcessWorld
+    unowned let world: World
     let side: Side
-    let client: Int
+    /// An origin knows it later.
+    private(set) var client: Int
     /// An origin knows it when the first bytes have come.
     private(set) var number = -1
     let socket: TCPSocket
@@ -42,27 +43,34 @@ final class Talker {
         var resetsAtWritten = Int.max
         var resetsAtReceived = Int.max
         var stopsReadingAt = Int.max
+        /// Nanoseconds after it was connected.
+        var resetsAfter: UInt64 = 0
         var urgentAt = Int.max
     }
 
-    /// Bytes that say whose connection it is, before the pattern.
-    static let preambleByteCount = 4
+    /// Bytes that say whose connection it is, before the pattern: the user's number, and a hash of it.
+    static let preambleByteCount = 8
+
+    private static func preamble(_ number: Int) -> [UInt8] {
+        let word = UInt64(number) | Chance.mixed(UInt64(number)) << 32
+        return (0..<preambleByteCount).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) }
+    }
 
     /// A user's.
-    init(_ world: ProcessWorld, number: Int, client: Int, socket: TCPSocket) {
+    init(_ world: World, number: Int, client: Int, socket: TCPSocket) {
         self.world = world
         self.number = number
         self.client = client
         self.socket = socket
         side = .client
         heardAt = world.kernel.time
-        preamble = (0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }
+        preamble = Talker.preamble(number)
         script = world.plan.script(number, side, &world.kernel.chance)
         socket.program = { [unowned self] in act() }
     }
 
     /// An origin's, which was accepted.
-    init(_ world: ProcessWorld, accepted socket: TCPSocket) {
+    init(_ world: World, accepted socket: TCPSocket) {
         self.world = world
         self.socket = socket
         client = -1
@@ -90,6 +98,7 @@ final class Talker {
             if result == -EINPROGRESS { return }
             guard result == 0 else { return refused(-result) }
             state = .open
+            if script.resetsAfter > 0 { world.kernel.after(script.resetsAfter) { [self] in abandon() } }
         }
         if !preamble.isEmpty, side == .client {
             let sent = socket.send([preamble[...]])
@@ -130,9 +139,14 @@ final class Talker {
     }
 
     private func identify() {
-        let told = preamble.reversed().reduce(0) { $0 << 8 | Int($1) }
-        guard let user = world.user(told) else { return world.fail("an origin was connected by user \(told), who does not exist") }
-        guard user.other == nil else { return world.fail("two connections to the origin for user \(told)") }
+        let told = preamble.prefix(4).reversed().reduce(0) { $0 << 8 | Int($1) }
+        guard let user = world.user(told), preamble == Talker.preamble(told) else {
+            return world.plan.isBelieved ? reset() : world.fail("an origin was connected by user \(told), who does not exist")
+        }
+        guard user.other == nil else {
+            return world.isLied(to: user) ? reset() : world.fail("two connections to the origin for user \(told)")
+        }
+        client = user.client
         number = told
         script = world.plan.script(number, side, &world.kernel.chance)
         other = user
@@ -140,6 +154,7 @@ final class Talker {
     }
 
     private func judge(_ count: Int) {
+        guard !world.isLied(to: self) else { return received += count }
         let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(world.scratch)[..<count])
         let pattern = Pattern(stream: number, from: side.other)
         if let index = pattern.firstWrong(bytes, at: UInt64(received)) {
@@ -186,6 +201,7 @@ final class Talker {
 
     private func end() {
         sawEnd = true
+        guard !world.isLied(to: self) else { return }
         guard let other else { return world.fail("a connection that never reached the other side looks like a clean end: \(description)") }
         if !other.isFinished || received != other.written {
             world.fail("a lost connection looks like a clean end: \(description); the other: \(other.description)")
