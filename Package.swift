@@ -62,13 +62,12 @@ let package = Package(
                 cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
 
-        // Both ends of a tunnel on virtual time, without sockets; whole processes on a virtual kernel; and long campaigns of both from
-        // the command line.
-        .target(name: "Simulation", dependencies: ["Control", "Tunnel", "Wire", "Time", "CSlab", "CRing", "CSystem", "Loop", "Relay",
+        // Whole processes on a virtual kernel, and long campaigns of them from the command line.
+        .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
                                                    .product(name: "Logging", package: "swift-log")], path: "Tests/Simulation",
                 exclude: ["build", "canaries"], swiftSettings: swift),
-        tests("SimulationTests", of: ["Simulation", "Tunnel", "Time"]),
-        .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel", "Time"], path: "Tests/SimulateCommand",
+        tests("SimulationTests", of: ["Simulation"]),
+        .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",
                           swiftSettings: swift),
         tests("CommandTests", of: ["tele", "tele-stand-in", "Relay", "Loop",
                                    .product(name: "Logging", package: "swift-log")]),

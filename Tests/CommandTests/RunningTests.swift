@@ -25,8 +25,8 @@ import Testing
     ]
 
     static let clients = [
-        "-client -in=:OUT -out=localhost:IN", "--client --in=:OUT --out=localhost:IN",
-        "-client -in :OUT -out 127.0.0.1:IN", "-out=:IN -client=true -in=localhost:OUT",
+        "-client -in=:OUT -out=localhost:IN -drain=100ms", "--client --in=:OUT --out=localhost:IN --drain=100ms",
+        "-client -in :OUT -out 127.0.0.1:IN -drain 100ms", "-out=:IN -client=true -in=localhost:OUT -drain=100ms",
         "-client -in=127.0.0.1:OUT -out=name.invalid:IN -io epoll -drain 0s",
     ]
 

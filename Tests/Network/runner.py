@@ -44,7 +44,7 @@ class Case:
     canaries: tuple = ()
 
 
-CAPACITY = 6
+CAPACITY = 8
 
 
 @dataclass

@@ -168,6 +168,12 @@ final class Misfortune {
                     kernel.chance.pick(world.processes).refusesUntil = kernel.time + microseconds(kernel.chance.skewed(100_000))
                 }
             }
+        case .crowdReturns:
+            kernel.after(milliseconds(5000)) { [unowned self] in
+                for client in world.clients { world.cutCarriers(carriers(client)) }
+                // It comes to itself when all of them dial for the tenth time.
+                world.servers[0].frozenUntil = kernel.time + milliseconds(2000)
+            }
         case .hoard:
             kernel.after(milliseconds(20)) { [unowned self] in
                 silence(World.clientHost, World.firstServerHost, milliseconds(5000), both: true)

@@ -59,6 +59,8 @@ public struct Plan: Sendable {
         case abandonedDownloads
         /// Several servers of one name, and carriers that do not last.
         case replicas
+        /// Many clients with keys come back at once to a server that has few descriptors.
+        case crowdReturns
     }
 
     /// What stands at an address of the server's name.
@@ -264,6 +266,11 @@ public struct Plan: Sendable {
             (streams, bytesMaximum, opensWithin, healsAt) = (20, 4 << 10, milliseconds(2000), milliseconds(2500))
             (doors, faults, faultGap) = ([.server, .server, .server], [.cut, .halfCut, .silence, .slow], milliseconds(60))
             latency = milliseconds(chance.pick([1, 10, 40]))
+        case .crowdReturns:
+            (clients, streams, bytesMaximum, hasKey) = (40, 40, 4 << 10, true)
+            (latency, opensWithin, healsAt) = (milliseconds(30), milliseconds(8000), milliseconds(1000))
+            limits.descriptors = 160
+            endsWithin = milliseconds(20_000)
         case .conversation:
             (streams, bytesMaximum, opensWithin, healsAt) = (8, 700, milliseconds(20), milliseconds(40))
             (chunkMaximum, resetsOneIn) = (120, 4)
@@ -295,6 +302,9 @@ public struct Plan: Sendable {
         case .stoppedReaders:
             script.total = side == .client ? 0 : bytesMaximum
             if side == .client, number < 40 { script.stopsReadingAt = 0 }
+            return script
+        case .crowdReturns:
+            script.total = bytesMaximum
             return script
         case .abandonedDownloads:
             script.total = side == .client ? 0 : bytesMaximum

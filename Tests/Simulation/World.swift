@@ -136,7 +136,7 @@ final class World {
     private var unfinished: String {
         let open = (users + origins).filter { !$0.isEnded }
         let accounts = (servers + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
-        return "\(unopened) users did not come, \(open.count) are open: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
+        return "\(unopened) users did not come, \(open.count) are open\(misfortune.isDraining ? ", a server drains" : ""), \(openCount) count: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 
     /// What idle processes hold and should not.

@@ -5,7 +5,7 @@ import Testing
 @Suite(.serialized) struct SimulationTests {
     @Test func aSeedReplaysBitForBit() throws {
         let simulation = try #require(Simulation(), "a debug build has the virtual kernel")
-        for seed in [1, 77, 4711] as [UInt64] {
+        for seed in [1, 77] as [UInt64] {
             let first = simulation.run(Plan(seed: seed))
             #expect(first.failure == nil, "seed \(seed)")
             #expect(simulation.run(Plan(seed: seed)) == first, "seed \(seed)")
@@ -19,7 +19,7 @@ import Testing
 
     @Test func manySeedsHold() throws {
         let simulation = try #require(Simulation())
-        for seed in 1...60 as ClosedRange<UInt64> {
+        for seed in 1...15 as ClosedRange<UInt64> {
             let failure = simulation.run(Plan(seed: seed)).failure
             #expect(failure == nil, "seed \(seed)")
         }
@@ -27,7 +27,7 @@ import Testing
 
     @Test func liarsHarmNobodyElse() throws {
         let simulation = try #require(Simulation())
-        for seed in 1...40 as ClosedRange<UInt64> {
+        for seed in 1...10 as ClosedRange<UInt64> {
             var plan = Plan(seed: seed)
             plan.hasLiar(seed % 2 == 0 ? .client : .server)
             let failure = simulation.run(plan).failure

@@ -7,7 +7,7 @@ import time
 from cases.mappings import Files
 from faults import FAULTS
 from process import Failure
-from runner import Case
+from runner import CAPACITY, Case
 
 #: A host has 28 000 ports towards one address and port, so there are several mappings.
 MAPPINGS = 5
@@ -91,4 +91,4 @@ def crowd(context):
 
 
 def cases():
-    return [Case("crowd", crowd, weight=6, only_tele=True, short=False)]
+    return [Case("crowd", crowd, weight=CAPACITY, only_tele=True, short=False)]

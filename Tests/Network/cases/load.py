@@ -17,7 +17,7 @@ from ends import RESET_AT_CLOSE, Switchboard, call, exchange, receive_exactly
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, HERE
 from process import Failure, last_line
-from runner import Case
+from runner import CAPACITY, Case
 
 ORIGIN_PORT = 7960
 MIB = 1 << 20
@@ -516,12 +516,12 @@ def cases():
         for splicing in ("always", "never"):
             yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="both")
     yield Case("load.one-after-another", read_one_after_another, weight=3, drivers="both")
-    yield Case("load.stopped-readers", stopped_readers, weight=4, only_tele=True)
-    yield Case("load.idle-sessions", idle_sessions, weight=6, only_tele=True, only_plain=True)
-    yield Case("load.refusals", refusals, weight=4, only_tele=True, drivers="both")
-    yield Case("load.outage-memory", outage_within_memory(False), weight=4, only_tele=True, drivers="both")
-    yield Case("load.outage-memory-key", outage_within_memory(True), weight=4, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.stopped-readers", stopped_readers, weight=6, only_tele=True)
+    yield Case("load.idle-sessions", idle_sessions, weight=CAPACITY, only_tele=True, only_plain=True)
+    yield Case("load.refusals", refusals, weight=6, only_tele=True, drivers="both")
+    yield Case("load.outage-memory", outage_within_memory(False), weight=6, only_tele=True, drivers="both")
+    yield Case("load.outage-memory-key", outage_within_memory(True), weight=6, only_tele=True, only_plain=True, drivers="both")
     yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)
-    yield Case("load.never-acknowledging", never_acknowledging, weight=6, only_tele=True, only_plain=True, drivers="both")
-    yield Case("load.crowd-returns", crowd_returns, weight=6, only_tele=True, only_plain=True, drivers="both")
-    yield Case("load.all-together", all_together, weight=6, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.never-acknowledging", never_acknowledging, weight=CAPACITY, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.crowd-returns", crowd_returns, weight=CAPACITY, only_tele=True, only_plain=True, drivers="both")
+    yield Case("load.all-together", all_together, weight=CAPACITY, only_tele=True, only_plain=True, drivers="both")

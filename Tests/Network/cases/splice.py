@@ -207,9 +207,9 @@ def no_pipes(context):
 
 
 def cases():
-    yield Case("splice.faults", through_faults, weight=4, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.cuts", cut_anywhere, weight=4, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.slow-user", slow_user, weight=4, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.many-users", many_users, weight=5, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.network", network, weight=4, needs=("iperf3",), drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.faults", through_faults, weight=6, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.cuts", cut_anywhere, weight=6, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.slow-user", slow_user, weight=6, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.many-users", many_users, weight=7, drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.network", network, weight=6, needs=("iperf3",), drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True, only_plain=True)

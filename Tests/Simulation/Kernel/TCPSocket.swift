@@ -89,6 +89,13 @@ final class TCPSocket: VirtualFile {
         self.host = host
         local = VirtualKernel.Name(host: host, port: 0)
         super.init(kernel)
+        kernel.made(self)
+    }
+
+    /// The run is over: nothing refers to anything any more.
+    func dissolve() {
+        (peer, program, onAccept, tamper) = (nil, nil, nil, nil)
+        accepted = []
     }
 
     var unread: Int { inbox.count }

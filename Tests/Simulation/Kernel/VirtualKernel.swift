@@ -42,6 +42,8 @@ final class VirtualKernel {
     var onConnected: ((TCPSocket, TCPSocket) -> Void)?
     /// Both ends of connections between machines.
     private var connections: [TCPSocket] = []
+    /// All that there ever were: they refer to each other, until the end.
+    private var sockets: [TCPSocket] = []
     private var nextPort: UInt16 = 32768
     private(set) var steps = 0
     /// A hash over all that happened.
@@ -66,6 +68,8 @@ final class VirtualKernel {
     func connections(between one: Int, and other: Int) -> [TCPSocket] {
         connections.filter { !$0.isOver && ($0.host == one && $0.remote?.host == other || $0.host == other && $0.remote?.host == one) }
     }
+
+    func made(_ socket: TCPSocket) { sockets.append(socket) }
 
     // MARK: Time
 
@@ -92,6 +96,8 @@ final class VirtualKernel {
         listeners = [:]
         connections = []
         onConnected = nil
+        for socket in sockets { socket.dissolve() }
+        sockets = []
     }
 
     func freePort() -> UInt16 {
