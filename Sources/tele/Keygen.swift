@@ -1,4 +1,5 @@
 import Glibc
+import Loop
 import Relay
 
 /// `tele keygen`: a fresh key for -key, into a file that nobody else may read.
@@ -24,18 +25,17 @@ struct Keygen {
         // Never over a file that is there: it may be the only copy of a key.
         let fd = open(output, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard fd >= 0 else {
-            Complaint("cannot make \(quoted(output)) (\(words(errno)))",
+            Complaint("cannot make \(quoted(output)) (\(SystemError.last))",
                       hint: errno == EEXIST ? "a key that is there is not written over; take another name" : "check the folder").print()
             return .unavailable
         }
         let isWhole = line.utf8.withContiguousStorageIfAvailable { write(fd, $0.baseAddress, $0.count) == $0.count } ?? false
         guard isWhole, fsync(fd) == 0, close(fd) == 0 else {
-            Complaint("cannot write \(quoted(output)) (\(words(errno)))", hint: "is the disk full?").print()
+            Complaint("cannot write \(quoted(output)) (\(SystemError.last))", hint: "is the disk full?").print()
             unlink(output)
             return .failure
         }
         return .fine
     }
 
-    private func words(_ code: Int32) -> String { String(cString: strerror(code)).lowercased() }
 }

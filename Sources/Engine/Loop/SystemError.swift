@@ -20,7 +20,8 @@ public struct SystemError: Error, Equatable, Hashable, Sendable, CustomStringCon
         case ENETDOWN: "network down"
         case EADDRINUSE: "address already in use"
         case EADDRNOTAVAIL: "not an address of this machine"
-        case EACCES, EPERM: "not permitted"
+        case EACCES: "permission denied"
+        case EPERM: "not permitted"
         case EMFILE, ENFILE: "out of file descriptors"
         case ENOBUFS, ENOMEM: "out of memory"
         default: String(cString: strerror(code)).lowercased()

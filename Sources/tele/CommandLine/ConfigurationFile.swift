@@ -214,7 +214,7 @@ struct ConfigurationFile {
 
     private static func text(_ path: String) throws(Fault) -> [UInt8] {
         func fault(_ code: Int32) -> Fault {
-            Fault(sentence: "cannot read \(path) (\(String(cString: strerror(code)).lowercased()))", hint: "check the path of -config")
+            Fault(sentence: "cannot read \(path) (\(SystemError(code)))", hint: "check the path of -config")
         }
         let fd = open(path, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { throw fault(errno) }

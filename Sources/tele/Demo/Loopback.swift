@@ -1,4 +1,5 @@
 import Glibc
+import Loop
 
 /// The few socket calls that the demo's own ends need, on 127.0.0.1 only. Descriptors belong to the caller.
 enum Loopback {
@@ -6,7 +7,7 @@ enum Loopback {
         let call: String
         let number: Int32
         init(_ call: String) { (self.call, number) = (call, errno) }
-        var description: String { "\(call) failed (\(String(cString: strerror(number)).lowercased()))" }
+        var description: String { "\(call) failed (\(SystemError(number)))" }
     }
 
     /// A listener on a free port.

@@ -22,7 +22,7 @@ struct ConnectCommand {
     func run() throws -> ExitStatus {
         var ends: [Int32] = [-1, -1]
         guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {
-            Complaint("cannot make a socket (\(String(cString: strerror(errno)).lowercased()))", hint: "is a limit reached?").print()
+            Complaint("cannot make a socket (\(SystemError.last))", hint: "is a limit reached?").print()
             return .failure
         }
         var configuration = settings.configuration

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import Loop
 import Relay
 
 /// Asks one running process, over its control socket: a request of HTTP, an answer, the end. Blocks for five seconds at most.
@@ -42,7 +43,7 @@ struct ControlClient {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0 }
         }
         guard isConnected else {
-            throw Fault(sentence: "cannot reach \(path) (\(isShort ? String(cString: strerror(errno)).lowercased() : "too long"))",
+            throw Fault(sentence: "cannot reach \(path) (\(isShort ? SystemError.last.description : "too long"))",
                         hint: "is that process running, and this user's?")
         }
         let request = Array("\(method) \(resource) HTTP/1.1\r\nHost: tele\r\n\r\n".utf8)

@@ -1,4 +1,5 @@
 import Glibc
+import Loop
 
 /// stdin, stdout and stderr, whatever state the caller left them in.
 enum StandardStreams {
@@ -58,7 +59,7 @@ enum StandardStreams {
 struct OutputFault: Error {
     let number: Int32
     var isReaderGone: Bool { number == EPIPE }
-    var reason: String { String(cString: strerror(number)).lowercased() }
+    var reason: String { SystemError(number).description }
 }
 
 /// What a person must know, in the two lines that every fault of tele has.

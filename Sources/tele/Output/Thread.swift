@@ -1,11 +1,12 @@
 import Glibc
+import Loop
 
 /// A plain thread for work that may block. It takes no signals, which belong to the loop, and little stack.
 enum Thread {
     struct StartFault: Error, CustomStringConvertible {
         let number: Int32
         var description: String {
-            "cannot start a thread (\(String(cString: strerror(number)).lowercased()))"
+            "cannot start a thread (\(SystemError(number)))"
         }
     }
 

@@ -1,4 +1,5 @@
 import Glibc
+import Loop
 import Relay
 
 /// The key for one host's tele server: made once, in this user's cache, where nobody else reads it.
@@ -44,7 +45,7 @@ struct SshKey {
     }
 
     private static func fault(_ what: String) -> SshCommand.Trouble {
-        let reason = String(cString: strerror(errno)).lowercased()
+        let reason = SystemError.last.description
         return SshCommand.Trouble("cannot \(what) (\(reason))", hint: "the key for the host is kept there; XDG_CACHE_HOME=FOLDER is another place")
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import Loop
 import Relay
 
 /// `tele ssh-host MARK SSHPORT PORT`, run by `tele ssh` on the host: one server for this user and this sshd, found by its control
@@ -124,6 +125,6 @@ struct SshServer {
     }
 
     private static func fault(_ what: String) -> SshCommand.Trouble {
-        SshCommand.Trouble("cannot \(what): \(String(cString: strerror(errno)).lowercased())", hint: "")
+        SshCommand.Trouble("cannot \(what): \(SystemError.last)", hint: "")
     }
 }

@@ -1,5 +1,6 @@
 import CTLS
 import Glibc
+import Loop
 
 /// A file of keys: a line `NAME:KEY` for each, the key in 64 hexadecimal digits; empty lines and lines that begin with `#`
 /// count nothing. A client has one key, a server one for each client.
@@ -41,7 +42,7 @@ public struct KeyFile: Sendable {
     private static func text(_ path: String, _ acceptsOthers: Bool) throws(StartFault) -> String {
         let fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard fd >= 0 else {
-            throw StartFault(.configuration, "cannot read the key file \(path) (\(words(errno)))",
+            throw StartFault(.configuration, "cannot read the key file \(path) (\(SystemError.last))",
                              hint: "\"tele keygen -out=FILE\" makes one; copy it to the other side")
         }
         defer { close(fd) }
@@ -67,7 +68,7 @@ public struct KeyFile: Sendable {
         while filled < bytes.count {
             let count = read(fd, &bytes[filled], bytes.count - filled)
             guard count >= 0 else {
-                throw StartFault(.configuration, "cannot read the key file \(path) (\(words(errno)))", hint: "check the file")
+                throw StartFault(.configuration, "cannot read the key file \(path) (\(SystemError.last))", hint: "check the file")
             }
             if count == 0 { break }
             filled += count
@@ -133,7 +134,6 @@ public struct KeyFile: Sendable {
         return String(bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] })
     }
 
-    private static func words(_ code: Int32) -> String { String(cString: strerror(code)).lowercased() }
 
     // MARK: Writing
 
