@@ -49,9 +49,7 @@ final class Client: Host {
         let limits = Endpoint.Limits(retained: configuration.bufferByteCount,
                                      received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
                                      streams: configuration.maximumStreams)
-        let session = relay.sessions.add(.client, limits)
-        session.detachedAt = relay.now
-        return session
+        return relay.sessions.add(.client, limits)
     }
 
     func start() {
@@ -132,7 +130,7 @@ final class Client: Host {
             return noteFailure(ReachFailure(error.whenConnecting))
         }
         carrier.state = .connected
-        relay.carriers.armReceive(carrier)
+        relay.carriers.reader.arm(carrier)
         relay.sessions.probeAnswered(session)
         dialer.handleConnected(carrier.candidate, now: relay.instant)
         run()
@@ -140,7 +138,7 @@ final class Client: Host {
 
     private func secure(_ carrier: Carrier) {
         guard let channel = relay.credentials?.channel() else { return relay.carriers.lost(carrier, "out of memory") }
-        relay.carriers.secure(carrier, channel)
+        relay.carriers.security.begin(carrier, channel)
     }
 
     func handleHeard(_ carrier: Carrier) { dialer.handleHeard(carrier.candidate, now: relay.instant) }
@@ -150,7 +148,7 @@ final class Client: Host {
     /// HELLO follows at once, in one flight with the end of the handshake.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
         guard let name = relay.credentials?.name(of: channel.peer) else {
-            return relay.carriers.turnAway(carrier, "its certificate has a name that -allow does not")
+            return relay.carriers.security.turnAway(carrier, "its certificate has a name that -allow does not")
         }
         carrier.peerName = name
         carrier.state = .connected
@@ -267,12 +265,12 @@ final class Client: Host {
     // MARK: The end
 
     var unreadiness: String? {
-        guard session.carrier == nil else { return nil }
-        let seconds = (relay.now - min(relay.now, session.detachedAt ?? relay.startedAt)) / 1_000_000_000
+        guard case .detached(let since) = session.link else { return nil }
+        let seconds = (relay.now - min(relay.now, since)) / 1_000_000_000
         return "no carrier for \(seconds) s" + (lastFailure.isEmpty ? "" : ": \(lastFailure)")
     }
 
-    var summary: Int { session.carrier == nil ? 0 : session.endpoint.isSuspected ? 1 : 2 }
+    var summary: Int { !session.link.hasCarrier ? 0 : session.link.isDown ? 1 : 2 }
     var summaryWords: String { ["no carrier, users wait", "carrier suspected", "carrier up"][summary] }
 
     func drain() { relay.listeners.close() }
@@ -289,7 +287,7 @@ final class Client: Host {
     /// A name is looked up again while an outage lasts, off the loop; the last good addresses stay in use meanwhile.
     private func lookUpIfUseful() {
         guard dialer.isSeeking else { return }
-        server.lookUpIfUseful(relay, isUrgent: session.carrier == nil || session.endpoint.isSuspected, .serverLookup)
+        server.lookUpIfUseful(relay, isUrgent: session.link.isDown, .serverLookup)
         if server.addresses.isEmpty {
             relay.timers.set(Operation.serverLookup.token(), at: relay.now + Policy.lookupPause.nanoseconds)
         }

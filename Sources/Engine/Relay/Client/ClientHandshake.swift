@@ -22,8 +22,8 @@ extension Client {
         carrier.offer = offer
         carrier.greeting = Carrier.Greeting(bytes: bytes, earlyStart: offer.replay, earlyCount: offer.earlyByteCount)
         // From now on, not from the send: that may wait for TLS, and the old carrier may bring an acknowledgment meanwhile.
-        if offer.earlyByteCount > 0 { relay.carriers.pin(carrier, from: offer.replay) }
-        relay.carriers.sendGreeting(carrier)
+        if offer.earlyByteCount > 0 { relay.carriers.writer.pin(carrier, from: offer.replay) }
+        relay.carriers.writer.sendGreeting(carrier)
     }
 
     /// The server's answer to HELLO.
@@ -98,7 +98,7 @@ extension Client {
         }
         relay.carriers.close(carrier)
         candidates[carrier.candidate] = nil
-        let has: SessionHome<Address>.Carrier = session.carrier == nil ? .none : session.endpoint.isSuspected ? .suspected : .works
+        let has: SessionHome<Address>.Carrier = !session.link.hasCarrier ? .none : session.link.isDown ? .suspected : .works
         switch home.handleUnknown(from: carrier.peer, carrier: has, addresses: server.addresses, isUnused: isUnused, now: relay.instant) {
         case .gone:
             wasUnknown = true

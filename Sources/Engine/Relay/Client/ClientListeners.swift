@@ -26,12 +26,12 @@ extension Client {
         let slot = session.endpoint.open(owner: index, target: target, now: relay.instant)
         relay.locals[index].pointee.slot = slot
         if relay.configuration.stream != nil { only = .open(index, nil) }
-        if !header.isEmpty, !relay.locals.prepend(header, index) {
+        if !header.isEmpty, !relay.locals.reader.prepend(header, index) {
             relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
             session.endpoint.reset(slot, .tooMany, now: relay.instant)
             return relay.locals.close(index, .reset)
         }
-        relay.locals.armReceive(index)
+        relay.locals.reader.arm(index)
         relay.sessions.markDirty(session)
     }
 

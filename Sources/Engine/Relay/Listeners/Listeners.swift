@@ -17,16 +17,27 @@ final class Listeners {
         var outlivesDrain: Bool { if case .admin = self { true } else { false } }
     }
 
+    fileprivate enum State {
+        /// There is no room for another connection, or nobody has looked.
+        case waiting
+        /// An accept is under way.
+        case accepting
+        /// Until its timer is due: accepting failed.
+        case paused
+        /// It is closed, and an accept under way holds its descriptor.
+        case closing
+        /// The place is free.
+        case gone
+
+        var isClosed: Bool { self == .closing || self == .gone }
+    }
+
     struct Entry {
         let fd: Int32
         /// As it is, also where the kernel chose the port.
         let address: Address
         var purpose: Purpose
-        fileprivate var isAccepting = false
-        fileprivate var isPaused = false
-        fileprivate var isClosed = false
-        /// Closed, and no operation holds its descriptor: the place is free.
-        fileprivate var isGone = false
+        fileprivate var state = State.waiting
         /// Others have it open too, and go on listening.
         fileprivate var isShared = false
         /// The file of a Unix-domain socket that goes with it.
@@ -41,7 +52,6 @@ final class Listeners {
     /// Some listener waits for room.
     private var isHeldBack = false
     private var isArmed = false
-    /// Accepts that failed since a person was told.
 
     init(_ relay: RelayProcess) { self.relay = relay }
 
@@ -58,7 +68,7 @@ final class Listeners {
         guard entries.count >= 4 * Mapping.countMaximum else { return nil }
         for _ in entries.indices {
             nextFree = (nextFree + 1) % entries.count
-            if entries[nextFree].isGone, !entries[nextFree].isPaused { return nextFree }
+            if entries[nextFree].state == .gone { return nextFree }
         }
         return nil
     }
@@ -67,12 +77,12 @@ final class Listeners {
     func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].purpose.mapping : nil }
 
     /// Where carriers come.
-    var carrierAddress: Address? { entries.first { !$0.isClosed && $0.purpose == .carriers }?.address }
+    var carrierAddress: Address? { entries.first { !$0.state.isClosed && $0.purpose == .carriers }?.address }
 
     /// Where the users of each mapping connect, by its name.
     var addresses: [String: Address] {
         entries.reduce(into: [:]) { result, entry in
-            if !entry.isClosed, let mapping = entry.purpose.mapping, result[mapping.name] == nil { result[mapping.name] = entry.address }
+            if !entry.state.isClosed, let mapping = entry.purpose.mapping, result[mapping.name] == nil { result[mapping.name] = entry.address }
         }
     }
 
@@ -80,7 +90,7 @@ final class Listeners {
     var mappings: [Mapping] {
         var seen: [String: [Mapping]] = [:]
         return entries.compactMap { entry in
-            guard !entry.isClosed, let mapping = entry.purpose.mapping, seen[mapping.name]?.contains(mapping) != true else { return nil }
+            guard !entry.state.isClosed, let mapping = entry.purpose.mapping, seen[mapping.name]?.contains(mapping) != true else { return nil }
             seen[mapping.name, default: []].append(mapping)
             return mapping
         }
@@ -95,40 +105,41 @@ final class Listeners {
     }
 
     private func arm(_ index: Int) {
-        guard !entries[index].isAccepting, !entries[index].isPaused, !entries[index].isClosed else { return }
+        guard entries[index].state == .waiting else { return }
         guard entries[index].purpose.outlivesDrain || relay.host.mayAccept else {
             isHeldBack = true
             return
         }
-        entries[index].isAccepting = relay.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index)))
-        if !entries[index].isAccepting { pause(index) }
+        guard relay.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index))) else { return pause(index) }
+        entries[index].state = .accepting
     }
 
     private func pause(_ index: Int, for duration: Interval = Policy.acceptPause) {
-        entries[index].isPaused = true
+        entries[index].state = .paused
         relay.timers.set(Operation.acceptPause.token(UInt32(index)), at: relay.now + duration.nanoseconds)
     }
 
     func handlePauseOver(_ token: Token) {
         let index = Int(token.index)
-        entries[index].isPaused = false
+        guard entries[index].state == .paused else { return }
+        entries[index].state = .waiting
         arm(index)
     }
 
     func handle(_ completion: Completion) {
         let index = Int(completion.token.index)
-        entries[index].isAccepting = false
+        guard entries[index].state == .accepting else {
+            if completion.error == nil { relay.loop.close(completion.result) }
+            return release(index)
+        }
+        entries[index].state = .waiting
         if let error = completion.error {
-            guard !entries[index].isClosed else { return release(index) }
             if error.isShortage {
                 relay.events.note(.cannotAccept(error))
                 guard entries[index].purpose == .carriers else { return pause(index) }
                 relay.host.makeRoom()
                 return pause(index, for: Policy.givingWay)
             }
-        } else if entries[index].isClosed {
-            relay.loop.close(completion.result)
-            return release(index)
         } else {
             accepted(completion.result, index)
             acceptMore(index)
@@ -139,7 +150,7 @@ final class Listeners {
     /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
     private func acceptMore(_ index: Int) {
         for _ in 1..<Policy.acceptsAtOnce {
-            guard !entries[index].isClosed, entries[index].purpose.outlivesDrain || relay.host.mayAccept,
+            guard !entries[index].state.isClosed, entries[index].purpose.outlivesDrain || relay.host.mayAccept,
                   let fd = Socket.accept(entries[index].fd) else { return }
             accepted(fd, index)
         }
@@ -156,14 +167,14 @@ final class Listeners {
     /// The sockets of mappings serve others from now on: by name, what they become.
     func replace(_ changes: [String: Mapping]) {
         guard !changes.isEmpty else { return }
-        for index in entries.indices where !entries[index].isClosed {
+        for index in entries.indices where !entries[index].state.isClosed {
             if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
         }
     }
 
     /// Links changed: a listener on a link that was made anew moves to the new one.
     func renewLinks() {
-        for index in entries.indices where !entries[index].isClosed {
+        for index in entries.indices where !entries[index].state.isClosed {
             guard let fresh = entries[index].socket.renewed() else { continue }
             let purpose = entries[index].purpose
             close(index)
@@ -191,16 +202,21 @@ final class Listeners {
     }
 
     private func close(_ index: Int) {
-        guard !entries[index].isClosed else { return }
-        entries[index].isClosed = true
+        guard !entries[index].state.isClosed else { return }
         if let path = entries[index].path { Socket.removeFile(path) }
         // Connections in a shared socket's queue wait for the next process.
         if !entries[index].isShared { Socket.shutdownListening(entries[index].fd) }
-        if entries[index].isAccepting { relay.loop.cancel(entries[index].fd) } else { release(index) }
+        if entries[index].state == .accepting {
+            entries[index].state = .closing
+            relay.loop.cancel(entries[index].fd)
+        } else {
+            relay.timers.cancel(Operation.acceptPause.token(UInt32(index)))
+            release(index)
+        }
     }
 
     private func release(_ index: Int) {
         relay.loop.close(entries[index].fd)
-        entries[index].isGone = true
+        entries[index].state = .gone
     }
 }

@@ -6,45 +6,27 @@ import Time
 import Tunnel
 import Wire
 
-/// All local sockets of the process, and lists of those with bytes to send, to re-arm, and with a slab
-/// of their own. This file has their beginning and end; receiving and sending are in `LocalReceiving` and
-/// `LocalSending`.
+/// All local sockets of the process: their beginning, their end, and what completes. The reader brings their bytes into the session, the
+/// writer those of the peer into them.
 final class LocalSockets {
-    unowned(unsafe) let relay: RelayProcess
-    var table = LocalTable()
-    /// Sockets with bytes, or an end, to pass on in this iteration.
-    var dirty: [UInt32] = []
-    /// Sockets to re-arm, after this iteration's sends are queued: the bytes that arrived last are sent while they are in
-    /// the cache.
-    var readers: [UInt32] = []
-    /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
-    var hot: [UInt32] = []
-    /// Sockets to which payload is passed on without being copied.
-    var passed: [UInt32] = []
+    unowned(unsafe) private let relay: RelayProcess
+    let reader: LocalReader
+    let writer: LocalWriter
+    let table: LocalTable
+    private let receiveSplice: ReceiveSplice
     /// Sockets with an operation that the ring refused.
-    var refused: [UInt32] = []
-    /// Bytes read from users, and bytes that users took.
-    var traffic = Traffic()
-    /// Of those: spliced, and passed on, without being copied.
-    var splicedByteCount: UInt64 = 0
-    var passedByteCount: UInt64 = 0
-    /// Sessions with readers that wait for memory.
-    var blockedSessions: [Session] = []
+    private var refused: [UInt32] = []
     /// Local sockets that may be open at a time: the other descriptors are kept for carriers.
     let maximum: Int
-    let hotMaximum: Int
 
-    /// Where receives without the loop put what they bring.
-    let scratch = UnsafeMutableRawPointer.allocate(byteCount: Policy.poolByteCount, alignment: 16)
-
-    init(_ relay: RelayProcess, descriptorLimit: Int) {
-        self.relay = relay
+    init(_ relay: RelayProcess, _ table: LocalTable, _ sendSplice: SendSplice, _ receiveSplice: ReceiveSplice) {
+        (self.relay, self.table, self.receiveSplice) = (relay, table, receiveSplice)
+        let descriptorLimit = relay.descriptorLimit
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
         maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * relay.pipes.maximum)
-        hotMaximum = max(4, min(Policy.hotUsersMaximum, relay.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
+        reader = LocalReader(relay, table, sendSplice)
+        writer = LocalWriter(relay, table, receiveSplice)
     }
-
-    deinit { scratch.deallocate() }
 
     var count: Int { table.count }
     /// Unsent bytes that the kernel holds for one local socket; the more sockets, the less. Unbounded it holds megabytes for each that
@@ -59,7 +41,7 @@ final class LocalSockets {
 
     func find(_ token: Token) -> UnsafeMutablePointer<LocalSocket>? { table.find(token.index, token.generation) }
 
-    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, table[index].pointee.generation) }
+    func token(_ index: UInt32, _ operation: Operation) -> Token { table.token(index, operation) }
 
     // MARK: Beginnings
 
@@ -71,7 +53,7 @@ final class LocalSockets {
         table[index].pointee.mapping = mapping
         table[index].pointee.session = .passUnretained(session)
         session.userCount += 1
-        traffic.opened(mapping)
+        table.traffic.opened(mapping)
         table[index].pointee.slot = slot
         relay.events.note(.streamOpened)
         return index
@@ -84,14 +66,14 @@ final class LocalSockets {
         user.pointee.fd = fd
         Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
         user.pointee.life.connected()
-        armReceive(index)
-        markDirty(index)
+        reader.arm(index)
+        writer.markDirty(index)
     }
 
     /// The socket's stream goes on as `slot` of another session; its bytes all wait still.
     func move(_ index: UInt32, from old: Session, to new: Session, _ slot: StreamSlot) {
         let user = table[index]
-        endExpecting(user)
+        reader.endExpecting(user)
         relay.budget.move(user.pointee.inboundCount, from: &old.account, to: &new.account)
         user.pointee.session = .passUnretained(new)
         old.userCount -= 1
@@ -99,7 +81,7 @@ final class LocalSockets {
         user.pointee.slot = slot
         if user.pointee.lists.contains(.blocked) {
             user.pointee.lists.remove(.blocked)
-            readers.append(index)
+            reader.readAgain(index)
         }
     }
 
@@ -114,22 +96,22 @@ final class LocalSockets {
         switch operation {
         case .userReceivePooled:
             user.pointee.life.completed(.receive)
-            endExpecting(user)
-            received(index, user, completion.result, from: completion.buffer.map { relay.loop.poolBytes($0) })
+            reader.endExpecting(user)
+            reader.received(index, user, completion.result, from: completion.buffer.map { relay.loop.poolBytes($0) })
             if let buffer = completion.buffer { relay.loop.returnToPool(buffer) }
         case .userReceive:
             user.pointee.life.completed(.receive)
-            received(index, user, completion.result, from: nil)
+            reader.received(index, user, completion.result, from: nil)
         case .userReadable:
             user.pointee.life.completed(.receive)
             user.pointee.lists.insert(.readable)
-            armReceive(index)
+            reader.arm(index)
         case .userSend:
             user.pointee.life.completed(.send)
-            sent(index, user, completion.result)
+            writer.sent(index, user, completion.result)
         case .userWritable:
             user.pointee.life.completed(.send)
-            markDirty(index)
+            writer.markDirty(index)
         case .userWatch:
             user.pointee.life.completed(.watch)
             hungUp(index, user)
@@ -143,16 +125,16 @@ final class LocalSockets {
         let waiting = refused
         refused.removeAll(keepingCapacity: true)
         for index in waiting where table[index].pointee.isThere {
-            armReceive(index)
+            reader.arm(index)
             if table[index].pointee.life.inward == .ended { watch(index, table[index]) }
-            markDirty(index)
+            writer.markDirty(index)
         }
     }
 
     /// The ring has no room: later, and never in this turn.
     func retryLater(_ index: UInt32) {
         #if CANARIES
-        if Canary.selected == .retriesAtOnce { return readers.append(index) }
+        if Canary.selected == .retriesAtOnce { return reader.readAgain(index) }
         #endif
         if refused.isEmpty {
             relay.timers.set(Operation.usersRetry.token(), at: relay.now + Policy.retryDelay.nanoseconds)
@@ -180,7 +162,7 @@ final class LocalSockets {
     private func endStream(_ index: UInt32, isComplete: Bool, waits: Bool) {
         let user = table[index]
         let isComplete = isComplete && user.pointee.inboundCount == 0
-        guard copyIntoMemory(index) else { return close(index, .reset) }
+        guard receiveSplice.copyIntoMemory(index) else { return close(index, .reset) }
         switch user.pointee.life.streamEnded(hasBytes: user.pointee.outboundCount > 0, isComplete: isComplete) {
         case .none:
             break
@@ -193,7 +175,7 @@ final class LocalSockets {
                 relay.timers.set(token(index, .flushDeadline), at: relay.now + Policy.flushMaximum.nanoseconds)
                 // The send under way goes on; everything else is over.
                 if user.pointee.life.inFlight.isDisjoint(with: .send) { relay.loop.cancel(user.pointee.fd) }
-                markDirty(index)
+                writer.markDirty(index)
             } else if !user.pointee.life.inFlight.isEmpty {
                 relay.loop.cancel(user.pointee.fd)
             }
@@ -214,7 +196,7 @@ final class LocalSockets {
             close(index, user.pointee.life.farewell)
         } else {
             user.pointee.flushed = true
-            submitSend(index, user, waiting: false)
+            writer.submit(index, user, waiting: false)
             if user.pointee.life.inFlight.isEmpty { close(index, .reset) }
         }
     }
@@ -230,10 +212,10 @@ final class LocalSockets {
     /// The inbound bytes no longer have a stream.
     private func forgetStream(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
-        endExpecting(user)
+        reader.endExpecting(user)
         user.pointee.session = nil
         session.userCount -= 1
-        traffic.closed(user.pointee.mapping)
+        table.traffic.closed(user.pointee.mapping)
         let count = user.pointee.inboundCount
         if count > 0 {
             relay.budget.releaseUnplaced(count, &session.account)
@@ -251,11 +233,39 @@ final class LocalSockets {
             relay.loop.close(user.pointee.fd)
         }
         relay.budget.removePending(user.pointee.outboundCount)
-        forgetBacklog(index, user)
+        receiveSplice.forget(index, user)
         queue_clear(&user.pointee.outbound, relay.arena)
-        becomeCold(index, user)
+        reader.becomeCold(index, user)
         let farewell = user.pointee.life.farewell
         table.remove(index)
         relay.host.handleUserGone(index, farewell)
+    }
+
+    // MARK: Resets
+
+    /// The user's connection was reset, or refuses bytes. What it wrote before goes first, as far as credit covers it.
+    func userReset(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
+        relay.sessions.markDirty(session)
+        let coversRest = user.pointee.inboundCount > 0 && session.endpoint.isCovered(user.pointee.slot)
+        switch user.pointee.life.receivedReset(coversRest: coversRest) {
+        case .none, .resetLater:
+            break
+        case .resetNow:
+            session.endpoint.reset(user.pointee.slot, .reset, now: relay.instant)
+            close(index, .reset)
+        }
+    }
+
+    /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
+    func watch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
+        guard user.pointee.life.mayWatch else { return }
+        guard relay.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
+        user.pointee.life.submitted(.watch)
+    }
+
+    func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
+        guard user.pointee.life.phase == .open, let session = user.pointee.session?.takeUnretainedValue(),
+              Socket.takeError(user.pointee.fd) != nil else { return }
+        userReset(index, user, session)
     }
 }

@@ -1,8 +1,11 @@
 import Control
+import Loop
 
-/// Local sockets in raw memory that never moves, found by index. Free entries keep their generation, so that a late
+/// Local sockets in raw memory that never moves, found by index, and what they moved. Free entries keep their generation, so that a late
 /// completion finds nothing.
-struct LocalTable: ~Copyable {
+final class LocalTable {
+    /// Bytes read from local sockets, and bytes that they took.
+    var traffic = Traffic()
     private static let chunkBits = 9
     private static let chunkCount = 1 << chunkBits
     private var chunks: [UnsafeMutablePointer<LocalSocket>] = []
@@ -16,6 +19,8 @@ struct LocalTable: ~Copyable {
         chunks[Int(index) >> LocalTable.chunkBits] + (Int(index) & (LocalTable.chunkCount - 1))
     }
 
+    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, self[index].pointee.generation) }
+
     /// The socket that a token means, unless it has gone.
     @inline(__always)
     func find(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<LocalSocket>? {
@@ -25,7 +30,7 @@ struct LocalTable: ~Copyable {
     }
 
     /// A new socket's place.
-    mutating func insert(fd: Int32, isConnecting: Bool) -> UInt32 {
+    func insert(fd: Int32, isConnecting: Bool) -> UInt32 {
         if free.isEmpty { grow() }
         let index = free.removeLast()
         let generation = self[index].pointee.generation
@@ -35,7 +40,7 @@ struct LocalTable: ~Copyable {
         return index
     }
 
-    mutating func remove(_ index: UInt32) {
+    func remove(_ index: UInt32) {
         let user = self[index]
         precondition(user.pointee.isThere, "removed a socket twice")
         user.pointee.isThere = false
@@ -50,7 +55,7 @@ struct LocalTable: ~Copyable {
         for index in 0..<UInt32(chunks.count * LocalTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
     }
 
-    private mutating func grow() {
+    private func grow() {
         let chunk = UnsafeMutablePointer<LocalSocket>.allocate(capacity: LocalTable.chunkCount)
         chunk.initialize(repeating: LocalSocket(fd: -1, isConnecting: false, generation: 0), count: LocalTable.chunkCount)
         let base = UInt32(chunks.count * LocalTable.chunkCount)

@@ -72,6 +72,8 @@ enum Policy {
     static let linesPerSecond = 1
     /// Carriers without a session at a time; one gives way to the next.
     static let handshakesMaximum = 1024
+    /// Of the descriptors, one in so many may be theirs: a crowd that comes back takes none from sessions.
+    static let handshakesPart = 4
     /// Streams that one carrier may open or reset in one iteration: each costs some microseconds, and a receive may bring 30 000.
     static let openingsAtOnce = 256
     /// Sessions that expire in one iteration.

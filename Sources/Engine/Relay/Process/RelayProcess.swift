@@ -23,6 +23,8 @@ package final class RelayProcess {
     let arena: OpaquePointer
     let budget: Budget
     let pipes: Pipes
+    /// Descriptors that this process may have open.
+    let descriptorLimit: Int
     let resolver: Resolver
     /// Nil: carriers are plain.
     let credentials: Credentials?
@@ -30,6 +32,8 @@ package final class RelayProcess {
 
     private(set) var locals: LocalSockets!
     private(set) var carriers: Carriers!
+    private(set) var sendSplice: SendSplice!
+    private(set) var receiveSplice: ReceiveSplice!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
     private(set) var watches: Watches!
@@ -68,7 +72,7 @@ package final class RelayProcess {
         } catch {
             throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
         }
-        let descriptorLimit = Descriptors.raiseLimit()
+        descriptorLimit = Descriptors.raiseLimit()
         pipes = Pipes(descriptorLimit: descriptorLimit)
         do {
             loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount)
@@ -80,9 +84,12 @@ package final class RelayProcess {
         resolver = Resolver(wake: loop.waker)
         // Before the local sockets, which get the descriptors that are left.
         watches = Watches(self, signals, files: configuration.security.certificateFiles)
-        locals = LocalSockets(self, descriptorLimit: descriptorLimit)
-        carriers = Carriers(self)
         sessions = Sessions(self)
+        let table = LocalTable()
+        sendSplice = SendSplice(self, table)
+        receiveSplice = ReceiveSplice(self, table)
+        locals = LocalSockets(self, table, sendSplice, receiveSplice)
+        carriers = Carriers(self, receiveSplice, locals.writer)
         listeners = Listeners(self)
         reload = Reload(self, reconfigure)
         admin = AdminServer(self)
@@ -139,7 +146,7 @@ package final class RelayProcess {
 
     /// With work left, the next iteration does not wait.
     private func planWait() {
-        waiting = (Clock.now(), hasWork || sessions.hasPostponed || carriers.hasUnfinished ? now : timers.nextDeadline)
+        waiting = (Clock.now(), hasWork || sessions.hasPostponed || carriers.reader.hasUnfinished ? now : timers.nextDeadline)
     }
 
     /// One iteration: waits, lets every completion change state, sends what there is to send, then looks at the timers. False: the process
@@ -159,9 +166,9 @@ package final class RelayProcess {
             Clock.sleep(nanoseconds: Policy.retryDelay.nanoseconds)
         }
         now = Clock.now()
-        carriers.beginTurn()
+        sendSplice.beginTurn()
         sessions.beginTurn()
-        carriers.readOn()
+        carriers.reader.readOn()
         noticePause(since: before, deadline)
         for answer in resolver.takeAnswers() {
             if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { reload.handleLookup(answer) } else { host.handleLookup(answer) }
@@ -208,12 +215,12 @@ package final class RelayProcess {
     private func trim() {
         guard now > trimmedAt + Policy.trimInterval.nanoseconds else { return }
         trimmedAt = now
-        locals.coolPassed()
+        receiveSplice.coolDown()
         pipes.trim()
         if arena_committed(arena) > arena_used(arena) + Policy.spareByteCount { arena_trim(arena, Policy.spareByteCount / 2) }
     }
 
-    private var hasWork: Bool { !locals.dirty.isEmpty || sessions.hasWork }
+    private var hasWork: Bool { locals.writer.hasWork || sessions.hasWork }
 
     /// Starts one send for each socket and session that has work, then re-arms the receives.
     private func flush() {
@@ -221,12 +228,12 @@ package final class RelayProcess {
         var rounds = 0
         while hasWork, rounds < 4 {
             rounds += 1
-            locals.flush()
+            locals.writer.flush()
             sessions.flush()
         }
-        if budget.takeWakeReaders() { locals.wakeAll() }
-        locals.armReaders()
-        carriers.armReaders()
+        if budget.takeWakeReaders() { locals.reader.wakeAll() }
+        locals.reader.armAll()
+        carriers.reader.armAll()
         listeners.arm()
     }
 
@@ -256,12 +263,12 @@ package final class RelayProcess {
         case .sessionTimeout: sessions.handleTimeout(token)
         case .carrierDeadline: carriers.handleDeadline(token)
         case .carrierRetry: carriers.handleRetry(token)
-        case .carrierRoom: carriers.handleRoom(token)
+        case .carrierRoom: carriers.writer.handleRoom(token)
         case .flushDeadline: locals.handleFlushDeadline(token.index)
         case .usersRetry: locals.handleRetry()
-        case .readersRetry: locals.handleReadersRetry()
-        case .coolDown: locals.handleCoolDown()
-        case .carriersCoolDown: carriers.handleCoolDown()
+        case .readersRetry: locals.reader.handleRetry()
+        case .coolDown: locals.reader.handleCoolDown()
+        case .carriersCoolDown: carriers.reader.handleCoolDown()
         case .adminDeadline: admin.handleDeadline(token)
         case .watchesRetry: watches.arm()
         case .networkSettled: handleNetworkEvents()
@@ -341,8 +348,8 @@ extension RelayProcess {
     /// What counts against its limits, for the reader of a run that failed.
     package var accounts: String {
         "held \(budget.held), armed \(budget.armed), expected \(budget.expected), waiting \(budget.waiting) of \(budget.total), "
-            + "arena \(arena_used(arena)); \(locals.dirty.count) sockets and \(sessions.hasWork ? "some" : "no") sessions to flush, "
-            + "postponed \(sessions.hasPostponed), unfinished \(carriers.hasUnfinished), timer in \(Int64(timers.nextDeadline ?? 0) - Int64(now)) ns; sessions: " + sessions.all.map { session in
+            + "arena \(arena_used(arena)); \(locals.writer.hasWork ? "some" : "no") sockets and \(sessions.hasWork ? "some" : "no") sessions to flush, "
+            + "postponed \(sessions.hasPostponed), unfinished \(carriers.reader.hasUnfinished), timer in \(Int64(timers.nextDeadline ?? 0) - Int64(now)) ns; sessions: " + sessions.all.map { session in
                 "\(session.endpoint.streamCount) streams, sent \(session.endpoint.sent), acknowledged \(session.endpoint.acknowledged), "
                     + "\(session.endpoint.isAttached ? "attached" : "detached")\(session.endpoint.isSuspected ? ", suspected" : "")"
             }.joined(separator: "; ")

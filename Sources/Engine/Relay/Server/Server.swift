@@ -42,7 +42,7 @@ final class Server: Host {
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         guard let peer = Socket.peerAddress(fd) else { return relay.loop.close(fd) }
-        if handshakes.count >= Policy.handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
+        if handshakes.count >= handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
         Socket.tune(fd, peer.isLoopback)
         let carrier = relay.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
         if let credentials = relay.credentials {
@@ -51,10 +51,12 @@ final class Server: Host {
         }
         handshakes.append(carrier)
         relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.helloMaximum.nanoseconds)
-        relay.carriers.armReceive(carrier)
+        relay.carriers.reader.arm(carrier)
     }
 
     func handleHeard(_ carrier: Carrier) {}
+
+    private var handshakesMaximum: Int { min(Policy.handshakesMaximum, relay.descriptorLimit / Policy.handshakesPart) }
 
     /// A carrier without a session gives way: the oldest that has said nothing for a while, or the oldest of those that take long.
     /// Never one that says what it must, while it has time: of a crowd that comes back the oldest is the nearest to its end.
@@ -73,7 +75,7 @@ final class Server: Host {
 
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
         guard let name = relay.credentials?.name(of: channel.peer) else {
-            return relay.carriers.turnAway(carrier, "its name is not among those that -allow names")
+            return relay.carriers.security.turnAway(carrier, "its name is not among those that -allow names")
         }
         carrier.peerName = name
         carrier.peerIdentity = channel.peer
@@ -180,7 +182,7 @@ final class Server: Host {
         }
         carrier.greeting = Carrier.Greeting(bytes: bytes)
         let outage = relay.sessions.attach(carrier, to: session)
-        relay.carriers.sendGreeting(carrier)
+        relay.carriers.writer.sendGreeting(carrier)
         if let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds {
             session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip)))
         }
@@ -200,7 +202,7 @@ final class Server: Host {
         carrier.state = .refusing
         carrier.greeting = Carrier.Greeting(bytes: Array(bytes[..<count]))
         relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.lastWordsMaximum.nanoseconds)
-        relay.carriers.sendGreeting(carrier)
+        relay.carriers.writer.sendGreeting(carrier)
     }
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {

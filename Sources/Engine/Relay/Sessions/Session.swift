@@ -45,16 +45,15 @@ final class Session {
     var isProven = false
     /// When the session's timer is due.
     var timerAt = UInt64.max
-    var detachedAt: UInt64?
-    /// What the hosts have been told.
-    var isInDoubt = false
-    var suspectedAt: UInt64?
+    /// What its host was told of its carrier.
+    var link: Link
     let openedAt: UInt64
 
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64) {
         self.index = index
         self.generation = generation
         openedAt = now
+        link = .detached(since: now)
         endpoint = Endpoint(role: role, limits: limits, hashSeed: hashSeed, now: Instant(nanoseconds: now))
         queue_init(&store, 0)
     }

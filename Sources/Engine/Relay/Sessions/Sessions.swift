@@ -92,10 +92,10 @@ final class Sessions {
             // While a send is under way nothing takes its place in the sequence: what waits can still be reordered.
             if session.turns > 0, session.endpoint.unsentByteCount == 0 { spliceOnce(session, carrier) }
             if carrier.isReady {
-                let room = relay.carriers.room(carrier, session)
+                let room = relay.carriers.writer.room(carrier, session)
                 if session.turns == 0 { sequence(session, most: room) }
                 if !session.isEnded, session.endpoint.wantsBatch(now: relay.instant) {
-                    relay.carriers.submitBatch(session, carrier, most: room)
+                    relay.carriers.writer.submitBatch(session, carrier, most: room)
                     if session.turns == 0 { session.turns = session.splicing.count }
                 }
             }
@@ -105,11 +105,11 @@ final class Sessions {
         guard !session.isEnded else { return }
         releaseAcknowledged(session)
         if let carrier = session.carrier, !session.splicing.isEmpty, !session.endpoint.hasWaiting {
-            _ = relay.carriers.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
+            _ = relay.sendSplice.splice(session, carrier, most: Policy.spliceByteCount, rounds: .max)
         }
         guard !session.isEnded else { return }
         session.age.note(entered: session.account.entered, left: session.account.left, now: relay.instant)
-        relay.locals.wake(session)
+        relay.locals.reader.wake(session)
         schedule(session)
         session.checkInvariants()
     }
@@ -118,7 +118,7 @@ final class Sessions {
     private func spliceOnce(_ session: Session, _ carrier: Carrier) {
         let rounds = session.turns
         session.turns = 0
-        let left = relay.carriers.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
+        let left = relay.sendSplice.splice(session, carrier, most: Policy.spliceShareMinimum, rounds: rounds)
         // The carrier takes no more now: they go on when it does.
         if !carrier.isReady { session.turns = left }
     }
@@ -149,7 +149,7 @@ final class Sessions {
             session.endpoint.reset(user.pointee.slot, .reset, now: relay.instant)
             relay.locals.close(owner, .reset)
         } else if user.pointee.life.mayReceive {
-            relay.locals.readers.append(owner)  // It may have stood at its share.
+            relay.locals.reader.readAgain(owner)  // It may have stood at its share.
         }
         return failed
     }
@@ -168,8 +168,8 @@ final class Sessions {
 
     /// All bytes of the session lie in memory, and its users are read into it.
     func copyIntoMemory(_ session: Session) {
-        relay.locals.stopSplicing(of: session)
-        if let carrier = session.carrier { relay.carriers.dropTransit(carrier) }
+        relay.sendSplice.stopAll(of: session)
+        if let carrier = session.carrier { relay.sendSplice.dropTransit(carrier) }
         guard !session.kept.copyIntoMemory(&session.store, relay.arena, relay.pipes), !session.isEnded else { return }
         relay.events.note(.outOfMemory(session, what: "bytes in flight"))
         discard(session)
@@ -204,7 +204,7 @@ final class Sessions {
 
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
     private func inDoubt(_ session: Session) {
-        session.isInDoubt = true
+        session.link = .inDoubt
         relay.host.handleInDoubt(session)
     }
 
@@ -218,10 +218,9 @@ final class Sessions {
         guard let carrier = session.carrier else { return }
         copyIntoMemory(session)
         guard !session.isEnded else { return }
-        session.isInDoubt = true
-        session.suspectedAt = relay.now
+        session.link = .suspected(since: relay.now)
         relay.events.note(.carrierSuspected(session, carrier.peer))
-        relay.locals.readOn(session)
+        relay.locals.reader.readOn(session)
         relay.host.handleSuspected(session)
     }
 
@@ -229,10 +228,9 @@ final class Sessions {
     func noteLife(_ session: Session) {
         let unnoticed = session.endpoint.takeInboundOutage()
         if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
-        guard session.isInDoubt, !session.endpoint.isInDoubt else { return }
-        session.isInDoubt = false
-        if let since = session.suspectedAt { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
-        session.suspectedAt = nil
+        guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
+        if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
+        session.link = .attached
         relay.host.handleRecovered(session)
     }
 
@@ -252,10 +250,8 @@ final class Sessions {
         carrier.widenReceive()
         if let old { relay.carriers.close(old) }
         if carrier.greeting.isSent, !carrier.inFlight.send { session.endpoint.greetingSent() }
-        let since = [session.suspectedAt, session.detachedAt].compactMap { $0 }.min() ?? relay.now
-        session.isInDoubt = false
-        session.suspectedAt = nil
-        session.detachedAt = nil
+        let since = session.link.downSince ?? relay.now
+        session.link = .attached
         markDirty(session)
         return relay.now - since
     }
@@ -265,10 +261,8 @@ final class Sessions {
         copyIntoMemory(session)
         session.endpoint.carrierLost()
         session.carrier = nil
-        session.detachedAt = session.detachedAt ?? session.suspectedAt ?? relay.now
-        session.isInDoubt = false
-        session.suspectedAt = nil
-        relay.locals.readOn(session)
+        session.link = .detached(since: session.link.downSince ?? relay.now)
+        relay.locals.reader.readOn(session)
         markDirty(session)
     }
 
@@ -289,7 +283,7 @@ final class Sessions {
     func end(_ session: Session, _ code: CloseCode, _ reason: StaticString) {
         guard !session.isEnded else { return }
         session.endpoint.close(code, reason)
-        if let carrier = session.carrier, carrier.isReady { relay.carriers.submitBatch(session, carrier) }
+        if let carrier = session.carrier, carrier.isReady { relay.carriers.writer.submitBatch(session, carrier) }
         discard(session)
     }
 

@@ -116,7 +116,7 @@ extension RelayProcess {
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let addresses = listeners.addresses
-        let total = locals.traffic.total
+        let total = locals.table.traffic.total
         let security = switch configuration.security {
         case .none: "none"
         case .keys: "key"
@@ -130,10 +130,10 @@ extension RelayProcess {
             },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
             connections: locals.count, readBytes: total.read, takenBytes: total.taken,
-            splicedBytes: locals.splicedByteCount, passedBytes: locals.passedByteCount,
+            splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
-            mappingTraffic: locals.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
+            mappingTraffic: locals.table.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
             clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: events.outages.map { outage in
                 Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
                               lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
@@ -142,11 +142,10 @@ extension RelayProcess {
     }
 
     private func status(_ session: Session) -> Status.Session {
-        let carrier: Status.Session.Carrier = session.carrier == nil ? .away : session.endpoint.isSuspected ? .suspected : .up
-        let since = switch carrier {
-        case .away: session.detachedAt ?? session.openedAt
-        case .suspected: session.suspectedAt ?? now
-        case .up: session.carrier?.openedAt ?? now
+        let (carrier, since): (Status.Session.Carrier, UInt64) = switch session.link {
+        case .detached(let since): (.away, since)
+        case .suspected(let since): (.suspected, since)
+        case .attached, .inDoubt: (.up, session.carrier?.openedAt ?? now)
         }
         return Status.Session(
             session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", name: session.peerName, carrier: carrier,

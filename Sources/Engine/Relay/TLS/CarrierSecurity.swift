@@ -2,12 +2,18 @@ import Glibc
 import Loop
 
 /// Carriers with TLS: the handshake, from ciphertext to plain bytes, and what is sealed on its way out.
-extension Carriers {
+final class CarrierSecurity {
+    unowned(unsafe) private let relay: RelayProcess
+
+    init(_ relay: RelayProcess) { self.relay = relay }
+
+    private var carriers: Carriers { relay.carriers }
+
     /// The client's part of the handshake begins; the server's begins with the first bytes.
-    func secure(_ carrier: Carrier, _ channel: SecureChannel) {
+    func begin(_ carrier: Carrier, _ channel: SecureChannel) {
         carrier.transport = .secure(channel)
         carrier.state = .securing
-        armReceive(carrier)
+        carriers.reader.arm(carrier)
         open(carrier, channel)
     }
 
@@ -21,18 +27,18 @@ extension Carriers {
             }
         }
         while !carrier.isOver, !carrier.isUnfinished {
-            guard makeRoom(carrier, for: carrier.isHot ? 0 : Policy.poolByteCount) else { return retryLater(carrier) }
+            guard carriers.reader.makeRoom(carrier, for: carrier.isHot ? 0 : Policy.poolByteCount) else { return carriers.retryLater(carrier) }
             switch channel.open(carrier.block.room) {
             case .bytes(let count):
                 carrier.block.filled += count
-                read(carrier)
+                carriers.reader.read(carrier)
             case .more:
                 releaseIdleBlock(carrier)
                 return sendOwed(carrier)
             case .ended:
-                return lost(carrier, "closed by the other side")
+                return carriers.lost(carrier, "closed by the other side")
             case .failed(let reason):
-                return lost(carrier, "not what the other side sent (\(reason))")
+                return carriers.lost(carrier, "not what the other side sent (\(reason))")
             }
         }
     }
@@ -42,12 +48,12 @@ extension Carriers {
         guard !carrier.isOver else { return }
         relay.host.handleFailed(carrier, reason)
         sendOwed(carrier)
-        closeGently(carrier)
+        carriers.closeGently(carrier)
     }
 
     /// A secure carrier needs no room for plain bytes before ciphertext comes.
     private func releaseIdleBlock(_ carrier: Carrier) {
-        if carrier.isHot { if carrier.block.parsed == carrier.block.filled { releaseBlock(carrier) } } else { shrinkBlock(carrier) }
+        if carrier.isHot { if carrier.block.parsed == carrier.block.filled { carriers.reader.releaseBlock(carrier) } } else { carriers.reader.shrinkBlock(carrier) }
     }
 
     // MARK: What leaves
@@ -58,14 +64,14 @@ extension Carriers {
         guard bytes.count > 0 else { return }
         var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
         carrier.inFlight.send = relay.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
-        if !carrier.inFlight.send { retryLater(carrier) }
+        if !carrier.inFlight.send { carriers.retryLater(carrier) }
     }
 
     /// What TLS itself has to say goes out, unless something goes out that takes it along.
     func sendOwed(_ carrier: Carrier) {
         guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
               channel.outgoing.isEmpty else { return }
-        guard channel.seal(relay.iovecs, 0, relay) else { return retryLater(carrier) }
+        guard channel.seal(relay.iovecs, 0, relay) else { return carriers.retryLater(carrier) }
         sendSealed(carrier, channel)
     }
 

@@ -4,9 +4,21 @@ import Loop
 import Time
 import Tunnel
 
-/// What leaves on carriers: the greeting, then early bytes, then batches, gathered from the session's store. One send at a
+/// Writes carriers: the greeting, then early bytes, then batches, gathered from the session's store. One send at a
 /// time.
-extension Carriers {
+final class CarrierWriter {
+    unowned(unsafe) private let relay: RelayProcess
+    private let loop: Loop
+    private let sessions: Sessions
+    private let security: CarrierSecurity
+
+    init(_ relay: RelayProcess, _ security: CarrierSecurity) {
+        (self.relay, self.security) = (relay, security)
+        (loop, sessions) = (relay.loop, relay.sessions)
+    }
+
+    private var carriers: Carriers { relay.carriers }
+
     /// Starts the greeting, or goes on with it.
     func sendGreeting(_ carrier: Carrier) {
         guard !carrier.inFlight.send, !carrier.isRefused, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
@@ -18,7 +30,7 @@ extension Carriers {
             relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
             count = 1
         } else if carrier.greeting.earlyCount > 0, let session = carrier.session {
-            relay.sessions.copyIntoMemory(session)
+            sessions.copyIntoMemory(session)
             guard !carrier.isOver else { return }
             var gathered = 0
             count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
@@ -60,8 +72,8 @@ extension Carriers {
     }
 
     func handleRoom(_ token: Token) {
-        guard let carrier = find(token), let session = carrier.session, session.carrier === carrier else { return }
-        relay.sessions.markDirty(session)
+        guard let carrier = carriers.find(token), let session = carrier.session, session.carrier === carrier else { return }
+        sessions.markDirty(session)
     }
 
     /// One send: what has its place in the sequence, about `most` bytes of it, and what is owed besides.
@@ -92,9 +104,9 @@ extension Carriers {
     private func submitSend(_ carrier: Carrier, _ count: Int) {
         if let channel = carrier.transport.channel {
             guard channel.seal(relay.iovecs, count, relay) else { return finishRefused(carrier) }
-            return sendSealed(carrier, channel)
+            return security.sendSealed(carrier, channel)
         }
-        carrier.inFlight.send = relay.loop.send(carrier.fd, relay.iovecs, count, carrier.token(.carrierSend))
+        carrier.inFlight.send = loop.send(carrier.fd, relay.iovecs, count, carrier.token(.carrierSend))
         if !carrier.inFlight.send { finishRefused(carrier) }
     }
 
@@ -107,7 +119,7 @@ extension Carriers {
     /// Nothing is sent before the retry timer. The session may become dirty meanwhile: `isReady` is false.
     func refuse(_ carrier: Carrier) {
         carrier.isRefused = true
-        retryLater(carrier)
+        carriers.retryLater(carrier)
     }
 
     func sendCompleted(_ carrier: Carrier, _ result: Int32) {
@@ -115,7 +127,7 @@ extension Carriers {
         let error = SystemError(-result)
         if result < 0, !error.isPassing, !error.isShortage {
             finishSend(carrier, 0)
-            return carrier.isOver ? () : lost(carrier, error.description)
+            return carrier.isOver ? () : carriers.lost(carrier, error.description)
         }
         let count = max(0, Int(result))
         if let channel = carrier.transport.channel {
@@ -123,7 +135,7 @@ extension Carriers {
             if let plain = channel.sent(count, relay) { return finishSend(carrier, plain) }
             // A carrier that was given up sends no more, or it would outlive its cancelled send.
             if carrier.isOver, !carrier.hasLastWords { return finishSend(carrier, 0) }
-            return result < 0 && error.isShortage ? retryLater(carrier) : sendSealed(carrier, channel)
+            return result < 0 && error.isShortage ? carriers.retryLater(carrier) : security.sendSealed(carrier, channel)
         }
         if result < 0, error.isShortage { refuse(carrier) }
         finishSend(carrier, count)
@@ -138,7 +150,7 @@ extension Carriers {
         if let batch {
             guard let session = carrier.session, session.carrier === carrier else { return }
             session.endpoint.batchSent(batch, count)
-            relay.sessions.markDirty(session)
+            sessions.markDirty(session)
         } else {
             greetingSent(carrier, count)
         }
@@ -151,14 +163,14 @@ extension Carriers {
         carrier.greeting.earlyCount -= count - own
         if carrier.greeting.isSent { unpin(carrier) }
         if carrier.state == .securing {
-            sendOwed(carrier)
+            security.sendOwed(carrier)
         } else if !carrier.greeting.isSent {
             if count > 0 || carrier.transport.channel != nil { sendGreeting(carrier) } else { refuse(carrier) }
         } else if carrier.state == .refusing {
-            closeGently(carrier)
+            carriers.closeGently(carrier)
         } else if let session = carrier.session, session.carrier === carrier {
             session.endpoint.greetingSent()
-            relay.sessions.markDirty(session)
+            sessions.markDirty(session)
         }
     }
 
@@ -174,6 +186,6 @@ extension Carriers {
         carrier.inFlight.pinnedFrom = nil
         guard let session = carrier.session else { return }
         session.pinning.removeAll { $0 === carrier }
-        if session.isEnded { relay.sessions.freeStore(session) } else { relay.sessions.markDirty(session) }
+        if session.isEnded { sessions.freeStore(session) } else { sessions.markDirty(session) }
     }
 }

@@ -5,16 +5,33 @@ import Loop
 import Time
 import Tunnel
 
-/// The bytes of peers: from the session into users' sockets.
-extension LocalSockets {
+/// Writes local sockets: bytes of peers go from the session into them.
+final class LocalWriter {
+    unowned(unsafe) private let relay: RelayProcess
+    private let loop: Loop
+    private let budget: Budget
+    private let sessions: Sessions
+    private let table: LocalTable
+    private let receiveSplice: ReceiveSplice
+    /// Sockets with bytes, or an end, to pass on in this iteration.
+    private var dirty: [UInt32] = []
+
+    init(_ relay: RelayProcess, _ table: LocalTable, _ receiveSplice: ReceiveSplice) {
+        (self.relay, self.table, self.receiveSplice) = (relay, table, receiveSplice)
+        (loop, budget, sessions) = (relay.loop, relay.budget, relay.sessions)
+    }
+
+    private var locals: LocalSockets { relay.locals }
+    var hasWork: Bool { !dirty.isEmpty }
+
     /// Bytes of the peer for this user; they lie in a carrier's block. False: no memory.
     func deliver(_ index: UInt32, _ bytes: UnsafeMutableRawPointer, _ count: Int) -> Bool {
         let user = table[index]
         var piped = 0
-        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, continues(backlog, user) {
+        if let backlog = user.pointee.backlog, count <= Policy.headerByteCount, receiveSplice.continues(backlog, user) {
             piped = backlog.write(bytes, count, now: relay.now)
         }
-        relay.budget.addPending(piped)
+        budget.addPending(piped)
         markDirty(index)
         return piped == count || wait(user, bytes + piped, count - piped)
     }
@@ -25,14 +42,14 @@ extension LocalSockets {
         let copies = count < (isSlow ? Policy.outboundCopyBelowWhenSlow : Policy.outboundCopyBelow) || isFragmented
         let failed = copies ? copy(user, bytes, count) : queue_append_block(&user.pointee.outbound, relay.arena, bytes, count)
         guard failed == 0 else { return false }
-        relay.budget.addPending(count)
+        budget.addPending(count)
         return true
     }
 
     /// A reference to some of a slab's bytes holds all of the slab: a user who does not read would hold more than it was granted. So
     /// when the blocks in use hold much more memory than bytes, bytes that will wait are copied.
     private var isFragmented: Bool {
-        arena_used(relay.arena) > relay.budget.accountedByteCount / 4 * 5 + Policy.fragmentedByteCount
+        arena_used(relay.arena) > budget.accountedByteCount / 4 * 5 + Policy.fragmentedByteCount
     }
 
     /// Into pages, densely.
@@ -48,7 +65,7 @@ extension LocalSockets {
     }
 
     /// The peer's FIN: passed on behind the last byte.
-    func finishOutbound(_ index: UInt32) {
+    func finish(_ index: UInt32) {
         table[index].pointee.life.receivedPeerFin()
         markDirty(index)
     }
@@ -75,53 +92,53 @@ extension LocalSockets {
         user.pointee.lists.remove(.dirty)
         guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce else { return }
         if let backlog = user.pointee.backlog, backlog.byteCount > 0, backlog.olderByteCount == 0 {
-            sendPiped(index, user, backlog)
+            receiveSplice.send(index, user, backlog)
             if backlog.byteCount > 0 || !user.pointee.life.maySend { return }
         }
-        if user.pointee.outboundCount > 0 { return submitSend(index, user, waiting: true) }
+        if user.pointee.outboundCount > 0 { return submit(index, user, waiting: true) }
         switch user.pointee.life.tookAll() {
         case .none:
             break
         case .finish:
             Socket.shutdownWriting(user.pointee.fd)
             guard let session = user.pointee.session?.takeUnretainedValue() else { return }
-            if session.endpoint.drain(user.pointee.slot) { close(index, .orderly) }
+            if session.endpoint.drain(user.pointee.slot) { locals.close(index, .orderly) }
         case .close(let farewell):
-            close(index, farewell)
+            locals.close(index, farewell)
         }
     }
 
-    func submitSend(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, waiting: Bool) {
+    func submit(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, waiting: Bool) {
         var gathered = 0
         var most = Policy.userSendByteCount
         if let backlog = user.pointee.backlog, backlog.byteCount > 0 { most = min(most, backlog.olderByteCount) }
         let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
                                  UInt32(Policy.userIovecMaximum), &gathered)
-        if relay.loop.send(user.pointee.fd, relay.iovecs, Int(count), waiting: waiting, token(index, .userSend)) {
+        if loop.send(user.pointee.fd, relay.iovecs, Int(count), waiting: waiting, table.token(index, .userSend)) {
             user.pointee.life.submitted(.send)
         } else if waiting {
-            retryLater(index)
+            locals.retryLater(index)
         }
     }
 
     /// The user's socket took `count` bytes.
     func took(_ user: UnsafeMutablePointer<LocalSocket>, _ count: Int) {
-        relay.budget.removePending(count)
-        traffic.taken(user.pointee.mapping, count)
+        budget.removePending(count)
+        table.traffic.taken(user.pointee.mapping, count)
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
         let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0
         session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: relay.instant)
         if session.endpoint.takeShortage() { relay.host.handleShortage(session) }
-        relay.sessions.markDirty(session)
+        sessions.markDirty(session)
     }
 
     /// Bytes that the user's socket takes now, and its part of the pipes: none of them needs memory.
     private func room(of user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Int {
-        let room = Socket.sendRoom(user.pointee.fd, unsentMaximum: unsentMaximum)
+        let room = Socket.sendRoom(user.pointee.fd, unsentMaximum: locals.unsentMaximum)
         guard let backlog = user.pointee.backlog else { return room }
         let pipe = session.carrier?.isLoopback == true ? Policy.pipeHoldsOnLoopback : Policy.pipeHolds
-        let part = min(Policy.passedAhead, pipe * relay.pipes.maximum / max(1, passed.count))
+        let part = min(Policy.passedAhead, pipe * relay.pipes.maximum / max(1, receiveSplice.socketCount))
         return room + max(0, part - backlog.byteCount)
     }
 
@@ -136,11 +153,11 @@ extension LocalSockets {
         let error = SystemError(-result)
         switch user.pointee.life.phase {
         case .open where error.isPassing || error.isShortage:
-            error.isShortage ? retryLater(index) : markDirty(index)
+            error.isShortage ? locals.retryLater(index) : markDirty(index)
         case .open:
-            if let session = user.pointee.session?.takeUnretainedValue() { userReset(index, user, session) }
+            if let session = user.pointee.session?.takeUnretainedValue() { locals.userReset(index, user, session) }
         case .flushing where !user.pointee.flushesOnce:
-            if error.isPassing { markDirty(index) } else { close(index, .reset) }
+            if error.isPassing { markDirty(index) } else { locals.close(index, .reset) }
         case .flushing, .connecting, .closing:
             break
         }

@@ -5,19 +5,49 @@ import Loop
 import Time
 import Tunnel
 
-/// The bytes of users: from their sockets towards the session.
+/// Reads local sockets: their bytes go towards the session.
 ///
 /// Most sockets share a pool of small buffers, so an idle one holds nothing. One whose bytes come fast receives into a slab
 /// of its own, where its bytes stay until they are acknowledged.
-extension LocalSockets {
+final class LocalReader {
+    unowned(unsafe) private let relay: RelayProcess
+    private let loop: Loop
+    private let budget: Budget
+    private let sessions: Sessions
+    private let table: LocalTable
+    private let sendSplice: SendSplice
+    /// Sockets to re-arm, after this iteration's sends are queued: the bytes that arrived last are sent while they are in
+    /// the cache.
+    private var readers: [UInt32] = []
+    /// Sockets that receive into slabs of their own; more than `hotMaximum` share the pool.
+    private var hot: [UInt32] = []
+    private let hotMaximum: Int
+    /// Sessions with readers that wait for memory.
+    private var blockedSessions: [Session] = []
+    /// Where receives without the loop put what they bring.
+    private let scratch = UnsafeMutableRawPointer.allocate(byteCount: Policy.poolByteCount, alignment: 16)
+
+    init(_ relay: RelayProcess, _ table: LocalTable, _ sendSplice: SendSplice) {
+        (self.relay, self.table, self.sendSplice) = (relay, table, sendSplice)
+        (loop, budget, sessions) = (relay.loop, relay.budget, relay.sessions)
+        hotMaximum = max(4, min(Policy.hotUsersMaximum, relay.configuration.bufferByteCount / 8 / Int(SLAB_BYTES)))
+    }
+
+    deinit { scratch.deallocate() }
+
+    private var locals: LocalSockets { relay.locals }
+
+    /// The socket is armed at the end of this iteration, if it may be read.
+    func readAgain(_ index: UInt32) { readers.append(index) }
+
     /// Starts a receive if there is room for what it may bring; otherwise the socket is blocked until there is.
-    func armReceive(_ index: UInt32) {
+    func arm(_ index: UInt32) {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
               let session = user.pointee.session?.takeUnretainedValue() else { return }
         var most = Policy.poolByteCount
-        if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !relay.budget.isRoomy(session.account) {
-            let share = relay.budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
+        if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !budget.isRoomy(session.account) {
+            let share = budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
                                          users: session.userCount, isHealthy: session.isHealthy)
             // Its own bytes are sequenced first (`Sessions.movePayload`); and very short receives cost more than they bring.
             let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
@@ -28,10 +58,10 @@ extension LocalSockets {
             #endif
             guard most > 0 else { return block(index, user, session) }
         }
-        if user.pointee.lists.contains(.spliced), awaitTurn(index, user, session) { return }
+        if user.pointee.lists.contains(.spliced), sendSplice.awaitTurn(index, user, session) { return }
         guard start(index, user, session, most) else {
             becomeCold(index, user)
-            return retryLater(index)
+            return locals.retryLater(index)
         }
     }
 
@@ -41,18 +71,18 @@ extension LocalSockets {
         let isArmed: Bool
         if user.pointee.lists.contains(.hot), most >= Policy.poolByteCount, let block = slab(for: user) {
             user.pointee.armedAt = relay.now
-            isArmed = relay.loop.receive(user.pointee.fd, block + user.pointee.filled,
-                                       min(Policy.directByteCount - user.pointee.filled, most), token(index, .userReceive))
+            isArmed = loop.receive(user.pointee.fd, block + user.pointee.filled,
+                                       min(Policy.directByteCount - user.pointee.filled, most), table.token(index, .userReceive))
         } else if user.pointee.lists.contains(.readable) {
             user.pointee.lists.remove(.readable)
             receiveNow(index, user, most)
             return true
-        } else if most >= Policy.poolByteCount, relay.budget.expect(Policy.poolByteCount, &session.account) {
+        } else if most >= Policy.poolByteCount, budget.expect(Policy.poolByteCount, &session.account) {
             user.pointee.lists.insert(.expecting)
-            isArmed = relay.loop.receivePooled(user.pointee.fd, token(index, .userReceivePooled))
+            isArmed = loop.receivePooled(user.pointee.fd, table.token(index, .userReceivePooled))
             if !isArmed { endExpecting(user) }
         } else {
-            isArmed = relay.loop.readable(user.pointee.fd, token(index, .userReadable))
+            isArmed = loop.readable(user.pointee.fd, table.token(index, .userReadable))
         }
         if isArmed { user.pointee.life.submitted(.receive) }
         return isArmed
@@ -69,21 +99,21 @@ extension LocalSockets {
     func endExpecting(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.lists.contains(.expecting), let session = user.pointee.session?.takeUnretainedValue() else { return }
         user.pointee.lists.remove(.expecting)
-        relay.budget.unexpect(Policy.poolByteCount, &session.account)
+        budget.unexpect(Policy.poolByteCount, &session.account)
     }
 
     /// What the session's users may bring. Beside the counts, blocks that are in use count: short pieces take a page each.
     private func room(_ session: Session) -> Int {
-        let room = relay.budget.room(session.account)
+        let room = budget.room(session.account)
         guard session.account.held >= session.account.guaranteed else { return room }
         return min(room, relay.configuration.memoryByteCount - arena_used(relay.arena))
     }
 
     /// Re-arms the receives of sockets that were read, or may be read again.
-    func armReaders() {
+    func armAll() {
         var next = 0
         while next < readers.count {
-            armReceive(readers[next])
+            arm(readers[next])
             next += 1
         }
         readers.removeAll(keepingCapacity: true)
@@ -98,26 +128,26 @@ extension LocalSockets {
             guard append(index, user, count, from: bytes) else {
                 relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
                 session.endpoint.reset(user.pointee.slot, .tooMany, now: relay.instant)
-                return close(index, .reset)
+                return locals.close(index, .reset)
             }
-            relay.budget.holdUnplaced(count, &session.account)
-            traffic.read(user.pointee.mapping, count)
+            budget.holdUnplaced(count, &session.account)
+            table.traffic.read(user.pointee.mapping, count)
             session.endpoint.write(user.pointee.slot, count)
-            relay.sessions.markDirty(session)
+            sessions.markDirty(session)
             readers.append(index)
         } else if result == 0 {
             user.pointee.life.receivedFin()
             becomeCold(index, user)
             session.endpoint.finish(user.pointee.slot)
-            relay.sessions.markDirty(session)
-            watch(index, user)
+            sessions.markDirty(session)
+            locals.watch(index, user)
         } else {
             let error = SystemError(-result)
             if error.isPassing || error.isShortage {
                 becomeCold(index, user)
-                return error.isShortage ? retryLater(index) : readers.append(index)
+                return error.isShortage ? locals.retryLater(index) : readers.append(index)
             }
-            userReset(index, user, session)
+            locals.userReset(index, user, session)
         }
     }
 
@@ -127,7 +157,7 @@ extension LocalSockets {
         guard let session = user.pointee.session?.takeUnretainedValue(), bytes.withUnsafeBytes({
             queue_append_copy(&user.pointee.inbound, relay.arena, $0.baseAddress, $0.count)
         }) == 0 else { return false }
-        relay.budget.holdUnplaced(bytes.count, &session.account)
+        budget.holdUnplaced(bytes.count, &session.account)
         session.endpoint.write(user.pointee.slot, bytes.count)
         return true
     }
@@ -136,12 +166,12 @@ extension LocalSockets {
         if let bytes {
             let failed = queue_append_copy(&user.pointee.inbound, relay.arena, bytes, count)
             if count == Policy.poolByteCount { becomeHot(index, user) }
-            noteReceive(index, user, count)
+            sendSplice.noteReceive(index, user, count)
             return failed == 0
         }
         let failed = queue_append_block(&user.pointee.inbound, relay.arena, user.pointee.block! + user.pointee.filled, count)
         user.pointee.filled += count
-        noteReceive(index, user, count)
+        sendSplice.noteReceive(index, user, count)
         if count < Policy.coldBelow { becomeCold(index, user) }
         return failed == 0
     }
@@ -171,7 +201,7 @@ extension LocalSockets {
             guard user.pointee.fd >= 0, user.pointee.lists.contains(.blocked),
                   user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() else { continue }
             user.pointee.lists.remove(.blocked)
-            armReceive(index)
+            arm(index)
         }
         if next > 0 { session.readBlocked.removeFirst(next) }
     }
@@ -193,7 +223,7 @@ extension LocalSockets {
         }
     }
 
-    func handleReadersRetry() {
+    func handleRetry() {
         wakeAll()
         if !blockedSessions.isEmpty {
             relay.timers.set(Operation.readersRetry.token(), at: relay.now + Policy.blockedRetry.nanoseconds)
@@ -209,7 +239,7 @@ extension LocalSockets {
             releaseBlock(user)
         }
         guard let block = arena_slab(relay.arena) else { return nil }
-        relay.budget.arm(Int(SLAB_BYTES))
+        budget.arm(Int(SLAB_BYTES))
         user.pointee.block = block
         user.pointee.filled = 0
         return block
@@ -232,51 +262,30 @@ extension LocalSockets {
 
     private func releaseBlock(_ user: UnsafeMutablePointer<LocalSocket>) {
         guard let block = user.pointee.block else { return }
-        relay.budget.disarm(Int(SLAB_BYTES))
+        budget.disarm(Int(SLAB_BYTES))
         arena_release(relay.arena, block)
         user.pointee.block = nil
     }
 
-    /// Hot sockets that have gone quiet release their slabs: an idle stream holds no buffer.
+    /// Hot sockets that have gone quiet, or stand at their share, release their slabs: an idle stream holds no buffer, and the streams of a
+    /// session that waits for its client for days would leave no room for others.
     func handleCoolDown() {
         var cooled: [UInt32] = []
         for index in hot {
             let user = table[index]
-            if user.pointee.life.inFlight == .receive, relay.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds {
-                user.pointee.lists.remove(.hot)
-                cooled.append(index)
-                relay.loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
+            guard relay.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds else { continue }
+            let inFlight = user.pointee.life.inFlight
+            // A cancel ends a send as well.
+            guard inFlight == .receive || !inFlight.contains(.receive) else { continue }
+            user.pointee.lists.remove(.hot)
+            cooled.append(index)
+            if inFlight == .receive {
+                loop.cancel(user.pointee.fd)  // Completes as cancelled and is armed again from the pool.
+            } else {
+                releaseBlock(user)
             }
         }
         hot.removeAll { cooled.contains($0) }
         if !hot.isEmpty { relay.timers.set(Operation.coolDown.token(), at: relay.now + Policy.hotMaximum.nanoseconds) }
-    }
-
-    // MARK: Resets
-
-    /// The user's connection was reset, or refuses bytes. What it wrote before goes first, as far as credit covers it.
-    func userReset(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) {
-        relay.sessions.markDirty(session)
-        let coversRest = user.pointee.inboundCount > 0 && session.endpoint.isCovered(user.pointee.slot)
-        switch user.pointee.life.receivedReset(coversRest: coversRest) {
-        case .none, .resetLater:
-            break
-        case .resetNow:
-            session.endpoint.reset(user.pointee.slot, .reset, now: relay.instant)
-            close(index, .reset)
-        }
-    }
-
-    /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
-    func watch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
-        guard user.pointee.life.mayWatch else { return }
-        guard relay.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
-        user.pointee.life.submitted(.watch)
-    }
-
-    func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
-        guard user.pointee.life.phase == .open, let session = user.pointee.session?.takeUnretainedValue(),
-              Socket.takeError(user.pointee.fd) != nil else { return }
-        userReset(index, user, session)
     }
 }
