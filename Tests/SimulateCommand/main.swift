@@ -75,4 +75,8 @@ if sweeps { exit(Sweep(waysPerByte: Int(clamping: count)).run(simulation) ? 0 : 
 var campaign = Campaign(first: first, count: count)
 campaign.story = story
 campaign.withLiars = withLiars
+#if CANARIES
+// One failure shows that it is seen.
+if Canary.selected != nil { campaign.failuresMaximum = 1 }
+#endif
 exit(campaign.run(simulation) ? 0 : 1)

@@ -263,9 +263,10 @@ public struct Plan: Sendable {
             (limits.receiveBuffer, limits.sendBuffer) = (16 << 10, 16 << 10)
             endsWithin = milliseconds(20_000)
         case .replicas:
-            (streams, bytesMaximum, opensWithin, healsAt) = (20, 4 << 10, milliseconds(2000), milliseconds(2500))
-            (doors, faults, faultGap) = ([.server, .server, .server], [.cut, .halfCut, .silence, .slow], milliseconds(60))
-            latency = milliseconds(chance.pick([1, 10, 40]))
+            (streams, bytesMaximum, opensWithin, healsAt) = (10, 8 << 10, milliseconds(2500), milliseconds(2600))
+            doors = Array(repeating: .server, count: 5)
+            (faults, faultGap) = ([.cut, .halfCut, .silence, .slow], milliseconds(40))
+            latency = milliseconds(chance.pick([30, 60]))
         case .crowdReturns:
             (clients, streams, bytesMaximum, hasKey) = (40, 40, 4 << 10, true)
             (latency, opensWithin, healsAt) = (milliseconds(30), milliseconds(8000), milliseconds(1000))
