@@ -48,9 +48,10 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Sources/tele", swiftSettings: swift),
 
-        tests("RingTests", of: ["CRing", "CSeccomp"]),
-        tests("SlabTests", of: ["CSlab"]),
-        tests("WireTests", of: ["Wire"]),
+        .target(name: "Chance", path: "Tests/Support/Chance", swiftSettings: swift),
+        tests("RingTests", of: ["CRing", "CSeccomp", "Chance"]),
+        tests("SlabTests", of: ["CSlab", "Chance"]),
+        tests("WireTests", of: ["Wire", "Chance"]),
         tests("TunnelTests", of: ["Tunnel", "Wire", "Time"]),
         tests("LoopTests", of: ["Loop"]),
         tests("TOMLTests", of: ["CTOML"]),
@@ -63,10 +64,10 @@ let package = Package(
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
 
         // Whole processes on a virtual kernel, and long campaigns of them from the command line.
-        .target(name: "Simulation", dependencies: ["Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
+        .target(name: "Simulation", dependencies: ["Chance", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
                                                    .product(name: "Logging", package: "swift-log")], path: "Tests/Simulation",
                 exclude: ["build", "canaries"], swiftSettings: swift),
-        tests("SimulationTests", of: ["Simulation"]),
+        tests("SimulationTests", of: ["Simulation", "Wire"]),
         .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",
                           swiftSettings: swift),
         tests("CommandTests", of: ["tele", "tele-stand-in", "Relay", "Loop",

@@ -82,7 +82,7 @@ class Machine:
             self._only.bind("\0tele-perf")
         except OSError:
             raise SystemExit(complain("another comparison is running on this machine",
-                                      "two at once would measure each other; wait for it to end", 69))
+                                      "two at once would measure each other; wait for it to end", 69)) from None
         original = CONGESTION_CONTROL.read_text().strip()
         # First the one who restores, then the change.
         self.guard = Guard(original if original != SHARED else None)

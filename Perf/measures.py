@@ -106,7 +106,7 @@ def _loaded(trial: Trial, *words) -> Load:
         try:
             out, err = user.communicate(timeout=trial.bench.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Trouble(f"{words[0]}: not finished {GRACE_SECONDS} s after its time")
+            raise Trouble(f"{words[0]}: not finished {GRACE_SECONDS} s after its time") from None
         finally:
             user.kill()
     if user.returncode != 0:
@@ -148,7 +148,7 @@ def _beside(trial: Trial) -> dict[str, float]:
             load = _loaded(trial, "ping", trial.pair.port, trial.bench.seconds)
             out, err = bulk.communicate(timeout=trial.bench.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Trouble("the streams beside did not end")
+            raise Trouble("the streams beside did not end") from None
         finally:
             bulk.kill()
     if bulk.returncode != 0:
@@ -174,7 +174,7 @@ def _redis(trial: Trial) -> dict[str, float]:
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=trial.bench.seconds + GRACE_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Trouble(f"redis-benchmark: {error}")
+        raise Trouble(f"redis-benchmark: {error}") from error
     rows = {line.split(",")[0].strip('"'): line.split(",")[1].strip('"') for line in done.stdout.splitlines() if line.count(",") > 1}
     if done.returncode or "SET" not in rows or "GET" not in rows:
         raise Trouble(f"redis-benchmark: {(done.stderr or done.stdout).strip()[-200:]}")
@@ -200,7 +200,7 @@ def _idle(trial: Trial) -> dict[str, float]:
                 during = trial.pair.memory()
             _, err = user.communicate(timeout=GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Trouble("idle: the connections did not close")
+            raise Trouble("idle: the connections did not close") from None
         finally:
             user.kill()
     if not opened or user.returncode != 0:
@@ -241,7 +241,7 @@ def build_load(folder: Path) -> Path:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     except OSError:
         raise SystemExit(complain(f"there is no C compiler called {argv[0]}",
-                                  "apt-get install gcc libc6-dev, or set CC", 69))
+                                  "apt-get install gcc libc6-dev, or set CC", 69)) from None
     if done.returncode != 0:
         raise SystemExit(complain("the load generator does not compile", done.stderr.strip()[:2000], 69))
     return binary

@@ -44,7 +44,7 @@ class Program:
                 self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                                  start_new_session=True, preexec_fn=confined(cores))
             except OSError as error:
-                raise Trouble(f"{self._name} cannot be started ({error.strerror})")
+                raise Trouble(f"{self._name} cannot be started ({error.strerror})") from error
         self.pid = self._process.pid
         guard.add(self.pid)
 

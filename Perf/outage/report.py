@@ -147,6 +147,7 @@ svg {{ width: 100%; height: auto }} code {{ background: #8882; padding: .1em .3e
 
 def drawn(title: str, draw) -> tuple[str, str]:
     import io
+
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "outage"

@@ -42,28 +42,19 @@ enum Command {
             case "keygen": return try keygen(Array(arguments.dropFirst()))
             default: return try tele(arguments)
             }
-        } catch let fault as UsageFault {
-            Complaint(fault.sentence, hint: fault.hint).print()
-            return .usage
-        } catch let fault as SshCommand.Trouble {
-            Complaint(fault.sentence, hint: fault.hint).print()
-            return .ssh
+        } catch let error as CommandError {
+            ErrorMessage(error.sentence, hint: error.hint).print()
+            return error.status
         } catch let fault as StartFault {
-            Complaint(fault.sentence, hint: fault.hint).print()
+            ErrorMessage(fault.sentence, hint: fault.hint).print()
             return ExitStatus(fault.kind)
-        } catch let fault as ControlClient.Fault {
-            Complaint(fault.sentence, hint: fault.hint).print()
-            return .unavailable
-        } catch let fault as ConfigurationFile.Fault {
-            Complaint(fault.sentence, hint: fault.hint).print()
-            return .configuration
         } catch let fault as OutputFault {
             // A reader that has closed the pipe (`tele | head -1`) is not a failure.
             if fault.isReaderGone { return .fine }
-            Complaint("cannot write to stdout (\(fault.reason))", hint: "check where stdout leads").print()
+            ErrorMessage("cannot write to stdout (\(fault.reason))", hint: "check where stdout leads").print()
             return .failure
         } catch {
-            Complaint("\(error)", hint: "run \"tele -help\" for the list of flags").print()
+            ErrorMessage("\(error)", hint: "run \"tele -help\" for the list of flags").print()
             return .failure
         }
     }
@@ -103,7 +94,7 @@ enum Command {
         switch ending {
         case .finished, .streamBroken: return .fine
         case .failed(let fault):
-            log.write(Complaint(fault.sentence, hint: fault.hint).text)
+            log.write(ErrorMessage(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
     }
@@ -114,7 +105,7 @@ enum Command {
         if spelled.contains("--help") { return try StandardStreams.print(Help.connect) }
         let name = words.first ?? ""
         guard name.isEmpty || Mapping.isName(name) else {
-            throw UsageFault("a mapping cannot be called \(quoted(name))", hint: "write tele connect -out=HOST:PORT NAME")
+            throw CommandError("a mapping cannot be called \(quoted(name))", hint: "write tele connect -out=HOST:PORT NAME")
         }
         let quiet = spelled.contains { $0.hasPrefix("--log-level=") } ? [] : ["--log-level=warning"]
         var settings = try Settings.read(["--client"] + spelled + quiet)
@@ -134,8 +125,7 @@ enum Command {
 
     private static func startFault(_ error: any Error) -> StartFault {
         switch error {
-        case let fault as ConfigurationFile.Fault: StartFault(.configuration, fault.sentence, hint: fault.hint)
-        case let fault as UsageFault: StartFault(.configuration, fault.sentence, hint: fault.hint)
+        case let fault as CommandError: StartFault(.configuration, fault.sentence, hint: fault.hint)
         default: StartFault(.configuration, "\(error)", hint: "check the file")
         }
     }
@@ -145,12 +135,12 @@ enum Command {
         let spelled = try GoFlags(GoFlag.ofCheck, listedBy: "tele check -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.check) }
         guard let path = spelled.last(where: { $0.hasPrefix("--config=") })?.dropFirst(9) else {
-            throw UsageFault("-config is missing, the file to check", hint: "write tele check -config=FILE")
+            throw CommandError("-config is missing, the file to check", hint: "write tele check -config=FILE")
         }
         let configuration = try Settings.read(spelled).configuration
         let notes: [String]
         do throws(StartFault) { notes = try verify(configuration) } catch {
-            Complaint("\(path): \(error.sentence)", hint: error.hint).print()
+            ErrorMessage("\(path): \(error.sentence)", hint: error.hint).print()
             return .configuration
         }
         let role = configuration.role == .client ? "client of" : "server at"

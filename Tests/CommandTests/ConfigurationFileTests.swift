@@ -68,7 +68,7 @@ import Testing
 
     @Test func aFileForBothSidesIsToldWhich() throws {
         let both = ConfigurationFileTests.client + "\n" + ConfigurationFileTests.server
-        #expect(throws: ConfigurationFile.Fault.self) { try settings(both) }
+        #expect(throws: CommandError.self) { try settings(both) }
         #expect(try settings(both, ["--server"]).configuration.role == .server)
         #expect(try settings(both, ["--client"]).configuration.role == .client)
     }
@@ -114,7 +114,7 @@ import Testing
         do {
             _ = try settings(text)
             Issue.record("\(text) was taken")
-        } catch let fault as ConfigurationFile.Fault {
+        } catch let fault as CommandError {
             #expect(fault.sentence.contains(sentence) && fault.hint.contains(hint), "\(fault)")
             if line > 0 { #expect(fault.sentence.contains(".toml:\(line): "), "\(fault)") }
             #expect(!fault.sentence.hasSuffix("."))
@@ -122,6 +122,6 @@ import Testing
     }
 
     @Test func aFileThatIsNotThereIsAFault() {
-        #expect(throws: ConfigurationFile.Fault.self) { try Settings.read(["--config=/nowhere/x.toml"]) }
+        #expect(throws: CommandError.self) { try Settings.read(["--config=/nowhere/x.toml"]) }
     }
 }

@@ -32,7 +32,7 @@ import Testing
     func whatConnectsNowhereIsSshsAlone(_ line: String) throws { #expect(try !words(line).connects) }
 
     @Test(arguments: ["-p", "-o A=b -L", "-- -oProxyCommand=x", "host -port=0", "host -port=x", "-port"])
-    func whatCannotBeReadIsRefused(_ line: String) { #expect(throws: UsageFault.self) { try words(line) } }
+    func whatCannotBeReadIsRefused(_ line: String) { #expect(throws: CommandError.self) { try words(line) } }
 
     /// A connection of our own goes the same way, as the same user, and does nothing of what the session shall do.
     @Test func onlyTheWayIsTaken() throws {

@@ -49,6 +49,7 @@ struct FixedChance: RandomNumberGenerator {
 }
 
 @Suite struct DialerTests {
+    /// protocol 4.6
     @Test func aFreshAttemptStartsAtEachInterval() {
         var bench = Bench()
         #expect(bench.tick(0) == [.connect(1, address: 0)])
@@ -57,6 +58,7 @@ struct FixedChance: RandomNumberGenerator {
         #expect(bench.connected(2, 210) == [.greet(2, attempt: 1)])
     }
 
+    /// protocol 4.22
     @Test func anotherServersAddressIsNotAskedAgain() {
         var bench = Bench(addresses: 2)
         #expect(bench.tick(0) == [.connect(1, address: 0)])
@@ -88,6 +90,7 @@ struct FixedChance: RandomNumberGenerator {
     }
 
     /// A name server gives the same addresses in another order while an attempt is under way.
+    /// protocol 4.22
     @Test func anAnswerCountsForTheAddressThatGaveIt() {
         var bench = Bench(addresses: 2)
         #expect(bench.tick(0) == [.connect(1, address: 0)])
@@ -103,6 +106,7 @@ struct FixedChance: RandomNumberGenerator {
     }
 
     /// The session's own server has left the name: the others' word decides, and somebody must ask for it.
+    /// protocol 4.22
     @Test func somebodyIsAskedAlways() {
         var bench = Bench(addresses: 2)
         bench.dialer.handleAddresses([1, 2], foreign: [1, 2], now: Bench.at(0))
@@ -179,6 +183,7 @@ struct FixedChance: RandomNumberGenerator {
         #expect(bench.dialer.isAnswer(first!, attempt: 1) == true)
     }
 
+    /// protocol 4.19
     @Test func laterHellosLiveOnAndOthersLose() {
         var second = Bench()
         _ = second.tick(0); _ = second.tick(200); _ = second.tick(400)
@@ -190,6 +195,7 @@ struct FixedChance: RandomNumberGenerator {
         #expect(second.dialer.isSeeking == false)
     }
 
+    /// protocol 4.19
     @Test func aWrongSuspicionLeavesGreetedCandidatesAlone() {
         var bench = Bench()
         _ = bench.tick(0)

@@ -22,7 +22,7 @@ import Wire
         guard case .begin(let grant) = registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false }) else {
             return (nil, .full)
         }
-        let evicted = registry.admit(key, identity(key), of: "", secret: Octets32(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
+        let evicted = registry.admit(key, identity(key), of: "", secret: Secret(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
                                      now: at(seconds))
         if let evicted { registry.forget(evicted) }
         let proof = proves ? registry.proved(key, now: at(seconds)) : .known
@@ -31,6 +31,37 @@ import Wire
         return (evicted, proof)
     }
 
+    /// protocol 2.6
+    @Test(arguments: [(0, 0), (2, 2), (2, 9)] as [(UInt8, UInt8)]) func theVersionsMustMeet(lowest: UInt8, highest: UInt8) {
+        let registry = registry()
+        var hello = hello(nil)
+        (hello.versionMinimum, hello.versionMaximum) = (lowest, highest)
+        #expect(registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
+                == .refuse(.versionUnsupported, reason: "this server speaks version 1"))
+    }
+
+    /// protocol 2.6
+    @Test func theHighestVersionThatBothSpeakIsTaken() {
+        let registry = registry()
+        var hello = hello(nil)
+        (hello.versionMinimum, hello.versionMaximum) = (0, 7)
+        guard case .begin = registry.judge(hello, from: "", isDraining: false, isProven: { _ in false }) else {
+            Issue.record("version 1 was not found between 0 and 7")
+            return
+        }
+    }
+
+    /// protocol 4.5
+    @Test(arguments: [(1, 0, 0), (0, 1, 0), (0, 0, 1)] as [(UInt64, UInt64, UInt32)])
+    func aNewSessionStartsAtZero(received: UInt64, replay: UInt64, early: UInt32) {
+        let registry = registry()
+        var hello = hello(nil)
+        (hello.received, hello.replay, hello.earlyByteCount) = (received, replay, early)
+        #expect(registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
+                == .refuse(.protocolViolation, reason: "a new session starts at zero"))
+    }
+
+    /// protocol 4.10
     @Test func nothingHoldsWithoutAProof() {
         var registry = registry()
         _ = admit(&registry, 1)
@@ -38,10 +69,11 @@ import Wire
                 == .refuse(.sessionUnknown, reason: "session unknown"))
         #expect(registry.judge(hello(9, attempt: 2), from: "", isDraining: false, isProven: { _ in true })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
-        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { $0 == Octets32(1, 0, 0, 0) }) == .resume(1))
+        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { $0 == Secret(1, 0, 0, 0) }) == .resume(1))
     }
 
     /// With one's own key, and even with another's identity and secret.
+    /// protocol 4.9a
     @Test func aSessionBelongsToWhoBeganIt() {
         var registry = registry()
         _ = registry.admit(1, identity(1), of: "alice", secret: .zero, attempt: 1, grant: 1, now: at(0))
@@ -52,6 +84,7 @@ import Wire
     }
 
     /// Forged, replayed, reordered and repeated resumes, ten thousand of them: an attempt is accepted once, and only upwards.
+    /// protocol 4.6, 4.19
     @Test(arguments: [1, 2, 3] as [UInt64]) func racesLeaveOneWinnerEach(seed: UInt64) {
         var state = seed
         func next(_ bound: UInt64) -> UInt64 {
@@ -74,6 +107,7 @@ import Wire
         #expect(accepted > 100)
     }
 
+    /// protocol 4.6, 12.4
     @Test func anAttemptCountsOnce() {
         var registry = registry()
         _ = admit(&registry, 1)
@@ -85,6 +119,7 @@ import Wire
         #expect(registry.judge(hello(1, attempt: 6), from: "", isDraining: false, isProven: { _ in true }) == .resume(1))
     }
 
+    /// protocol 4.20
     @Test func aDrainingServerTakesKnownSessionsAndNoNewOnes() {
         var registry = registry()
         _ = admit(&registry, 1)
@@ -94,6 +129,7 @@ import Wire
     }
 
     /// A table that strangers fill while a good client is away.
+    /// protocol 12.3
     @Test func strangersCannotTakeTheSessionOfAClientInAnOutage() {
         var registry = registry()
         _ = admit(&registry, 1)
@@ -109,6 +145,7 @@ import Wire
         #expect(registry.grantedByteCount <= (64 << 20) + RegistryPolicy.newcomersMaximum * RegistryPolicy.newcomerGrant)
     }
 
+    /// protocol 4.20
     @Test func aFullTableOfSessionsWithStreamsEvictsNobody() {
         var registry = registry()
         for key in 1...3 as ClosedRange<UInt32> {
@@ -125,6 +162,7 @@ import Wire
         #expect(registry.count == 3)
     }
 
+    /// protocol 2.10
     @Test func newcomersGiveWayToNewcomersOnly() {
         var registry = registry()
         _ = admit(&registry, 1)
@@ -132,6 +170,7 @@ import Wire
         #expect(admit(&registry, 5000, 5000, proves: false).atAdmission == 2)
     }
 
+    /// protocol 2.9
     @Test func aSessionIsHeldAndThenExpires() {
         var registry = registry(hold: .seconds(5))
         _ = admit(&registry, 1)
@@ -158,6 +197,7 @@ import Wire
         #expect(registry.nextExpired(now: at(63)) == 1)
     }
 
+    /// protocol 2.10
     @Test func aNewcomerThatSaysNothingMustGo() {
         var registry = registry()
         _ = admit(&registry, 1, proves: false)

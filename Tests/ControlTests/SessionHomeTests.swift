@@ -14,6 +14,7 @@ import Tunnel
         return home
     }
 
+    /// protocol 4.22
     @Test(arguments: [SessionHome<String>.Carrier.none, .works, .suspected]) func aStrangerNeverEndsIt(_ carrier: SessionHome<String>.Carrier) {
         var home = home()
         for step in 0..<100 as Range<UInt64> {
@@ -22,12 +23,14 @@ import Tunnel
         #expect(home.isStranger("b") && home.isStranger("c") && !home.isStranger("a"))
     }
 
+    /// protocol 4.22
     @Test func itsOwnServerEndsItAtOnceWhenThereIsNoCarrier() {
         var home = home()
         #expect(home.handleUnknown(from: "a", carrier: .none, addresses: all, isUnused: false, now: at(0)) == .gone)
     }
 
     /// The address may lead to another server for a moment, and the carrier live on.
+    /// protocol 4.22
     @Test func itsOwnAddressIsNotBelievedWhileTheCarrierWorks() {
         var home = home()
         for step in 0..<100 as Range<UInt64> {
@@ -35,6 +38,7 @@ import Tunnel
         }
     }
 
+    /// protocol 4.22
     @Test func itsOwnAddressIsBelievedAfterThreeSecondsOfSilence() {
         var home = home()
         #expect(home.handleUnknown(from: "a", carrier: .suspected, addresses: all, isUnused: false, now: at(1000)) == .notYet)
@@ -46,6 +50,7 @@ import Tunnel
     }
 
     /// The address that carried it is no longer the name's: when all others have spoken, nobody is left who could know it.
+    /// protocol 4.22
     @Test func allOfTheNameTogetherAreBelieved() {
         var home = home()
         #expect(home.handleUnknown(from: "b", carrier: .none, addresses: ["b", "c"], isUnused: false, now: at(0)) == .stranger)
@@ -59,6 +64,7 @@ import Tunnel
         #expect(home.handleUnknown(from: "c", carrier: .none, addresses: ["b", "c"], isUnused: false, now: at(1)) == .stranger)
     }
 
+    /// protocol 4.22
     @Test func whatHasNothingToLoseNeedsNoProof() {
         var home = home()
         #expect(home.handleUnknown(from: "b", carrier: .none, addresses: all, isUnused: true, now: at(0)) == .gone)

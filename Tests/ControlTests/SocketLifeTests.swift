@@ -4,6 +4,7 @@ import Tunnel
 @testable import Control
 
 @Suite struct SocketLifeTests {
+    /// protocol 6.6
     @Test func bothHalvesEndInOrder() {
         var life = SocketLife(isConnecting: false)
         life.receivedFin()
@@ -26,6 +27,7 @@ import Tunnel
         #expect(life.mayRelease)
     }
 
+    /// protocol 6.7
     @Test func whatWasWrittenBeforeAResetGoesFirstWhenCreditCoversIt() {
         var life = SocketLife(isConnecting: false)
         #expect(life.receivedReset(coversRest: true) == .resetLater)
@@ -38,6 +40,7 @@ import Tunnel
     }
 
     /// A session that ends is no clean end, unless nothing was missing.
+    /// protocol 6.14, 11.6
     @Test func aLostStreamIsNeverACleanEnd() {
         for hasBytes in [false, true] {
             for isComplete in [false, true] {
@@ -66,6 +69,7 @@ import Tunnel
 @Suite struct StoppingTests {
     private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: milliseconds * 1_000_000) }
 
+    /// protocol 11.3
     @Test func aDrainEndsWhenAllIsDelivered() {
         var stopping = Stopping(drainFor: .seconds(10))
         #expect(stopping.handleRequest(gently: true, now: at(0)) == .drain)

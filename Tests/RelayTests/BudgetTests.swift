@@ -14,6 +14,7 @@ import Testing
         budget.room(account) > 0 && budget.share(account, inbound, credit: .max, users: 1, isHealthy: isHealthy) > 0
     }
 
+    /// protocol 7.8
     @Test func aFullBufferStopsItsReaders() {
         let budget = budget(session: 1000, total: 100_000)
         var account = Budget.Account()

@@ -11,6 +11,7 @@ import Testing
     /// Which verbs are refused, counted from the ring's first: in the handshake, in the first bytes, in the bulk.
     private static let refused: [UInt64] = [3, 5, 8, 12, 17, 23, 30, 38, 47, 57, 68, 80, 93, 107, 150, 200]
 
+    /// protocol 5.3
     @Test(arguments: Loop.Driver.allCases.filter { $0 != .auto }, [RING_FAULT_QUEUE, RING_FAULT_WAIT])
     func aRingThatRefusesLosesNothing(driver: Loop.Driver, kind: ring_fault_kind) throws {
         let origin = try Echo()

@@ -27,6 +27,7 @@ struct TextTests {
     }
 
     /// Every sentence of a fault is explained in the specification, and none is explained that nobody says.
+    /// protocol 10.3
     @Test func faultsStandInTheSpecification() throws {
         let engine = repository.files.filter { $0.path.hasPrefix("Sources/Engine/") && $0.path.hasSuffix(".swift") }
         let said = Set(engine.flatMap { faults(in: $0.text) })
@@ -40,6 +41,7 @@ struct TextTests {
     }
 
     /// The numbers that an endpoint chooses alone stand in the specification as they stand in the code.
+    /// protocol 9.2
     @Test func constantsOfTheTunnelStandInTheSpecification() throws {
         let tunnel = repository.files.filter { $0.path.hasPrefix("Sources/Engine/Tunnel/") }
         let page = try #require(repository.file("docs/protocol.md")).lines

@@ -1,3 +1,4 @@
+import Chance
 import CRing
 import Glibc
 import Testing
@@ -39,14 +40,14 @@ private final class Flow {
 private struct Stress {
     static let pairs = 12
     let ring: TestRing
-    var generator: Seeded
+    var generator: Chance
     var flows: [Flow] = []
     var lent: [UInt16] = []
     var cancelled = 0, starved = 0, mostLent = 0
 
     init(driver: Driver, seed: UInt64) throws {
         ring = try TestRing(driver, entries: 64, poolCount: 16, poolBytes: 700)
-        generator = Seeded(seed: seed)
+        generator = Chance(seed: seed)
         for index in 0..<Self.pairs {
             let (one, other) = try Socket.pair()
             let isNarrow = index % 2 == 0   // Sends park often, at the price of the kernel's timers.

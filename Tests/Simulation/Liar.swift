@@ -1,7 +1,9 @@
+import Chance
 import Tunnel
 import Wire
 
-/// Changes what one side of a carrier sends, as a peer would that wants to do harm. Without a key its lies are well-formed frames, too.
+/// Changes what one side of a carrier sends, as a peer would that wants to do harm. Without a key its lies are well-formed frames, too: what
+/// breaks a rule ends its own session at most (protocol 6.1, 6.12, 7.3, 10.2, 12.5, 12.6). With a key a change costs a carrier (protocol 12.1).
 struct Liar {
     /// It leaves the first bytes of a carrier as they are.
     private let sparedByteCount: Int

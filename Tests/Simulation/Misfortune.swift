@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 import Wire
 
@@ -75,6 +76,7 @@ final class Misfortune {
         case .networkNews: for process in world.clients { process.networkChanged() }
         case .namesFail: kernel.namesFailUntil = kernel.time + length
         case .reload: kernel.chance.pick(world.processes).signal(SIGHUP)
+        // Who comes back asks for a session that nobody knows (protocol 4.20, 11.5).
         case .killClient: world.replace(client)
         case .killServer: if server !== draining { world.replace(server) }
         case .oldHello: repeatHellos(to: server.host)
@@ -99,6 +101,8 @@ final class Misfortune {
         kernel.after(length) { [unowned self] in for (from, to) in pairs { kernel.network[from, to].isSilent = false } }
     }
 
+    /// protocol 4.6, 12.4
+    ///
     /// HELLOs that a server has seen come once more, with their early bytes, from somebody else, who then says nothing for a while. (Who
     /// repeats a whole carrier without a key is believed: docs/protocol.md 12.)
     private func repeatHellos(to host: Int) {
@@ -137,6 +141,8 @@ final class Misfortune {
 
     // MARK: Drains
 
+    /// protocol 11.2, 11.4
+    ///
     /// It ends within its drain, a goodbye, and what it was frozen; then another takes its place.
     private func drain(_ process: VirtualProcess) {
         guard draining == nil else { return }

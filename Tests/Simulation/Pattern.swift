@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 
 /// What every payload byte must be: a function of stream, direction and offset. A misplaced byte names itself.

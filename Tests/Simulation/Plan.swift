@@ -1,3 +1,5 @@
+import Chance
+
 /// Everything that is decided before a run of whole processes begins. A seed enables its own subset of faults and its own budgets, so that
 /// rare combinations come up alone and undisturbed as well.
 public struct Plan: Sendable {
@@ -39,11 +41,11 @@ public struct Plan: Sendable {
         case mixed
         /// Many idle clients, and a few connections that move bytes.
         case crowd
-        /// Thousands of connections that are reset as soon as they are made, and a few that are not.
+        /// Thousands of connections that are reset as soon as they are made, and a few that are not (protocol 6.9, 6.15).
         case resetStorm
-        /// Forty readers that stop for ever, and one that reads.
+        /// Forty readers that stop for ever, and one that reads (protocol 2.8, 7.6, 7.7).
         case stoppedReaders
-        /// One connection that uploads over a long path, among idle clients.
+        /// One connection that uploads over a long path, among idle clients (protocol 7.2, 7.5).
         case longPath
         /// The server stands still for ten seconds; later something between the two forgets the carrier, and the path is whole.
         case forgottenCarrier
@@ -55,9 +57,9 @@ public struct Plan: Sendable {
         case hoard
         /// A few small connections on a calm network.
         case conversation
-        /// Users who stop to read their downloads, one after another, and reset them; the last of them do not.
+        /// Users who stop to read their downloads, one after another, and reset them; the last of them do not (protocol 6.10, 6.11).
         case abandonedDownloads
-        /// Several servers of one name, and carriers that do not last.
+        /// Several servers of one name, and carriers that do not last (protocol 4.22).
         case replicas
         /// Many clients with keys come back at once to a server that has few descriptors.
         case crowdReturns
@@ -73,7 +75,7 @@ public struct Plan: Sendable {
         case silent
         /// Takes bytes and says nothing.
         case swallowing
-        /// Says something else.
+        /// Says something else (protocol 2.2, 10.4).
         case foreign
     }
 

@@ -18,6 +18,12 @@ public final class Simulation {
         var carriers: [[[UInt8]]] = []
     }
 
+    /// What somebody hears who says something to a server.
+    public struct Answer: Sendable {
+        public internal(set) var bytes: [UInt8] = []
+        public internal(set) var isClosed = false
+    }
+
     private let keyFile: String
 
     /// Nil: this build cannot simulate processes; the command says how it is built.
@@ -32,6 +38,12 @@ public final class Simulation {
     }
 
     deinit { unlink(keyFile) }
+
+    /// What a server answers to strangers, one after the other, each within a second.
+    public func answers(to words: [[UInt8]]) -> [Answer] {
+        guard let world = World(Plan(sweep: [], splices: false, hasKey: false, ground: 0), keyFile: keyFile) else { fatalError("the world has gone") }
+        return world.probe(words)
+    }
 
     public func run(_ plan: Plan) -> Report {
         guard let world = World(plan, keyFile: keyFile) else { fatalError("the world has gone") }

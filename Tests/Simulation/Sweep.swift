@@ -1,8 +1,9 @@
+import Chance
 import Glibc
 import Wire
 
 /// The carriers of a small conversation die at every byte: the first one (HELLO, WELCOME, frames of each kind) and the second (a resume with
-/// early bytes and replay), from each side, in each way in which a carrier can die; with bytes that go by memory, spliced, and with a key.
+/// early bytes and replay: protocol 4.11 to 4.18, 5.9), from each side, in each way in which a carrier can die; with bytes that go by memory, spliced, and with a key.
 public struct Sweep {
     /// Where the first carrier dies when the second is swept.
     private static let firstDeath = 700

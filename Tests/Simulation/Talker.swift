@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 
 /// One end of a user's connection: the user's own socket, or the origin's. It writes a pattern that names each byte, and judges what it
@@ -153,6 +154,7 @@ final class Talker {
         user.other = self
     }
 
+    /// Each byte once and in order, whatever was replayed (protocol 1.1, 3.10, 5.1, 5.6, 5.7, 5.8, 5.10, 5.12).
     private func judge(_ count: Int) {
         guard !world.isLied(to: self) else { return received += count }
         let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(world.scratch)[..<count])
@@ -199,6 +201,7 @@ final class Talker {
 
     // MARK: Ends
 
+    /// Only behind the last byte, and never for a connection or a session that was lost (protocol 6.5, 6.6, 11.6).
     private func end() {
         sawEnd = true
         guard !world.isLied(to: self) else { return }

@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 import Logging
 import Loop
@@ -125,6 +126,33 @@ final class World {
         if openCount > 0 { kernel.after(milliseconds(10_000)) { [unowned self] in abandonStopped() } }
     }
 
+    /// Strangers who say something to a server, one after the other, and what each hears within a second.
+    func probe(_ words: [[UInt8]]) -> [Simulation.Answer] {
+        misfortune = Misfortune(self)
+        do { try open(.server, at: World.firstServerHost) } catch { fail("cannot start: \(error)") }
+        let answers = words.map(probe)
+        for process in processes { process.die() }
+        kernel.end()
+        return answers
+    }
+
+    private func probe(_ words: [UInt8]) -> Simulation.Answer {
+        let socket = TCPSocket(kernel, host: World.strangerHost)
+        var answer = Simulation.Answer(), isSaid = false
+        socket.program = { [unowned socket, scratch] in
+            guard !answer.isClosed, socket.connectResult == 0 || isSaid else { return }
+            if !isSaid { isSaid = socket.send([words[...]]) == words.count }
+            let count = socket.receive(scratch.baseAddress, scratch.count)
+            if count > 0 { answer.bytes += scratch[..<count] } else { answer.isClosed = count != -Int(EAGAIN) }
+        }
+        _ = socket.connect(to: VirtualKernel.Name(host: World.firstServerHost, port: World.carrierPort))
+        let last = kernel.time + milliseconds(1000)
+        kernel.at(last) {}
+        proceed { kernel.time >= last }
+        socket.reset()
+        return answer
+    }
+
     private func proceed(until isDone: () -> Bool) {
         while failure == nil, kernel.misuse == nil, !isDone() {
             guard kernel.step() else { return fail("nothing is left to happen, and \(unfinished)") }
@@ -139,7 +167,8 @@ final class World {
         return "\(unopened) users did not come, \(open.count) are open\(misfortune.isDraining ? ", a server drains" : ""), \(openCount) count: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 
-    /// What idle processes hold and should not.
+    /// What idle processes hold and should not: in the end everything is acknowledged (protocol 5.4, 5.5), and nothing is kept of streams that
+    /// are gone (protocol 6.11).
     private func audit() {
         for process in processes {
             guard let relay = process.relay, failure == nil else { continue }
@@ -155,7 +184,7 @@ final class World {
         }
     }
 
-    /// Every process ends when it is asked to.
+    /// Every process ends when it is asked to (protocol 11.1, 11.3).
     private func stop() {
         guard failure == nil else { return }
         for process in processes { process.signal(SIGTERM) }
@@ -309,7 +338,8 @@ final class World {
         }
     }
 
-    /// A connection ended otherwise than its users wanted.
+    /// A connection ended otherwise than its users wanted. A lost carrier is no reason (protocol 2.9), a lost session is one only for what it
+    /// had opened (protocol 6.13), and an origin that refuses only for its own users (protocol 6.3).
     func judgeLoss(_ talker: Talker, _ what: String) {
         losses += 1
         // An origin that is away refuses new connections only.

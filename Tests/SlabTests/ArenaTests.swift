@@ -1,3 +1,4 @@
+import Chance
 import CSlab
 import Glibc
 import Testing
@@ -131,7 +132,7 @@ struct ArenaTests {
         arena.release(warmest)
     }
 
-    @Test(arguments: seeds(8)) func accountsHoldUnderRandomUse(seed: UInt64) throws {
+    @Test(arguments: ChanceSetting.seeds(8)) func accountsHoldUnderRandomUse(seed: UInt64) throws {
         print("seed \(seed)")
         var chance = Chance(seed: seed)
         let arena = try Arena(bytes: 3 << 20)
@@ -152,7 +153,7 @@ struct ArenaTests {
                 arena.retain(block.bytes + chance.below(block.count))
                 owners[block.bytes, default: 0] += 1
                 held.append(block)
-            case 5 where chance.oneIn(10): arena_trim(arena.pointer, chance.upTo(1 << 20))
+            case 5 where chance.oneIn(10): arena_trim(arena.pointer, chance.within(0 ... 1 << 20))
             default:
                 guard !held.isEmpty else { continue }
                 let block = held.remove(at: chance.below(held.count))

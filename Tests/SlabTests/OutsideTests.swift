@@ -1,3 +1,4 @@
+import Chance
 import CSlab
 import Glibc
 import Testing
@@ -53,7 +54,7 @@ struct OutsideTests {
     }
 
     /// Random appends, releases and homecomings beside a plain array.
-    @Test(arguments: seeds(8)) func theyHoldWhatAPlainArrayHolds(seed: UInt64) throws {
+    @Test(arguments: ChanceSetting.seeds(8)) func theyHoldWhatAPlainArrayHolds(seed: UInt64) throws {
         print("seed \(seed)")
         var chance = Chance(seed: seed)
         let arena = try Arena(bytes: 64 << 20), queue = Queue(arena, at: UInt64.max - 1000)
@@ -61,18 +62,18 @@ struct OutsideTests {
         for _ in 0..<400 {
             switch chance.below(4) {
             case 0:
-                let bytes = chance.bytes(1 + chance.upTo(3000))
+                let bytes = chance.bytes(1 + chance.within(0 ... 3000))
                 #expect(queue.copy(bytes))
                 expected += bytes
                 isOutside += bytes.map { _ in false }
             case 1:
-                let bytes = chance.bytes(1 + chance.upTo(chance.oneIn(4) ? 300_000 : 5000))
+                let bytes = chance.bytes(1 + chance.within(0 ... (chance.oneIn(4) ? 300_000 : 5000)))
                 #expect(queue.keepOutside(bytes.count))
                 expected += bytes
                 outside += bytes
                 isOutside += bytes.map { _ in true }
             case 2:
-                let count = chance.upTo(expected.count)
+                let count = chance.within(0 ... expected.count)
                 queue.release(count)
                 expected.removeFirst(count)
                 outside.removeFirst(isOutside.prefix(count).count { $0 })

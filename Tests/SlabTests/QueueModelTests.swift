@@ -1,10 +1,11 @@
+import Chance
 import CSlab
 import Glibc
 import Testing
 
 /// Random operations on a few queues over one small arena, beside plain arrays that say what must be in them.
 struct QueueModelTests {
-    @Test(arguments: seeds(12)) func queuesHoldWhatPlainArraysHold(seed: UInt64) throws {
+    @Test(arguments: ChanceSetting.seeds(12)) func queuesHoldWhatPlainArraysHold(seed: UInt64) throws {
         print("seed \(seed)")
         var model = try Model(seed: seed)
         for step in 0..<5_000 {
@@ -41,7 +42,7 @@ private struct Model {
         case 3: appendBlock()
         case 4, 5: move()
         case 6: release()
-        default: chance.oneIn(10) ? arena_trim(arena.pointer, chance.upTo(1 << 20)) : release()
+        default: chance.oneIn(10) ? arena_trim(arena.pointer, chance.within(0 ... 1 << 20)) : release()
         }
     }
 
@@ -59,7 +60,7 @@ private struct Model {
     private mutating func appendCopy() {
         let index = someQueue()
         let most = [1, 100, 300, 5_000, 20_000, 400_000][chance.oneIn(4) ? chance.below(6) : chance.below(4)]
-        let bytes = chance.bytes(chance.upTo(most))
+        let bytes = chance.bytes(chance.within(0 ... most))
         note(index, bytes, queues[index].copy(bytes))
     }
 
@@ -69,8 +70,8 @@ private struct Model {
         guard let block = isSlab ? arena.slab() : arena.page() else { return refused += 1 }
         let favourite = someQueue()
         var offset = 0
-        for _ in 0..<chance.upTo(6) where offset < blockBytes {
-            let bytes = chance.bytes(chance.upTo(min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
+        for _ in 0..<chance.within(0 ... 6) where offset < blockBytes {
+            let bytes = chance.bytes(chance.within(0 ... min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
             bytes.withUnsafeBytes { source in
                 let range = UnsafeMutableRawBufferPointer(start: block + offset, count: source.count)
                 range.copyMemory(from: source)
@@ -86,7 +87,7 @@ private struct Model {
     private mutating func move() {
         let from = someQueue(), to = someQueue()
         guard from != to else { return }
-        let count = chance.oneIn(3) ? expected[from].count : chance.upTo(expected[from].count)
+        let count = chance.oneIn(3) ? expected[from].count : chance.within(0 ... expected[from].count)
         let copyBelow = [0, 1, 64, 512, 5_000, Int.max][chance.below(6)]
         // Only the ring of pieces could refuse, and it does not: a full arena stops no move.
         #expect(queues[from].move(count, to: queues[to], copyBelow: copyBelow))
@@ -96,7 +97,7 @@ private struct Model {
 
     private mutating func release() {
         let index = someQueue()
-        let count = chance.oneIn(3) ? expected[index].count : chance.upTo(expected[index].count)
+        let count = chance.oneIn(3) ? expected[index].count : chance.within(0 ... expected[index].count)
         queues[index].release(count)
         expected[index].removeFirst(count)
     }
@@ -109,7 +110,7 @@ private struct Model {
             try #require(queue.fault == nil)
             try #require(queue.count == wanted.count)
             try #require(wanted.isEmpty == queue.ownsNothing)
-            var offset = everything ? 0 : chance.upTo(wanted.count)
+            var offset = everything ? 0 : chance.within(0 ... wanted.count)
             let iovecs = 1 + chance.below(30), limit = 1 + chance.below(everything ? 300_000 : 30_000)
             repeat {
                 var end = offset

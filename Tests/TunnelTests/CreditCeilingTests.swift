@@ -6,6 +6,7 @@ import Time
 @Suite struct CreditCeilingTests {
     private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (1_000 + milliseconds) * 1_000_000) }
 
+    /// protocol 7.5
     @Test func creditIsToldAtHalfAWindow() {
         var window = CreditWindow(initial: 128 << 10, now: at(0))
         #expect(window.consumed(to: 63 << 10, ceiling: 1 << 20, roundTrip: .milliseconds(1), now: at(5000)) == false)
@@ -14,6 +15,7 @@ import Time
         #expect(window.tell() == (64 + 128) << 10)
     }
 
+    /// protocol 7.5
     @Test func aFastUserDoublesItAndASlowOneDoesNot() {
         var window = CreditWindow(initial: 128 << 10, now: at(0))
         _ = window.consumed(to: 64 << 10, ceiling: 1 << 20, roundTrip: .milliseconds(100), now: at(5000))
@@ -33,6 +35,7 @@ import Time
         #expect(window.size == 3_000_000)
     }
 
+    /// protocol 7.1
     @Test func aLowCeilingNeverTakesBackWhatWasTold() {
         var window = CreditWindow(initial: 1 << 20, now: at(0))
         #expect(window.consumed(to: 1 << 19, ceiling: 512, roundTrip: .milliseconds(1), now: at(9000)) == false)

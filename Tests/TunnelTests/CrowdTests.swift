@@ -9,6 +9,7 @@ import Wire
     private static let streams = stride(from: UInt64(0), to: 200_000, by: 2)
     private static let count = 100_000
 
+    /// protocol 6.4, 6.6
     @Test func aHundredThousandStreamsComeAnswerAndGo() throws {
         let now = Instant(nanoseconds: 1_000_000_000)
         var endpoint = Endpoint(role: .server, limits: .init(retained: 64 << 20, received: 64 << 20, streams: CrowdTests.count), now: now)

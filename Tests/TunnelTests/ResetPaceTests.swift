@@ -9,6 +9,7 @@ import Wire
 
     /// Users come and are reset as fast as can be for ten seconds, over a path that holds everything back for a while, again and
     /// again, and then delivers it at once.
+    /// protocol 6.15
     @Test(arguments: [1, 60, 900, 4000] as [UInt64]) func theReceiverAcceptsWhatTheSenderPaces(held: UInt64) throws {
         var sender = Endpoint(role: .client, limits: .init(retained: 1 << 20, received: 1 << 20, streams: 1000), now: at(0))
         var receiver = Endpoint(role: .server, limits: .init(retained: 1 << 20, received: 1 << 20, streams: 1000), now: at(0))

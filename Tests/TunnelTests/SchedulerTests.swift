@@ -7,6 +7,7 @@ import Wire
 @Suite struct SchedulerTests {
     /// One stream has all the credit it wants, the others stand at their limit after each turn and get new credit at
     /// once. A stream that was blocked is not sparse: it must not go before the bulk for ever.
+    /// protocol 7.9
     @Test func bulkIsNotStarvedByStreamsThatMeetTheirLimit() {
         var table = StreamTable()
         var scheduler = Scheduler()
@@ -31,6 +32,7 @@ import Wire
         }
     }
 
+    /// protocol 7.9
     @Test func aStreamThatSendsLittleGoesBeforeTheBulk() {
         var table = StreamTable()
         var scheduler = Scheduler()

@@ -9,6 +9,7 @@ import Wire
 
     /// The user takes a little, far less than a quarter of the budget: the peer, which stands at the limit, hears of it within
     /// 20 ms and not with the next PING only.
+    /// protocol 7.7
     @Test func aBlockedPeerHearsOfALittleRoom() throws {
         let budget = 256 << 10
         var endpoint = Endpoint(role: .server, limits: .init(retained: 1 << 20, received: budget, streams: 10), now: at(0))

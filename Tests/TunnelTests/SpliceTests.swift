@@ -9,6 +9,7 @@ import Wire
     private let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)
     private let now = Instant(nanoseconds: 1_000_000_000)
 
+    /// protocol 5.2
     @Test func aSplicedFrameIsADataFrame() throws {
         var endpoint = try established(dataLimit: 1 << 20)
         let slot = try opened(&endpoint, credit: 10_000)
@@ -45,6 +46,7 @@ import Wire
         #expect(endpoint.spliceRoom(slot) == 0)
     }
 
+    /// protocol 7.2
     @Test func theSessionsCreditBindsItToo() throws {
         var endpoint = try established(dataLimit: 2000)
         let slot = try opened(&endpoint, credit: 10_000)

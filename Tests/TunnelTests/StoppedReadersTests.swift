@@ -79,6 +79,7 @@ private struct Pair: ~Copyable {
 
 @Suite struct StoppedReadersTests {
     /// However many streams stand still because nobody reads them, the next one moves; and a FIN passes all of them.
+    /// protocol 7.6
     @Test(arguments: [3, 100, 3000]) func theNextStreamMoves(stopped: Int) throws {
         var pair = try Pair()
         var readers: [StreamSlot] = []

@@ -35,6 +35,7 @@ import Time
 @Suite struct CreditWindowTests {
     private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: milliseconds * 1_000_000) }
 
+    /// protocol 7.5
     @Test func creditIsToldAtHalfAWindow() {
         var window = CreditWindow(initial: 64 << 10, now: at(0))
         #expect(window.consumed(to: 31 << 10, ceiling: 1 << 20, roundTrip: .milliseconds(1), now: at(100)) == false)
@@ -42,6 +43,7 @@ import Time
         #expect(window.tell() == 96 << 10)
     }
 
+    /// protocol 7.5
     @Test func aFastUserGetsALargerWindowUpToTheCeiling() {
         var window = CreditWindow(initial: 64 << 10, now: at(0))
         var consumed: UInt64 = 0
@@ -52,6 +54,7 @@ import Time
         #expect(window.size == 1 << 20)
     }
 
+    /// protocol 7.5
     @Test func aSlowUserKeepsASmallWindow() {
         var window = CreditWindow(initial: 64 << 10, now: at(0))
         for step in 1...100 as ClosedRange<UInt64> {
@@ -63,6 +66,7 @@ import Time
     }
 
     /// A peer that finds identifiers which collide under one seed finds none that collide under another.
+    /// protocol 12.6
     @Test func identifiersThatCollideUnderOneSeedDoNotUnderAnother() {
         let known = StreamTable(hashSeed: 0)
         var colliding: [UInt64] = []

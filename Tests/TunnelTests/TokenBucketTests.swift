@@ -5,6 +5,7 @@ import Time
 @Suite struct TokenBucketTests {
     private func at(_ milliseconds: UInt64) -> Instant { Instant(nanoseconds: (7_000 + milliseconds) * 1_000_000) }
 
+    /// protocol 6.15
     @Test func aBurstAndThenSoManyASecond() {
         var bucket = TokenBucket(burst: 10, perSecond: 100)
         for _ in 0..<10 { #expect(bucket.take(now: at(0)) == true) }

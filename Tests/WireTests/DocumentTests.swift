@@ -13,6 +13,7 @@ struct DocumentTests {
         lines = text.split(separator: "\n", omittingEmptySubsequences: false)
     }
 
+    /// protocol 13.1
     @Test func theGoldenVectorsAreTheSameBytes() throws {
         let shown = try vectors()
         let held = goldenAll.map { ($0.number, $0.bytes) } + goldenHellos.map { ($0.number, $0.bytes) }
@@ -22,6 +23,7 @@ struct DocumentTests {
         #expect(Set(shown.keys) == Set(held.map(\.0)))
     }
 
+    /// protocol 3.4
     @Test func theTypesAreTheSame() {
         let rows = cells(after: "## 3 Frames", before: "## 4 Handshake").filter { $0[0].hasPrefix("`0x") }
         let shown = Dictionary(uniqueKeysWithValues: rows.compactMap { row in
@@ -35,6 +37,7 @@ struct DocumentTests {
         ])
     }
 
+    /// protocol 9.1
     @Test func theConstantsAreTheSame() {
         let rows = cells(after: "## 9 Constants", before: "9.2 ").filter { $0[0].hasPrefix("`") }
         let shown = Dictionary(uniqueKeysWithValues: rows.map { ($0[0].filter { $0 != "`" }, UInt64($0[1])) })

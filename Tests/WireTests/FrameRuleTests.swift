@@ -7,6 +7,7 @@ struct FrameRuleTests {
 
     // MARK: Types
 
+    /// protocol 3.3, 3.8
     @Test func unknownOptionalFramesArePassedOver() {
         for type in UInt8.min...UInt8.max where type & FrameType.optional != 0 {
             for count in [0, 1, 63, 64, 1024] {
@@ -18,6 +19,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.9
     @Test func unknownMandatoryFramesAreRefused() {
         for type in UInt8.min..<0x80 where !knownTypes.contains(type) {
             for count in [0, 1, 64, 1024] {
@@ -29,6 +31,7 @@ struct FrameRuleTests {
 
     // MARK: Lengths
 
+    /// protocol 3.6
     @Test func aControlFrameHasAtMost1024BytesJudgedBeforeTheyCome() {
         let tooLong = "a control frame is longer than 1 KiB"
         for type in UInt8.min...UInt8.max where type != FrameType.data {
@@ -39,6 +42,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.5
     @Test func dataHasAtMost1MiBJudgedBeforeItComes() {
         let longest = [0x42] + varint(1 << 20, in: 4)
         #expect(brink.frame(longest) == .incomplete)
@@ -51,6 +55,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.5
     @Test func dataCarriesAtLeastOneByte() {
         #expect(brink.frame([0x42, 0x00]) == .fault("DATA is too short for its stream"))
         #expect(brink.frame([0x42, 0x00, 0x00]) == .fault("DATA carries no bytes"))
@@ -67,6 +72,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.2
     @Test func lengthsAndFieldsMayTakeMoreBytesThanTheyNeed() {
         for length in [1, 2, 4, 8] {
             for field in [1, 2, 4, 8] {
@@ -84,6 +90,7 @@ struct FrameRuleTests {
     /// Type, number of fields: frames whose body is so many varints and nothing else.
     static let fixed: [(UInt8, Int)] = [(0x01, 2), (0x02, 1), (0x03, 1), (0x41, 4), (0x43, 2), (0x44, 2), (0x45, 2)]
 
+    /// protocol 3.7
     @Test func aBodyEndsWithItsLastField() {
         for (type, fields) in FrameRuleTests.fixed {
             for size in [1, 2, 4, 8] {
@@ -105,6 +112,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 4.3, 11.1
     @Test func closeAndRefuseNeedTheirNumbers() {
         #expect(brink.frame(frame(FrameType.close, [])) == .fault("a frame ends inside a field"))
         #expect(brink.frame(frame(FrameType.close, [0x40])) == .fault("a frame ends inside a field"))
@@ -113,6 +121,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.13, 3.14
     @Test func codesThatNobodyKnowsAreKept() {
         #expect(brink.frame(frame(FrameType.reset, [0x04] + varint(Varint.maximum, in: 8)))
                 == .value(.reset(stream: 4, code: ResetCode(rawValue: Varint.maximum)), byteCount: 11))
@@ -122,6 +131,7 @@ struct FrameRuleTests {
 
     // MARK: Reasons
 
+    /// protocol 3.12, 12.8
     @Test func aReasonIsMadeHarmless() {
         for byte in UInt8.min...UInt8.max {
             let isPrintable = byte >= 0x20 && byte <= 0x7e
@@ -133,6 +143,7 @@ struct FrameRuleTests {
         }
     }
 
+    /// protocol 3.12
     @Test func aReasonHas256Bytes() {
         for count in [255, 256, 257, 1023] {
             let bytes = frame(FrameType.close, [0x00] + [UInt8](repeating: 0x61, count: count))

@@ -5,12 +5,14 @@ import Wire
 struct GoldenTests {
     let brink = Brink()
 
+    /// protocol 3.1, 13.1
     @Test func framesAreWrittenAsTheDocumentShows() {
         for golden in goldenAll {
             if let bytes = encoded(golden.message) { #expect(bytes == golden.bytes, "\(golden.number)") }
         }
     }
 
+    /// protocol 1.4, 3.1
     @Test func framesAreReadAsTheDocumentShows() {
         for golden in goldenAll {
             let outcome = Outcome.value(golden.message, byteCount: golden.bytes.count)
@@ -19,6 +21,7 @@ struct GoldenTests {
         }
     }
 
+    /// protocol 3.11, 4.1
     @Test func helloIsWrittenAndReadAsTheDocumentShows() {
         for golden in goldenHellos {
             #expect(encoded(golden.message) == golden.bytes, "\(golden.number)")
@@ -28,6 +31,7 @@ struct GoldenTests {
         }
     }
 
+    /// protocol 4.8
     @Test func aProofStandsLast() {
         #expect(Hello.byteCount == 92 && Hello.provenByteCount == 60)
         #expect(Welcome.byteCount == 128 && Welcome.provenByteCount == 96)
@@ -51,6 +55,7 @@ struct GoldenTests {
         }
     }
 
+    /// protocol 3.3
     @Test func whetherAFrameCountsInTheSequenceIsABitOfItsType() {
         for golden in goldenAll {
             #expect(golden.message.isSequenced == (golden.bytes[0] & FrameType.sequenced != 0), "\(golden.number)")
@@ -58,6 +63,7 @@ struct GoldenTests {
     }
 
     /// Every frame but the unknown ones has golden bytes; a new frame without any fails here.
+    /// protocol 3.4
     @Test func everyTypeIsShown() {
         let shown = Set(goldenAll.map { $0.bytes[0] })
         #expect(shown.subtracting([0xa0, 0xe0]) == Set(knownTypes))

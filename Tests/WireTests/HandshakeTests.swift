@@ -12,6 +12,7 @@ struct HandshakeTests {
         return bytes
     }
 
+    /// protocol 2.4
     @Test func aStrangerIsKnownByItsFirstWrongByte() {
         let golden = goldenHellos[0].bytes
         for index in 0..<4 {
@@ -26,11 +27,13 @@ struct HandshakeTests {
         }
     }
 
+    /// protocol 2.4
     @Test(arguments: ["GET / HTTP/1.1\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "\u{16}\u{03}\u{01}", "tele", "T\n"])
     func otherProtocolsAreStrangers(_ words: String) {
         #expect(brink.hello(words.utf8) == .fault("the peer does not speak tele"))
     }
 
+    /// protocol 2.5
     @Test func theLengthIsJudgedBeforeTheBodyComes() {
         for length in [0, 1, 83, 1025, 0xffff] {
             let preface = bytes("54 45 4c 45 01 01") + [UInt8(length >> 8), UInt8(length & 0xff)]
@@ -40,6 +43,7 @@ struct HandshakeTests {
         #expect(brink.hello(bytes("54 45 4c 45 01 01 04 00")) == .incomplete)
     }
 
+    /// protocol 2.7
     @Test func parametersOfLaterVersionsArePassedOver() {
         for more in [1, 64, 940] {
             var bytes = goldenHellos[1].bytes
@@ -57,6 +61,7 @@ struct HandshakeTests {
         }
     }
 
+    /// protocol 2.3
     @Test func aVersionRangeIsNotEmpty() {
         var bytes = goldenHellos[0].bytes
         for (minimum, maximum) in [(2, 1), (255, 0)] as [(UInt8, UInt8)] {
@@ -73,6 +78,7 @@ struct HandshakeTests {
     }
 
     /// Attempt, received, replay and the data limit stand at these offsets.
+    /// protocol 5.11
     @Test(arguments: [24, 32, 40, 52])
     func offsetsOfHelloStayBelow2To62(_ offset: Int) {
         guard case .value(let hello, 92) = brink.hello(hello(Varint.maximum, at: offset)) else {
@@ -86,6 +92,7 @@ struct HandshakeTests {
         }
     }
 
+    /// protocol 4.14
     @Test func earlyBytesAreLimited() {
         var bytes = goldenHellos[1].bytes
         bytes.replaceSubrange(48..<52, with: [0x00, 0x01, 0x00, 0x00])
@@ -100,6 +107,7 @@ struct HandshakeTests {
         }
     }
 
+    /// protocol 4.2
     @Test func welcomeIsWhole() {
         for golden in goldenAnswers.prefix(2) {
             let body = Array(golden.bytes[3...])
@@ -111,6 +119,7 @@ struct HandshakeTests {
     }
 
     /// Received and the data limit stand at these offsets of the frame.
+    /// protocol 5.11
     @Test(arguments: [64, 72])
     func offsetsOfWelcomeStayBelow2To62(_ offset: Int) {
         var bytes = goldenAnswers[1].bytes
@@ -126,9 +135,11 @@ struct HandshakeTests {
         }
     }
 
+    /// protocol 4.9
     @Test func everyBitOfAProofCounts() {
-        let proof = goldenSecret
-        #expect(proof == goldenSecret)
+        let words = goldenSecret.words
+        let proof = MAC(words.0, words.1, words.2, words.3)
+        #expect(proof == MAC(words.0, words.1, words.2, words.3))
         for bit in 0..<256 {
             var other = proof
             let mask: UInt64 = 1 << (bit % 64)

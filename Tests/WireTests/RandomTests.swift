@@ -1,3 +1,4 @@
+import Chance
 import Testing
 import Wire
 
@@ -6,31 +7,34 @@ struct RandomTests {
     let brink = Brink()
 
     @Test func randomFramesComeBack() {
-        var chance = Chance()
-        for number in 0..<Chance.count {
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
+        for number in 0..<ChanceSetting.cases {
             let original = randomFrame(&chance)
             guard let bytes = encoded(original) else { continue }
             let outcome = Outcome.value(original, byteCount: bytes.count)
             if brink.frame(bytes) != outcome || brink.frame(bytes + chance.bytes(chance.below(20))) != outcome {
-                Issue.record("seed \(chance.seed), case \(number): \(original) was read as \(brink.frame(bytes))")
+                Issue.record("seed \(seed), case \(number): \(original) was read as \(brink.frame(bytes))")
             }
-            if let problem = examine(bytes) { Issue.record("seed \(chance.seed), case \(number): \(problem)") }
+            if let problem = examine(bytes) { Issue.record("seed \(seed), case \(number): \(problem)") }
         }
     }
 
     @Test func randomHellosComeBack() {
-        var chance = Chance()
-        for number in 0..<(Chance.count / 4) {
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
+        for number in 0..<(ChanceSetting.cases / 4) {
             let original = randomHello(&chance)
             let bytes = encoded(original)
             let isRead = brink.hello(bytes) == .value(original, byteCount: bytes.count)
-            if !isRead { Issue.record("seed \(chance.seed), case \(number): \(original)") }
+            if !isRead { Issue.record("seed \(seed), case \(number): \(original)") }
         }
     }
 
     @Test func framesInARunAreToldApart() {
-        var chance = Chance()
-        for number in 0..<(Chance.count / 100) {
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
+        for number in 0..<(ChanceSetting.cases / 100) {
             var frames: [Frame] = []
             var bytes: [UInt8] = []
             while bytes.count < 4000 {
@@ -44,48 +48,54 @@ struct RandomTests {
             var offset = 0
             for expected in frames {
                 guard case .value(let read, let count) = brink.frame(bytes[offset...]), read == expected else {
-                    Issue.record("seed \(chance.seed), case \(number): \(expected) at \(offset)")
+                    Issue.record("seed \(seed), case \(number): \(expected) at \(offset)")
                     break
                 }
                 offset += count
                 if case .data(_, let payload) = read { offset += payload }
             }
-            #expect(offset == bytes.count, "seed \(chance.seed), case \(number)")
+            #expect(offset == bytes.count, "seed \(seed), case \(number)")
         }
     }
 
+    /// protocol 12.6
     @Test func spoiledFramesDoNoHarm() {
-        var chance = Chance()
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
         let models = goldenAll.map(\.bytes)
-        for number in 0..<Chance.count {
-            let model = chance.one(in: 2) ? models[chance.below(models.count)] : encoded(randomFrame(&chance)) ?? []
+        for number in 0..<ChanceSetting.cases {
+            let model = chance.oneIn(2) ? models[chance.below(models.count)] : encoded(randomFrame(&chance)) ?? []
             let bytes = spoiled(model, models, &chance)
-            if let problem = examine(bytes) { Issue.record("seed \(chance.seed), case \(number): \(problem) in \(bytes)") }
+            if let problem = examine(bytes) { Issue.record("seed \(seed), case \(number): \(problem) in \(bytes)") }
         }
     }
 
+    /// protocol 10.1, 12.6
     @Test func spoiledHellosDoNoHarm() {
-        var chance = Chance()
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
         let models = goldenHellos.map(\.bytes)
-        for number in 0..<(Chance.count / 2) {
-            let model = chance.one(in: 2) ? models[chance.below(models.count)] : encoded(randomHello(&chance))
+        for number in 0..<(ChanceSetting.cases / 2) {
+            let model = chance.oneIn(2) ? models[chance.below(models.count)] : encoded(randomHello(&chance))
             let bytes = spoiled(model, models, &chance)
             if let problem = examineHello(bytes) {
-                Issue.record("seed \(chance.seed), case \(number): \(problem) in \(bytes)")
+                Issue.record("seed \(seed), case \(number): \(problem) in \(bytes)")
             }
         }
     }
 
+    /// protocol 12.6
     @Test func randomBytesDoNoHarm() {
-        var chance = Chance()
-        for number in 0..<Chance.count {
-            var bytes = chance.bytes(chance.below(chance.one(in: 8) ? 1200 : 40))
-            if !bytes.isEmpty, chance.one(in: 2) { bytes[0] = knownTypes[chance.below(knownTypes.count)] }
-            if bytes.count > 1, chance.one(in: 2) { bytes[1] = UInt8(chance.below(64)) }
-            if let problem = examine(bytes) { Issue.record("seed \(chance.seed), case \(number): \(problem) in \(bytes)") }
+        let seed = drawnSeed()
+        var chance = Chance(seed: seed)
+        for number in 0..<ChanceSetting.cases {
+            var bytes = chance.bytes(chance.below(chance.oneIn(8) ? 1200 : 40))
+            if !bytes.isEmpty, chance.oneIn(2) { bytes[0] = knownTypes[chance.below(knownTypes.count)] }
+            if bytes.count > 1, chance.oneIn(2) { bytes[1] = UInt8(chance.below(64)) }
+            if let problem = examine(bytes) { Issue.record("seed \(seed), case \(number): \(problem) in \(bytes)") }
             let greeting = Array(Specification.magic.prefix(chance.below(5))) + bytes
             if let problem = examineHello(greeting) {
-                Issue.record("seed \(chance.seed), case \(number): \(problem) in \(greeting)")
+                Issue.record("seed \(seed), case \(number): \(problem) in \(greeting)")
             }
         }
     }

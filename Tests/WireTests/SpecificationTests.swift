@@ -3,6 +3,7 @@ import Wire
 
 /// Numbers that another tele relies on: a change here is another version of the protocol (docs/protocol.md §9).
 struct SpecificationTests {
+    /// protocol 9.1
     @Test func constantsAreThoseOfVersion1() {
         #expect(Specification.magic == Array("TELE".utf8))
         #expect(Specification.version == 1)
@@ -16,6 +17,7 @@ struct SpecificationTests {
         #expect(Specification.offsetMaximum == 4_611_686_018_427_387_903)
     }
 
+    /// protocol 3.13, 3.14
     @Test func codesAreThoseOfVersion1() {
         let resets: [ResetCode] = [.reset, .refused, .unreachable, .timedOut, .tooMany, .stopping]
         #expect(resets.map(\.rawValue) == [0, 1, 2, 3, 4, 5])

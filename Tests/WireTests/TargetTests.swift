@@ -11,6 +11,7 @@ import Testing
         #expect(Specification.target(of: name) == number)
     }
 
+    /// protocol 6.2
     @Test func everyNumberIsAVarint() {
         for name in 0..<1000 { #expect(Specification.target(of: "\(name)") <= Varint.maximum) }
     }

@@ -5,6 +5,7 @@ import Wire
 struct VarintTests {
     let brink = Brink()
 
+    /// protocol 3.2
     @Test func bordersTakeTheFewestBytes() {
         let borders: [(UInt64, [UInt8])] = [
             (0, [0x00]), (1, [0x01]), (62, [0x3e]), (63, [0x3f]),
@@ -25,6 +26,7 @@ struct VarintTests {
         #expect(Varint.maximum == 4_611_686_018_427_387_903)
     }
 
+    /// protocol 3.2
     @Test func longFormsMeanTheSame() {
         for value in [0, 37, 63] as [UInt64] {
             for size in [1, 2, 4, 8] {

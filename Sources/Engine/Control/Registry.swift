@@ -56,7 +56,7 @@ public struct Registry: ~Copyable {
         let peer: String
         /// The group that shares a part of a full table: its peer, or without authentication the address that it came from.
         let group: String
-        let secret: Octets32
+        let secret: Secret
         var attempt: UInt64
         /// Bytes that it may be promised: what it has while it is idle, and what it has now.
         var base: Int
@@ -135,7 +135,7 @@ public struct Registry: ~Copyable {
     /// (docs/protocol.md §4.10). Unknown and unproven get the same answer: who lacks the secret learns nothing.
     /// A session belongs to who began it: another `peer` learns nothing of it, whatever it can prove.
     /// `group`: see `admit`.
-    public borrowing func judge(_ hello: Hello, from peer: String, group: String? = nil, isDraining: Bool, isProven: (Octets32) -> Bool)
+    public borrowing func judge(_ hello: Hello, from peer: String, group: String? = nil, isDraining: Bool, isProven: (Secret) -> Bool)
         -> Verdict {
         guard hello.versionMinimum <= Specification.version, hello.versionMaximum >= Specification.version else {
             return .refuse(.versionUnsupported, reason: "this server speaks version 1")
@@ -168,7 +168,7 @@ public struct Registry: ~Copyable {
 
     /// The owner has made a new session for a `begin`. Newcomers give way to newcomers: `evict` names one that must go.
     /// `group`: with whom it shares its part of a full table; its peer, unless the owner knows better.
-    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, group: String? = nil, secret: Octets32,
+    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, group: String? = nil, secret: Secret,
                                attempt: UInt64, grant: Int, now: Instant) -> SessionKey? {
         let evicted = newcomerCount >= RegistryPolicy.newcomersMaximum ? self[.orphans].first ?? self[.newcomers].first : nil
         precondition(keys[identity] == nil && entry(key) == nil, "a session was admitted twice")

@@ -37,7 +37,7 @@ public struct Endpoint: ~Copyable {
     public static let acknowledgmentDelay = Interval.milliseconds(20)
     static let acknowledgmentDelayMaximum = Interval.milliseconds(100)
     var acknowledgmentDelay: Interval {
-        let part = Interval(nanoseconds: liveness.minimumRoundTrip.nanoseconds / 8)
+        let part = Interval(nanoseconds: liveness.roundTrips.minimum.nanoseconds / 8)
         return min(max(Endpoint.acknowledgmentDelay, part), Endpoint.acknowledgmentDelayMaximum)
     }
     /// Received bytes that make an acknowledgment due at once. Credit frames come more often and carry one along.
@@ -237,7 +237,7 @@ public struct Endpoint: ~Copyable {
         let ceiling = receive.window.isDue(receive.consumed + UInt64(count))
             ? min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor)))) : 0
         // Credit frames wait in the queues of the path as all bytes do.
-        let roundTrip = max(liveness.minimumRoundTrip, liveness.roundTrip)
+        let roundTrip = max(liveness.roundTrips.minimum, liveness.roundTrips.usual)
         let isDue = changeReceive(slot) {
             $0.consume(UInt64(count), ceiling: ceiling, room: UInt64(max(0, room)), roundTrip: roundTrip, now: now)
         }
@@ -252,7 +252,7 @@ public struct Endpoint: ~Copyable {
     /// A quarter of the receive budget within two round trips: more of it would be faster.
     private mutating func noteUse(_ now: Instant) {
         guard dataConsumed - usedMark >= UInt64(limits.received / 4) else { return }
-        isShortOfBudget = now.since(usedAt) < max(liveness.minimumRoundTrip, CreditWindow.roundTripMinimum) * 2
+        isShortOfBudget = now.since(usedAt) < max(liveness.roundTrips.minimum, CreditWindow.roundTripMinimum) * 2
         usedAt = now
         usedMark = dataConsumed
     }
@@ -319,13 +319,13 @@ public struct Endpoint: ~Copyable {
     public var payloadSent: UInt64 { dataSent }
     public var payloadTaken: UInt64 { dataConsumed }
     /// The smoothed round trip of the carrier, as answers to PING showed it.
-    public var roundTrip: Interval { liveness.roundTrip }
+    public var roundTrip: Interval { liveness.roundTrips.usual }
     /// An outage of the way here that this side had no reason to notice, once it is over; zero: none.
     public mutating func takeInboundOutage() -> Interval { liveness.takeInboundOutage() }
     /// How long a queue on the way here keeps what comes, acknowledgments of TCP among it: zero unless the peer's PINGs show it.
     public func inboundWait(now: Instant) -> Interval { liveness.inboundWait(now: now) }
     /// What the last answer to a PING took.
-    public var latestRoundTrip: Interval { liveness.latest }
+    public var latestRoundTrip: Interval { liveness.roundTrips.latest }
 
     /// Ends the session with the next batch.
     public mutating func close(_ code: CloseCode, _ reason: StaticString) {

@@ -30,10 +30,6 @@ struct Liveness {
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
     static let floodByteCount = 8 << 20
-    /// Longer than any queue, a satellite's included.
-    static let outageMinimum = Interval.seconds(2)
-    /// Who sends more in a second has bulk in its socket.
-    static let bulkPerSecond = 64 << 10
     static let handshakeMaximum = Interval.seconds(60)
     static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle for long, and in doubt.
@@ -63,45 +59,26 @@ struct Liveness {
     private var openPing: UInt64?
     private var wasActive = false
     private var lastToken = UInt64.max
-    /// Smoothed, queues included, of answers that came in time: for patience.
-    private(set) var roundTrip = Interval.milliseconds(10)
-    /// What the last PONG took, if it came in time.
-    private(set) var latest = Interval.milliseconds(10)
+    private(set) var roundTrips = RoundTrips()
+    private var inbound: InboundPath
     /// What the last answer took, when it came too late.
     private(set) var lateness = Interval.zero
-    /// The path without queues: for credit. Follows a longer path slowly.
-    private(set) var minimumRoundTrip = Interval.milliseconds(100)
-    private var isMeasured = false
-    /// What the peer's last PING waited on its way here, beyond the least that any waited.
-    private var inboundWait = Interval.zero
-    private var least: (delay: UInt64, at: Instant)?
-    private var lateSince = Instant.never
-    private var inboundOutage = Interval.zero
-    private var heardPingAt = Instant(nanoseconds: 0)
-    private var heardSincePing = 0
-    /// As TCP measured it on this carrier. Only this says that a path is very long: our own samples may hold hours of sleep.
-    private var handshakeTook = Interval.zero
 
     init(now: Instant) {
         heardAt = now
         pingedAt = now
         attachedAt = now
+        inbound = InboundPath(now: now)
     }
 
     /// What TCP measured when the carrier connected: the path without our own delays.
-    mutating func pathMeasured(_ roundTrip: Interval) {
-        minimumRoundTrip = isMeasured ? min(minimumRoundTrip, roundTrip) : roundTrip
-        self.roundTrip = max(self.roundTrip, roundTrip)
-        latest = roundTrip
-        handshakeTook = roundTrip
-        isMeasured = true
-    }
+    mutating func pathMeasured(_ roundTrip: Interval) { roundTrips.connected(in: roundTrip) }
 
     /// Bytes of the peer on the current carrier. `isActive`: bytes of the session were among them; an answer to a
     /// PING is no reason for the next one.
     mutating func heard(_ byteCount: Int, isActive: Bool, now: Instant) {
         heardAt = now
-        heardSincePing += byteCount
+        inbound.heard(byteCount)
         heardSinceDue += byteCount
         trickled += byteCount
         if trickled >= Liveness.trickleByteCount {
@@ -151,7 +128,7 @@ struct Liveness {
     /// The path may have changed: ask at once, and take a short silence for an answer.
     mutating func doubt(now: Instant) {
         guard !isSuspected else { return }
-        let patience = max(Liveness.doubtMinimum, roundTrip * 2)
+        let patience = max(Liveness.doubtMinimum, roundTrips.usual * 2)
         // One that was asked a moment ago answers this too: events come in storms.
         if openPing == nil || now.since(pingedAt) >= patience {
             pingedAt = Instant(nanoseconds: 0)
@@ -164,11 +141,11 @@ struct Liveness {
     private func delay(_ roundTrip: Interval) -> Interval {
         let repeated = Interval(nanoseconds: Liveness.repetitions.nanoseconds + (roundTrip * 5).nanoseconds)
         let usual = min(max(Liveness.suspicionMinimum, repeated), Liveness.suspicionMaximum)
-        return max(usual, Interval(nanoseconds: min(handshakeTook, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
+        return max(usual, Interval(nanoseconds: min(roundTrips.handshake, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 
-    private var doubtDelay: Interval { delay(roundTrip) }
-    private var suspicionDelay: Interval { delay(max(roundTrip, lateness)) }
+    private var doubtDelay: Interval { delay(roundTrips.usual) }
+    private var suspicionDelay: Interval { delay(max(roundTrips.usual, lateness)) }
 
     /// When a probe is due.
     var doubtAt: Instant { isInDoubt || isSuspected ? .never : min(end(of: doubtDelay), dueSince == nil ? .never : doubtedUntil) }
@@ -233,10 +210,9 @@ struct Liveness {
     func owesPing(now: Instant) -> Bool { now >= pingAt }
 
     mutating func nextPing(now: Instant) -> UInt64 {
-        var token = Liveness.clock(now)
-        if token == lastToken { token = (token + 1) & Liveness.clockMask }
+        var token = PingClock.token(now: now)
+        if token == lastToken { token = PingClock.after(token) }
         lastToken = token
-        token |= Liveness.isClock
         openPing = token
         pingedAt = now
         wasActive = false
@@ -244,44 +220,11 @@ struct Liveness {
         return token
     }
 
-    private static let isClock: UInt64 = 1 << 29
-    private static let clockMask: UInt64 = 1 << 28 - 1
+    mutating func heardPing(_ token: UInt64, now: Instant) { inbound.pinged(token, now: now) }
 
-    private static func clock(_ now: Instant) -> UInt64 { now.nanoseconds / 1_000_000 & clockMask }
+    mutating func takeInboundOutage() -> Interval { inbound.takeOutage() }
 
-    /// A PING of the peer, whose token is its clock: how its delay changes shows a queue on the way here, in which acknowledgments of TCP
-    /// wait too. Behind bulk it may have waited in the peer's socket, which says nothing of them.
-    mutating func heardPing(_ token: UInt64, now: Instant) {
-        let isBulk = heardSincePing > Liveness.bulkPerSecond / 1000 * Int(min(now.since(heardPingAt).nanoseconds / 1_000_000, 10_000))
-        heardSincePing = 0
-        heardPingAt = now
-        guard token & Liveness.isClock != 0 else { return }
-        let delay = (Liveness.clock(now) &- token) & Liveness.clockMask
-        // Two clocks differ by up to 200 ppm more with time.
-        let beyond = least.map { (delay &- $0.delay &- now.since($0.at).nanoseconds / 5_000_000_000) & Liveness.clockMask } ?? 0
-        // Less than the least is in the other half of the circle. A delay that stays is the peer's clock, which stood still (a paused
-        // virtual machine).
-        let isLate = beyond >= Liveness.outageMinimum.nanoseconds / 1_000_000 && beyond <= Liveness.clockMask / 2
-        if !isLate { lateSince = .never } else if lateSince == .never { lateSince = now }
-        let isLeast = least == nil || beyond > Liveness.clockMask / 2 || isLate && now.since(lateSince) > Liveness.pingActive * 3
-        if isLeast {
-            least = (delay, now)
-            lateSince = .never
-        }
-        // A liar's clock says more than can be: nothing waited longer than there has been a carrier.
-        inboundWait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
-        if inboundWait >= Liveness.outageMinimum { inboundOutage = max(inboundOutage, inboundWait) }
-    }
-
-    /// The way here was silent for so long, as the peer's PINGs show that have come since: this side may have had nothing to say, and not
-    /// noticed. Each is told once.
-    mutating func takeInboundOutage() -> Interval {
-        defer { inboundOutage = .zero }
-        return inboundOutage
-    }
-
-    /// The same, as long as it says something.
-    func inboundWait(now: Instant) -> Interval { now.since(heardPingAt) <= Liveness.pingActive * 3 ? inboundWait : .zero }
+    func inboundWait(now: Instant) -> Interval { inbound.wait(now: now) }
 
     /// A PONG with a token that is not open says nothing.
     mutating func receivePong(_ token: UInt64, isDue: Bool, now: Instant) {
@@ -298,17 +241,8 @@ struct Liveness {
         #if CANARIES
         if Canary.selected == .patienceFromStall { excusedRoundTrip = nil }
         #endif
-        let sample = excusedRoundTrip.map { min(took, max(roundTrip, $0 * 2)) } ?? took
+        roundTrips.answered(in: excusedRoundTrip.map { min(took, max(roundTrips.usual, $0 * 2)) } ?? took)
         excusedRoundTrip = nil
-        latest = sample
-        // A queue may grow faster than an average follows.
-        let average = Interval(nanoseconds: roundTrip.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
-        roundTrip = isMeasured ? max(average, Interval(nanoseconds: sample.nanoseconds / 2)) : sample
-        minimumRoundTrip = !isMeasured || sample < minimumRoundTrip
-            ? sample
-            : Interval(nanoseconds: minimumRoundTrip.nanoseconds
-                       + (sample.nanoseconds - minimumRoundTrip.nanoseconds) / 16)
-        isMeasured = true
         answered(isDue: isDue, now: now)
     }
 
@@ -318,11 +252,8 @@ struct Liveness {
         isInDoubt = false
         isSuspected = false
         hasAnswered = false
-        inboundWait = .zero
-        inboundOutage = .zero
-        least = nil
-        lateSince = .never
-        heardSincePing = 0
+        roundTrips.carrierAttached()
+        inbound.carrierAttached(now: now)
         wasAsleep = false
         lateness = .zero
         dueSince = now
@@ -334,8 +265,6 @@ struct Liveness {
         excusedRoundTrip = nil
         doubtedUntil = .never
         wasActive = true
-        isMeasured = false
-        handshakeTook = .zero
         pingedAt = Instant(nanoseconds: 0)
     }
 }

@@ -11,16 +11,27 @@ public struct SessionIdentity: Hashable, Sendable {
     public static let none = SessionIdentity(high: 0, low: 0)
 }
 
-/// 256 bits: a resume secret, or a proof made with it.
-public struct Octets32: Equatable, Sendable {
+/// 256 bits that only the two ends of a session know.
+public struct Secret: Equatable, Sendable {
+    public let words: (UInt64, UInt64, UInt64, UInt64)
+
+    public init(_ a: UInt64, _ b: UInt64, _ c: UInt64, _ d: UInt64) { words = (a, b, c, d) }
+
+    public static let zero = Secret(0, 0, 0, 0)
+
+    public static func == (left: Secret, right: Secret) -> Bool { left.words == right.words }
+}
+
+/// A message authentication code of 256 bits: the proof of a HELLO or a WELCOME.
+public struct MAC: Equatable, Sendable {
     public var words: (UInt64, UInt64, UInt64, UInt64)
 
     public init(_ a: UInt64, _ b: UInt64, _ c: UInt64, _ d: UInt64) { words = (a, b, c, d) }
 
-    public static let zero = Octets32(0, 0, 0, 0)
+    public static let zero = MAC(0, 0, 0, 0)
 
     /// Takes the same time wherever the difference lies, so that a proof cannot be guessed byte by byte.
-    public static func == (left: Octets32, right: Octets32) -> Bool {
+    public static func == (left: MAC, right: MAC) -> Bool {
         (left.words.0 ^ right.words.0) | (left.words.1 ^ right.words.1)
             | (left.words.2 ^ right.words.2) | (left.words.3 ^ right.words.3) == 0
     }
@@ -43,10 +54,10 @@ public struct Hello: Equatable, Sendable {
     /// How many payload bytes in all the server may send in this session.
     public var dataLimit: UInt64
     /// A MAC over all of HELLO before this field, keyed with the session's secret. Zero for a new session.
-    public var proof: Octets32
+    public var proof: MAC
 
     public init(identity: SessionIdentity, attempt: UInt64, received: UInt64, replay: UInt64, earlyByteCount: UInt32,
-                dataLimit: UInt64, proof: Octets32 = .zero) {
+                dataLimit: UInt64, proof: MAC = .zero) {
         self.identity = identity
         self.attempt = attempt
         self.received = received
@@ -97,7 +108,7 @@ public struct Hello: Equatable, Sendable {
               let replay = bytes.integer(UInt64.self, at: &offset),
               let early = bytes.integer(UInt32.self, at: &offset),
               let limit = bytes.integer(UInt64.self, at: &offset),
-              let proof = bytes.octets32(at: &offset) else { throw ProtocolFault("HELLO ends inside a field") }
+              let proof = bytes.mac(at: &offset) else { throw ProtocolFault("HELLO ends inside a field") }
         guard received <= Specification.offsetMaximum, replay <= Specification.offsetMaximum,
               limit <= Specification.offsetMaximum, attempt <= Specification.offsetMaximum,
               early <= Specification.earlyMaximum else {
@@ -116,7 +127,7 @@ public struct Welcome: Equatable, Sendable {
     public var version: UInt8 = Specification.version
     public var identity: SessionIdentity
     /// Of a new session only; else zero.
-    public var secret: Octets32
+    public var secret: Secret
     /// The attempt that is answered.
     public var attempt: UInt64
     /// The number of carriers that the session has had.
@@ -130,10 +141,10 @@ public struct Welcome: Equatable, Sendable {
     /// The most that the client may declare as `sendCredit` in OPEN.
     public var initialCredit: UInt64
     /// A MAC over all of WELCOME's body before this field, keyed with the session's secret. Zero for a new session.
-    public var proof: Octets32
+    public var proof: MAC
 
-    public init(identity: SessionIdentity, secret: Octets32, attempt: UInt64, epoch: UInt32, received: UInt64,
-                dataLimit: UInt64, maximumStreams: UInt64, initialCredit: UInt64, proof: Octets32 = .zero) {
+    public init(identity: SessionIdentity, secret: Secret, attempt: UInt64, epoch: UInt32, received: UInt64,
+                dataLimit: UInt64, maximumStreams: UInt64, initialCredit: UInt64, proof: MAC = .zero) {
         self.identity = identity
         self.secret = secret
         self.attempt = attempt
@@ -169,14 +180,14 @@ public struct Welcome: Equatable, Sendable {
         var offset = 0
         guard let version = body.byte(at: &offset),
               let identity = body.identity(at: &offset),
-              let secret = body.octets32(at: &offset),
+              let secret = body.secret(at: &offset),
               let attempt = body.integer(UInt64.self, at: &offset),
               let epoch = body.integer(UInt32.self, at: &offset),
               let received = body.integer(UInt64.self, at: &offset),
               let dataLimit = body.integer(UInt64.self, at: &offset),
               let maximumStreams = body.integer(UInt64.self, at: &offset),
               let initialCredit = body.integer(UInt64.self, at: &offset),
-              let proof = body.octets32(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
+              let proof = body.mac(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
         guard received <= Specification.offsetMaximum, dataLimit <= Specification.offsetMaximum else {
             throw ProtocolFault("WELCOME names an impossible offset")
         }
@@ -224,11 +235,15 @@ extension ByteWriter {
         append(integer: identity.low)
     }
 
-    mutating func append(_ octets: Octets32) {
-        append(integer: octets.words.0)
-        append(integer: octets.words.1)
-        append(integer: octets.words.2)
-        append(integer: octets.words.3)
+    mutating func append(_ secret: Secret) { append(secret.words) }
+
+    mutating func append(_ code: MAC) { append(code.words) }
+
+    private mutating func append(_ words: (UInt64, UInt64, UInt64, UInt64)) {
+        append(integer: words.0)
+        append(integer: words.1)
+        append(integer: words.2)
+        append(integer: words.3)
     }
 }
 
@@ -238,9 +253,13 @@ extension RawSpan {
         return SessionIdentity(high: high, low: low)
     }
 
-    func octets32(at offset: inout Int) -> Octets32? {
+    func secret(at offset: inout Int) -> Secret? { words(at: &offset).map { Secret($0.0, $0.1, $0.2, $0.3) } }
+
+    func mac(at offset: inout Int) -> MAC? { words(at: &offset).map { MAC($0.0, $0.1, $0.2, $0.3) } }
+
+    private func words(at offset: inout Int) -> (UInt64, UInt64, UInt64, UInt64)? {
         guard let a = integer(UInt64.self, at: &offset), let b = integer(UInt64.self, at: &offset),
               let c = integer(UInt64.self, at: &offset), let d = integer(UInt64.self, at: &offset) else { return nil }
-        return Octets32(a, b, c, d)
+        return (a, b, c, d)
     }
 }

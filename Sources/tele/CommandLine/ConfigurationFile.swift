@@ -6,12 +6,6 @@ import Relay
 /// A configuration file: TOML with a section for the client or the server of this host, or for both. Its keys are the
 /// flags without their dash; tables of mappings come on top.
 struct ConfigurationFile {
-    /// Where a fault is: the file and, when it has one, the line.
-    struct Fault: Error, Equatable {
-        let sentence: String
-        let hint: String
-    }
-
     static let byteCountMaximum = 1 << 20
 
     let path: String
@@ -24,7 +18,7 @@ struct ConfigurationFile {
     private var places: [String: Int] = [:]
 
     /// `section`: which of the two is wanted; nil: the only one there is.
-    init(path: String, section wanted: String?) throws(Fault) {
+    init(path: String, section wanted: String?) throws(CommandError) {
         self.path = path
         let entries = try TOMLEntry.read(ConfigurationFile.text(path), path)
         for entry in entries where entry.keys.count == 1 {
@@ -38,12 +32,12 @@ struct ConfigurationFile {
         let present = ["client", "server"].filter { name in entries.contains { $0.keys[0] == name } }
         switch (wanted, present.count) {
         case (let wanted?, _) where !present.contains(wanted):
-            throw Fault(sentence: "\(path) has no section [\(wanted)]", hint: "it holds what a tele \(wanted) shall do")
+            throw CommandError.configuration("\(path) has no section [\(wanted)]", hint: "it holds what a tele \(wanted) shall do")
         case (let wanted?, _): section = wanted
         case (nil, 1): section = present[0]
-        case (nil, 0): throw Fault(sentence: "\(path) has no section", hint: "begin it with [client] or [server]")
+        case (nil, 0): throw CommandError.configuration("\(path) has no section", hint: "begin it with [client] or [server]")
         default:
-            throw Fault(sentence: "\(path) has both a client and a server", hint: "say which: -client or -server")
+            throw CommandError.configuration("\(path) has both a client and a server", hint: "say which: -client or -server")
         }
         var tellsAddress = false
         for entry in entries where entry.keys[0] == section && entry.keys.count > 1 {
@@ -65,7 +59,7 @@ struct ConfigurationFile {
 
     private static let notInFiles: Set<String> = ["client", "server", "config", "version", "help", "h"]
 
-    private mutating func readFlag(_ entry: TOMLEntry) throws(Fault) -> String? {
+    private mutating func readFlag(_ entry: TOMLEntry) throws(CommandError) -> String? {
         let name = entry.keys[1]
         guard let flag = GoFlag.ofTele.first(where: { $0.name == name && !ConfigurationFile.notInFiles.contains(name) }) else {
             let names = GoFlag.ofTele.map(\.name).filter { !ConfigurationFile.notInFiles.contains($0) } + [table]
@@ -88,7 +82,7 @@ struct ConfigurationFile {
     }
 
     /// One more name of a list, which stands as the last flag so far.
-    private mutating func append(_ entry: TOMLEntry, _ name: String) throws(Fault) -> String? {
+    private mutating func append(_ entry: TOMLEntry, _ name: String) throws(CommandError) -> String? {
         guard let last = flags.indices.last, flags[last].name == name else {
             throw entry.fault(path, "\(name) is no list", hint: "write one value")
         }
@@ -98,7 +92,7 @@ struct ConfigurationFile {
 
     // MARK: Mappings
 
-    private mutating func readMapping(_ entry: TOMLEntry) throws(Fault) {
+    private mutating func readMapping(_ entry: TOMLEntry) throws(CommandError) {
         switch (entry.keys.count, entry.kind) {
         case (2, TOML_TABLE): return
         case (3, TOML_STRING) where !entry.isElement: try add(entry, entry.string)
@@ -135,7 +129,7 @@ struct ConfigurationFile {
 
     private static let keysOfMapping = ["address", "proxy-protocol", "mode", "group"]
 
-    private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(Fault) {
+    private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]
         guard Mapping.isName(name) else {
             throw entry.fault(path, "a mapping cannot be called \(quoted(name))",
@@ -151,7 +145,7 @@ struct ConfigurationFile {
     /// The mapping that the entry is in: its table came before it.
     private func place(_ entry: TOMLEntry) -> Int { places[entry.keys[2]]! }
 
-    private func address(_ entry: TOMLEntry, _ text: String) throws(Fault) -> HostPort {
+    private func address(_ entry: TOMLEntry, _ text: String) throws(CommandError) -> HostPort {
         let address: HostPort
         do throws(HostPort.Malformed) { address = try HostPort(parsing: text) } catch {
             throw entry.fault(path, "\(quoted(text)) \(error.reason)", hint: "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH")
@@ -162,15 +156,15 @@ struct ConfigurationFile {
         return address
     }
 
-    private func checkMappings() throws(Fault) {
+    private func checkMappings() throws(CommandError) {
         guard mappings.count <= Mapping.countMaximum else {
-            throw Fault(sentence: "\(path) has more than \(Mapping.countMaximum) mappings", hint: "start several processes")
+            throw CommandError.configuration("\(path) has more than \(Mapping.countMaximum) mappings", hint: "start several processes")
         }
         var byTarget: [UInt64: String] = [:]
         var byAddress: [HostPort: String] = [:]
         for (index, mapping) in mappings.enumerated() {
-            func fault(_ sentence: String, _ hint: String) -> Fault {
-                Fault(sentence: "\(path):\(mappingLines[index]): \(sentence)", hint: hint)
+            func fault(_ sentence: String, _ hint: String) -> CommandError {
+                CommandError.configuration("\(path):\(mappingLines[index]): \(sentence)", hint: hint)
             }
             if mapping.address.port == 0, mapping.address.path == nil {
                 throw fault("\(mapping.name) has no port", "write \(mapping.name) = \"127.0.0.1:22999\"")
@@ -188,12 +182,12 @@ struct ConfigurationFile {
 
     /// What is wrong with this file, in its words: `buffer` instead of `-buffer`, and the line if it is about one. `given`: flags of the
     /// command line, as `--name`; what is wrong with one of those is no fault of the file.
-    func fault(_ fault: UsageFault, besides given: Set<Substring>) -> any Error {
+    func fault(_ fault: CommandError, besides given: Set<Substring>) -> any Error {
         let words = ConfigurationFile.words(fault.sentence)
         let named = flags.last { words.contains("-\($0.name)") }
         guard named != nil || !given.contains(where: { words.contains($0.dropFirst()) && $0 != "--config" }) else { return fault }
         let place = named.map { ":\($0.line)" } ?? ""
-        return Fault(sentence: "\(path)\(place): \(ConfigurationFile.undashed(fault.sentence))", hint: ConfigurationFile.undashed(fault.hint))
+        return CommandError.configuration("\(path)\(place): \(ConfigurationFile.undashed(fault.sentence))", hint: ConfigurationFile.undashed(fault.hint))
     }
 
     private static func words(_ text: String) -> [Substring] { text.split { $0 == " " || $0 == "=" || $0 == "," } }
@@ -212,9 +206,9 @@ struct ConfigurationFile {
         Spelling.nearest(to: word, among: words).map { "did you mean \($0)?" }
     }
 
-    private static func text(_ path: String) throws(Fault) -> [UInt8] {
-        func fault(_ code: Int32) -> Fault {
-            Fault(sentence: "cannot read \(path) (\(SystemError(code)))", hint: "check the path of -config")
+    private static func text(_ path: String) throws(CommandError) -> [UInt8] {
+        func fault(_ code: Int32) -> CommandError {
+            CommandError.configuration("cannot read \(path) (\(SystemError(code)))", hint: "check the path of -config")
         }
         let fd = open(path, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { throw fault(errno) }
@@ -227,6 +221,6 @@ struct ConfigurationFile {
             if count == 0 { return Array(bytes[..<filled]) }
             filled += count
         }
-        throw Fault(sentence: "\(path) is larger than 1 MiB", hint: "is it the right file?")
+        throw CommandError.configuration("\(path) is larger than 1 MiB", hint: "is it the right file?")
     }
 }

@@ -25,14 +25,3 @@ enum ExitStatus: Int32 {
         }
     }
 }
-
-/// A command line that cannot be followed: one sentence and one hint, lower case, no final period.
-struct UsageFault: Error, Equatable {
-    let sentence: String
-    let hint: String
-
-    init(_ sentence: String, hint: String) {
-        self.sentence = sentence
-        self.hint = hint
-    }
-}

@@ -17,9 +17,9 @@ struct GoFlags {
         help = "run \"\(command)\" for the list of flags"
     }
 
-    func normalised(_ arguments: [String]) throws(UsageFault) -> [String] { try read(arguments).flags }
+    func normalised(_ arguments: [String]) throws(CommandError) -> [String] { try read(arguments).flags }
 
-    func read(_ arguments: [String]) throws(UsageFault) -> (flags: [String], words: [String]) {
+    func read(_ arguments: [String]) throws(CommandError) -> (flags: [String], words: [String]) {
         var result: [String] = []
         var words: [String] = []
         var rest = arguments[...]
@@ -40,7 +40,7 @@ struct GoFlags {
             case .value(let example):
                 let value = if let attached { attached } else { next(&rest) }
                 guard !value.isEmpty else {
-                    throw UsageFault("-\(name) needs a value", hint: "write it as -\(name)=\(example)")
+                    throw CommandError("-\(name) needs a value", hint: "write it as -\(name)=\(example)")
                 }
                 result.append("--\(name)=\(value)")
             }
@@ -57,12 +57,12 @@ struct GoFlags {
         return (String(body[..<equals]), String(body[body.index(after: equals)...]))
     }
 
-    private func truth(of value: String, _ name: String) throws(UsageFault) -> Bool {
+    private func truth(of value: String, _ name: String) throws(CommandError) -> Bool {
         switch value.lowercased() {
         case "true", "t", "1": return true
         case "false", "f", "0": return false
         default:
-            throw UsageFault(
+            throw CommandError(
                 "-\(name) is true or false, not \(quoted(value))",
                 hint: "write -\(name) or -\(name)=false")
         }
@@ -75,27 +75,27 @@ struct GoFlags {
         return word
     }
 
-    private func unexpected(_ word: String) -> UsageFault {
+    private func unexpected(_ word: String) -> CommandError {
         let written = flags.first { word == $0.name || word.hasPrefix("\($0.name)=") }
         if written != nil {
-            return UsageFault(
+            return CommandError(
                 "unexpected argument \(quoted(word))", hint: "flags begin with a dash: -\(word)")
         }
         if ["true", "false"].contains(word) {
-            return UsageFault(
+            return CommandError(
                 "unexpected argument \(quoted(word))",
                 hint: "a flag without a value of its own takes it after =, as in -server=\(word)")
         }
         if let near = Spelling.nearest(to: word, among: ["check", "connect", "demo", "drain", "help", "keygen", "reconnect", "ssh", "status", "top"]) {
-            return UsageFault("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")
+            return CommandError("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")
         }
-        return UsageFault(
+        return CommandError(
             "unexpected argument \(quoted(word))", hint: help)
     }
 
-    private func unknown(spelled word: String, _ name: String) -> UsageFault {
+    private func unknown(spelled word: String, _ name: String) -> CommandError {
         let near = Spelling.nearest(to: name, among: flags.map(\.name).filter { $0 != "h" })
-        return UsageFault(
+        return CommandError(
             "there is no flag \(visible("-\(name)"))",
             hint: near.map { "did you mean -\($0)?" } ?? help)
     }

@@ -1,7 +1,7 @@
 /// What `tele`, `tele -help` and `tele help demo` print. Plain ASCII and 79 columns, so that it reads
 /// anywhere.
 enum Help {
-    static func topic(_ words: [String]) throws(UsageFault) -> String {
+    static func topic(_ words: [String]) throws(CommandError) -> String {
         switch words {
         case []: return screen
         case ["demo"]: return demo
@@ -14,7 +14,7 @@ enum Help {
         case ["drain"]: return drain
         case ["reconnect"]: return reconnect
         default:
-            throw UsageFault(
+            throw CommandError(
                 "there is no help about \(quoted(words.joined(separator: " ")))",
                 hint: "\"tele help\", and \"tele help\" with the name of a command, are all there is")
         }

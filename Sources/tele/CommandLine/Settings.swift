@@ -16,14 +16,14 @@ struct Settings {
     static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
 
     /// `mappings`: of a configuration file, besides `-in`.
-    init(_ arguments: Tele, mappings: [Mapping] = []) throws(UsageFault) {
+    init(_ arguments: Tele, mappings: [Mapping] = []) throws(CommandError) {
         let role = try Settings.role(arguments)
         var mappings = mappings
         let output: HostPort
         switch role {
         case .client:
             guard let server = arguments.output else {
-                throw UsageFault(
+                throw CommandError(
                     "-out is missing, the address of the tele server",
                     hint: "write -out=HOST:PORT, the same as -out of the tele server")
             }
@@ -35,12 +35,12 @@ struct Settings {
             }
         case .server:
             guard arguments.input != nil || !mappings.isEmpty else {
-                throw UsageFault(
+                throw CommandError(
                     "-in is missing, the address of your server",
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
             }
             guard !arguments.proxyProtocol else {
-                throw UsageFault("-proxy-protocol is a flag of the client, which sees the user's address",
+                throw CommandError("-proxy-protocol is a flag of the client, which sees the user's address",
                                  hint: "leave it out, or use it with -client")
             }
             // Every interface: the tele client comes from elsewhere.
@@ -59,7 +59,7 @@ struct Settings {
         if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
         if let control = arguments.control, control != "none" {
             guard control.hasPrefix("/"), control.utf8.count <= Address.pathMaximum else {
-                throw UsageFault("-control=\(visible(control)) is no absolute path of at most \(Address.pathMaximum) bytes",
+                throw CommandError("-control=\(visible(control)) is no absolute path of at most \(Address.pathMaximum) bytes",
                                  hint: "write -control=/run/tele/a.sock, or -control=none")
             }
             configuration.control = control
@@ -67,7 +67,7 @@ struct Settings {
         }
         if arguments.exitOnFailure {
             guard role == .client else {
-                throw UsageFault("-exit-on-failure is a flag of the client", hint: "leave it out, or use it with -client")
+                throw CommandError("-exit-on-failure is a flag of the client", hint: "leave it out, or use it with -client")
             }
             configuration.exitsOnFailureAfterSeconds = Settings.failureSeconds
         }
@@ -76,17 +76,17 @@ struct Settings {
     }
 
     /// Who may connect to Unix listeners, where their own table does not say.
-    private mutating func readAccess(_ arguments: Tele) throws(UsageFault) {
+    private mutating func readAccess(_ arguments: Tele) throws(CommandError) {
         var access = SocketAccess()
         if let text = arguments.socketMode {
             guard let mode = Settings.mode(text) else {
-                throw UsageFault("-socket-mode=\(visible(text)) is not a file mode", hint: "write -socket-mode=0660 for user and group, 0666 for everyone")
+                throw CommandError("-socket-mode=\(visible(text)) is not a file mode", hint: "write -socket-mode=0660 for user and group, 0666 for everyone")
             }
             access.mode = mode
         }
         if let group = arguments.socketGroup {
             guard SocketAccess.number(of: group) != nil else {
-                throw UsageFault("-socket-group=\(visible(group)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
+                throw CommandError("-socket-group=\(visible(group)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
             }
             access.group = group
         }
@@ -104,7 +104,7 @@ struct Settings {
     }
 
     /// Two listeners at one place: the second would not start, or take what the first should get.
-    private func checkListeners() throws(UsageFault) {
+    private func checkListeners() throws(CommandError) {
         let isClient = configuration.role == .client
         var all = isClient ? configuration.mappings.map { ($0.name.isEmpty ? "-in" : "the mapping \($0.name)", $0.address) }
             : [("-out", configuration.output)]
@@ -112,7 +112,7 @@ struct Settings {
         var byPort: [UInt16: [(String, HostPort)]] = [:]
         for (name, address) in all where address.port != 0 {
             for (other, taken) in byPort[address.port] ?? [] where Settings.overlap(address, taken) {
-                throw UsageFault("\(other) and \(name) both listen at \(address)\(address == taken ? "" : " (\(taken))")",
+                throw CommandError("\(other) and \(name) both listen at \(address)\(address == taken ? "" : " (\(taken))")",
                                  hint: "give one of them another port or address")
             }
             byPort[address.port, default: []].append((name, address))
@@ -121,7 +121,7 @@ struct Settings {
         for mapping in configuration.mappings where mapping.address.port != 0 && mapping.address.port == configuration.output.port {
             let host = Settings.dialled(mapping.address)
             guard Settings.overlap(HostPort(host: host, port: mapping.address.port), configuration.output), Settings.isLoopback(host) else { continue }
-            throw UsageFault("\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
+            throw CommandError("\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
                              hint: "-in is your server's address, -out is tele's own")
         }
     }
@@ -143,30 +143,30 @@ struct Settings {
     /// A first carrier that does not come within this is a failure, for those who want to know.
     static let failureSeconds = 10
 
-    private mutating func readSecurity(_ arguments: Tele) throws(UsageFault) {
+    private mutating func readSecurity(_ arguments: Tele) throws(CommandError) {
         let files = [arguments.certificate, arguments.certificateKey, arguments.authority]
         let required = getenv("TELE_REQUIRE_KEY").map { String(cString: $0) } ?? ""
         configuration.requiresSecurity = arguments.requireKey || !["", "0"].contains(required)
         if let key = arguments.key {
             guard files.allSatisfy({ $0 == nil }), arguments.allow == nil else {
-                throw UsageFault("-key and certificates are both given", hint: "take one of them: -key, or -cert, -cert-key and -ca")
+                throw CommandError("-key and certificates are both given", hint: "take one of them: -key, or -cert, -cert-key and -ca")
             }
             configuration.security = .keys(file: key)
         } else if files.contains(where: { $0 != nil }) || arguments.allow != nil {
             guard let certificate = arguments.certificate, let key = arguments.certificateKey,
                   let authority = arguments.authority else {
-                throw UsageFault("-cert, -cert-key and -ca belong together", hint: "give all three, on both sides")
+                throw CommandError("-cert, -cert-key and -ca belong together", hint: "give all three, on both sides")
             }
             let names = (arguments.allow ?? "").split(separator: ",").map { $0.trimmingPrefix { $0 == " " } }
                 .map { String($0.reversed().drop { $0 == " " }.reversed()) }.filter { !$0.isEmpty }
             guard arguments.allow == nil || !names.isEmpty else {
-                throw UsageFault("-allow=\(visible(arguments.allow ?? "")) lists no names", hint: "write -allow=NAME,NAME, or omit -allow to accept every name")
+                throw CommandError("-allow=\(visible(arguments.allow ?? "")) lists no names", hint: "write -allow=NAME,NAME, or omit -allow to accept every name")
             }
             configuration.security = .certificates(chain: certificate, key: key, authority: authority, allowed: names)
         }
     }
 
-    private mutating func readLimits(_ arguments: Tele) throws(UsageFault) {
+    private mutating func readLimits(_ arguments: Tele) throws(CommandError) {
         if let driver = try Settings.choice(arguments.io, "io", among: Loop.Driver.self) {
             configuration.driver = driver
         }
@@ -183,7 +183,7 @@ struct Settings {
         }
         if let bytes = try Settings.size(arguments.memory, "memory", 1 << 20, 640 << 30, "1MiB to 640GiB") {
             guard bytes >= configuration.bufferByteCount else {
-                throw UsageFault(
+                throw CommandError(
                     "-memory is less than -buffer, so one session could not fill its buffer",
                     hint: "raise -memory or lower -buffer")
             }
@@ -192,7 +192,7 @@ struct Settings {
         configuration.memoryByteCount = max(configuration.memoryByteCount, configuration.bufferByteCount)
         if let seconds = try Settings.seconds(arguments.hold, "hold", 1, 31 * 86400, "1s to 31d") {
             guard configuration.role == .server else {
-                throw UsageFault("-hold is a flag of the server, which keeps the sessions", hint: "leave it out, or use it with -server")
+                throw CommandError("-hold is a flag of the server, which keeps the sessions", hint: "leave it out, or use it with -server")
             }
             configuration.holdSeconds = seconds
         }
@@ -201,7 +201,7 @@ struct Settings {
         }
         if let seconds = try Settings.seconds(arguments.idleExit, "idle-exit", 1, 31 * 86400, "1s to 31d") {
             guard configuration.role == .server else {
-                throw UsageFault("-idle-exit is a flag of the server", hint: "leave it out, or use it with -server")
+                throw CommandError("-idle-exit is a flag of the server", hint: "leave it out, or use it with -server")
             }
             configuration.idleExitSeconds = seconds
         }
@@ -210,7 +210,7 @@ struct Settings {
         }
         if let count = try Settings.count(arguments.maxSessions, "max-sessions", 1, 100_000, "1 to 100000") {
             guard configuration.role == .server else {
-                throw UsageFault(
+                throw CommandError(
                     "-max-sessions is a flag of the server; a client has one session",
                     hint: "leave it out, or use it with -server")
             }
@@ -218,15 +218,15 @@ struct Settings {
         }
     }
 
-    private static func role(_ arguments: Tele) throws(UsageFault) -> Configuration.Role {
+    private static func role(_ arguments: Tele) throws(CommandError) -> Configuration.Role {
         switch (arguments.client, arguments.server) {
         case (true, false): return .client
         case (false, true): return .server
         case (true, true):
-            throw UsageFault(
+            throw CommandError(
                 "-client and -server are both given", hint: "one process is one of them; start two")
         case (false, false):
-            throw UsageFault(
+            throw CommandError(
                 "neither -client nor -server is given",
                 hint: "-client runs beside your client, -server beside your server; \"tele\" shows both")
         }
@@ -235,7 +235,7 @@ struct Settings {
 
 extension Settings {
     /// What the command line and the file that it names ask for together; a flag counts more than the file.
-    /// Throws `UsageFault` or `ConfigurationFile.Fault`.
+    /// Throws `CommandError` or `CommandError`.
     static func read(_ spelled: [String]) throws -> Settings {
         guard let path = spelled.last(where: { $0.hasPrefix("--config=") })?.dropFirst(9) else {
             return try Settings(Tele.parsed(spelled))
@@ -245,9 +245,9 @@ extension Settings {
         let given = Set(spelled.map { $0.prefix { $0 != "=" } })
         let added = file.flags.map(\.spelled).filter { flag in !given.contains(flag.prefix { $0 != "=" }) }
         let role = roles.isEmpty ? ["--\(file.section)"] : []
-        do throws(UsageFault) {
+        do throws(CommandError) {
             let parsed: Tele
-            do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? UsageFault ?? UsageFault("\(error)", hint: "") }
+            do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? CommandError ?? CommandError("\(error)", hint: "") }
             return try Settings(parsed, mappings: file.mappings)
         } catch {
             throw file.fault(error, besides: given) as any Error
@@ -257,20 +257,20 @@ extension Settings {
 
 // One reader for each kind of value. Absent is nil and leaves the default alone.
 extension Settings {
-    private static func address(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
+    private static func address(_ text: String, _ name: String) throws(CommandError) -> HostPort {
         do { return try HostPort(parsing: text) } catch {
             let isPort = UInt16(text) != nil
-            throw UsageFault(
+            throw CommandError(
                 "-\(name)=\(visible(text)) \(error.reason)",
                 hint: isPort ? "did you mean -\(name)=:\(text)?" : "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
         }
     }
 
     /// An address to dial, which needs a real port.
-    private static func remote(_ text: String, _ name: String) throws(UsageFault) -> HostPort {
+    private static func remote(_ text: String, _ name: String) throws(CommandError) -> HostPort {
         let address = try address(text, name)
         guard address.port != 0 || address.path != nil else {
-            throw UsageFault(
+            throw CommandError(
                 "-\(name)=\(visible(text)) has port 0, which cannot be dialled",
                 hint: "write the port that is listened on there")
         }
@@ -280,20 +280,20 @@ extension Settings {
     /// One of the words of an enumeration.
     static func choice<Choice: RawRepresentable<String> & CaseIterable>(
         _ text: String?, _ name: String, among type: Choice.Type
-    ) throws(UsageFault) -> Choice? {
+    ) throws(CommandError) -> Choice? {
         guard let text else { return nil }
         if let choice = Choice(rawValue: text) { return choice }
         let names = type.allCases.map(\.rawValue)
         let list = names.dropLast().joined(separator: ", ") + " or " + (names.last ?? "")
-        throw UsageFault("-\(name) cannot be \(quoted(text))", hint: "-\(name) is \(list)")
+        throw CommandError("-\(name) cannot be \(quoted(text))", hint: "-\(name) is \(list)")
     }
 
     private static func size(
         _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
-    ) throws(UsageFault) -> Int? {
+    ) throws(CommandError) -> Int? {
         guard let text else { return nil }
         guard let bytes = Quantity.byteCount(text) else {
-            throw UsageFault(
+            throw CommandError(
                 "-\(name) cannot be \(quoted(text)), which is not a size",
                 hint: "write bytes or a unit, for example 65536, 512KiB, 64MiB or 1GB")
         }
@@ -303,10 +303,10 @@ extension Settings {
     /// Part of a second counts as a whole one: the engine's clock for these is in seconds.
     private static func seconds(
         _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
-    ) throws(UsageFault) -> Int? {
+    ) throws(CommandError) -> Int? {
         guard let text else { return nil }
         guard let milliseconds = Quantity.milliseconds(text) else {
-            throw UsageFault(
+            throw CommandError(
                 "-\(name) cannot be \(quoted(text)), which is not a duration",
                 hint: "write a number and a unit, for example 500ms, 10s, 5m, 24h or 7d")
         }
@@ -316,10 +316,10 @@ extension Settings {
 
     static func count(
         _ text: String?, _ name: String, _ least: Int, _ most: Int, _ range: String
-    ) throws(UsageFault) -> Int? {
+    ) throws(CommandError) -> Int? {
         guard let text else { return nil }
         guard let count = Quantity.count(text) else {
-            throw UsageFault(
+            throw CommandError(
                 "-\(name) cannot be \(quoted(text)), which is not a whole number",
                 hint: "-\(name) takes \(range)")
         }
@@ -328,9 +328,9 @@ extension Settings {
 
     private static func checked(
         _ value: Int, _ text: String, _ name: String, _ least: Int, _ most: Int, _ range: String
-    ) throws(UsageFault) -> Int {
+    ) throws(CommandError) -> Int {
         guard value >= least, value <= most else {
-            throw UsageFault("-\(name)=\(visible(text)) is out of range", hint: "-\(name) takes \(range)")
+            throw CommandError("-\(name)=\(visible(text)) is out of range", hint: "-\(name) takes \(range)")
         }
         return value
     }

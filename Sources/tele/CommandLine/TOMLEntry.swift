@@ -20,12 +20,12 @@ struct TOMLEntry {
         integer = entry.integer
     }
 
-    func fault(_ path: String, _ sentence: String, hint: String) -> ConfigurationFile.Fault {
-        ConfigurationFile.Fault(sentence: "\(path):\(line): \(sentence)", hint: hint)
+    func fault(_ path: String, _ sentence: String, hint: String) -> CommandError {
+        CommandError.configuration("\(path):\(line): \(sentence)", hint: hint)
     }
 
     /// All values of the document, in the order of their lines.
-    static func read(_ text: [UInt8], _ path: String) throws(ConfigurationFile.Fault) -> [TOMLEntry] {
+    static func read(_ text: [UInt8], _ path: String) throws(CommandError) -> [TOMLEntry] {
         var why = [CChar](repeating: 0, count: 256)
         var line: UInt32 = 0
         let document = text.withUnsafeBytes {
@@ -33,7 +33,7 @@ struct TOMLEntry {
         }
         guard let document else {
             let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            throw ConfigurationFile.Fault(sentence: "\(path):\(line): this is no TOML (\(visible(words, limit: 200)))",
+            throw CommandError.configuration("\(path):\(line): this is no TOML (\(visible(words, limit: 200)))",
                                           hint: "see toml.io; strings stand in double quotes")
         }
         defer { toml_close(document) }

@@ -63,7 +63,7 @@ struct Tele: ParsableCommand {
     /// lists.
     static func parsed(_ normalised: [String]) throws -> Tele {
         do { return try parse(normalised) } catch {
-            throw UsageFault(message(for: error), hint: "run \"tele -help\" for the list of flags")
+            throw CommandError(message(for: error), hint: "run \"tele -help\" for the list of flags")
         }
     }
 
@@ -75,7 +75,7 @@ struct Tele: ParsableCommand {
             return ""
         } catch {
             guard exitCode(for: error) == .success else {
-                throw UsageFault(message(for: error), hint: "bash, zsh and fish have completion scripts")
+                throw CommandError(message(for: error), hint: "bash, zsh and fish have completion scripts")
             }
             return message(for: error)
         }
@@ -163,7 +163,7 @@ struct DemoArguments: ParsableCommand {
 
     static func parsed(_ normalised: [String]) throws -> DemoArguments {
         do { return try parse(normalised) } catch {
-            throw UsageFault(message(for: error), hint: "run \"tele demo -help\" for the list of flags")
+            throw CommandError(message(for: error), hint: "run \"tele demo -help\" for the list of flags")
         }
     }
 }
@@ -177,7 +177,7 @@ struct KeygenArguments: ParsableCommand {
 
     static func parsed(_ normalised: [String]) throws -> KeygenArguments {
         do { return try parse(normalised) } catch {
-            throw UsageFault(message(for: error), hint: "run \"tele keygen -help\" for the list of flags")
+            throw CommandError(message(for: error), hint: "run \"tele keygen -help\" for the list of flags")
         }
     }
 }

@@ -78,7 +78,7 @@ struct Demo {
         for child in children {
             for line in child.lastLines { screen.line("\(child.name): \(visible(line, limit: 400))") }
         }
-        Complaint(sentence, hint: hint).print()
+        ErrorMessage(sentence, hint: hint).print()
         return .failure
     }
 

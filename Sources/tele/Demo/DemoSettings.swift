@@ -11,7 +11,7 @@ struct DemoSettings {
     /// The tele that is shown.
     var binary = Child.ownBinary
 
-    init(_ arguments: DemoArguments) throws(UsageFault) {
+    init(_ arguments: DemoArguments) throws(CommandError) {
         if let count = try Settings.count(arguments.seconds, "seconds", 5, 3600, "5 to 3600") {
             seconds = count
         }
@@ -25,12 +25,12 @@ struct DemoSettings {
     /// How long bytes are sent; the rest is for starting and for what is still on the way.
     var sendingSeconds: Double { Double(seconds) - 2 }
 
-    private static func kinds(_ text: String) throws(UsageFault) -> [Fault.Kind] {
+    private static func kinds(_ text: String) throws(CommandError) -> [Fault.Kind] {
         if text == "none" { return [] }
         var kinds: [Fault.Kind] = []
         for word in text.split(separator: ",", omittingEmptySubsequences: false) {
             guard let kind = Fault.Kind(rawValue: String(word)) else {
-                throw UsageFault(
+                throw CommandError(
                     "-faults cannot contain \(quoted(String(word)))",
                     hint: "-faults is none, or some of blackhole,reset,stall")
             }

@@ -22,7 +22,7 @@ struct ConnectCommand {
     func run() throws -> ExitStatus {
         var ends: [Int32] = [-1, -1]
         guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {
-            Complaint("cannot make a socket (\(SystemError.last))", hint: "is a limit reached?").print()
+            ErrorMessage("cannot make a socket (\(SystemError.last))", hint: "is a limit reached?").print()
             return .failure
         }
         var configuration = settings.configuration
@@ -59,11 +59,11 @@ struct ConnectCommand {
             pthread_join(output, nil)
             // ssh has ended us, as it does when it is done.
             guard !reason.isEmpty else { return .failure }
-            log.write(Complaint("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text)
+            log.write(ErrorMessage("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text)
             return .failure
         case .failed(let fault):
             let fault = explain(fault)
-            log.write(Complaint(fault.sentence, hint: fault.hint).text)
+            log.write(ErrorMessage(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
     }

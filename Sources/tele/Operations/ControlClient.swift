@@ -5,27 +5,22 @@ import Relay
 
 /// Asks one running process, over its control socket: a request of HTTP, an answer, the end. Blocks for five seconds at most.
 struct ControlClient {
-    struct Fault: Error, Equatable {
-        let sentence: String
-        let hint: String
-    }
-
     let path: String
 
-    func get(_ resource: String) throws(Fault) -> [UInt8] { try ask("GET", resource) }
+    func get(_ resource: String) throws(CommandError) -> [UInt8] { try ask("GET", resource) }
     /// What the process says to an order.
-    func post(_ resource: String) throws(Fault) -> String {
+    func post(_ resource: String) throws(CommandError) -> String {
         String(decoding: try ask("POST", resource).prefix { $0 != 0x0a }, as: UTF8.self)
     }
 
-    func status() throws(Fault) -> Status {
+    func status() throws(CommandError) -> Status {
         let body = try get("/status")
         do { return try JSONDecoder().decode(Status.self, from: Data(body)) } catch {
-            throw Fault(sentence: "\(path) answers in another form than this tele reads", hint: "is it of another version?")
+            throw CommandError.unavailable("\(path) answers in another form than this tele reads", hint: "is it of another version?")
         }
     }
 
-    private func ask(_ method: String, _ resource: String) throws(Fault) -> [UInt8] {
+    private func ask(_ method: String, _ resource: String) throws(CommandError) -> [UInt8] {
         let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         defer { close(fd) }
         var limit = timeval(tv_sec: 5, tv_usec: 0)
@@ -43,7 +38,7 @@ struct ControlClient {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0 }
         }
         guard isConnected else {
-            throw Fault(sentence: "cannot reach \(path) (\(isShort ? SystemError.last.description : "too long"))",
+            throw CommandError.unavailable("cannot reach \(path) (\(isShort ? SystemError.last.description : "too long"))",
                         hint: "is that process running, and this user's?")
         }
         let request = Array("\(method) \(resource) HTTP/1.1\r\nHost: tele\r\n\r\n".utf8)
@@ -59,16 +54,16 @@ struct ControlClient {
         return try body(answer)
     }
 
-    private func body(_ answer: [UInt8]) throws(Fault) -> [UInt8] {
+    private func body(_ answer: [UInt8]) throws(CommandError) -> [UInt8] {
         let end = answer.indices.first { answer[$0...].starts(with: [0x0d, 0x0a, 0x0d, 0x0a]) }
         guard let end, answer.starts(with: Array("HTTP/1.1 ".utf8)) else { throw silence }
         let body = Array(answer[(end + 4)...])
         guard answer.dropFirst(9).starts(with: Array("200".utf8)) else {
             let words = String(decoding: body.prefix { $0 != 0x0a }, as: UTF8.self)
-            throw Fault(sentence: "the process refuses (\(visible(words)))", hint: "\"tele status\" says what it is")
+            throw CommandError.unavailable("the process refuses (\(visible(words)))", hint: "\"tele status\" says what it is")
         }
         return body
     }
 
-    private var silence: Fault { Fault(sentence: "\(path) does not answer", hint: "is that a tele process, and alive?") }
+    private var silence: CommandError { CommandError.unavailable("\(path) does not answer", hint: "is that a tele process, and alive?") }
 }

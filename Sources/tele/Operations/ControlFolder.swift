@@ -45,14 +45,14 @@ enum ControlFolder {
     }
 
     /// The one that is meant.
-    static func only(_ given: String?) throws(UsageFault) -> String {
+    static func only(_ given: String?) throws(CommandError) -> String {
         if let given { return given }
         let found = all().filter { (try? ControlClient(path: $0).get("/healthz")) != nil }
         guard let first = found.first else {
-            throw UsageFault("no running tele process of this user was found", hint: "name its socket: -control=PATH")
+            throw CommandError("no running tele process of this user was found", hint: "name its socket: -control=PATH")
         }
         guard found.count == 1 else {
-            throw UsageFault("\(found.count) tele processes are running", hint: "say which: -control=\(first)")
+            throw CommandError("\(found.count) tele processes are running", hint: "say which: -control=\(first)")
         }
         return first
     }

@@ -5,7 +5,7 @@ import Relay
 struct StatusCommand {
     private let spelled: [String]
 
-    init(_ arguments: [String]) throws(UsageFault) {
+    init(_ arguments: [String]) throws(CommandError) {
         spelled = try GoFlags(GoFlag.ofStatus, listedBy: "tele status -help").normalised(arguments)
     }
 
@@ -25,13 +25,13 @@ struct StatusCommand {
                     try StandardStreams.print((shown > 0 ? ["", ""] : []).joined(separator: "\n") + table.lines.joined(separator: "\n"))
                 }
                 shown += 1
-            } catch let fault as ControlClient.Fault {
+            } catch let fault as CommandError {
                 // A socket file whose process was killed.
                 if given != nil { throw fault }
             }
         }
         guard shown > 0 else {
-            throw UsageFault("no running tele process of this user was found", hint: "name its socket: -control=PATH")
+            throw CommandError("no running tele process of this user was found", hint: "name its socket: -control=PATH")
         }
         return .fine
     }

@@ -19,9 +19,9 @@ struct StatusTable {
         let security = status.security == "none" ? paint("no key", 33) : "with \(status.security == "key" ? "a key" : "certificates")"
         return [
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
-                + "\(Figures.seconds(status.uptimeSeconds)), \(status.driver), \(security)",
-            "\(status.connections) connections, \(Figures.bytes(Double(status.heldBytes))) of at most "
-                + "\(Figures.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(Figures.bytes(Double(status.residentBytes))) resident",
+                + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)",
+            "\(status.connections) connections, \(HumanUnits.bytes(Double(status.heldBytes))) of at most "
+                + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident",
         ]
     }
 
@@ -36,10 +36,10 @@ struct StatusTable {
         let rows = status.sessions.map { session in
             [
                 session.session == "0" ? "-" : session.session, session.name.isEmpty ? session.peer : "\(visible(session.name)) \(session.peer)",
-                "\(session.carrier.rawValue) \(Figures.seconds(session.carrierSeconds))", Figures.seconds(session.roundTripSeconds),
-                "\(session.streams)", Figures.bytes(Double(session.backlogBytes)),
-                session.backlogBytes == 0 ? "-" : Figures.seconds(session.backlogSeconds),
-                Figures.bytes(Double(session.undeliveredBytes)), "\(max(0, session.epoch - 1))",
+                "\(session.carrier.rawValue) \(HumanUnits.seconds(session.carrierSeconds))", HumanUnits.seconds(session.roundTripSeconds),
+                "\(session.streams)", HumanUnits.bytes(Double(session.backlogBytes)),
+                session.backlogBytes == 0 ? "-" : HumanUnits.seconds(session.backlogSeconds),
+                HumanUnits.bytes(Double(session.undeliveredBytes)), "\(max(0, session.epoch - 1))",
             ]
         }
         let head = ["session", "peer", "carrier", "round trip", "streams", "waiting", "oldest", "to deliver", "resumed"]
@@ -58,9 +58,9 @@ struct StatusTable {
     private var outages: [String] {
         guard !status.outages.isEmpty else { return ["", "no outage so far"] }
         return [""] + status.outages.suffix(5).reversed().map { outage in
-            "outage of \(Figures.seconds(outage.lengthSeconds)), over \(Figures.seconds(outage.agoSeconds)) ago: "
+            "outage of \(HumanUnits.seconds(outage.lengthSeconds)), over \(HumanUnits.seconds(outage.agoSeconds)) ago: "
                 + (outage.recoverySeconds == 0 ? "the same carrier went on"
-                    : "\(Figures.bytes(Double(outage.replayedBytes))) sent again, \(Figures.seconds(outage.recoverySeconds)) after the dial")
+                    : "\(HumanUnits.bytes(Double(outage.replayedBytes))) sent again, \(HumanUnits.seconds(outage.recoverySeconds)) after the dial")
         }
     }
 

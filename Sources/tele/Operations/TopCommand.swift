@@ -10,7 +10,7 @@ struct TopCommand {
     private var samples: [(read: Double, taken: Double, backlog: Double)] = []
     private var last: (read: UInt64, taken: UInt64, uptime: Double)?
 
-    init(_ arguments: [String]) throws(UsageFault) {
+    init(_ arguments: [String]) throws(CommandError) {
         spelled = try GoFlags(GoFlag.ofOrder, listedBy: "tele top -help").normalised(arguments)
     }
 
@@ -21,7 +21,7 @@ struct TopCommand {
         defer { screen?.leave() }
         while true {
             let status: Status
-            do throws(ControlClient.Fault) { status = try client.status() } catch {
+            do throws(CommandError) { status = try client.status() } catch {
                 screen?.leave()
                 throw error
             }
@@ -53,7 +53,7 @@ struct TopCommand {
         let left = first.backlog + recent.dropFirst().reduce(0) { $0 + $1.read } - end.backlog
         let rate = left / Double(recent.count - 1)
         guard status.sessions.contains(where: { $0.carrier == .up }), rate > 1 else { return "waits for the network" }
-        return "gone in \(Figures.seconds(Double(status.heldBytes) / rate)) at \(Figures.bytes(rate))/s"
+        return "gone in \(HumanUnits.seconds(Double(status.heldBytes) / rate)) at \(HumanUnits.bytes(rate))/s"
     }
 
     private func line(_ status: Status) -> String {
@@ -69,12 +69,12 @@ struct TopCommand {
         let now = samples.last ?? (0, 0, Double(status.heldBytes))
         func graph(_ name: String, _ value: String, _ values: [Double], _ colour: Int) -> String {
             let padding = String(repeating: " ", count: max(1, 32 - name.count - value.count))
-            return "\(name)\(padding)\(value)  \(paint(Figures.spark(Array(values.suffix(width))), colour))"
+            return "\(name)\(padding)\(value)  \(paint(HumanUnits.spark(Array(values.suffix(width))), colour))"
         }
         return [
-            graph("from users", "\(Figures.bytes(now.read))/s", samples.map(\.read), 36),
-            graph("to users", "\(Figures.bytes(now.taken))/s", samples.map(\.taken), 36),
-            graph("waiting", Figures.bytes(Double(status.heldBytes)), samples.map(\.backlog), 33),
+            graph("from users", "\(HumanUnits.bytes(now.read))/s", samples.map(\.read), 36),
+            graph("to users", "\(HumanUnits.bytes(now.taken))/s", samples.map(\.taken), 36),
+            graph("waiting", HumanUnits.bytes(Double(status.heldBytes)), samples.map(\.backlog), 33),
             "\(drain(status))", "",
         ] + table.lines + ["", "q or Ctrl-C ends this"]
     }

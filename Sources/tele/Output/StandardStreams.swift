@@ -63,7 +63,7 @@ struct OutputFault: Error {
 }
 
 /// What a person must know, in the two lines that every fault of tele has.
-struct Complaint {
+struct ErrorMessage {
     let text: String
 
     init(_ sentence: String, hint: String) {

@@ -10,16 +10,7 @@ import Relay
 struct SshCommand {
     private let words: SshWords
 
-    init(_ arguments: [String]) throws(UsageFault) { words = try SshWords(arguments) }
-
-    struct Trouble: Error {
-        let sentence: String
-        let hint: String
-        init(_ sentence: String, hint: String) {
-            self.sentence = sentence
-            self.hint = hint
-        }
-    }
+    init(_ arguments: [String]) throws(CommandError) { words = try SshWords(arguments) }
 
     func run() throws -> ExitStatus {
         if words.wantsHelp || words.options.isEmpty && words.host == nil { return try StandardStreams.print(Help.ssh) }
@@ -27,12 +18,12 @@ struct SshCommand {
             let talksToMaster = words.options.contains { $0.letter == "O" }
             return try SshProcess.become(["ssh"] + (talksToMaster ? control : []) + words.all)
         }
-        guard let own = SshCommand.ownPath else { throw Trouble("cannot find this program's own file", hint: "is /proc mounted?") }
+        guard let own = SshCommand.ownPath else { throw CommandError.ssh("cannot find this program's own file", hint: "is /proc mounted?") }
         let (status, route) = try askSsh()
         guard status == 0 else { return .ssh }
         if words.copies { try SshHost.copy(own, words) }
         guard let program = quotedForProxyCommand(own) else {
-            throw Trouble("this program stands in a folder whose name has a line break", hint: "move it")
+            throw CommandError.ssh("this program stands in a folder whose name has a line break", hint: "move it")
         }
         // Not in the ProxyCommand: a shell reads that, and a host may be called anything (CVE-2023-51385).
         let told = [route.address, "\(route.port)", "\(words.port)", words.host!] + SshWords.spelled(words.ofConnection)
@@ -65,7 +56,7 @@ struct SshCommand {
             case "hostname": route.address = parts[1]
             case "port": route.port = UInt16(parts[1]) ?? 22
             case "proxycommand" where parts[1] != "none", "proxyjump" where parts[1] != "none":
-                throw Trouble("ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
+                throw CommandError.ssh("ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
                               hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
             default: break
             }

@@ -46,18 +46,18 @@ enum SshHost {
         case "port":
             if said.count == 2, let port = UInt16(said[1]), port > 0 { return port }
         case "missing":
-            throw SshCommand.Trouble("tele is not installed on \(visible(host)) (\(visible(said.last ?? "")))",
+            throw CommandError.ssh("tele is not installed on \(visible(host)) (\(visible(said.last ?? "")))",
                                      hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
         case "trouble":
-            throw SshCommand.Trouble("cannot start a tele server on \(visible(host)): \(visible(said.last ?? "", limit: 300))",
+            throw CommandError.ssh("cannot start a tele server on \(visible(host)): \(visible(said.last ?? "", limit: 300))",
                                      hint: "\"ssh \(visible(host))\" still works")
         default: break
         }
         if status == ExitStatus.usage.rawValue {
-            throw SshCommand.Trouble("the tele on \(visible(host)) is older than this one",
+            throw CommandError.ssh("the tele on \(visible(host)) is older than this one",
                                      hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
         }
-        throw SshCommand.Trouble(
+        throw CommandError.ssh(
             status == 255 ? "ssh cannot reach \(visible(host))" : "the shell on \(visible(host)) does not do what it is told (status \(status))",
             hint: status == 255 ? "its own words stand above; does \"ssh \(visible(host))\" work?" : "does \"ssh \(visible(host)) exec /bin/sh\" work?")
     }
@@ -70,7 +70,7 @@ enum SshHost {
         let host = words.host ?? ""
         let (status, _) = try SshProcess.run(ssh(SshWords.spelled(words.ofConnection), host, "exec /bin/sh -c '\(there)'"), inputFile: own)
         guard status == 0 else {
-            throw SshCommand.Trouble("cannot install tele on \(visible(host)): the copy does not fit or does not run there",
+            throw CommandError.ssh("cannot install tele on \(visible(host)): the copy does not fit or does not run there",
                                      hint: "it must be for that machine, and static: Packaging/build makes one")
         }
     }

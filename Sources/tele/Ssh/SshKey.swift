@@ -16,7 +16,7 @@ struct SshKey {
 
     init(host: String) throws {
         guard let folder = SshKey.folder else {
-            throw SshCommand.Trouble("HOME is not set", hint: "the key for the host is kept there, or under XDG_CACHE_HOME")
+            throw CommandError.ssh("HOME is not set", hint: "the key for the host is kept there, or under XDG_CACHE_HOME")
         }
         mkdir(String(folder.dropLast(5)), 0o700)
         guard mkdir(folder, 0o700) == 0 || errno == EEXIST else { throw SshKey.fault("make \(folder)") }
@@ -29,13 +29,13 @@ struct SshKey {
         path = "\(folder)/ssh-\(name).key"
         if access(path, F_OK) != 0 { try SshKey.make(path) }
         // Read as a client will read it: with the same demands on its mode and owner.
-        guard let key = try KeyFile(path: path).keys.first else { throw SshCommand.Trouble("\(path) holds no key", hint: "remove it") }
+        guard let key = try KeyFile(path: path).keys.first else { throw CommandError.ssh("\(path) holds no key", hint: "remove it") }
         line = key.line
     }
 
     /// Whole or not at all; of two that come together the first one's.
     private static func make(_ path: String) throws {
-        guard let line = KeyFile.line(name: "ssh") else { throw SshCommand.Trouble("cannot make a key", hint: "is /dev/urandom there?") }
+        guard let line = KeyFile.line(name: "ssh") else { throw CommandError.ssh("cannot make a key", hint: "is /dev/urandom there?") }
         let fresh = "\(path).\(getpid())"
         let fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard fd >= 0 else { throw fault("write \(fresh)") }
@@ -44,8 +44,8 @@ struct SshKey {
         guard link(fresh, path) == 0 || errno == EEXIST else { throw fault("write \(path)") }
     }
 
-    private static func fault(_ what: String) -> SshCommand.Trouble {
+    private static func fault(_ what: String) -> CommandError {
         let reason = SystemError.last.description
-        return SshCommand.Trouble("cannot \(what) (\(reason))", hint: "the key for the host is kept there; XDG_CACHE_HOME=FOLDER is another place")
+        return CommandError.ssh("cannot \(what) (\(reason))", hint: "the key for the host is kept there; XDG_CACHE_HOME=FOLDER is another place")
     }
 }

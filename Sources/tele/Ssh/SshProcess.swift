@@ -37,7 +37,7 @@ enum SshProcess {
         close(ends[1])
         guard failed == 0 else {
             close(ends[0])
-            throw SshCommand.Trouble("cannot run \(words[0]) (\(SystemError(failed)))", hint: "is it installed?")
+            throw CommandError.ssh("cannot run \(words[0]) (\(SystemError(failed)))", hint: "is it installed?")
         }
         var output: [UInt8] = []
         var bytes = [UInt8](repeating: 0, count: 4096)
@@ -81,7 +81,7 @@ enum SshProcess {
         var child: pid_t = 0
         let failed = withWords(words) { posix_spawn(&child, "/proc/self/exe", &actions, &attributes, $0, environ) }
         guard failed == 0 else {
-            throw SshCommand.Trouble("cannot start a server (\(SystemError(failed)))", hint: "is a limit reached?")
+            throw CommandError.ssh("cannot start a server (\(SystemError(failed)))", hint: "is a limit reached?")
         }
         return child
     }
@@ -110,7 +110,7 @@ enum SshProcess {
         return body(pointers)
     }
 
-    private static func fault(_ what: String) -> SshCommand.Trouble {
-        SshCommand.Trouble("cannot \(what) (\(SystemError.last))", hint: "is it installed, and a limit reached?")
+    private static func fault(_ what: String) -> CommandError {
+        CommandError.ssh("cannot \(what) (\(SystemError.last))", hint: "is it installed, and a limit reached?")
     }
 }

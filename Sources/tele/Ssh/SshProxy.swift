@@ -20,7 +20,7 @@ struct SshProxy {
     init(_ arguments: [String]) throws {
         let told = getenv(SshProxy.variable).flatMap { SshWords.unpacked(String(cString: $0)) } ?? []
         guard arguments.isEmpty, told.count >= 4, let port = UInt16(told[1]), let wanted = UInt16(told[2]) else {
-            throw SshCommand.Trouble("this command is for tele ssh alone", hint: "write tele ssh HOST")
+            throw CommandError.ssh("this command is for tele ssh alone", hint: "write tele ssh HOST")
         }
         address = told[0]
         self.port = port

@@ -14,7 +14,7 @@ struct SshServer {
 
     init(_ arguments: [String]) throws {
         guard arguments.count == 3, let sshPort = UInt16(arguments[1]), let wanted = UInt16(arguments[2]) else {
-            throw SshCommand.Trouble("this command is for tele ssh alone", hint: "write tele ssh HOST")
+            throw CommandError.ssh("this command is for tele ssh alone", hint: "write tele ssh HOST")
         }
         mark = arguments[0]
         self.sshPort = sshPort
@@ -24,9 +24,9 @@ struct SshServer {
     func run() throws -> ExitStatus {
         let said: String
         do {
-            guard let key = readLine(), !key.isEmpty else { throw SshCommand.Trouble("the client sent no key", hint: "") }
+            guard let key = readLine(), !key.isEmpty else { throw CommandError.ssh("the client sent no key", hint: "") }
             said = "port \(try port(key))"
-        } catch let trouble as SshCommand.Trouble {
+        } catch let trouble as CommandError {
             said = "trouble \(trouble.sentence)"
         }
         // Whatever was printed before may lack its newline.
@@ -69,7 +69,7 @@ struct SshServer {
             usleep(50_000)
         }
         let said = (try? SshProcess.text(of: log).split(separator: "\n").last { $0.contains("error") }).map(String.init)
-        throw SshCommand.Trouble(said ?? "it does not start; its log is \(log)", hint: "")
+        throw CommandError.ssh(said ?? "it does not start; its log is \(log)", hint: "")
     }
 
     // MARK: Its folder
@@ -80,14 +80,14 @@ struct SshServer {
         let places = [variable("XDG_RUNTIME_DIR"), "/run/user/\(geteuid())", variable("XDG_CACHE_HOME"), variable("HOME").map { "\($0)/.cache" }]
         var reasons: [String] = []
         for place in places.compactMap({ $0 }) {
-            do throws(SshCommand.Trouble) { return try folder(in: place, for: sshd, wanted) } catch {
+            do throws(CommandError) { return try folder(in: place, for: sshd, wanted) } catch {
                 if !reasons.contains(error.sentence) { reasons.append(error.sentence) }
             }
         }
-        throw SshCommand.Trouble(reasons.isEmpty ? "HOME is not set" : reasons.joined(separator: "; "), hint: "")
+        throw CommandError.ssh(reasons.isEmpty ? "HOME is not set" : reasons.joined(separator: "; "), hint: "")
     }
 
-    private static func folder(in place: String, for sshd: String, _ wanted: UInt16) throws(SshCommand.Trouble) -> String {
+    private static func folder(in place: String, for sshd: String, _ wanted: UInt16) throws(CommandError) -> String {
         let name = sshd.map { "[]".contains($0) ? "" : $0 == ":" || $0 == "%" ? "_" : String($0) }.joined()
         var path = place
         // Nothing is made where there is no such place.
@@ -98,9 +98,9 @@ struct SshServer {
         }
         var status = stat()
         guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid(), status.st_mode & 0o077 == 0 else {
-            throw SshCommand.Trouble("\(path) is not this user's alone", hint: "")
+            throw CommandError.ssh("\(path) is not this user's alone", hint: "")
         }
-        guard "\(path)/control".utf8.count <= 107 else { throw SshCommand.Trouble("\(path) is too long a path for a socket", hint: "") }
+        guard "\(path)/control".utf8.count <= 107 else { throw CommandError.ssh("\(path) is too long a path for a socket", hint: "") }
         // Room, and not only the permission.
         let probe = "\(path)/.room"
         let fd = open(probe, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
@@ -124,7 +124,7 @@ struct SshServer {
         return true
     }
 
-    private static func fault(_ what: String) -> SshCommand.Trouble {
-        SshCommand.Trouble("cannot \(what): \(SystemError.last)", hint: "")
+    private static func fault(_ what: String) -> CommandError {
+        CommandError.ssh("cannot \(what): \(SystemError.last)", hint: "")
     }
 }

@@ -23,7 +23,7 @@ struct SshWords: Equatable {
     /// With these ssh only says something, or talks to a master that is there: it connects to nothing.
     private static let connectsNowhere = Set("GOQV")
 
-    init(_ words: [String]) throws(UsageFault) {
+    init(_ words: [String]) throws(CommandError) {
         var rest = words[...]
         var areOptionsOver = false
         while let word = rest.first {
@@ -35,7 +35,7 @@ struct SshWords: Equatable {
                 if try !readOwn(word, &rest) { try readBundle(word, &rest) }
             } else if host == nil {
                 // ssh would take it for an option (CVE-2017-1000117 and its kin).
-                guard !word.hasPrefix("-") else { throw UsageFault("a host cannot be called \(quoted(word))", hint: "write tele ssh HOST") }
+                guard !word.hasPrefix("-") else { throw CommandError("a host cannot be called \(quoted(word))", hint: "write tele ssh HOST") }
                 host = word
                 rest.removeFirst()
                 // Behind "--" the rest is the command.
@@ -47,11 +47,11 @@ struct SshWords: Equatable {
         command = Array(rest)
     }
 
-    private mutating func readOwn(_ word: String, _ rest: inout ArraySlice<String>) throws(UsageFault) -> Bool {
+    private mutating func readOwn(_ word: String, _ rest: inout ArraySlice<String>) throws(CommandError) -> Bool {
         let name = word.drop { $0 == "-" }
         if name == "copy" { copies = true } else if name == "help" { wantsHelp = true } else if name == "port" || name.hasPrefix("port=") {
             let text = name == "port" ? rest.popFirst() ?? "" : String(name.dropFirst(5))
-            guard let number = UInt16(text), number > 0 else { throw UsageFault("\(quoted(text)) is no port", hint: "write -port=40300") }
+            guard let number = UInt16(text), number > 0 else { throw CommandError("\(quoted(text)) is no port", hint: "write -port=40300") }
             port = number
         } else {
             return false
@@ -60,7 +60,7 @@ struct SshWords: Equatable {
     }
 
     /// In a bundle as -vvp22 the first letter with a value ends it.
-    private mutating func readBundle(_ word: String, _ rest: inout ArraySlice<String>) throws(UsageFault) {
+    private mutating func readBundle(_ word: String, _ rest: inout ArraySlice<String>) throws(CommandError) {
         var letters = word.dropFirst()
         while let letter = letters.popFirst() {
             guard SshWords.valued.contains(letter) else {
@@ -68,7 +68,7 @@ struct SshWords: Equatable {
                 continue
             }
             guard let value = letters.isEmpty ? rest.popFirst() : String(letters) else {
-                throw UsageFault("ssh's option -\(letter) lacks its value", hint: "see man ssh")
+                throw CommandError("ssh's option -\(letter) lacks its value", hint: "see man ssh")
             }
             options.append(Option(letter: letter, value: value))
             return

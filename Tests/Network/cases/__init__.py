@@ -1,9 +1,31 @@
 """All cases, in the order in which they start: those that measure the whole machine come when it is idle."""
 
-from . import (chaos, close, command, crowd, edges, floods, keys, liars, load, mappings, operations, programs, promises, recovery, restart, robust,
-               splice, ssh, stuck, ways, machine)
+from . import (
+    chaos,
+    close,
+    command,
+    crowd,
+    edges,
+    floods,
+    keys,
+    liars,
+    load,
+    machine,
+    mappings,
+    operations,
+    programs,
+    promises,
+    recovery,
+    restart,
+    robust,
+    splice,
+    ssh,
+    stuck,
+    ways,
+)
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, close, restart, promises, load, keys, floods, liars, robust, edges, ways, machine, command, mappings, operations, ssh, splice, programs)
+    modules = (stuck, crowd, recovery, chaos, close, restart, promises, load, keys, floods, liars, robust, edges, ways, machine, command,
+               mappings, operations, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from ends import (Holder, Switchboard, call, exchange, name_of, observe, require_reset, reset, wait_unread)
+from ends import Holder, Switchboard, call, exchange, name_of, observe, require_reset, reset, wait_unread
 from faults import FAULTS
 from process import Failure
 from runner import Case

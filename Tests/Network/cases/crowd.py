@@ -4,10 +4,11 @@ import resource
 import threading
 import time
 
-from cases.mappings import Files
 from faults import FAULTS
 from process import Failure
 from runner import CAPACITY, Case
+
+from cases.mappings import Files
 
 #: A host has 28 000 ports towards one address and port, so there are several mappings.
 MAPPINGS = 5

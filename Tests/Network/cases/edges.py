@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 
-from cases.mappings import Files, Route
 from ends import NAME as NAME_OF_END
 from ends import Switchboard, call, exchange, receive_exactly
 from faults import FAULTS
@@ -17,6 +16,8 @@ from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, HERE, binary, security_flags
 from process import Failure
 from runner import Case
+
+from cases.mappings import Files, Route
 
 ORIGIN_PORT = 7970
 #: Two hosts of one name, the second behind the same link.

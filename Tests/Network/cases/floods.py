@@ -12,12 +12,13 @@ import threading
 import time
 
 import path as paths
-from cases.mappings import Files, Route
-from cases.promises import hello
 from ends import Switchboard, call, exchange
 from path import CARRIER_PORT
 from process import Failure
 from runner import CAPACITY, Case, Skip
+
+from cases.mappings import Files, Route
+from cases.promises import hello
 
 ORIGIN_PORT, MUTE_PORT, FLOOD_PORT, MOODS_PORT, GOOD_USERS = 7880, 7881, 7882, 7883, 9101
 MUTE_USERS = 1000

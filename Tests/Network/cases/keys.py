@@ -6,12 +6,13 @@ import subprocess
 import time
 
 import path as paths
-from cases.promises import MIDDLEBOX_PORT, Middlebox
 from ends import Switchboard, call, exchange, observe
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, binary, make_authority, make_certificate, quietly, secrets
 from process import Failure
 from runner import Case, Skip
+
+from cases.promises import MIDDLEBOX_PORT, Middlebox
 
 ORIGIN_PORT = 7980
 

@@ -6,12 +6,13 @@ import socket
 import threading
 import time
 
-from cases import floods
-from cases.floods import (AT_ONCE, GOOD_USERS, MOODS_PORT, ORIGIN_PORT, PER_SECOND, begin, echoes, frame, judge, session, target_of, two_origins, varint)
-from cases.mappings import Route
 from ends import RESET_AT_CLOSE, Switchboard, call, exchange
 from process import Failure
 from runner import CAPACITY, Case
+
+from cases import floods
+from cases.floods import AT_ONCE, GOOD_USERS, MOODS_PORT, ORIGIN_PORT, PER_SECOND, begin, echoes, frame, judge, session, target_of, two_origins, varint
+from cases.mappings import Route
 
 TARGET = target_of("moods")
 LIES = b"liar"

@@ -10,14 +10,15 @@ import threading
 import time
 
 import path as paths
-from cases.mappings import Files, Route
-from cases.floods import frame
-from cases.promises import hello
 from ends import RESET_AT_CLOSE, Switchboard, call, exchange, receive_exactly
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, HERE
 from process import Failure, last_line
 from runner import CAPACITY, Case
+
+from cases.floods import frame
+from cases.mappings import Files, Route
+from cases.promises import hello
 
 ORIGIN_PORT = 7960
 MIB = 1 << 20
@@ -190,11 +191,11 @@ def stopped_readers(context):
     free = max(depot.fetch(path.address, 64 * MIB) for _ in range(3))
     for end in idle:
         end.close()
-    ends = [depot.ask(path.address, size, kept) for _ in range(count)]
+    stopped = [depot.ask(path.address, size, kept) for _ in range(count)]
     context.sleep(3)
     beside = depot.fetch_as_fast(path.address, 64 * MIB, free / 2)
     memory = [process.memory("VmHWM") // MIB for process in (path.client, path.server) if process]
-    note = f"{beside / MIB:.0f} MiB/s beside {count} stopped readers, {free / MIB:.0f} without; {memory} MiB"
+    note = f"{beside / MIB:.0f} MiB/s beside {len(stopped)} stopped readers, {free / MIB:.0f} without; {memory} MiB"
     if beside < free / 2 or any(used > 64 + 64 + 32 for used in memory):
         raise Failure(note)
     return note
@@ -226,8 +227,8 @@ def idle_sessions(context):
 def refusals(context):
     """A mapping whose origin is down, and users that end by RST, thousands a second: the other mapping's users notice nothing."""
     lab = context.lab()
-    files = Files(context, lab, {"good": "127.0.0.1:9101", "down": "127.0.0.1:9102"},
-                  {"good": f"127.0.0.1:{ORIGIN_PORT}", "down": "127.0.0.1:1"}, client="max-streams = 1000", server="max-streams = 1000")
+    Files(context, lab, {"good": "127.0.0.1:9101", "down": "127.0.0.1:9102"},
+          {"good": f"127.0.0.1:{ORIGIN_PORT}", "down": "127.0.0.1:1"}, client="max-streams = 1000", server="max-streams = 1000")
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         user, origin = call(lab, Route(9101), switchboard)
         stop, counts = multiprocessing.Event(), multiprocessing.Array("Q", 2)

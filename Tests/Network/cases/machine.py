@@ -7,11 +7,12 @@ import signal
 import subprocess
 import time
 
-from cases.mappings import Files, Route
 from ends import Switchboard, call, exchange
 from path import binary, status_of
 from process import Failure
 from runner import Case, Skip
+
+from cases.mappings import Files, Route
 
 ORIGIN_PORT = 7990
 NOBODY = 65534
@@ -192,7 +193,7 @@ def metrics_by_name(context):
     path = Files(context, lab, {f"m{number}": f"127.0.0.1:{9500 + number}" for number in range(count)},
                  {f"m{number}": f"127.0.0.1:{ORIGIN_PORT}" for number in range(count)},
                  client=f'key = "{folder}/anna"\n', server=f'key = "{folder}/keys"\nmetrics = "127.0.0.1:9140"\n')
-    other = lab.start("bert", [binary(), "-client", "-in=127.0.0.1:9490", f"-out=10.213.2.2:40300", f"-key={folder}/bert", "-control=none"],
+    other = lab.start("bert", [binary(), "-client", "-in=127.0.0.1:9490", "-out=10.213.2.2:40300", f"-key={folder}/bert", "-control=none"],
                       host=lab.client)
     other.wait_for_port(9490)
 

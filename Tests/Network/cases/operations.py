@@ -8,7 +8,6 @@ import threading
 import time
 
 import programs
-from cases.mappings import CARRIER, CHANGED, KEPT, Files, Route, ask
 from ends import Switchboard, call, exchange
 from faults import FAULTS
 from lab import SERVER_ADDRESS
@@ -16,6 +15,8 @@ from path import binary, security_flags, status_of
 from process import Failure
 from programs.ssh import client_options, prepare_sshd
 from runner import Case
+
+from cases.mappings import CARRIER, CHANGED, KEPT, Files, Route, ask
 
 
 class SshByCommand(programs.Ssh):

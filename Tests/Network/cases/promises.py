@@ -35,7 +35,7 @@ def killed_and_started(context):
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT)
     rounds = 500 if context.options.long else 12
-    slowest, carried = 0.0, 0
+    slowest = 0.0
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         for turn in range(rounds):
             user, origin = call(lab, path, switchboard)

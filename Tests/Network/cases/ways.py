@@ -4,12 +4,13 @@ import subprocess
 import threading
 import time
 
-from cases.mappings import Route
 from ends import Switchboard, call, exchange, receive_exactly
 from lab import SERVER_ADDRESS, ip
 from path import CARRIER_PORT, binary, security_flags
 from process import Failure
 from runner import Case
+
+from cases.mappings import Route
 
 ORIGIN_PORT = 7980
 #: What passes where packets of full size do not.

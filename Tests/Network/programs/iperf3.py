@@ -3,6 +3,7 @@
 import json
 
 from process import Failure
+
 from .program import Program, tail
 
 

@@ -10,6 +10,7 @@ import os
 from lab import SERVER_ADDRESS
 from path import HERE
 from process import Failure
+
 from .program import Program, tail
 
 MESSAGES = 20_000

@@ -8,6 +8,7 @@ import subprocess
 import threading
 
 from process import Failure
+
 from .program import Program, tail
 
 CLIENTS = 8

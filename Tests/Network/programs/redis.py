@@ -3,6 +3,7 @@
 import re
 
 from process import Failure
+
 from .program import Program, tail
 
 CLIENTS, PIPELINE = 50, 16

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 from process import Failure
+
 from .program import Program
 from .ssh import client_options, prepare_sshd
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 
 from process import Failure
+
 from .program import Program, tail
 
 LINES = 200

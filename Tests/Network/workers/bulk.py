@@ -9,7 +9,6 @@ of JSON: bytes and hash of what it sent and received, and how the other half end
 
 import hashlib
 import json
-import os
 import random
 import socket
 import struct

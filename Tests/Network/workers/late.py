@@ -8,7 +8,6 @@ import asyncio
 import socket
 import sys
 
-
 begun = 0
 
 

@@ -1,3 +1,4 @@
+import Chance
 import CRing
 import CSystem
 import Glibc

@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 
 /// TCP as a process and its peer can see it: bytes in order, windows, retransmissions, FIN, RST, an accept queue.

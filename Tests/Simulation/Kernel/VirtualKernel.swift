@@ -1,3 +1,4 @@
+import Chance
 import Glibc
 
 /// Everything outside the processes of a simulation: time, chance, and what their system calls lead to. Nothing in it knows the real time,

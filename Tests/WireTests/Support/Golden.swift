@@ -16,7 +16,7 @@ struct Golden<Message> {
 
 let goldenIdentity = SessionIdentity(high: 0x0011_2233_4455_6677, low: 0x8899_aabb_ccdd_eeff)
 /// The bytes 0 to 31. The proofs below are made with it.
-let goldenSecret = Octets32(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f, 0x1011_1213_1415_1617, 0x1819_1a1b_1c1d_1e1f)
+let goldenSecret = Secret(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f, 0x1011_1213_1415_1617, 0x1819_1a1b_1c1d_1e1f)
 
 /// Frames of the fixed layout "type, length, varints". For DATA the header.
 var goldenFrames: [Golden<Frame>] {
@@ -55,7 +55,7 @@ var goldenHellos: [Golden<Hello>] {
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
             """),
         Golden("13.16", Hello(identity: goldenIdentity, attempt: 7, received: 4660, replay: 37, earlyByteCount: 512,
-                              dataLimit: 67_112_960, proof: Octets32(
+                              dataLimit: 67_112_960, proof: MAC(
                                 0x6ea6_d3d9_0857_0c58, 0xec86_682c_6e00_e6dd,
                                 0xa89a_4fb1_9e25_ca0c, 0xf593_939b_ebd3_6cf5)), """
             54 45 4c 45                                     ; magic
@@ -93,7 +93,7 @@ var goldenAnswers: [Golden<Frame>] {
             """),
         Golden("13.18", .welcome(Welcome(identity: goldenIdentity, secret: .zero, attempt: 7, epoch: 2, received: 549,
                                          dataLimit: 67_117_056, maximumStreams: 100_000, initialCredit: 262_144,
-                                         proof: Octets32(0x0312_60a9_66ad_9c58, 0xae55_1ccc_858b_c6f4,
+                                         proof: MAC(0x0312_60a9_66ad_9c58, 0xae55_1ccc_858b_c6f4,
                                                          0xa0b9_04fc_10aa_e7aa, 0xbf7e_fed0_a967_0c79))), """
             11 40 7d                                        ; type, body of 125 bytes
             01                                              ; version 1

@@ -1,20 +1,21 @@
+import Chance
 import Wire
 
 /// A value of any size that a varint can have, often at a border.
 func randomValue(_ chance: inout Chance) -> UInt64 {
     let borders: [UInt64] = [0, 1, 63, 64, 16_383, 16_384, 1_073_741_823, 1_073_741_824, Varint.maximum]
-    if chance.one(in: 4) { return borders[chance.below(borders.count)] }
+    if chance.oneIn(4) { return borders[chance.below(borders.count)] }
     return chance.next() >> UInt64(2 + chance.below(62))
 }
 
 /// Printable, of 0 to 256 bytes.
 func randomReason(_ chance: inout Chance) -> String {
-    let count = chance.one(in: 8) ? 256 : chance.below(30)
+    let count = chance.oneIn(8) ? 256 : chance.below(30)
     return String(decoding: (0..<count).map { _ in UInt8(0x20 + chance.below(0x5f)) }, as: UTF8.self)
 }
 
-func randomOctets(_ chance: inout Chance) -> Octets32 {
-    chance.one(in: 4) ? .zero : Octets32(chance.next(), chance.next(), chance.next(), chance.next())
+func randomMAC(_ chance: inout Chance) -> MAC {
+    chance.oneIn(4) ? .zero : MAC(chance.next(), chance.next(), chance.next(), chance.next())
 }
 
 /// Any frame that has bytes.
@@ -24,7 +25,7 @@ func randomFrame(_ chance: inout Chance) -> Frame {
     case 0: return .open(stream: value(), target: value(), sendCredit: value(), receiveCredit: value())
     case 1:
         let longest = Specification.dataBodyMaximum - Varint.maximumByteCount
-        return .data(stream: value(), payloadByteCount: chance.one(in: 8) ? longest : 1 + chance.below(longest))
+        return .data(stream: value(), payloadByteCount: chance.oneIn(8) ? longest : 1 + chance.below(longest))
     case 2: return .fin(stream: value(), finalSize: value())
     case 3: return .reset(stream: value(), code: ResetCode(rawValue: value()))
     case 4: return .streamCredit(stream: value(), limit: value())
@@ -34,9 +35,9 @@ func randomFrame(_ chance: inout Chance) -> Frame {
     case 8: return .close(code: CloseCode(rawValue: value()), reason: randomReason(&chance))
     case 9:
         let identity = SessionIdentity(high: chance.next(), low: chance.next())
-        var welcome = Welcome(identity: identity, secret: randomOctets(&chance), attempt: chance.next(),
+        var welcome = Welcome(identity: identity, secret: randomSecret(&chance), attempt: chance.next(),
                               epoch: UInt32(truncatingIfNeeded: chance.next()), received: value(), dataLimit: value(),
-                              maximumStreams: chance.next(), initialCredit: chance.next(), proof: randomOctets(&chance))
+                              maximumStreams: chance.next(), initialCredit: chance.next(), proof: randomMAC(&chance))
         welcome.version = UInt8(chance.below(256))
         return .welcome(welcome)
     default:
@@ -45,10 +46,10 @@ func randomFrame(_ chance: inout Chance) -> Frame {
 }
 
 func randomHello(_ chance: inout Chance) -> Hello {
-    let identity = chance.one(in: 4) ? SessionIdentity.none : SessionIdentity(high: chance.next(), low: chance.next())
+    let identity = chance.oneIn(4) ? SessionIdentity.none : SessionIdentity(high: chance.next(), low: chance.next())
     var hello = Hello(identity: identity, attempt: randomValue(&chance), received: randomValue(&chance),
                       replay: randomValue(&chance), earlyByteCount: UInt32(chance.below(Specification.earlyMaximum + 1)),
-                      dataLimit: randomValue(&chance), proof: randomOctets(&chance))
+                      dataLimit: randomValue(&chance), proof: randomMAC(&chance))
     hello.versionMinimum = UInt8(chance.below(256))
     hello.versionMaximum = UInt8(Int(hello.versionMinimum) + chance.below(256 - Int(hello.versionMinimum)))
     return hello
@@ -73,4 +74,8 @@ func spoiled(_ model: [UInt8], _ others: [[UInt8]], _ chance: inout Chance) -> [
         }
     }
     return bytes
+}
+
+func randomSecret(_ chance: inout Chance) -> Secret {
+    chance.oneIn(4) ? .zero : Secret(chance.next(), chance.next(), chance.next(), chance.next())
 }

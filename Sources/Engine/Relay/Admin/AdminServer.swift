@@ -107,7 +107,7 @@ final class AdminServer {
         case "/stop": HTTPAnswer(.fine, "stopping \(relay.words)\n") { $0.request(gently: false) }
         case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload.run() }
         case "/reconnect":
-            relay.host.reconnect() ? HTTPAnswer(.fine, "done\n")
+            relay.client != nil ? HTTPAnswer(.fine, "done\n") { $0.client?.reconnect() }
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
         default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload and /reconnect\n")
         }

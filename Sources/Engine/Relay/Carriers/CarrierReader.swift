@@ -166,7 +166,7 @@ final class CarrierReader {
             if let session = carrier.session, session.carrier === carrier { receiveSplice.notePayload(carrier, session, wasFull: wasFull) }
             if !carrier.isHot, carrier.state == .established { shrinkBlock(carrier) }
         case .secure(let channel):
-            if carrier.state == .securing { relay.host.handleHeard(carrier) }
+            if carrier.state == .securing { relay.client?.handleHeard(carrier) }
             channel.arrived(Int(result), now: relay.now)
             security.open(carrier, channel)
         }
@@ -304,7 +304,7 @@ final class CarrierReader {
             guard act(event, session, base) else { return }
         }
         session.endpoint.heard(now: relay.instant)
-        if carrier.block.parsed > start { relay.host.handleProven(session) }
+        if carrier.block.parsed > start { relay.server?.handleProven(session) }
         sessions.noteLife(session)
     }
 
@@ -326,7 +326,7 @@ final class CarrierReader {
         case .reset(let owner, let code):
             let mapping = code == .reset ? "" : relay.host.mappingName(relay.locals[owner].pointee.mapping)
             relay.events.note(.streamReset(session, code, mapping: mapping))
-            relay.host.handleStreamReset(owner, code)
+            relay.client?.handleStreamReset(owner, code)
             // First: the endpoint does not know the owner any more, so the session's end would not end it.
             relay.locals.abortOutbound(owner)
         case .closed(let code, let reason):

@@ -51,7 +51,7 @@ final class Carriers {
         switch operation {
         case .carrierConnect:
             carrier.inFlight.connect = false
-            if carrier.state == .connecting { relay.host.handleConnected(carrier, completion.error) }
+            if carrier.state == .connecting { relay.client?.handleConnected(carrier, completion.error) }
         case .carrierReceive, .carrierReceivePooled, .carrierReadable:
             reader.completed(operation, carrier, completion)
         case .carrierWritable:

@@ -143,8 +143,6 @@ final class Client: Host {
 
     func handleHeard(_ carrier: Carrier) { dialer.handleHeard(carrier.candidate, now: relay.instant) }
 
-    func makeRoom() {}
-
     /// HELLO follows at once, in one flight with the end of the handshake.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
         guard let name = relay.credentials?.name(of: channel.peer) else {
@@ -184,11 +182,11 @@ final class Client: Host {
         if route != self.route || dialer.isSeeking && !dialer.isPausing { pathMayHaveChanged() }
     }
 
-    func reconnect() -> Bool {
+    /// A new carrier is wanted, though the old one may work.
+    func reconnect() {
         dialer.handlePathChanged(now: relay.instant)
         dialer.handleSuspected(now: relay.instant)
         run()
-        return true
     }
 
     // MARK: Losses
@@ -212,9 +210,6 @@ final class Client: Host {
         dialer.handleRecovered()
         run()
     }
-
-    func handleProven(_ session: Session) {}
-    func handleShortage(_ session: Session) {}
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         relay.events.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))

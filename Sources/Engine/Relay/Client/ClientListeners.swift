@@ -94,8 +94,4 @@ extension Client {
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
         session.endpoint.reset(slot, .refused, now: relay.instant)
     }
-
-    func handleOriginConnected(_ token: Token, _ error: SystemError?) {}
-    func handleConnectAbandoned(_ index: UInt32) {}
-    func finishTurn() {}
 }

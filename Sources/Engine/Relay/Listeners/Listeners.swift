@@ -137,7 +137,7 @@ final class Listeners {
             if error.isShortage {
                 relay.events.note(.cannotAccept(error))
                 guard entries[index].purpose == .carriers else { return pause(index) }
-                relay.host.makeRoom()
+                relay.server?.makeRoom()
                 return pause(index, for: Policy.givingWay)
             }
         } else {

@@ -227,7 +227,7 @@ final class LocalSockets {
     private func release(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
         relay.timers.cancel(token(index, .flushDeadline))
-        if user.pointee.opening != nil { relay.host.handleConnectAbandoned(index) }
+        if user.pointee.opening != nil { relay.server?.handleConnectAbandoned(index) }
         if user.pointee.fd >= 0 {
             if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
             relay.loop.close(user.pointee.fd)
@@ -238,7 +238,7 @@ final class LocalSockets {
         reader.becomeCold(index, user)
         let farewell = user.pointee.life.farewell
         table.remove(index)
-        relay.host.handleUserGone(index, farewell)
+        relay.client?.handleUserGone(index, farewell)
     }
 
     // MARK: Resets

@@ -129,7 +129,7 @@ final class LocalWriter {
         let ahead = user.pointee.backlog == nil ? Int.max : Policy.passedAhead
         let room = session.endpoint.measuresRoom(user.pointee.slot, count) ? room(of: user, session) : 0
         session.endpoint.consume(user.pointee.slot, count, ahead: ahead, room: room, now: relay.instant)
-        if session.endpoint.takeShortage() { relay.host.handleShortage(session) }
+        if session.endpoint.takeShortage() { relay.server?.handleShortage(session) }
         sessions.markDirty(session)
     }
 

@@ -39,8 +39,10 @@ package final class RelayProcess {
     private(set) var watches: Watches!
     private(set) var reload: Reload!
     private(set) var admin: AdminServer!
-    /// Set once, before the first iteration.
-    var host: (any Host)!
+    /// One of the two, set once before the first iteration.
+    private(set) var client: Client?
+    private(set) var server: Server?
+    private(set) var host: (any Host)!
 
     var timers = TimerHeap()
     private(set) var stopping: Stopping
@@ -116,6 +118,10 @@ package final class RelayProcess {
         arena_destroy(arena)
         iovecs.deallocate()
     }
+
+    func become(_ client: Client) { (self.client, host) = (client, client) }
+
+    func become(_ server: Server) { (self.server, host) = (server, server) }
 
     // MARK: The event loop
 
@@ -201,7 +207,7 @@ package final class RelayProcess {
         let slept = watches.takeSleep()
         guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
         events.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
-        host.pathMayHaveChanged()
+        client?.pathMayHaveChanged()
     }
 
     /// Sent from the event loop, so that a loop that hangs is noticed.
@@ -224,7 +230,7 @@ package final class RelayProcess {
 
     /// Starts one send for each socket and session that has work, then re-arms the receives.
     private func flush() {
-        host.finishTurn()
+        server?.finishTurn()
         var rounds = 0
         while hasWork, rounds < 4 {
             rounds += 1
@@ -243,7 +249,7 @@ package final class RelayProcess {
         case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch:
             locals.handle(operation, completion)
         case .originConnect:
-            host.handleOriginConnected(completion.token, completion.error)
+            server?.handleOriginConnected(completion.token, completion.error)
         case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:
@@ -287,7 +293,7 @@ package final class RelayProcess {
         guard now >= next else { return timers.set(Operation.networkSettled.token(), at: next) }
         networkChangedAt = now
         if stopping.isRunning { listeners.renewLinks() }
-        host.networkChanged()
+        client?.networkChanged()
     }
 
     // MARK: Stopping
@@ -298,7 +304,7 @@ package final class RelayProcess {
         case SIGHUP where configuration.stream != nil:
             isReleased = true
             request(gently: false)
-        case SIGUSR1: host.pathMayHaveChanged()
+        case SIGUSR1: client?.pathMayHaveChanged()
         case SIGHUP: reload.run()
         default: request(gently: number == SIGTERM)
         }

@@ -59,8 +59,7 @@ public func run(_ configuration: Configuration, logger: Logger, reconfigure: Rec
 /// A process that listens and has not begun, and the address of its first listener.
 package func makeProcess(_ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?) throws -> (RelayProcess, Address?) {
     let relay = try RelayProcess(configuration, log: logger, reconfigure)
-    let (host, first) = try configuration.role == .client ? client(relay) : server(relay)
-    relay.host = host
+    let first = try configuration.role == .client ? becomeClient(relay) : becomeServer(relay)
     try adminListeners(relay)
     return (relay, first)
 }
@@ -68,8 +67,9 @@ package func makeProcess(_ configuration: Configuration, _ logger: Logger, _ rec
 /// Reads the configuration again.
 public typealias Reconfigure = () throws(StartFault) -> Configuration
 
-private func client(_ relay: RelayProcess) throws(StartFault) -> (any Host, Address?) {
-    if relay.configuration.stream != nil { return (Client(relay, server: relay.configuration.output), nil) }
+private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? {
+    relay.become(Client(relay, server: relay.configuration.output))
+    guard relay.configuration.stream == nil else { return nil }
     var first: Address?
     for mapping in relay.configuration.mappings {
         for socket in try listeningSockets(relay, mapping.name, mapping.address, mapping.access) {
@@ -80,10 +80,10 @@ private func client(_ relay: RelayProcess) throws(StartFault) -> (any Host, Addr
         }
     }
     guard let first else { throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping") }
-    return (Client(relay, server: relay.configuration.output), first)
+    return first
 }
 
-private func server(_ relay: RelayProcess) throws(StartFault) -> (any Host, Address?) {
+private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? {
     let sockets = try listeningSockets(relay, "", relay.configuration.output, relay.configuration.outputAccess)
     let origins = Origins()
     _ = origins.set(relay.configuration.mappings)
@@ -92,7 +92,8 @@ private func server(_ relay: RelayProcess) throws(StartFault) -> (any Host, Addr
         relay.events.note(.listensForCarriers(socket.address, origins: relay.configuration.mappings, driver: relay.loop.driverName))
         if !socket.address.isLoopback, relay.credentials == nil { relay.events.note(.isOpenToStrangers(socket.address)) }
     }
-    return (Server(relay, origins: origins), sockets.first?.address)
+    relay.become(Server(relay, origins: origins))
+    return sockets.first?.address
 }
 
 /// Where people and graphs ask: a socket file for this user, and an address for metrics.

@@ -54,8 +54,6 @@ final class Server: Host {
         relay.carriers.reader.arm(carrier)
     }
 
-    func handleHeard(_ carrier: Carrier) {}
-
     private var handshakesMaximum: Int { min(Policy.handshakesMaximum, relay.descriptorLimit / Policy.handshakesPart) }
 
     /// A carrier without a session gives way: the oldest that has said nothing for a while, or the oldest of those that take long.
@@ -70,8 +68,6 @@ final class Server: Host {
 
     /// If nobody gives way yet, who comes next waits.
     func makeRoom() { _ = giveWay() }
-
-    func handleConnected(_ carrier: Carrier, _ error: SystemError?) {}
 
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
         guard let name = relay.credentials?.name(of: channel.peer) else {
@@ -98,8 +94,6 @@ final class Server: Host {
         handshakes = []
     }
 
-    func handleStreamReset(_ index: UInt32, _ code: ResetCode) {}
-    func handleUserGone(_ index: UInt32, _ farewell: SocketLife.CloseMode) {}
     var ending: Ending { .finished }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
@@ -213,13 +207,6 @@ final class Server: Host {
         scheduleRegistry()
     }
 
-    func handleInDoubt(_ session: Session) {}
-    func handleSuspected(_ session: Session) {}
-    func handleRecovered(_ session: Session) {}
-    func pathMayHaveChanged() {}
-    func networkChanged() {}
-    func reconnect() -> Bool { false }
-
     // MARK: Sessions
 
     /// The first frame after WELCOME: the peer is live, so the session gets its place and its full quota.
@@ -285,7 +272,8 @@ final class Server: Host {
             for _ in 0..<Policy.expiriesAtOnce {
                 guard let key = registry.nextExpired(now: relay.instant) else { break }
                 guard let session = relay.sessions.find(key) else { preconditionFailure("a session that nobody has") }
-                relay.events.note(.sessionExpired(session, heldForSeconds: relay.configuration.holdSeconds))
+                let since = session.link.downSince ?? relay.now
+                relay.events.note(.sessionExpired(session, heldForSeconds: Int((relay.now - since) / 1_000_000_000)))
                 relay.sessions.discard(session)
             }
             scheduleRegistry()

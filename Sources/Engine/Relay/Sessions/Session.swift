@@ -26,7 +26,7 @@ final class Session {
     var pinning: [Carrier] = []
 
     var identity = SessionIdentity.none
-    var secret = Octets32.zero
+    var secret = Secret.zero
     /// Bytes that it holds for the peer, counted by `Budget`.
     var account = Budget.Account()
     /// How long the oldest of them waits.

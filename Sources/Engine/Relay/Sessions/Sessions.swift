@@ -205,7 +205,7 @@ final class Sessions {
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
     private func inDoubt(_ session: Session) {
         session.link = .inDoubt
-        relay.host.handleInDoubt(session)
+        relay.client?.handleInDoubt(session)
     }
 
     /// A connect to the peer was answered. A carrier in doubt that is silent still is worse than the path.
@@ -221,7 +221,7 @@ final class Sessions {
         session.link = .suspected(since: relay.now)
         relay.events.note(.carrierSuspected(session, carrier.peer))
         relay.locals.reader.readOn(session)
-        relay.host.handleSuspected(session)
+        relay.client?.handleSuspected(session)
     }
 
     /// The answer came: a doubt was wrong.
@@ -231,7 +231,7 @@ final class Sessions {
         guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
         if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
         session.link = .attached
-        relay.host.handleRecovered(session)
+        relay.client?.handleRecovered(session)
     }
 
     // MARK: Carriers

@@ -72,7 +72,7 @@ final class ReceiveSplice {
             noteLength(carrier, count, of: due.byteCount, least: Policy.passLeast)
             session.endpoint.heard(now: relay.instant)
             relay.sessions.markDirty(session)
-            relay.host.handleProven(session)
+            relay.server?.handleProven(session)
             relay.sessions.noteLife(session)
             return count
         case .busy:

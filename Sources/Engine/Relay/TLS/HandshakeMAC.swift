@@ -6,40 +6,42 @@ import Wire
 /// connection, if there is one, and the message up to its proof field (docs/protocol.md §4.8).
 enum HandshakeMAC {
     /// Nil when libcrypto fails; then nobody is believed.
-    static func make(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Octets32? {
+    static func make(_ secret: Secret, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> MAC? {
         var key = secret.bytes
         var proof = [UInt8](repeating: 0, count: Int(PROOF_BYTES))
         let message = binding + Array(bytes)
         guard proof_hmac(&key, message, message.count, &proof) == 0 else { return nil }
-        return Octets32(proof)
+        return MAC(proof)
     }
 }
 
-extension Octets32 {
-    var bytes: [UInt8] {
+extension Secret {
+    fileprivate var bytes: [UInt8] {
         [words.0, words.1, words.2, words.3].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) } }
     }
 
-    init(_ bytes: [UInt8]) {
+    static func random(using generator: inout Entropy) -> Secret {
+        Secret(generator.next(), generator.next(), generator.next(), generator.next())
+    }
+}
+
+extension MAC {
+    fileprivate init(_ bytes: [UInt8]) {
         func word(_ start: Int) -> UInt64 { bytes[start..<start + 8].reduce(0) { $0 << 8 | UInt64($1) } }
         self.init(word(0), word(8), word(16), word(24))
-    }
-
-    static func random(using generator: inout Entropy) -> Octets32 {
-        Octets32(generator.next(), generator.next(), generator.next(), generator.next())
     }
 }
 
 extension Hello {
     /// The encoded message, with its proof when `secret` is given.
-    func encoded(secret: Octets32?, on binding: [UInt8]) -> [UInt8]? {
+    func encoded(secret: Secret?, on binding: [UInt8]) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: Hello.byteCount)
         return sealed(&bytes, Hello.provenByteCount, secret, binding) { $0.encode(into: &$1) }
     }
 }
 
 extension Welcome {
-    func encoded(provenWith key: Octets32?, on binding: [UInt8]) -> [UInt8]? {
+    func encoded(provenWith key: Secret?, on binding: [UInt8]) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: Welcome.byteCount)
         return sealed(&bytes, Welcome.provenByteCount, key, binding) { $0.encode(into: &$1) }
     }
@@ -48,10 +50,10 @@ extension Welcome {
 extension Hello: Provable {}
 extension Welcome: Provable {}
 
-protocol Provable { var proof: Octets32 { get set } }
+protocol Provable { var proof: MAC { get set } }
 
 extension Provable {
-    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Octets32?, _ binding: [UInt8],
+    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Secret?, _ binding: [UInt8],
                             encode: (Self, inout ByteWriter) -> Void) -> [UInt8]? {
         var message = self
         let made = bytes.withUnsafeMutableBytes { buffer -> Bool in
@@ -68,7 +70,7 @@ extension Provable {
     }
 
     /// Whether the proof at the end of the received bytes holds.
-    func isProven(_ secret: Octets32, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Bool {
+    func isProven(_ secret: Secret, over bytes: UnsafeRawBufferPointer, on binding: [UInt8]) -> Bool {
         HandshakeMAC.make(secret, over: bytes, on: binding).map { $0 == proof } ?? false
     }
 }

@@ -1,5 +1,5 @@
 /// Numbers as a person reads them: three digits and a unit.
-enum Figures {
+enum HumanUnits {
     /// 0 B, 12.3 KiB, 64.0 MiB.
     static func bytes(_ count: Double) -> String {
         var value = count
