@@ -37,12 +37,16 @@ let package = Package(
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Time", "Wire"]),
         layer("Control", at: "Sources/Engine/Control", knows: ["Time", "Wire", "Tunnel"]),
         layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"], settings: unchecked),
-        layer("Relay", at: "Sources/Engine/Relay", knows: ["Time", "Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
-              uses: [.product(name: "Logging", package: "swift-log"),
-                     .product(name: "Histogram", package: "hdrhistogram-swift")], settings: unchecked),
+        layer(
+            "Relay", at: "Sources/Engine/Relay", knows: ["Time", "Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
+            uses: [
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ], settings: unchecked),
 
         .executableTarget(
-            name: "tele", dependencies: [
+            name: "tele",
+            dependencies: [
                 "Relay", "Loop", "CTOML",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -59,36 +63,51 @@ let package = Package(
         tests("RelayTests", of: ["Relay", "Tunnel", "Time", "Loop", "CRing", "CSlab", .product(name: "Logging", package: "swift-log")]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire", "Time"]),
         tests("RepositoryTests", of: []),
-        .target(name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
-                cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
+        .target(
+            name: "CSeccomp", path: "Tests/Support/CSeccomp", publicHeadersPath: "include",
+            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]),
         .executableTarget(name: "tele-stand-in", path: "Tests/StandIn", swiftSettings: swift),
 
         // Whole processes on a virtual kernel, and long campaigns of them from the command line.
-        .target(name: "Simulation", dependencies: ["Chance", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
-                                                   .product(name: "Logging", package: "swift-log")], path: "Tests/Simulation",
-                exclude: ["build", "canaries"], swiftSettings: swift),
+        .target(
+            name: "Simulation",
+            dependencies: [
+                "Chance", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
+                .product(name: "Logging", package: "swift-log"),
+            ], path: "Tests/Simulation",
+            exclude: ["build", "canaries"], swiftSettings: swift),
         tests("SimulationTests", of: ["Simulation", "Wire"]),
-        .executableTarget(name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",
-                          swiftSettings: swift),
-        tests("CommandTests", of: ["tele", "tele-stand-in", "Relay", "Loop",
-                                   .product(name: "Logging", package: "swift-log")]),
+        .executableTarget(
+            name: "tele-simulate", dependencies: ["Simulation", "Tunnel"], path: "Tests/SimulateCommand",
+            swiftSettings: swift),
+        tests(
+            "CommandTests",
+            of: [
+                "tele", "tele-stand-in", "Relay", "Loop",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
     ],
     cLanguageStandard: .gnu17,
     cxxLanguageStandard: .cxx17
 )
 
-func layer(_ name: String, at path: String, knows: [Target.Dependency] = [],
-           uses: [Target.Dependency] = [], settings: [SwiftSetting] = []) -> Target {
+func layer(
+    _ name: String, at path: String, knows: [Target.Dependency] = [],
+    uses: [Target.Dependency] = [], settings: [SwiftSetting] = []
+) -> Target {
     .target(name: name, dependencies: knows + uses, path: path, swiftSettings: swift + settings)
 }
 
 func cLayer(_ name: String, at path: String, links libraries: [String] = []) -> Target {
-    .target(name: name, path: path, publicHeadersPath: "include",
-            cSettings: [.treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
-                        .define("RING_FAULTS", .when(configuration: .debug)),
-                        .define("SIMULATION", .when(configuration: .debug))],
-            cxxSettings: [.treatAllWarnings(as: .error)],
-            linkerSettings: libraries.map { .linkedLibrary($0) })
+    .target(
+        name: name, path: path, publicHeadersPath: "include",
+        cSettings: [
+            .treatAllWarnings(as: .error), .define("_GNU_SOURCE"),
+            .define("RING_FAULTS", .when(configuration: .debug)),
+            .define("SIMULATION", .when(configuration: .debug)),
+        ],
+        cxxSettings: [.treatAllWarnings(as: .error)],
+        linkerSettings: libraries.map { .linkedLibrary($0) })
 }
 
 func tests(_ name: String, of layers: [Target.Dependency]) -> Target {

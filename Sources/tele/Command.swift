@@ -33,7 +33,7 @@ enum Command {
             case "ssh-proxy": return try SshProxy(Array(arguments.dropFirst())).run()
             case "ssh-host": return try SshServer(Array(arguments.dropFirst())).run()
             case "status": return try StatusCommand(Array(arguments.dropFirst())).run()
-            case "top": 
+            case "top":
                 var top = try TopCommand(Array(arguments.dropFirst()))
                 return try top.run()
             case "drain": return try order("drain", Help.drain, Array(arguments.dropFirst()))
@@ -75,13 +75,15 @@ enum Command {
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
         logger.logLevel = settings.logLevel
 
-        let reconfigure: Reconfigure? = spelled.contains { $0.hasPrefix("--config=") } ? { () throws(StartFault) in
-            do {
-                var fresh = try Settings.read(spelled).configuration
-                fresh.control = fresh.control ?? settings.configuration.control
-                return fresh
-            } catch { throw Command.startFault(error) }
-        } : nil
+        let reconfigure: Reconfigure? =
+            spelled.contains { $0.hasPrefix("--config=") }
+            ? { () throws(StartFault) in
+                do {
+                    var fresh = try Settings.read(spelled).configuration
+                    fresh.control = fresh.control ?? settings.configuration.control
+                    return fresh
+                } catch { throw Command.startFault(error) }
+            } : nil
         let ending = Relay.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
             guard settings.printsAddress else { return }
             do {
@@ -145,8 +147,9 @@ enum Command {
         }
         let role = configuration.role == .client ? "client of" : "server at"
         let lines = configuration.mappings.map { "  \($0.name.isEmpty ? "-" : $0.name)  \($0.address)" }
-        return try StandardStreams.print((["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
-            .joined(separator: "\n"))
+        return try StandardStreams.print(
+            (["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
+                .joined(separator: "\n"))
     }
 
     private static func keygen(_ arguments: [String]) throws -> ExitStatus {

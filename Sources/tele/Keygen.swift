@@ -11,8 +11,9 @@ struct Keygen {
         output = arguments.output
         name = arguments.name ?? "tele"
         guard KeyFile.isName(name) else {
-            throw CommandError("-name cannot be \(quoted(name))",
-                             hint: "it is for logs: at most \(KeyFile.nameMaximum) letters, digits, dots, dashes and underlines")
+            throw CommandError(
+                "-name cannot be \(quoted(name))",
+                hint: "it is for logs: at most \(KeyFile.nameMaximum) letters, digits, dots, dashes and underlines")
         }
     }
 
@@ -25,8 +26,10 @@ struct Keygen {
         // Never over a file that is there: it may be the only copy of a key.
         let fd = open(output, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard fd >= 0 else {
-            ErrorMessage("cannot make \(quoted(output)) (\(SystemError.last))",
-                      hint: errno == EEXIST ? "a key that is there is not written over; take another name" : "check the folder").print()
+            ErrorMessage(
+                "cannot make \(quoted(output)) (\(SystemError.last))",
+                hint: errno == EEXIST ? "a key that is there is not written over; take another name" : "check the folder"
+            ).print()
             return .unavailable
         }
         let isWhole = line.utf8.withContiguousStorageIfAvailable { write(fd, $0.baseAddress, $0.count) == $0.count } ?? false

@@ -45,11 +45,12 @@ import Testing
         #expect(configuration.role == .client)
         #expect(configuration.output == HostPort(host: "host9", port: 40300))
         #expect(configuration.bufferByteCount == 8 << 20 && configuration.maximumStreams == 200)
-        #expect(configuration.mappings == [
-            Mapping(name: "ssh", address: HostPort(host: "127.0.0.1", port: 22999)),
-            Mapping(name: "kafka", address: HostPort(host: "127.0.0.1", port: 9092), tellsAddress: true),
-            Mapping(name: "db", address: HostPort(path: "/run/db")),
-        ])
+        #expect(
+            configuration.mappings == [
+                Mapping(name: "ssh", address: HostPort(host: "127.0.0.1", port: 22999)),
+                Mapping(name: "kafka", address: HostPort(host: "127.0.0.1", port: 9092), tellsAddress: true),
+                Mapping(name: "db", address: HostPort(path: "/run/db")),
+            ])
     }
 
     @Test func aServerHasItsOriginsAndNames() throws {
@@ -75,41 +76,43 @@ import Testing
 
     @Test func sectionsMayComeInAnyOrder() throws {
         let text = "[client.listen.web]\naddress = \":8080\"\n[client]\nproxy-protocol = true\nout = \"h:1\"\n[client.listen]\nssh.address = \":22\"\n"
-        #expect(try settings(text).configuration.mappings == [
-            Mapping(name: "web", address: HostPort(host: "", port: 8080), tellsAddress: true),
-            Mapping(name: "ssh", address: HostPort(host: "", port: 22), tellsAddress: true),
-        ])
+        #expect(
+            try settings(text).configuration.mappings == [
+                Mapping(name: "web", address: HostPort(host: "", port: 8080), tellsAddress: true),
+                Mapping(name: "ssh", address: HostPort(host: "", port: 22), tellsAddress: true),
+            ])
     }
 
     /// Each mistake: its line, a part of the sentence, a part of the hint.
-    @Test(arguments: [
-        ("[client]\nout = \"h:1\"\nbufer = 1", 3, "there is no key bufer in [client]", "did you mean buffer?"),
-        ("[client]\nout = \"h:1\"\nfrobnicate = 1", 3, "there is no key frobnicate", "the keys are the flags"),
-        ("[clent]\nout = \"h:1\"", 1, "there is no section [clent]", "did you mean client?"),
-        ("client = 1", 1, "client is a section", "write [client]"),
-        ("", 0, "has no section", "begin it with [client] or [server]"),
-        ("[client]\nout = h:1", 2, "this is no TOML", "double quotes"),
-        ("[client]\nout = \"h:1\"\nout = \"h:2\"", 3, "this is no TOML", ""),
-        ("[client]\nout = \"h\"", 2, "out=h has no port", "write HOST:PORT"),
-        ("[client]\nout = \"h:0\"", 2, "out=h:0 has port 0", ""),
-        ("[client]\nout = true", 2, "out has a value of a kind that it does not take", "write out = \"host:40300\""),
-        ("[client]\nout = \"h:1\"\nbuffer = \"8 parsecs\"", 3, "buffer cannot be \"8 parsecs\"", "write bytes or a unit"),
-        ("[client]\nout = \"h:1\"\nbuffer = 1", 3, "buffer=1 is out of range", "buffer takes 1MiB to 16GiB"),
-        ("[client]\nout = \"h:1\"\nrequire-key = \"yes\"", 3, "require-key is true or false", "require-key = true"),
-        ("[client]\nout = \"h:1\"\nmax-sessions = 3", 3, "max-sessions is a flag of the server", ""),
-        ("[client]\nout = \"h:1\"\nio = \"kqueue\"", 3, "io cannot be \"kqueue\"", "io is auto, uring or epoll"),
-        ("[client]\nout = \"h:1\"\n[client.listen]\nssh = 22", 4, "a mapping is a name and an address", "[client.listen]"),
-        ("[client]\nout = \"h:1\"\n[client.listen]\nssh = \"localhost\"", 4, "\"localhost\" has no port", ""),
-        ("[client]\nout = \"h:1\"\n[client.listen]\n\"a b\" = \":1\"", 4, "a mapping cannot be called \"a b\"", "letters"),
-        ("[client]\nout = \"h:1\"\n[client.listen]\na = \":1\"\nb = \":1\"", 5, "b and a listen on the same address", ""),
-        ("[client]\nout = \"h:1\"\n[client.listen]\na = { adress = \":1\" }", 4, "a mapping has no key adress", "did you mean address?"),
-        ("[client]\nout = \"h:1\"\n[client.listen]\na = {}", 4, "a has no port", ""),
-        ("[client]\nout = \"h:1\"\n[client.origins]\na = \":1\"", 3, "there is no key origins in [client]", ""),
-        ("[server]\n[server.origins]\na = { address = \":1\", proxy-protocol = true }", 3, "on the client", ""),
-        ("[server]\n[server.origins]\na = \":0\"", 3, "has port 0", ""),
-        ("[server]\n[server.origins]\na = \"unix:run/x\"", 3, "needs an absolute path", ""),
-        ("[client]\nout = \"h:1\"\nkey = \"k\"\nallow = [\"a\"]", 3, "key and certificates are both given", "take one of them"),
-    ] as [(String, Int, String, String)])
+    @Test(
+        arguments: [
+            ("[client]\nout = \"h:1\"\nbufer = 1", 3, "there is no key bufer in [client]", "did you mean buffer?"),
+            ("[client]\nout = \"h:1\"\nfrobnicate = 1", 3, "there is no key frobnicate", "the keys are the flags"),
+            ("[clent]\nout = \"h:1\"", 1, "there is no section [clent]", "did you mean client?"),
+            ("client = 1", 1, "client is a section", "write [client]"),
+            ("", 0, "has no section", "begin it with [client] or [server]"),
+            ("[client]\nout = h:1", 2, "this is no TOML", "double quotes"),
+            ("[client]\nout = \"h:1\"\nout = \"h:2\"", 3, "this is no TOML", ""),
+            ("[client]\nout = \"h\"", 2, "out=h has no port", "write HOST:PORT"),
+            ("[client]\nout = \"h:0\"", 2, "out=h:0 has port 0", ""),
+            ("[client]\nout = true", 2, "out has a value of a kind that it does not take", "write out = \"host:40300\""),
+            ("[client]\nout = \"h:1\"\nbuffer = \"8 parsecs\"", 3, "buffer cannot be \"8 parsecs\"", "write bytes or a unit"),
+            ("[client]\nout = \"h:1\"\nbuffer = 1", 3, "buffer=1 is out of range", "buffer takes 1MiB to 16GiB"),
+            ("[client]\nout = \"h:1\"\nrequire-key = \"yes\"", 3, "require-key is true or false", "require-key = true"),
+            ("[client]\nout = \"h:1\"\nmax-sessions = 3", 3, "max-sessions is a flag of the server", ""),
+            ("[client]\nout = \"h:1\"\nio = \"kqueue\"", 3, "io cannot be \"kqueue\"", "io is auto, uring or epoll"),
+            ("[client]\nout = \"h:1\"\n[client.listen]\nssh = 22", 4, "a mapping is a name and an address", "[client.listen]"),
+            ("[client]\nout = \"h:1\"\n[client.listen]\nssh = \"localhost\"", 4, "\"localhost\" has no port", ""),
+            ("[client]\nout = \"h:1\"\n[client.listen]\n\"a b\" = \":1\"", 4, "a mapping cannot be called \"a b\"", "letters"),
+            ("[client]\nout = \"h:1\"\n[client.listen]\na = \":1\"\nb = \":1\"", 5, "b and a listen on the same address", ""),
+            ("[client]\nout = \"h:1\"\n[client.listen]\na = { adress = \":1\" }", 4, "a mapping has no key adress", "did you mean address?"),
+            ("[client]\nout = \"h:1\"\n[client.listen]\na = {}", 4, "a has no port", ""),
+            ("[client]\nout = \"h:1\"\n[client.origins]\na = \":1\"", 3, "there is no key origins in [client]", ""),
+            ("[server]\n[server.origins]\na = { address = \":1\", proxy-protocol = true }", 3, "on the client", ""),
+            ("[server]\n[server.origins]\na = \":0\"", 3, "has port 0", ""),
+            ("[server]\n[server.origins]\na = \"unix:run/x\"", 3, "needs an absolute path", ""),
+            ("[client]\nout = \"h:1\"\nkey = \"k\"\nallow = [\"a\"]", 3, "key and certificates are both given", "take one of them"),
+        ] as [(String, Int, String, String)])
     func aMistakeIsASentenceWithItsLine(_ text: String, _ line: Int, _ sentence: String, _ hint: String) throws {
         do {
             _ = try settings(text)

@@ -54,11 +54,16 @@ import Testing
         let script = try Program.run(["--generate-completion-script", "bash"]).output
         let line = words.joined(separator: " ").replacing(" = ", with: "=").replacing(" =", with: "=")
         let quoted = words.map { "'\($0)'" }.joined(separator: " ")
-        let outcome = try Program.run([], through: ["/bin/bash", "-c", """
-            shopt -s extglob; \(script)
-            COMP_WORDS=(\(quoted)); COMP_CWORD=\(words.count - 1); COMP_LINE='\(line)'; COMP_POINT=\(line.utf8.count); COMP_TYPE=9; COMP_KEY=9
-            _tele_behind_equals tele "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" 2> /dev/null; echo "${COMPREPLY[@]}"
-            """])
+        let outcome = try Program.run(
+            [],
+            through: [
+                "/bin/bash", "-c",
+                """
+                shopt -s extglob; \(script)
+                COMP_WORDS=(\(quoted)); COMP_CWORD=\(words.count - 1); COMP_LINE='\(line)'; COMP_POINT=\(line.utf8.count); COMP_TYPE=9; COMP_KEY=9
+                _tele_behind_equals tele "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" 2> /dev/null; echo "${COMPREPLY[@]}"
+                """,
+            ])
         #expect(outcome.output.split(whereSeparator: \.isWhitespace).joined(separator: " ") == expected)
     }
 

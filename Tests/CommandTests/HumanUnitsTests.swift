@@ -3,14 +3,16 @@ import Testing
 @testable import tele
 
 @Suite struct FiguresTests {
-    @Test(arguments: [
-        (0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (12_600, "12.3 KiB"), (67_108_864, "64.0 MiB"), (1_047_000, "1.00 MiB"), (5e12, "4.55 TiB"),
-    ] as [(Double, String)])
+    @Test(
+        arguments: [
+            (0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (12_600, "12.3 KiB"), (67_108_864, "64.0 MiB"), (1_047_000, "1.00 MiB"), (5e12, "4.55 TiB"),
+        ] as [(Double, String)])
     func bytesHaveThreeDigits(_ count: Double, _ text: String) { #expect(HumanUnits.bytes(count) == text) }
 
-    @Test(arguments: [
-        (0.0003, "0.30 ms"), (0.0123, "12.3 ms"), (2.306, "2.31 s"), (59.96, "60.0 s"), (725, "12 min"), (11_100, "3 h 5 min"), (187_200, "2 d 4 h"),
-    ] as [(Double, String)])
+    @Test(
+        arguments: [
+            (0.0003, "0.30 ms"), (0.0123, "12.3 ms"), (2.306, "2.31 s"), (59.96, "60.0 s"), (725, "12 min"), (11_100, "3 h 5 min"), (187_200, "2 d 4 h"),
+        ] as [(Double, String)])
     func secondsHaveAUnit(_ seconds: Double, _ text: String) { #expect(HumanUnits.seconds(seconds) == text) }
 
     @Test func aSparkIsAsHighAsItsValue() {

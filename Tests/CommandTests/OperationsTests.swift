@@ -170,8 +170,9 @@ import Testing
         let (server, client, _, _) = try pair(1)
         let path = "\(folder)/\(client.number).sock"
         let line = "stty cols \(columns) rows \(rows); '\(Program.tele)' top -control=\(path); stty -a | grep -o '.icanon\\b'"
-        let outcome = try Program.run([], environment: environment.merging(["TERM": "xterm", "NO_COLOR": noColor]) { $1 },
-                                      through: ["/bin/sh", "-c", "(sleep 2.5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
+        let outcome = try Program.run(
+            [], environment: environment.merging(["TERM": "xterm", "NO_COLOR": noColor]) { $1 },
+            through: ["/bin/sh", "-c", "(sleep 2.5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
         #expect(outcome.status == 0, "\(outcome)")
         let text = outcome.output
         let begin = try #require(text.firstRange(of: "\u{1b}[?1049h\u{1b}[?25l")), close = try #require(text.firstRange(of: "\u{1b}[?25h\u{1b}[?1049l"))
@@ -210,8 +211,9 @@ import Testing
         defer { close(ends[1]) }
         // The server is not there: it would wait.
         let words = ["connect", "-out=127.0.0.1:1", "-log-level=critical"]
-        let program = try Program(words, environment: environment, output: signal == 0 ? .descriptor(ends[1]) : .kept,
-                                  through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < \(signal == 0 ? "/dev/null" : "/dev/zero")"])
+        let program = try Program(
+            words, environment: environment, output: signal == 0 ? .descriptor(ends[1]) : .kept,
+            through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < \(signal == 0 ? "/dev/null" : "/dev/zero")"])
         usleep(500_000)
         if signal != 0 { program.signal(signal) }
         let outcome = try program.finish(within: 5)
@@ -220,8 +222,10 @@ import Testing
 
     /// Who asks for one connection hears within seconds that it cannot be had, and why.
     @Test func connectGivesUpWhenItNeverReachesTheServer() throws {
-        let outcome = try Program(["connect", "-out=127.0.0.1:1", "-log-level=critical"], environment: environment,
-                                  through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < /dev/zero"]).finish(within: 20)
+        let outcome = try Program(
+            ["connect", "-out=127.0.0.1:1", "-log-level=critical"], environment: environment,
+            through: ["/bin/sh", "-c", "exec \"$0\" \"$@\" < /dev/zero"]
+        ).finish(within: 20)
         #expect(outcome.status == 69)
         #expect(outcome.errors.hasPrefix("tele: error: cannot reach the server at 127.0.0.1:1 (connection refused)\ntele: hint: is \"tele -server\""))
     }
@@ -232,8 +236,9 @@ import Testing
         let port = try Ports.free()
         let server = try Program(["-server", "-in=127.0.0.1:1", "-out=127.0.0.1:\(port)", "-key=\(folder)/one"], environment: environment)
         try Ports.waitUntilListening(port, server)
-        let client = try Program(["-client", "-out=127.0.0.1:\(port)", "-key=\(folder)/two", "-exit-on-failure", "-control=none"],
-                                 environment: environment)
+        let client = try Program(
+            ["-client", "-out=127.0.0.1:\(port)", "-key=\(folder)/two", "-exit-on-failure", "-control=none"],
+            environment: environment)
         let outcome = try client.finish(within: 10)
         #expect(outcome.status == 77)
         #expect(outcome.errors.contains("tele: error: cannot reach the server at 127.0.0.1:\(port) (the server does not accept this key"))
@@ -246,8 +251,11 @@ import Testing
     @Test func theServiceManagerHears() throws {
         let manager = try NotifySocket("\(folder)/notify")
         let port = try Ports.free()
-        let program = try Program(["-client", "-in=127.0.0.1:\(port)", "-out=127.0.0.1:1"], environment: environment.merging([
-            "NOTIFY_SOCKET": "\(folder)/notify", "WATCHDOG_USEC": "400000"]) { $1 })
+        let program = try Program(
+            ["-client", "-in=127.0.0.1:\(port)", "-out=127.0.0.1:1"],
+            environment: environment.merging([
+                "NOTIFY_SOCKET": "\(folder)/notify", "WATCHDOG_USEC": "400000",
+            ]) { $1 })
         try Ports.waitUntilListening(port, program)
         usleep(900_000)
         let said = manager.take()

@@ -59,9 +59,11 @@ import Tunnel
                 // The peer's PINGs tell, one a second.
                 if Int(now) % 1000 == 0 { told = acknowledgmentsWait }
                 if window.isSampleDue(now: instant) {
-                    window.measured(.init(acknowledged: UInt64(acknowledged),
-                                          roundTrip: .microseconds(UInt64(smoothed * 1000)),
-                                          minimumRoundTrip: .microseconds(UInt64(min(minimum + told, smoothed) * 1000))), now: instant)
+                    window.measured(
+                        .init(
+                            acknowledged: UInt64(acknowledged),
+                            roundTrip: .microseconds(UInt64(smoothed * 1000)),
+                            minimumRoundTrip: .microseconds(UInt64(min(minimum + told, smoothed) * 1000))), now: instant)
                 }
                 while Double(held) < most {
                     let room = window.room(.init(unacknowledged: held, unsent: 0, segments: 0, window: 1000), now: instant)

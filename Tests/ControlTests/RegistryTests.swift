@@ -18,12 +18,14 @@ import Wire
     }
 
     private func admit(_ registry: inout Registry, _ key: UInt32, _ seconds: UInt64 = 0, proves: Bool = true)
-        -> (atAdmission: UInt32?, atProof: Registry.Admission) {
+        -> (atAdmission: UInt32?, atProof: Registry.Admission)
+    {
         guard case .begin(let grant) = registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false }) else {
             return (nil, .full)
         }
-        let evicted = registry.admit(key, identity(key), of: "", secret: Secret(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
-                                     now: at(seconds))
+        let evicted = registry.admit(
+            key, identity(key), of: "", secret: Secret(UInt64(key), 0, 0, 0), attempt: 1, grant: grant,
+            now: at(seconds))
         if let evicted { registry.forget(evicted) }
         let proof = proves ? registry.proved(key, now: at(seconds)) : .known
         if case .welcome(_, let victim?) = proof { registry.forget(victim) }
@@ -36,7 +38,8 @@ import Wire
         let registry = registry()
         var hello = hello(nil)
         (hello.versionMinimum, hello.versionMaximum) = (lowest, highest)
-        #expect(registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
+        #expect(
+            registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.versionUnsupported, reason: "this server speaks version 1"))
     }
 
@@ -57,7 +60,8 @@ import Wire
         let registry = registry()
         var hello = hello(nil)
         (hello.received, hello.replay, hello.earlyByteCount) = (received, replay, early)
-        #expect(registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
+        #expect(
+            registry.judge(hello, from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.protocolViolation, reason: "a new session starts at zero"))
     }
 
@@ -65,9 +69,11 @@ import Wire
     @Test func nothingHoldsWithoutAProof() {
         var registry = registry()
         _ = admit(&registry, 1)
-        #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { _ in false })
+        #expect(
+            registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
-        #expect(registry.judge(hello(9, attempt: 2), from: "", isDraining: false, isProven: { _ in true })
+        #expect(
+            registry.judge(hello(9, attempt: 2), from: "", isDraining: false, isProven: { _ in true })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
         #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: false, isProven: { $0 == Secret(1, 0, 0, 0) }) == .resume(1))
     }
@@ -77,7 +83,8 @@ import Wire
     @Test func aSessionBelongsToWhoBeganIt() {
         var registry = registry()
         _ = registry.admit(1, identity(1), of: "alice", secret: .zero, attempt: 1, grant: 1, now: at(0))
-        #expect(registry.judge(hello(1, attempt: 2), from: "mallory", isDraining: false, isProven: { _ in true })
+        #expect(
+            registry.judge(hello(1, attempt: 2), from: "mallory", isDraining: false, isProven: { _ in true })
                 == .refuse(.sessionUnknown, reason: "session unknown"))
         #expect(registry.judge(hello(1, attempt: 2), from: "alice", isDraining: false, isProven: { _ in true }) == .resume(1))
         #expect(registry.sessions(whosePeer: { $0 == "alice" }) == [1])
@@ -113,7 +120,8 @@ import Wire
         _ = admit(&registry, 1)
         registry.resumed(1, attempt: 5)
         for attempt in 1...5 as ClosedRange<UInt64> {
-            #expect(registry.judge(hello(1, attempt: attempt), from: "", isDraining: false, isProven: { _ in true })
+            #expect(
+                registry.judge(hello(1, attempt: attempt), from: "", isDraining: false, isProven: { _ in true })
                     == .refuse(.stale, reason: "a newer attempt was accepted"))
         }
         #expect(registry.judge(hello(1, attempt: 6), from: "", isDraining: false, isProven: { _ in true }) == .resume(1))
@@ -123,7 +131,8 @@ import Wire
     @Test func aDrainingServerTakesKnownSessionsAndNoNewOnes() {
         var registry = registry()
         _ = admit(&registry, 1)
-        #expect(registry.judge(hello(nil), from: "", isDraining: true, isProven: { _ in false })
+        #expect(
+            registry.judge(hello(nil), from: "", isDraining: true, isProven: { _ in false })
                 == .refuse(.stopping, reason: "the server is stopping"))
         #expect(registry.judge(hello(1, attempt: 2), from: "", isDraining: true, isProven: { _ in true }) == .resume(1))
     }
@@ -152,7 +161,8 @@ import Wire
             _ = admit(&registry, key)
             registry.detached(key, isPrecious: true, now: at(1))
         }
-        #expect(registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false })
+        #expect(
+            registry.judge(hello(nil), from: "", isDraining: false, isProven: { _ in false })
                 == .refuse(.tooManySessions, reason: "too many sessions"))
         registry.resumed(2, attempt: 2)
         registry.detached(2, isPrecious: false, now: at(2))

@@ -15,8 +15,9 @@ enum EndpointFuzz {
     static func run(_ input: consuming Input) {
         var input = input
         var now: UInt64 = 1_000_000_000
-        var endpoint = Endpoint(role: .server, limits: .init(retained: 64 << 10, received: 64 << 10, streams: 8),
-                                now: Instant(nanoseconds: now))
+        var endpoint = Endpoint(
+            role: .server, limits: .init(retained: 64 << 10, received: 64 << 10, streams: 8),
+            now: Instant(nanoseconds: now))
         var users: [StreamOwner: User] = [:]
         var unread: [UInt8] = []
         var attempt: UInt64 = 1
@@ -71,18 +72,24 @@ enum EndpointFuzz {
             default:
                 endpoint.carrierLost()
                 unread = []
-                guard attach(&endpoint, received: endpoint.acknowledged &+ input.number(), replay: input.number(),
-                             early: UInt32(input.number() & 0xffff), &attempt, now) else { return }
+                guard
+                    attach(
+                        &endpoint, received: endpoint.acknowledged &+ input.number(), replay: input.number(),
+                        early: UInt32(input.number() & 0xffff), &attempt, now)
+                else { return }
             }
             endpoint.checkInvariants()
         }
     }
 
-    private static func attach(_ endpoint: inout Endpoint, received: UInt64, replay: UInt64, early: UInt32,
-                               _ attempt: inout UInt64, _ now: UInt64) -> Bool {
+    private static func attach(
+        _ endpoint: inout Endpoint, received: UInt64, replay: UInt64, early: UInt32,
+        _ attempt: inout UInt64, _ now: UInt64
+    ) -> Bool {
         attempt += 1
-        let hello = Hello(identity: SessionIdentity(high: 1, low: 1), attempt: attempt, received: min(received, Varint.maximum),
-                          replay: replay, earlyByteCount: early, dataLimit: 1 << 20)
+        let hello = Hello(
+            identity: SessionIdentity(high: 1, low: 1), attempt: attempt, received: min(received, Varint.maximum),
+            replay: replay, earlyByteCount: early, dataLimit: 1 << 20)
         guard let answer = try? endpoint.accept(hello, now: Instant(nanoseconds: now)) else { return false }
         _ = answer
         endpoint.greetingSent()
@@ -90,8 +97,10 @@ enum EndpointFuzz {
     }
 
     /// False: the session is over.
-    private static func read(_ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ unread: inout [UInt8],
-                             _ now: Instant, _ chance: UInt8) -> Bool {
+    private static func read(
+        _ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ unread: inout [UInt8],
+        _ now: Instant, _ chance: UInt8
+    ) -> Bool {
         var offset = 0
         let goesOn = unread.withUnsafeBytes { bytes in
             while true {
@@ -132,8 +141,10 @@ enum EndpointFuzz {
         return goesOn
     }
 
-    private static func send(_ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ header: UnsafeMutableRawBufferPointer,
-                             _ control: UnsafeMutableRawBufferPointer, _ chance: Int, _ now: UInt64) {
+    private static func send(
+        _ endpoint: inout Endpoint, _ users: inout [StreamOwner: User], _ header: UnsafeMutableRawBufferPointer,
+        _ control: UnsafeMutableRawBufferPointer, _ chance: Int, _ now: UInt64
+    ) {
         for _ in 0..<8 {
             guard let frame = endpoint.nextFrame(into: header, payloadMaximum: 1 + chance * 64, now: Instant(nanoseconds: now)) else { break }
             if frame.payloadByteCount > 0 {

@@ -56,13 +56,15 @@ private func fuzzRegistry(_ input: consuming Input) {
         switch operation % 6 {
         case 0:
             let key = input.byte().map { UInt32($0) } ?? 0
-            let hello = Hello(identity: key == 0 ? .none : SessionIdentity(high: 7, low: UInt64(key)), attempt: input.number(),
-                              received: input.number(), replay: input.number(), earlyByteCount: 0, dataLimit: 0)
+            let hello = Hello(
+                identity: key == 0 ? .none : SessionIdentity(high: 7, low: UInt64(key)), attempt: input.number(),
+                received: input.number(), replay: input.number(), earlyByteCount: 0, dataLimit: 0)
             let peer = operation & 64 == 0 ? "" : "another"
             switch registry.judge(hello, from: peer, isDraining: operation & 128 != 0, isProven: { _ in key % 2 == 0 }) {
             case .begin(let grant):
-                let evicted = registry.admit(nextKey, SessionIdentity(high: 7, low: UInt64(nextKey)), of: peer, secret: .zero,
-                                             attempt: hello.attempt, grant: grant, now: instant)
+                let evicted = registry.admit(
+                    nextKey, SessionIdentity(high: 7, low: UInt64(nextKey)), of: peer, secret: .zero,
+                    attempt: hello.attempt, grant: grant, now: instant)
                 alive.insert(nextKey)
                 nextKey += 1
                 forget(evicted, &registry)

@@ -22,13 +22,15 @@ import Testing
 
     @Test func ipv6() throws {
         let header = ProxyHeader(from: try address("[2001:db8::1]:1"), to: try address("[::1]:2"))
-        #expect(header.bytes == signature + [0x21, 0x21, 0, 36, 0x20, 0x01, 0x0d, 0xb8] + Array(repeating: 0, count: 11) + [1]
-            + Array(repeating: 0, count: 15) + [1, 0, 1, 0, 2])
+        #expect(
+            header.bytes == signature + [0x21, 0x21, 0, 36, 0x20, 0x01, 0x0d, 0xb8] + Array(repeating: 0, count: 11) + [1]
+                + Array(repeating: 0, count: 15) + [1, 0, 1, 0, 2])
     }
 
     @Test func whereThereIsNothingToTellItSaysSo() throws {
         for (from, to) in [(nil, nil), (Address(path: "/a"), Address(path: "/b")), (try address("127.0.0.1:1"), try address("[::1]:2"))]
-            as [(Address?, Address?)] {
+            as [(Address?, Address?)]
+        {
             #expect(ProxyHeader(from: from, to: to).bytes == signature + [0x20, 0, 0, 0])
         }
     }

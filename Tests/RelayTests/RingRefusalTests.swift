@@ -32,9 +32,10 @@ import Testing
     func aRingThatRefusesEverythingServesNobody(driver: Loop.Driver) throws {
         let origin = try Echo()
         let server = try #require(start(.server, driver, input: origin.port, output: 0) {})
-        let client = try #require(start(.client, driver, input: 0, output: server) {
-            _ = ring_fault_fail(nil, RING_FAULT_QUEUE, UInt64(RING_FAULT_EVERY), ENOMEM)
-        })
+        let client = try #require(
+            start(.client, driver, input: 0, output: server) {
+                _ = ring_fault_fail(nil, RING_FAULT_QUEUE, UInt64(RING_FAULT_EVERY), ENOMEM)
+            })
         let user = try connected(to: client)
         defer { close(user) }
         var patience = timeval(tv_sec: 0, tv_usec: 500_000)
@@ -47,13 +48,16 @@ import Testing
     // MARK: Both sides
 
     /// A process on a thread of its own, until the tests end. Returns its port.
-    private func start(_ role: Configuration.Role, _ driver: Loop.Driver, input: UInt16, output: UInt16,
-                       _ prepare: @escaping @Sendable () -> Void) -> UInt16? {
+    private func start(
+        _ role: Configuration.Role, _ driver: Loop.Driver, input: UInt16, output: UInt16,
+        _ prepare: @escaping @Sendable () -> Void
+    ) -> UInt16? {
         let port = Answer()
         onThread {
             prepare()
-            var configuration = Configuration(role: role, input: HostPort(host: "127.0.0.1", port: input),
-                                              output: HostPort(host: "127.0.0.1", port: output))
+            var configuration = Configuration(
+                role: role, input: HostPort(host: "127.0.0.1", port: input),
+                output: HostPort(host: "127.0.0.1", port: output))
             configuration.driver = driver
             let ending = run(configuration, logger: Logger(label: "refusals") { _ in SwiftLogNoOpLogHandler() }) { name in
                 port.give(UInt16(name.split(separator: ":").last!))
@@ -110,8 +114,9 @@ private func uninterrupted(_ call: () -> Int) -> Int {
 }
 
 private func loopback(_ port: UInt16) -> sockaddr_in {
-    sockaddr_in(sin_family: sa_family_t(AF_INET), sin_port: port.bigEndian,
-                sin_addr: in_addr(s_addr: UInt32(0x7f00_0001).bigEndian), sin_zero: (0, 0, 0, 0, 0, 0, 0, 0))
+    sockaddr_in(
+        sin_family: sa_family_t(AF_INET), sin_port: port.bigEndian,
+        sin_addr: in_addr(s_addr: UInt32(0x7f00_0001).bigEndian), sin_zero: (0, 0, 0, 0, 0, 0, 0, 0))
 }
 
 /// An origin that sends back what it gets.
@@ -176,9 +181,11 @@ private final class Answer: @unchecked Sendable {
 private func onThread(_ body: @escaping @Sendable () -> Void) {
     final class Box { let body: @Sendable () -> Void; init(_ body: @escaping @Sendable () -> Void) { self.body = body } }
     var thread = pthread_t()
-    pthread_create(&thread, nil, { box in
-        Unmanaged<Box>.fromOpaque(box!).takeRetainedValue().body()
-        return nil
-    }, Unmanaged.passRetained(Box(body)).toOpaque())
+    pthread_create(
+        &thread, nil,
+        { box in
+            Unmanaged<Box>.fromOpaque(box!).takeRetainedValue().body()
+            return nil
+        }, Unmanaged.passRetained(Box(body)).toOpaque())
     pthread_detach(thread)
 }

@@ -18,13 +18,15 @@ struct Manifest {
     init(_ text: String) throws {
         let code = withoutComments(text)
         guard let start = code.range(of: "    targets: [")?.upperBound,
-              let list = balanced(code[start...], closing: "]") else { throw Unreadable.noTargets }
+            let list = balanced(code[start...], closing: "]")
+        else { throw Unreadable.noTargets }
         targets = try splitOutside(list).map(Manifest.target)
     }
 
     private static func target(_ element: Substring) throws -> Target {
         guard let open = element.firstIndex(of: "("),
-              let inside = balanced(element[element.index(after: open)...], closing: ")") else {
+            let inside = balanced(element[element.index(after: open)...], closing: ")")
+        else {
             throw Unreadable.element(String(element))
         }
         let kind = String(element[..<open])
@@ -57,8 +59,9 @@ struct Manifest {
         return try splitOutside(inside).map { item in
             if item.first == "\"" { return try quoted(item) }
             guard let open = item.firstIndex(of: "("),
-                  let arguments = balanced(item[item.index(after: open)...], closing: ")"),
-                  let named = splitOutside(arguments).map(labelled).first(where: { $0.label == "name" }) else {
+                let arguments = balanced(item[item.index(after: open)...], closing: ")"),
+                let named = splitOutside(arguments).map(labelled).first(where: { $0.label == "name" })
+            else {
                 throw Unreadable.argument(String(item))
             }
             return try quoted(named.value)

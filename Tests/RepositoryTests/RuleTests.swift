@@ -36,10 +36,12 @@ struct RuleTests {
 
     /// The vectors of §13 are one rule.
     private static func rules(in lines: [Substring]) -> Set<String> {
-        Set(lines.compactMap { line in
-            guard let found = line.prefixMatch(of: #/([0-9]+\.[0-9]+[a-z]?) /#) else { return nil }
-            return found.1.hasPrefix("13.") ? "13.1" : String(found.1)
-        }).subtracting(["1.25"])
+        Set(
+            lines.compactMap { line in
+                guard let found = line.prefixMatch(of: #/([0-9]+\.[0-9]+[a-z]?) /#) else { return nil }
+                return found.1.hasPrefix("13.") ? "13.1" : String(found.1)
+            }
+        ).subtracting(["1.25"])
     }
 
     private static func citations(in line: String) -> [String] {
@@ -51,7 +53,8 @@ struct RuleTests {
     private static func expanded(_ words: String) -> [String] {
         let ends = words.components(separatedBy: " to ").map { $0.trimmingCharacters(in: .whitespaces) }.filter { !$0.isEmpty }
         guard ends.count == 2, let first = ends[0].split(separator: ".").last.flatMap({ Int($0) }),
-              let last = ends[1].split(separator: ".").last.flatMap({ Int($0) }), first < last else { return ends }
+            let last = ends[1].split(separator: ".").last.flatMap({ Int($0) }), first < last
+        else { return ends }
         let chapter = ends[0].prefix { $0 != "." }
         return (first...last).map { "\(chapter).\($0)" }
     }

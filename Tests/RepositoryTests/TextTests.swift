@@ -66,7 +66,8 @@ struct TextTests {
         let places = parts.count == 1 ? files : files.filter { $0.path.hasSuffix("/\(parts[0]).swift") }
         return places.flatMap(\.lines).compactMap { line in
             guard let declared = line.range(of: "static let \(parts.last!)"), let equals = line.range(of: " = "),
-                  line[declared.upperBound...].first.map({ " :".contains($0) }) == true else { return nil }
+                line[declared.upperBound...].first.map({ " :".contains($0) }) == true
+            else { return nil }
             return asWritten(String(line[equals.upperBound...]))
         }
     }

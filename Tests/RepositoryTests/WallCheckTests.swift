@@ -32,32 +32,39 @@ struct WallCheckTests {
     }
 
     @Test func theManifestIsReadWhole() throws {
-        #expect(try Manifest(WallCheckTests.manifest).targets == [
-            .init(name: "CLow", path: "Sources/C/Low", knows: [], isTest: false),
-            .init(name: "CHigh", path: "Sources/C/High", knows: [], isTest: false),
-            .init(name: "Low", path: "Sources/Low", knows: [], isTest: false),
-            .init(name: "Wire", path: "Sources/Wire", knows: [], isTest: false),
-            .init(name: "High", path: "Sources/High", knows: ["Low", "CLow", "Logging"], isTest: false),
-            .init(name: "tool", path: "Sources/tool", knows: ["High", "Parser"], isTest: false),
-            .init(name: "LowTests", path: "Tests/LowTests", knows: ["Low"], isTest: true),
-        ])
+        #expect(
+            try Manifest(WallCheckTests.manifest).targets == [
+                .init(name: "CLow", path: "Sources/C/Low", knows: [], isTest: false),
+                .init(name: "CHigh", path: "Sources/C/High", knows: [], isTest: false),
+                .init(name: "Low", path: "Sources/Low", knows: [], isTest: false),
+                .init(name: "Wire", path: "Sources/Wire", knows: [], isTest: false),
+                .init(name: "High", path: "Sources/High", knows: ["Low", "CLow", "Logging"], isTest: false),
+                .init(name: "tool", path: "Sources/tool", knows: ["High", "Parser"], isTest: false),
+                .init(name: "LowTests", path: "Tests/LowTests", knows: ["Low"], isTest: true),
+            ])
     }
 
-    @Test(arguments: ["targets: []", "    targets: [ other(\"A\") ]", "    targets: [ layer(name) ]",
-                      "    targets: [ layer(\"A\", at: \"B\", knows: those) ]"])
+    @Test(arguments: [
+        "targets: []", "    targets: [ other(\"A\") ]", "    targets: [ layer(name) ]",
+        "    targets: [ layer(\"A\", at: \"B\", knows: those) ]",
+    ])
     func aManifestOfAnotherFormIsNotGuessedAt(_ text: String) {
         #expect(throws: Manifest.Unreadable.self) { try Manifest(text) }
     }
 
-    @Test(arguments: ["import High", "  import High", "@testable import High", "@_exported public import High",
-                      "internal import struct High.Thing", "import Low; import High", "import High.Sub",
-                      "import Foundation", "import Logging", "import CLow", "import Testing"])
+    @Test(arguments: [
+        "import High", "  import High", "@testable import High", "@_exported public import High",
+        "internal import struct High.Thing", "import Low; import High", "import High.Sub",
+        "import Foundation", "import Logging", "import CLow", "import Testing",
+    ])
     func anUndeclaredImportIsFound(_ line: String) throws {
         #expect(try violations("Sources/Low/A.swift", "import Glibc\n\(line)\n").count == 1)
     }
 
-    @Test(arguments: ["import Low", "import Glibc", "import Synchronization", "// import High", "/* a\nimport High\n*/",
-                      "let important = 1", "let words = \"a; import High\""])
+    @Test(arguments: [
+        "import Low", "import Glibc", "import Synchronization", "// import High", "/* a\nimport High\n*/",
+        "let important = 1", "let words = \"a; import High\"",
+    ])
     func whatIsAllowedIsNot(_ line: String) throws {
         #expect(try violations("Sources/Low/A.swift", line) == [])
     }
@@ -69,12 +76,15 @@ struct WallCheckTests {
     }
 
     @Test func thePureLayersGetNoSystem() throws {
-        #expect(try violations("Sources/Wire/A.swift", "import Glibc")
+        #expect(
+            try violations("Sources/Wire/A.swift", "import Glibc")
                 == ["Sources/Wire/A.swift imports Glibc, which Wire does not declare"])
     }
 
-    @Test(arguments: ["#include \"CLow.h\"", "#include <CLow.h>", "#include \"../Low/inner.h\"", "# include \"inner.h\"",
-                      "#include \"missing.h\""])
+    @Test(arguments: [
+        "#include \"CLow.h\"", "#include <CLow.h>", "#include \"../Low/inner.h\"", "# include \"inner.h\"",
+        "#include \"missing.h\"",
+    ])
     func aForeignHeaderIsFound(_ line: String) throws {
         #expect(try violations("Sources/C/High/a.c", "#include <stdint.h>\n\(line)\n").count == 1)
     }

@@ -52,7 +52,8 @@ struct Walls {
                 other != target && !known.contains(other.path + "/include/")
                     && all.contains(other.path + "/include/" + header)
             }
-            let places = [folder + "/" + header, target.path + "/" + header, target.path + "/include/" + header]
+            let places =
+                [folder + "/" + header, target.path + "/" + header, target.path + "/include/" + header]
                 + known.map { $0 + header }
             if header.contains("..") || isForeign || (isQuoted && !places.contains(where: all.contains)) {
                 return "\(file.path) includes \(header), which does not belong to \(target.name)"
@@ -68,7 +69,8 @@ func importedModules(_ text: String) -> [String] {
     return withoutComments(text, emptyingStrings: true).split(whereSeparator: { $0.isNewline || $0 == ";" }).compactMap { line in
         let words = line.split(whereSeparator: \.isWhitespace)
         guard let keyword = words.firstIndex(of: "import"), words.count > keyword + 1,
-              words[..<keyword].allSatisfy(isModifier) else { return nil }
+            words[..<keyword].allSatisfy(isModifier)
+        else { return nil }
         var name = words[keyword + 1]
         if kinds.contains(name), words.count > keyword + 2 { name = words[keyword + 2] }
         return String(name.prefix { $0 != "." })

@@ -223,7 +223,7 @@ import Testing
             ring.receive(one, into: memory, 2)
             ring.watchHangup(one, 3)
             ring.expectQuiet(milliseconds: 2)
-            ring.readable(other.fd, 4)   // Not even handed over.
+            ring.readable(other.fd, 4)  // Not even handed over.
             ring.close()
             listener.close()
             try Socket.expectNobodyListens(at: port)

@@ -7,8 +7,10 @@ import Testing
 @Suite struct FaultTests {
     @Test(arguments: Driver.here) func eachKindFailsOnceAndThenWorks(driver: Driver) throws {
         let ring = try TestRing(driver)
-        let kinds = [RING_FAULT_ACCEPT, RING_FAULT_CONNECT, RING_FAULT_RECEIVE, RING_FAULT_RECEIVE_POOLED,
-                     RING_FAULT_SEND, RING_FAULT_READABLE, RING_FAULT_WRITABLE, RING_FAULT_WATCH_HANGUP]
+        let kinds = [
+            RING_FAULT_ACCEPT, RING_FAULT_CONNECT, RING_FAULT_RECEIVE, RING_FAULT_RECEIVE_POOLED,
+            RING_FAULT_SEND, RING_FAULT_READABLE, RING_FAULT_WRITABLE, RING_FAULT_WATCH_HANGUP,
+        ]
         for (index, kind) in kinds.enumerated() {
             #expect(ring_fault_fail(ring.ring, kind, 1, EMFILE + Int32(index)) == 0)
         }
@@ -68,8 +70,7 @@ import Testing
             while received.count < sent {
                 for completion in ring.wait(nanoseconds: 2_000_000_000) {
                     try ring.takeEither(completion, target, &received)
-                    if completion.token == 1 { ring.receive(other, into: target, 3) }
-                    else { ring.receivePooled(other, 1) }
+                    if completion.token == 1 { ring.receive(other, into: target, 3) } else { ring.receivePooled(other, 1) }
                 }
             }
         }
@@ -140,8 +141,7 @@ import Testing
 extension TestRing {
     func takeEither(_ completion: ring_completion, _ target: Memory, _ received: inout [UInt8]) throws {
         try #require(completion.result > 0)
-        if completion.flags == 0 { received += target.bytes(completion.result) }
-        else { received += try takePooled(completion) }
+        if completion.flags == 0 { received += target.bytes(completion.result) } else { received += try takePooled(completion) }
     }
 
     /// The result of a token, taken before anything else is.

@@ -40,8 +40,11 @@ import Testing
         #expect(opened.result == 0)
         #expect(opened.driver == RING_DRIVER_EPOLL)
         #expect(opened.works)
-        #expect(opened.why == (error == EPERM ? "io_uring is forbidden here (EPERM)"
-                                              : "this kernel has no io_uring (ENOSYS)"))
+        #expect(
+            opened.why
+                == (error == EPERM
+                    ? "io_uring is forbidden here (EPERM)"
+                    : "this kernel has no io_uring (ENOSYS)"))
     }
 
     @Test(arguments: [EPERM, ENOSYS, ENOMEM]) func uringByNameFailsWithTheError(error: Int32) throws {

@@ -7,7 +7,7 @@ import Testing
     @Test(arguments: Driver.here) func pooledReceiveBringsBytesInABuffer(driver: Driver) throws {
         let ring = try TestRing(driver, poolCount: 16, poolBytes: 512)
         let (one, other) = try Socket.pair()
-        for round in 0..<100 as Range<UInt64> {   // Far more often than there are buffers.
+        for round in 0..<100 as Range<UInt64> {  // Far more often than there are buffers.
             ring.receivePooled(one, round)
             let bytes = (0..<(Int(round) + 1)).map { UInt8(truncatingIfNeeded: $0 + Int(round)) }
             other.plainSend(bytes)

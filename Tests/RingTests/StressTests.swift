@@ -50,7 +50,7 @@ private struct Stress {
         generator = Chance(seed: seed)
         for index in 0..<Self.pairs {
             let (one, other) = try Socket.pair()
-            let isNarrow = index % 2 == 0   // Sends park often, at the price of the kernel's timers.
+            let isNarrow = index % 2 == 0  // Sends park often, at the price of the kernel's timers.
             if isNarrow {
                 one.limitBuffers(to: 16384)
                 other.limitBuffers(to: 16384)
@@ -80,8 +80,9 @@ private struct Stress {
         }
         #expect(ring.inFlight == 0)
         #expect(flows.allSatisfy { $0.received == $0.total })
-        #expect(cancelled > 0 && (starved > 0 || mostLent == 16),
-                "cancelled \(cancelled), starved \(starved), lent \(mostLent): the seed tries too little")
+        #expect(
+            cancelled > 0 && (starved > 0 || mostLent == 16),
+            "cancelled \(cancelled), starved \(starved), lent \(mostLent): the seed tries too little")
     }
 
     private mutating func submit(_ index: Int) {
@@ -94,8 +95,11 @@ private struct Stress {
         }
         if !flow.isReceiving, !flow.hasEnded, chance >= 30 {
             flow.isReceiving = true
-            if Bool.random(using: &generator) { ring.receivePooled(flow.receiver, UInt64(index * 2 + 1)) }
-            else { ring.receive(flow.receiver, into: flow.incoming, UInt64(index * 2 + 1)) }
+            if Bool.random(using: &generator) {
+                ring.receivePooled(flow.receiver, UInt64(index * 2 + 1))
+            } else {
+                ring.receive(flow.receiver, into: flow.incoming, UInt64(index * 2 + 1))
+            }
         }
         // Strikes this flow's send and the other flow's receive, as they share the socket.
         if Int.random(in: 0..<8, using: &generator) == 0 { ring.cancel(flow.sender) }
@@ -119,8 +123,9 @@ private struct Stress {
         let flow = flows[Int(completion.token / 2)]
         if completion.token % 2 == 0 {
             flow.isSending = false
-            try #require(completion.result >= 0 || [-EAGAIN, -ECANCELED].contains(completion.result),
-                         "send: \(completion.result)")
+            try #require(
+                completion.result >= 0 || [-EAGAIN, -ECANCELED].contains(completion.result),
+                "send: \(completion.result)")
             flow.sent += Int(max(completion.result, 0))
             if completion.result == -ECANCELED { cancelled += 1 }
             return

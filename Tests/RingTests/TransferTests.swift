@@ -86,8 +86,11 @@ import Testing
             ring.send(one, [iovec(iov_base: memory.start + sent, iov_len: bytes.count - sent)], token)
             if token % 2 == 0 { received += try other.plainReceive(1 << 20) }
             while ring.inFlight > 0 {
-                if let completion = ring.wait(nanoseconds: 1_000_000).first { sent += Int(completion.result) }
-                else { received += try other.plainReceive(1 << 20) }
+                if let completion = ring.wait(nanoseconds: 1_000_000).first {
+                    sent += Int(completion.result)
+                } else {
+                    received += try other.plainReceive(1 << 20)
+                }
             }
             token += 1
         }
@@ -102,8 +105,9 @@ import Testing
         for pieces in [1, 8, 9, 64, 65, 256] {
             let memory = Memory((0..<(pieces * 100)).map { UInt8(truncatingIfNeeded: $0 / 3) })
             // Copied at submission: what is passed here is gone when the kernel looks.
-            ring.send(one, (0..<pieces).map { iovec(iov_base: memory.start + $0 * 100, iov_len: 100) },
-                      flags: flags, 1)
+            ring.send(
+                one, (0..<pieces).map { iovec(iov_base: memory.start + $0 * 100, iov_len: 100) },
+                flags: flags, 1)
             #expect(try ring.result(of: 1) == pieces * 100)
             #expect(try other.plainReceiveAll(pieces * 100) == memory.bytes(Int32(pieces * 100)))
         }
@@ -281,7 +285,7 @@ import Testing
 
     @Test(arguments: Driver.here) func descriptorThatIsNotOpenFailsInItsCompletion(driver: Driver) throws {
         let ring = try TestRing(driver)
-        let never = Socket(900_000)   // Above every limit here, so never open.
+        let never = Socket(900_000)  // Above every limit here, so never open.
         defer { withExtendedLifetime(never) {} }
         ring.receivePooled(never, 1)
         ring.send(never, Memory("x"), 2)

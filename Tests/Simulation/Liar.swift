@@ -47,8 +47,10 @@ extension ByteWriter {
         let stream = UInt64(chance.skewed(Int(streams) + 2))
         let value = chance.value(near: offsets)
         switch chance.below(10) {
-        case 0: appendOpen(stream: stream, target: value, sendCredit: chance.value(near: 4096),
-                           receiveCredit: chance.value(near: 4096))
+        case 0:
+            appendOpen(
+                stream: stream, target: value, sendCredit: chance.value(near: 4096),
+                receiveCredit: chance.value(near: 4096))
         case 1: appendDataHeader(stream: stream, payloadByteCount: 1 + chance.skewed(1 << 20))
         case 2: appendFin(stream: stream, finalSize: value)
         case 3: appendReset(stream: stream, code: ResetCode(rawValue: value))

@@ -45,8 +45,10 @@ struct Pattern {
             let count = min(run, bytes.count - done)
             let found = bytes.baseAddress!.advanced(by: done)
             if memcmp(found, expected, count) != 0 {
-                for index in 0..<count where found.load(fromByteOffset: index, as: UInt8.self)
-                    != expected.load(fromByteOffset: index, as: UInt8.self) { return done + index }
+                for index in 0..<count
+                where found.load(fromByteOffset: index, as: UInt8.self)
+                    != expected.load(fromByteOffset: index, as: UInt8.self)
+                { return done + index }
             }
             done += count
         }

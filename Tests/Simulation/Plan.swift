@@ -172,10 +172,10 @@ public struct Plan: Sendable {
         limits.hasMiddlebox = chance.oneIn(3)
 
         streams = chance.oneIn(16) ? 150 : 1 + chance.skewed(20)
-        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(8 << 10 ... 200 << 10)
+        bytesMaximum = chance.oneIn(2) ? chance.skewed(64 << 10) : chance.within(8 << 10...200 << 10)
         if chance.oneIn(6) {
             streams = 1 + chance.below(3)
-            bytesMaximum = chance.within(500 << 10 ... 3 << 20)
+            bytesMaximum = chance.within(500 << 10...3 << 20)
         }
         if streams > 50 { bytesMaximum = min(bytesMaximum, 8 << 10) }
         chunkMaximum = max(1 + chance.skewed(64 << 10), bytesMaximum / 64)
@@ -188,7 +188,7 @@ public struct Plan: Sendable {
         latency = microseconds(20 + chance.skewed(80_000))
         jitter = chance.oneIn(2) ? 0 : microseconds(chance.skewed(20_000))
         rate = chance.oneIn(2) ? 0 : UInt64(100_000 + chance.skewed(100 << 20))
-        healsAt = milliseconds(100 + (chance.oneIn(3) ? chance.skewed(20_000) : chance.within(300 ... 3_000)))
+        healsAt = milliseconds(100 + (chance.oneIn(3) ? chance.skewed(20_000) : chance.within(300...3_000)))
         faultGap = healsAt / UInt64(1 + chance.skewed(chance.oneIn(2) ? 40 : 200))
         opensWithin = chance.oneIn(3) ? 1 : UInt64(chance.skewed(Int(healsAt)))
         for fault in Fault.allCases where chance.oneIn(3) { faults.append(fault) }

@@ -99,8 +99,9 @@ public struct Campaign {
             print("seed \(seed), step \(report.steps): \(failure)")
         }
         let took = Double(clock() - start) / Double(CLOCKS_PER_SEC)
-        print("\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
-              + "\(kills) kills and cuts, \(losses) connections lost, in \(Int(took)) s")
+        print(
+            "\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
+                + "\(kills) kills and cuts, \(losses) connections lost, in \(Int(took)) s")
         return failures == 0
     }
 }

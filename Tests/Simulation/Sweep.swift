@@ -42,7 +42,8 @@ public struct Sweep {
             let calm = simulation.run(ground.plan([])), resumed = simulation.run(ground.plan([first]))
             if let failure = calm.failure ?? resumed.failure { return say("the ground does not hold: \(failure)") }
             guard calm.carriers.count == 1, resumed.carriers.count == 2,
-                  ground.hasKey || Sweep.kinds.isSubset(of: Sweep.frames(in: calm.carriers[0])) else { continue }
+                ground.hasKey || Sweep.kinds.isSubset(of: Sweep.frames(in: calm.carriers[0]))
+            else { continue }
             let cuts = self.cuts(ground, calm.carriers[0], carrier: 1, after: []) + self.cuts(ground, resumed.carriers[1], carrier: 2, after: [first])
             let failures = run(simulation, cuts, ground)
             print("sweep: \(cuts.count) deaths, \(ground.name), \(failures) failed, in \(time(nil) - start) s")

@@ -164,7 +164,8 @@ final class World {
     private var unfinished: String {
         let open = (users + origins).filter { !$0.isEnded }
         let accounts = (servers + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
-        return "\(unopened) users did not come, \(open.count) are open\(misfortune.isDraining ? ", a server drains" : ""), \(openCount) count: " + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
+        return "\(unopened) users did not come, \(open.count) are open\(misfortune.isDraining ? ", a server drains" : ""), \(openCount) count: "
+            + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 
     /// What idle processes hold and should not: in the end everything is acknowledged (protocol 5.4, 5.5), and nothing is kept of streams that
@@ -180,7 +181,9 @@ final class World {
             // Listeners, watches, a sink, and a carrier and a spare one for each client.
             let most = 12 + 2 * plan.clients
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
-            if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) { fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory") }
+            if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) {
+                fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
+            }
         }
     }
 
@@ -239,9 +242,10 @@ final class World {
     private func startServer(_ host: Int) throws -> VirtualProcess {
         let process = VirtualProcess(kernel, host: host)
         process.delayMaximum = plan.delayMaximum
-        let configuration = configured(Configuration(
-            role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
-            output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
+        let configuration = configured(
+            Configuration(
+                role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
+                output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
         try process.start { try makeProcess(configuration, logger("server \(host)"), { configuration }).0 }
         return process
     }
@@ -249,9 +253,10 @@ final class World {
     private func startClient(_ index: Int) throws -> VirtualProcess {
         let process = VirtualProcess(kernel, host: World.clientHost + index)
         process.delayMaximum = plan.delayMaximum
-        let configuration = configured(Configuration(
-            role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
-            output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
+        let configuration = configured(
+            Configuration(
+                role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
+                output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
         try process.start { try makeProcess(configuration, logger("client \(index)"), { configuration }).0 }
         return process
     }
@@ -343,14 +348,18 @@ final class World {
     func judgeLoss(_ talker: Talker, _ what: String) {
         losses += 1
         // An origin that is away refuses new connections only.
-        let isExcused = plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams || plan.limits.descriptors < 1000
+        let isExcused =
+            plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams
+            || plan.limits.descriptors < 1000
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
     }
 
     /// The time is up for every connection whose users still do something.
     private func judgeEnds() {
-        for talker in users + origins where !talker.isEnded && !talker.hasStopped && talker.other?.hasStopped != true { fail("not over in time: \(talker.description)") }
+        for talker in users + origins where !talker.isEnded && !talker.hasStopped && talker.other?.hasStopped != true {
+            fail("not over in time: \(talker.description)")
+        }
     }
 }
 

@@ -5,7 +5,7 @@ import Testing
 
 struct ArenaTests {
     @Test func slabsAreAlignedDistinctAndAsManyAsPromised() throws {
-        let arena = try Arena(bytes: (1 << 20) + 1)                    // Rounded up to five slabs.
+        let arena = try Arena(bytes: (1 << 20) + 1)  // Rounded up to five slabs.
         var slabs: Set<UnsafeMutableRawPointer> = []
         while let slab = arena.slab() {
             #expect(UInt(bitPattern: slab) % UInt(slabBytes) == 0)
@@ -86,7 +86,7 @@ struct ArenaTests {
         #expect(try fileBytes(of: arena) == 0)
         let page = try #require(arena.page())
         page.storeBytes(of: 1, as: UInt8.self)
-        #expect(try fileBytes(of: arena) <= 4 * pageBytes)            // The byte, and a page of each table.
+        #expect(try fileBytes(of: arena) <= 4 * pageBytes)  // The byte, and a page of each table.
         arena.release(page)
         arena_trim(arena.pointer, 0)
         #expect(try fileBytes(of: arena) <= 3 * pageBytes)
@@ -104,7 +104,7 @@ struct ArenaTests {
         arena_trim(arena.pointer, 0)
         #expect(arena.committed == (slabs - 16) * slabBytes)
         for _ in 0..<20 { arena_trim(arena.pointer, 3 * slabBytes) }
-        #expect(arena.committed == 5 * slabBytes)                     // Two in use and three to keep.
+        #expect(arena.committed == 5 * slabBytes)  // Two in use and three to keep.
         #expect(try fileBytes(of: arena) <= 5 * slabBytes + 16 * pageBytes)
         #expect(arena.fault == nil)
 
@@ -153,7 +153,7 @@ struct ArenaTests {
                 arena.retain(block.bytes + chance.below(block.count))
                 owners[block.bytes, default: 0] += 1
                 held.append(block)
-            case 5 where chance.oneIn(10): arena_trim(arena.pointer, chance.within(0 ... 1 << 20))
+            case 5 where chance.oneIn(10): arena_trim(arena.pointer, chance.within(0...1 << 20))
             default:
                 guard !held.isEmpty else { continue }
                 let block = held.remove(at: chance.below(held.count))
@@ -169,7 +169,7 @@ struct ArenaTests {
             #expect(arena.used == used)
             try #require(arena.fault == nil)
         }
-        #expect(refused > 0)                                       // Else the arena was too large for this.
+        #expect(refused > 0)  // Else the arena was too large for this.
         for block in held { arena.release(block.bytes) }
         #expect(arena.used == 0)
         #expect(arena.fault == nil)

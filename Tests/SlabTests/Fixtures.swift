@@ -28,8 +28,9 @@ final class Arena {
     func filledSlab(_ salt: UInt8 = 0) throws -> UnsafeMutableRawPointer {
         let filled = try #require(slab())
         for place in 0..<slabBytes / 4 {
-            filled.storeBytes(of: UInt32(place) &* 0x9E37_79B1 &+ UInt32(salt), toByteOffset: place * 4,
-                              as: UInt32.self)
+            filled.storeBytes(
+                of: UInt32(place) &* 0x9E37_79B1 &+ UInt32(salt), toByteOffset: place * 4,
+                as: UInt32.self)
         }
         return filled
     }
@@ -94,8 +95,10 @@ final class Queue {
     func gather(_ offset: Int = 0, limit: Int = .max, iovecs maximum: Int = 64) -> [UnsafeRawBufferPointer] {
         var gathered = -1
         let vectors = [iovec](unsafeUninitializedCapacity: maximum) { memory, count in
-            count = Int(queue_gather(&queue, queue.head &+ UInt64(offset), limit, memory.baseAddress,
-                                     UInt32(maximum), &gathered))
+            count = Int(
+                queue_gather(
+                    &queue, queue.head &+ UInt64(offset), limit, memory.baseAddress,
+                    UInt32(maximum), &gathered))
         }
         #expect(gathered == vectors.reduce(0) { $0 + $1.iov_len })
         return vectors.map { UnsafeRawBufferPointer(start: $0.iov_base, count: $0.iov_len) }

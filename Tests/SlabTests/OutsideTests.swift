@@ -62,18 +62,18 @@ struct OutsideTests {
         for _ in 0..<400 {
             switch chance.below(4) {
             case 0:
-                let bytes = chance.bytes(1 + chance.within(0 ... 3000))
+                let bytes = chance.bytes(1 + chance.within(0...3000))
                 #expect(queue.copy(bytes))
                 expected += bytes
                 isOutside += bytes.map { _ in false }
             case 1:
-                let bytes = chance.bytes(1 + chance.within(0 ... (chance.oneIn(4) ? 300_000 : 5000)))
+                let bytes = chance.bytes(1 + chance.within(0...(chance.oneIn(4) ? 300_000 : 5000)))
                 #expect(queue.keepOutside(bytes.count))
                 expected += bytes
                 outside += bytes
                 isOutside += bytes.map { _ in true }
             case 2:
-                let count = chance.within(0 ... expected.count)
+                let count = chance.within(0...expected.count)
                 queue.release(count)
                 expected.removeFirst(count)
                 outside.removeFirst(isOutside.prefix(count).count { $0 })
@@ -108,11 +108,13 @@ extension Queue {
         var rest = outside[...]
         defer { outside = Array(rest) }
         return withUnsafeMutablePointer(to: &rest) { rest in
-            queue_bring_in(&queue, arena.pointer, { context, memory, count in
-                let rest = context!.assumingMemoryBound(to: ArraySlice<UInt8>.self)
-                rest.pointee.prefix(count).withUnsafeBytes { memory!.copyMemory(from: $0.baseAddress!, byteCount: count) }
-                rest.pointee.removeFirst(count)
-            }, rest)
+            queue_bring_in(
+                &queue, arena.pointer,
+                { context, memory, count in
+                    let rest = context!.assumingMemoryBound(to: ArraySlice<UInt8>.self)
+                    rest.pointee.prefix(count).withUnsafeBytes { memory!.copyMemory(from: $0.baseAddress!, byteCount: count) }
+                    rest.pointee.removeFirst(count)
+                }, rest)
         }
     }
 }

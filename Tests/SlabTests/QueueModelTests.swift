@@ -12,7 +12,7 @@ struct QueueModelTests {
             model.step()
             try model.check(everything: step % 50 == 0)
         }
-        #expect(model.refused > 100 && model.accepted > 1_000)         // The arena was full now and then.
+        #expect(model.refused > 100 && model.accepted > 1_000)  // The arena was full now and then.
         try model.end()
     }
 }
@@ -42,7 +42,7 @@ private struct Model {
         case 3: appendBlock()
         case 4, 5: move()
         case 6: release()
-        default: chance.oneIn(10) ? arena_trim(arena.pointer, chance.within(0 ... 1 << 20)) : release()
+        default: chance.oneIn(10) ? arena_trim(arena.pointer, chance.within(0...1 << 20)) : release()
         }
     }
 
@@ -60,7 +60,7 @@ private struct Model {
     private mutating func appendCopy() {
         let index = someQueue()
         let most = [1, 100, 300, 5_000, 20_000, 400_000][chance.oneIn(4) ? chance.below(6) : chance.below(4)]
-        let bytes = chance.bytes(chance.within(0 ... most))
+        let bytes = chance.bytes(chance.within(0...most))
         note(index, bytes, queues[index].copy(bytes))
     }
 
@@ -70,8 +70,8 @@ private struct Model {
         guard let block = isSlab ? arena.slab() : arena.page() else { return refused += 1 }
         let favourite = someQueue()
         var offset = 0
-        for _ in 0..<chance.within(0 ... 6) where offset < blockBytes {
-            let bytes = chance.bytes(chance.within(0 ... min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
+        for _ in 0..<chance.within(0...6) where offset < blockBytes {
+            let bytes = chance.bytes(chance.within(0...min(blockBytes - offset, chance.oneIn(3) ? 100_000 : 900)))
             bytes.withUnsafeBytes { source in
                 let range = UnsafeMutableRawBufferPointer(start: block + offset, count: source.count)
                 range.copyMemory(from: source)
@@ -87,7 +87,7 @@ private struct Model {
     private mutating func move() {
         let from = someQueue(), to = someQueue()
         guard from != to else { return }
-        let count = chance.oneIn(3) ? expected[from].count : chance.within(0 ... expected[from].count)
+        let count = chance.oneIn(3) ? expected[from].count : chance.within(0...expected[from].count)
         let copyBelow = [0, 1, 64, 512, 5_000, Int.max][chance.below(6)]
         // Only the ring of pieces could refuse, and it does not: a full arena stops no move.
         #expect(queues[from].move(count, to: queues[to], copyBelow: copyBelow))
@@ -97,7 +97,7 @@ private struct Model {
 
     private mutating func release() {
         let index = someQueue()
-        let count = chance.oneIn(3) ? expected[index].count : chance.within(0 ... expected[index].count)
+        let count = chance.oneIn(3) ? expected[index].count : chance.within(0...expected[index].count)
         queues[index].release(count)
         expected[index].removeFirst(count)
     }
@@ -110,7 +110,7 @@ private struct Model {
             try #require(queue.fault == nil)
             try #require(queue.count == wanted.count)
             try #require(wanted.isEmpty == queue.ownsNothing)
-            var offset = everything ? 0 : chance.within(0 ... wanted.count)
+            var offset = everything ? 0 : chance.within(0...wanted.count)
             let iovecs = 1 + chance.below(30), limit = 1 + chance.below(everything ? 300_000 : 30_000)
             repeat {
                 var end = offset
@@ -132,7 +132,7 @@ private struct Model {
     /// No byte of a room belongs to a piece or to another room, in whatever queue.
     private func checkRooms() throws {
         let pieces = queues.flatMap(\.pieces)
-        var rooms: [UInt: UInt] = [:]                                  // Page to the room's first byte.
+        var rooms: [UInt: UInt] = [:]  // Page to the room's first byte.
         for piece in pieces where piece.room > 0 {
             let first = UInt(bitPattern: piece.bytes) + UInt(piece.count)
             try #require(rooms.updateValue(first, forKey: first / UInt(pageBytes)) == nil)

@@ -7,7 +7,7 @@ struct QueueMoveTests {
         let slab = try arena.filledSlab()
         #expect(from.refer(slab + 100, 50_000))
         #expect(from.move(50_000, to: to, copyBelow: 512))
-        #expect(arena.references(slab) == 2)                           // Ours and the piece's, as before.
+        #expect(arena.references(slab) == 2)  // Ours and the piece's, as before.
         #expect(to.gather()[0].baseAddress! == UnsafeRawPointer(slab + 100))
         #expect(from.ownsNothing && from.head == 50_000)
         #expect(to.head == 7 && to.tail == 50_007)
@@ -20,7 +20,7 @@ struct QueueMoveTests {
         #expect(from.refer(slab, slabBytes))
         #expect(from.move(1_000, to: to, copyBelow: 512))
         #expect(arena.references(slab) == 3)
-        #expect(from.move(10, to: to, copyBelow: 512))                 // Short, but it follows what is there.
+        #expect(from.move(10, to: to, copyBelow: 512))  // Short, but it follows what is there.
         #expect(to.pieces.count == 1 && arena.references(slab) == 3 && arena.used == slabBytes)
         #expect(from.move(slabBytes - 1_010, to: to, copyBelow: 512))
         #expect(to.pieces.count == 1 && arena.references(slab) == 2)
@@ -86,7 +86,7 @@ struct QueueMoveTests {
         arena.release(slab)
         let pages = arena.exhaust()
         #expect(from.move(3_200, to: to, copyBelow: 512))
-        #expect(to.contents == expected && to.pieces.count == 100)     // Not copied: there was no page.
+        #expect(to.contents == expected && to.pieces.count == 100)  // Not copied: there was no page.
         #expect(arena.references(slab) == 100)
         for page in pages { arena.release(page) }
         #expect(to.move(3_200, to: from, copyBelow: 512))

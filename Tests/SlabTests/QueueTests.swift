@@ -46,7 +46,7 @@ struct QueueTests {
         for offset in stride(from: 0, to: slabBytes, by: 8_192) { #expect(queue.refer(slab + offset, 8_192)) }
         #expect(queue.pieces.count == 1)
         #expect(arena.references(slab) == 2)
-        #expect(queue.refer(slab, 1))                                  // It does not follow.
+        #expect(queue.refer(slab, 1))  // It does not follow.
         #expect(queue.refer(slab + 2, 1))
         #expect(queue.pieces.count == 3)
         #expect(arena.references(slab) == 4)
@@ -66,14 +66,14 @@ struct QueueTests {
         #expect(queue.pieces.count == 4)
         for block in slabs + pages { arena.release(block) }
         #expect(queue.fault == nil)
-        queue.release(slabBytes + 1)                               // The first slab goes, the second stays.
+        queue.release(slabBytes + 1)  // The first slab goes, the second stays.
         #expect(arena.used == slabBytes + 2 * pageBytes)
     }
 
     @Test func gatherKeepsItsLimits() throws {
         let arena = try Arena(), queue = Queue(arena)
         let bytes = pattern(50_000)
-        #expect(queue.copy(bytes))                                     // 13 pages.
+        #expect(queue.copy(bytes))  // 13 pages.
         #expect(queue.gather().count == 13)
         #expect(queue.gather(0, limit: 0).isEmpty)
         #expect(queue.gather(50_000).isEmpty)
@@ -129,7 +129,7 @@ struct QueueTests {
         let arena = try Arena(), queue = Queue(arena)
         #expect(queue.copy(pattern(4_000)))
         var pages = arena.exhaust()
-        arena.release(pages.removeLast())                          // One page is left, and 96 bytes of room.
+        arena.release(pages.removeLast())  // One page is left, and 96 bytes of room.
         let used = arena.used
         #expect(!queue.copy(pattern(96 + pageBytes + 1)))
         #expect(!queue.copy(pattern(100_000)))

@@ -7,7 +7,7 @@ struct ScarcityTests {
     @Test func withoutAMemfdTheArenaWorksTheSame() async {
         await #expect(processExitsWith: .success) {
             // No descriptor to be had; and a limit on file sizes, past which ftruncate(2) would kill us.
-            var signals = sigset_t()                                   // The test runner blocks them.
+            var signals = sigset_t()  // The test runner blocks them.
             sigfillset(&signals)
             pthread_sigmask(SIG_UNBLOCK, &signals, nil)
             for (resource, limit) in [(RLIMIT_NOFILE, 0), (RLIMIT_FSIZE, 4_096)] {
@@ -22,7 +22,7 @@ struct ScarcityTests {
                 arena_trim(arena.pointer, 0)
                 #expect(arena.committed == 0)
                 let slab = try #require(arena.slab())
-                #expect(slab.load(as: UInt8.self) == 0)                // The hole was punched.
+                #expect(slab.load(as: UInt8.self) == 0)  // The hole was punched.
                 arena.release(slab)
                 #expect(arena.fault == nil)
             }
@@ -37,7 +37,7 @@ struct ScarcityTests {
                 close(descriptor)
                 #expect(arena_create(&created, 64 << 30) == -ENOMEM)
                 #expect(created == nil)
-                #expect(dup(0) == descriptor)                          // The memfd was closed again.
+                #expect(dup(0) == descriptor)  // The memfd was closed again.
             }
         }
     }
@@ -66,8 +66,10 @@ struct ScarcityTests {
 }
 
 /// Lowers a limit of this process for the time of `body`.
-private func withLimit<Result>(_ resource: __rlimit_resource, _ limit: UInt,
-                               _ body: () throws -> Result) throws -> Result {
+private func withLimit<Result>(
+    _ resource: __rlimit_resource, _ limit: UInt,
+    _ body: () throws -> Result
+) throws -> Result {
     var before = rlimit()
     try #require(getrlimit(__rlimit_resource_t(resource.rawValue), &before) == 0)
     var lowered = rlimit(rlim_cur: min(rlim_t(limit), before.rlim_max), rlim_max: before.rlim_max)

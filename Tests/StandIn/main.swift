@@ -36,10 +36,12 @@ final class Passage: @unchecked Sendable {
     func start() {
         var thread = pthread_t()
         let passage = Unmanaged.passRetained(self).toOpaque()
-        pthread_create(&thread, nil, { argument in
-            if let argument { Unmanaged<Passage>.fromOpaque(argument).takeRetainedValue().pass() }
-            return nil
-        }, passage)
+        pthread_create(
+            &thread, nil,
+            { argument in
+                if let argument { Unmanaged<Passage>.fromOpaque(argument).takeRetainedValue().pass() }
+                return nil
+            }, passage)
     }
 
     private func pass() {

@@ -25,7 +25,8 @@ import Testing
     }
 
     @Test func valuesHaveTheirKeysAndLines() throws {
-        let entries = try read("""
+        let entries = try read(
+            """
             # a comment
             [a]
             "x.y" = "text"
@@ -36,13 +37,14 @@ import Testing
             z = { deep = 1.5 }
             list = ["p", "q"]
             """)
-        #expect(entries == [
-            Entry(path: "a", line: 2, kind: TOML_TABLE), Entry(path: "a/x.y", line: 3, kind: TOML_STRING, value: "text"),
-            Entry(path: "a/n", line: 4, kind: TOML_INTEGER, value: "7"), Entry(path: "a/b", line: 5, kind: TOML_BOOLEAN, value: "1"),
-            Entry(path: "a/t", line: 7, kind: TOML_TABLE), Entry(path: "a/t/z", line: 8, kind: TOML_TABLE),
-            Entry(path: "a/t/z/deep", line: 8, kind: TOML_OTHER), Entry(path: "a/t/list", line: 9, kind: TOML_ARRAY),
-            Entry(path: "a/t/list", line: 9, kind: TOML_STRING, value: "p"), Entry(path: "a/t/list", line: 9, kind: TOML_STRING, value: "q"),
-        ])
+        #expect(
+            entries == [
+                Entry(path: "a", line: 2, kind: TOML_TABLE), Entry(path: "a/x.y", line: 3, kind: TOML_STRING, value: "text"),
+                Entry(path: "a/n", line: 4, kind: TOML_INTEGER, value: "7"), Entry(path: "a/b", line: 5, kind: TOML_BOOLEAN, value: "1"),
+                Entry(path: "a/t", line: 7, kind: TOML_TABLE), Entry(path: "a/t/z", line: 8, kind: TOML_TABLE),
+                Entry(path: "a/t/z/deep", line: 8, kind: TOML_OTHER), Entry(path: "a/t/list", line: 9, kind: TOML_ARRAY),
+                Entry(path: "a/t/list", line: 9, kind: TOML_STRING, value: "p"), Entry(path: "a/t/list", line: 9, kind: TOML_STRING, value: "q"),
+            ])
     }
 
     @Test func deeperKeysAreCountedNotKept() throws {

@@ -13,8 +13,10 @@ import Wire
     @Test func aHundredThousandStreamsComeAnswerAndGo() throws {
         let now = Instant(nanoseconds: 1_000_000_000)
         var endpoint = Endpoint(role: .server, limits: .init(retained: 64 << 20, received: 64 << 20, streams: CrowdTests.count), now: now)
-        _ = try endpoint.accept(Hello(identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
-                                      dataLimit: 64 << 20), now: now)
+        _ = try endpoint.accept(
+            Hello(
+                identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
+                dataLimit: 64 << 20), now: now)
         endpoint.greetingSent()
         let total = CrowdTests.count
         var slots: [StreamSlot] = []
@@ -57,13 +59,18 @@ import Wire
             }
             guard endpoint.sent > acknowledged else { break }
             acknowledged = endpoint.sent
-            try feed(&endpoint, now) { $0.appendAcknowledgment(offset: acknowledged, dataLimit: 64 << 20) } on: { _, _ in }
+            try feed(&endpoint, now) {
+                $0.appendAcknowledgment(offset: acknowledged, dataLimit: 64 << 20)
+            } on: { _, _ in
+            }
         } while true
         #expect(answered.count == slots.count)
 
         var ended = 0
         for stream in CrowdTests.streams {
-            try feed(&endpoint, now) { $0.appendFin(stream: stream, finalSize: 1) } on: { event, endpoint in
+            try feed(&endpoint, now) {
+                $0.appendFin(stream: stream, finalSize: 1)
+            } on: { event, endpoint in
                 guard case .finished(let owner) = event else { return }
                 if endpoint.drain(slots[Int(owner)]) { ended += 1 }
             }
@@ -74,8 +81,10 @@ import Wire
         endpoint.checkInvariants()
     }
 
-    private func feed(_ endpoint: inout Endpoint, _ now: Instant, _ write: (inout ByteWriter) -> Void,
-                      on event: (Received, inout Endpoint) -> Void) throws {
+    private func feed(
+        _ endpoint: inout Endpoint, _ now: Instant, _ write: (inout ByteWriter) -> Void,
+        on event: (Received, inout Endpoint) -> Void
+    ) throws {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128, alignment: 1)
         defer { buffer.deallocate() }
         var writer = ByteWriter(buffer)

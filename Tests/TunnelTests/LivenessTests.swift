@@ -180,7 +180,7 @@ import Time
     @Test func anAcknowledgmentBehindTheBulkOfASlowLineIsWaitedFor() {
         var liveness = attached()
         liveness.sent(now: at(0))
-        for tenth in 1...40 as ClosedRange<UInt64> {   // 1 Mbit/s.
+        for tenth in 1...40 as ClosedRange<UInt64> {  // 1 Mbit/s.
             liveness.heard(12_500, isActive: true, now: at(tenth * 100))
             #expect(judge(&liveness, tenth * 100) == false, "after \(tenth) tenths of a second")
         }

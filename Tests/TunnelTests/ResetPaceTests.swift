@@ -16,8 +16,11 @@ import Wire
         let (offer, limit) = sender.offer(earlyMaximum: 0)
         let hello = Hello(identity: .none, attempt: 1, received: 0, replay: 0, earlyByteCount: 0, dataLimit: limit)
         let answer = try #require(try receiver.accept(hello, now: at(0)))
-        try sender.resume(offer, Welcome(identity: SessionIdentity(high: 1, low: 1), secret: .zero, attempt: 1, epoch: 1, received: answer.received,
-                                         dataLimit: answer.dataLimit, maximumStreams: 1000, initialCredit: 4096), now: at(0))
+        try sender.resume(
+            offer,
+            Welcome(
+                identity: SessionIdentity(high: 1, low: 1), secret: .zero, attempt: 1, epoch: 1, received: answer.received,
+                dataLimit: answer.dataLimit, maximumStreams: 1000, initialCredit: 4096), now: at(0))
         sender.greetingSent()
         receiver.greetingSent()
         let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)

@@ -38,7 +38,7 @@ import Wire
         var scheduler = Scheduler()
         let slots = (0..<4 as Range<UInt64>).map { table.insert(stream($0)) }
         for slot in slots.dropLast() { scheduler.ready(slot, &table) }
-        for _ in 0..<3 {   // Each uses its quantum up and stands with the bulk.
+        for _ in 0..<3 {  // Each uses its quantum up and stands with the bulk.
             let slot = scheduler.nextData(&table)
             table[slot].deficit -= Scheduler.quantum
         }
@@ -54,8 +54,10 @@ import Wire
     @Test func whatWasSentAloneIsNoDebt() throws {
         let now = Instant(nanoseconds: 1)
         var endpoint = Endpoint(role: .server, limits: .init(retained: 64 << 20, received: 1 << 20, streams: 10), now: now)
-        _ = try endpoint.accept(Hello(identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0,
-                                      earlyByteCount: 0, dataLimit: 1 << 40), now: now)
+        _ = try endpoint.accept(
+            Hello(
+                identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0,
+                earlyByteCount: 0, dataLimit: 1 << 40), now: now)
         let alone = try open(&endpoint, id: 0, now)
         let other = try open(&endpoint, id: 2, now)
         var header = [UInt8](repeating: 0, count: Endpoint.headerMaximum)
@@ -87,7 +89,8 @@ import Wire
     }
 
     private func stream(_ id: UInt64) -> Stream {
-        Stream(id: id, owner: StreamOwner(id), send: SendHalf(limit: 0),
-               receive: ReceiveHalf(initial: 0, now: Instant(nanoseconds: 0)))
+        Stream(
+            id: id, owner: StreamOwner(id), send: SendHalf(limit: 0),
+            receive: ReceiveHalf(initial: 0, now: Instant(nanoseconds: 0)))
     }
 }

@@ -13,8 +13,9 @@ import Wire
     @Test func aBlockedPeerHearsOfALittleRoom() throws {
         let budget = 256 << 10
         var endpoint = Endpoint(role: .server, limits: .init(retained: 1 << 20, received: budget, streams: 10), now: at(0))
-        let hello = Hello(identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
-                          dataLimit: 1 << 20)
+        let hello = Hello(
+            identity: SessionIdentity(high: 1, low: 1), attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
+            dataLimit: 1 << 20)
         _ = try endpoint.accept(hello, now: at(0))
         endpoint.greetingSent()
         let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)

@@ -98,8 +98,11 @@ import Wire
         var writer = ByteWriter(header)
         writer.appendOpen(stream: 0, target: 0, sendCredit: 10_000, receiveCredit: credit)
         var offset = 0
-        guard case .opened(let slot, _) = try endpoint.receive(UnsafeRawBufferPointer(rebasing: header[..<writer.count]).bytes,
-                                                               at: &offset, now: now) else { throw ProtocolFault("not opened") }
+        guard
+            case .opened(let slot, _) = try endpoint.receive(
+                UnsafeRawBufferPointer(rebasing: header[..<writer.count]).bytes,
+                at: &offset, now: now)
+        else { throw ProtocolFault("not opened") }
         endpoint.adopt(slot, owner: 9)
         let batch = endpoint.nextBatch(limit: 1000, control: control, now: now)
         endpoint.batchSent(batch, batch.byteCount)

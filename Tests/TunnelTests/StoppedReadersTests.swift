@@ -25,8 +25,11 @@ private struct Pair: ~Copyable {
         let (offer, limit) = client.offer(earlyMaximum: 0)
         let hello = Hello(identity: .none, attempt: 1, received: 0, replay: 0, earlyByteCount: 0, dataLimit: limit)
         let answer = try #require(try server.accept(hello, now: instant))
-        try client.resume(offer, Welcome(identity: SessionIdentity(high: 1, low: 1), secret: .zero, attempt: 1, epoch: 1, received: answer.received,
-                                         dataLimit: answer.dataLimit, maximumStreams: 100_000, initialCredit: 1 << 18), now: instant)
+        try client.resume(
+            offer,
+            Welcome(
+                identity: SessionIdentity(high: 1, low: 1), secret: .zero, attempt: 1, epoch: 1, received: answer.received,
+                dataLimit: answer.dataLimit, maximumStreams: 100_000, initialCredit: 1 << 18), now: instant)
         client.greetingSent()
         server.greetingSent()
     }
@@ -46,8 +49,10 @@ private struct Pair: ~Copyable {
         }
     }
 
-    private static func move(_ sender: inout Endpoint, _ line: inout ByteCounter, to receiver: inout Endpoint, _ now: Instant,
-                             _ act: (Received, inout Endpoint) -> Void) throws {
+    private static func move(
+        _ sender: inout Endpoint, _ line: inout ByteCounter, to receiver: inout Endpoint, _ now: Instant,
+        _ act: (Received, inout Endpoint) -> Void
+    ) throws {
         let header = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.headerMaximum, alignment: 8)
         let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)
         defer { header.deallocate(); control.deallocate() }
@@ -59,7 +64,8 @@ private struct Pair: ~Copyable {
         while sender.wantsBatch(now: now) {
             let batch = sender.nextBatch(limit: 1 << 20, control: control, now: now)
             let from = Int(batch.start - line.start)
-            let wire = Array(line.bytes[from..<(from + batch.rest)]) + control[batch.control]
+            let wire =
+                Array(line.bytes[from..<(from + batch.rest)]) + control[batch.control]
                 + Array(line.bytes[(from + batch.rest)..<(from + batch.rest + batch.more)])
             sender.batchSent(batch, batch.byteCount)
             var offset = 0

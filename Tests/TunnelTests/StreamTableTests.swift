@@ -4,8 +4,9 @@ import Time
 
 @Suite struct StreamTableTests {
     private func stream(_ id: UInt64) -> Stream {
-        Stream(id: id, owner: StreamOwner(truncatingIfNeeded: id), send: SendHalf(limit: 0),
-               receive: ReceiveHalf(initial: 0, now: Instant(nanoseconds: 0)))
+        Stream(
+            id: id, owner: StreamOwner(truncatingIfNeeded: id), send: SendHalf(limit: 0),
+            receive: ReceiveHalf(initial: 0, now: Instant(nanoseconds: 0)))
     }
 
     /// Against a dictionary: whatever is inserted and removed, each identifier is found where it lies.

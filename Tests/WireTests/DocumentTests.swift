@@ -26,32 +26,35 @@ struct DocumentTests {
     /// protocol 3.4
     @Test func theTypesAreTheSame() {
         let rows = cells(after: "## 3 Frames", before: "## 4 Handshake").filter { $0[0].hasPrefix("`0x") }
-        let shown = Dictionary(uniqueKeysWithValues: rows.compactMap { row in
-            UInt8(row[0].dropFirst(3).dropLast(), radix: 16).map { ($0, row[1]) }
-        })
-        #expect(shown == [
-            FrameType.acknowledgment: "ACK", FrameType.ping: "PING", FrameType.pong: "PONG", FrameType.close: "CLOSE",
-            FrameType.welcome: "WELCOME", FrameType.refuse: "REFUSE", FrameType.open: "OPEN", FrameType.data: "DATA",
-            FrameType.fin: "FIN", FrameType.reset: "RESET", FrameType.streamCredit: "STREAM_CREDIT",
-            FrameType.sequenced: "sequenced", FrameType.optional: "optional",
-        ])
+        let shown = Dictionary(
+            uniqueKeysWithValues: rows.compactMap { row in
+                UInt8(row[0].dropFirst(3).dropLast(), radix: 16).map { ($0, row[1]) }
+            })
+        #expect(
+            shown == [
+                FrameType.acknowledgment: "ACK", FrameType.ping: "PING", FrameType.pong: "PONG", FrameType.close: "CLOSE",
+                FrameType.welcome: "WELCOME", FrameType.refuse: "REFUSE", FrameType.open: "OPEN", FrameType.data: "DATA",
+                FrameType.fin: "FIN", FrameType.reset: "RESET", FrameType.streamCredit: "STREAM_CREDIT",
+                FrameType.sequenced: "sequenced", FrameType.optional: "optional",
+            ])
     }
 
     /// protocol 9.1
     @Test func theConstantsAreTheSame() {
         let rows = cells(after: "## 9 Constants", before: "9.2 ").filter { $0[0].hasPrefix("`") }
         let shown = Dictionary(uniqueKeysWithValues: rows.map { ($0[0].filter { $0 != "`" }, UInt64($0[1])) })
-        #expect(shown == [
-            "version": UInt64(Specification.version),
-            "dataBodyMaximum": UInt64(Specification.dataBodyMaximum),
-            "controlBodyMaximum": UInt64(Specification.controlBodyMaximum),
-            "prefaceByteCount": UInt64(Specification.prefaceByteCount),
-            "helloBodyMaximum": UInt64(Specification.helloBodyMaximum),
-            "reasonMaximum": UInt64(Specification.reasonMaximum),
-            "initialCreditMaximum": Specification.initialCreditMaximum,
-            "earlyMaximum": UInt64(Specification.earlyMaximum),
-            "offsetMaximum": Specification.offsetMaximum,
-        ])
+        #expect(
+            shown == [
+                "version": UInt64(Specification.version),
+                "dataBodyMaximum": UInt64(Specification.dataBodyMaximum),
+                "controlBodyMaximum": UInt64(Specification.controlBodyMaximum),
+                "prefaceByteCount": UInt64(Specification.prefaceByteCount),
+                "helloBodyMaximum": UInt64(Specification.helloBodyMaximum),
+                "reasonMaximum": UInt64(Specification.reasonMaximum),
+                "initialCreditMaximum": Specification.initialCreditMaximum,
+                "earlyMaximum": UInt64(Specification.earlyMaximum),
+                "offsetMaximum": Specification.offsetMaximum,
+            ])
     }
 
     // MARK: Reading the page

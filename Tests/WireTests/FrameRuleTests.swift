@@ -46,9 +46,11 @@ struct FrameRuleTests {
     @Test func dataHasAtMost1MiBJudgedBeforeItComes() {
         let longest = [0x42] + varint(1 << 20, in: 4)
         #expect(brink.frame(longest) == .incomplete)
-        #expect(brink.frame(longest + [0x00])
+        #expect(
+            brink.frame(longest + [0x00])
                 == .value(.data(stream: 0, payloadByteCount: (1 << 20) - 1), byteCount: 6))
-        #expect(brink.frame(longest + varint(Varint.maximum, in: 8))
+        #expect(
+            brink.frame(longest + varint(Varint.maximum, in: 8))
                 == .value(.data(stream: Varint.maximum, payloadByteCount: (1 << 20) - 8), byteCount: 13))
         for length in [varint((1 << 20) + 1, in: 4), varint(Varint.maximum, in: 8)] {
             #expect(brink.frame([0x42] + length) == .fault("DATA is longer than 1 MiB"))
@@ -62,7 +64,8 @@ struct FrameRuleTests {
         for size in [1, 2, 4, 8] {
             let stream = varint(4, in: size)
             #expect(brink.frame([0x42, UInt8(size)] + stream) == .fault("DATA carries no bytes"))
-            #expect(brink.frame([0x42, UInt8(size + 1)] + stream)
+            #expect(
+                brink.frame([0x42, UInt8(size + 1)] + stream)
                     == .value(.data(stream: 4, payloadByteCount: 1), byteCount: 2 + size))
             for length in 1..<size {
                 let short = [0x42, UInt8(length)] + stream
@@ -123,9 +126,11 @@ struct FrameRuleTests {
 
     /// protocol 3.13, 3.14
     @Test func codesThatNobodyKnowsAreKept() {
-        #expect(brink.frame(frame(FrameType.reset, [0x04] + varint(Varint.maximum, in: 8)))
+        #expect(
+            brink.frame(frame(FrameType.reset, [0x04] + varint(Varint.maximum, in: 8)))
                 == .value(.reset(stream: 4, code: ResetCode(rawValue: Varint.maximum)), byteCount: 11))
-        #expect(brink.frame(frame(FrameType.close, varint(99, in: 2)))
+        #expect(
+            brink.frame(frame(FrameType.close, varint(99, in: 2)))
                 == .value(.close(code: CloseCode(rawValue: 99), reason: ""), byteCount: 4))
     }
 
@@ -136,9 +141,11 @@ struct FrameRuleTests {
         for byte in UInt8.min...UInt8.max {
             let isPrintable = byte >= 0x20 && byte <= 0x7e
             let text = isPrintable ? String(Unicode.Scalar(byte)) : "?"
-            #expect(brink.frame(frame(FrameType.close, [0x00, byte]))
+            #expect(
+                brink.frame(frame(FrameType.close, [0x00, byte]))
                     == .value(.close(code: .done, reason: text), byteCount: 4))
-            #expect(brink.frame(frame(FrameType.refuse, [0x02, 0x07, byte]))
+            #expect(
+                brink.frame(frame(FrameType.refuse, [0x02, 0x07, byte]))
                     == .value(.refuse(Refusal(code: .sessionUnknown, attempt: 7, reason: text)), byteCount: 5))
         }
     }
@@ -149,14 +156,16 @@ struct FrameRuleTests {
             let bytes = frame(FrameType.close, [0x00] + [UInt8](repeating: 0x61, count: count))
             let kept = String(repeating: "a", count: min(count, 256))
             #expect(brink.frame(bytes) == .value(.close(code: .done, reason: kept), byteCount: bytes.count))
-            #expect(encoded(.close(code: .done, reason: String(repeating: "a", count: count)))?.count
+            #expect(
+                encoded(.close(code: .done, reason: String(repeating: "a", count: count)))?.count
                     == 1 + 2 + 1 + kept.utf8.count)
             let refusal = Refusal(code: .done, attempt: 0, reason: String(repeating: "a", count: count))
             #expect(encoded(.refuse(refusal))?.count == 1 + 2 + 2 + kept.utf8.count)
         }
         // Cut between bytes, not between characters: the reader takes bytes for what they are.
         #expect(encoded(.close(code: .done, reason: "é")) == [0x04, 0x03, 0x00, 0xc3, 0xa9])
-        #expect(brink.frame([0x04, 0x03, 0x00, 0xc3, 0xa9])
+        #expect(
+            brink.frame([0x04, 0x03, 0x00, 0xc3, 0xa9])
                 == .value(.close(code: .done, reason: "??"), byteCount: 5))
     }
 }

@@ -112,7 +112,8 @@ struct HandshakeTests {
         for golden in goldenAnswers.prefix(2) {
             let body = Array(golden.bytes[3...])
             for count in 0..<125 {
-                #expect(brink.frame(frame(FrameType.welcome, Array(body.prefix(count))))
+                #expect(
+                    brink.frame(frame(FrameType.welcome, Array(body.prefix(count))))
                         == .fault("WELCOME ends inside a field"), "\(count)")
             }
         }

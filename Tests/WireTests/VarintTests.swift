@@ -19,7 +19,8 @@ struct VarintTests {
         for (value, bytes) in borders {
             #expect(Varint.byteCount(value) == bytes.count, "\(value)")
             #expect(written { $0.append(varint: value) } == bytes, "\(value)")
-            #expect(brink.frame(frame(FrameType.ping, bytes))
+            #expect(
+                brink.frame(frame(FrameType.ping, bytes))
                     == .value(.ping(token: value), byteCount: 2 + bytes.count), "\(value)")
             #expect(encoded(.ping(token: value)) == frame(FrameType.ping, bytes), "\(value)")
         }
@@ -30,7 +31,8 @@ struct VarintTests {
     @Test func longFormsMeanTheSame() {
         for value in [0, 37, 63] as [UInt64] {
             for size in [1, 2, 4, 8] {
-                #expect(brink.frame(frame(FrameType.ping, varint(value, in: size)))
+                #expect(
+                    brink.frame(frame(FrameType.ping, varint(value, in: size)))
                         == .value(.ping(token: value), byteCount: 2 + size))
             }
         }

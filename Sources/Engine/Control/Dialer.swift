@@ -259,7 +259,9 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         greet(now)
         failuresInRow += 1
         // The next address at once (RFC 8305 §5), unless each has had its turn.
-        if failuresInRow < usable { dialAt = min(dialAt, now) } else if isLasting {
+        if failuresInRow < usable {
+            dialAt = min(dialAt, now)
+        } else if isLasting {
             dialAt = max(dialAt, now + DialPolicy.lastingPause)
         }
     }
@@ -336,7 +338,9 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         }
         let since = unansweredSince ?? now
         unansweredSince = since
-        let allowed = pauses > 0 ? DialPolicy.unansweredBetweenPauses
+        let allowed =
+            pauses > 0
+            ? DialPolicy.unansweredBetweenPauses
             : hasCarrier ? DialPolicy.unansweredMaximumBesideCarrier : DialPolicy.unansweredMaximum
         guard now.since(since) >= allowed else { return false }
         pauses += 1
@@ -371,8 +375,9 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         let isPatient = !candidates.contains { $0.isPatient && $0.phase == .connecting }
         let allowed = isPatient ? patience : DialPolicy.attemptMaximum
         if isPatient, patience < DialPolicy.patienceMaximum { patience = min(patience * 2, DialPolicy.patienceMaximum) }
-        let candidate = Candidate(id: nextID, address: address, startedAt: now, deadline: now + allowed,
-                                  isPatient: isPatient)
+        let candidate = Candidate(
+            id: nextID, address: address, startedAt: now, deadline: now + allowed,
+            isPatient: isPatient)
         nextID += 1
         nextAddress = ((addresses.firstIndex(of: address) ?? 0) + 1) % addresses.count
         candidates.append(candidate)
@@ -398,8 +403,12 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         let candidate = candidates[index]
         var at = Instant(nanoseconds: 0)
         for other in candidates where other.attempt != nil && other.address == candidate.address {
-            at = max(at, other.greetedAt + min(max(DialPolicy.greetingMinimum, other.connectTook * 2),
-                                               DialPolicy.greetingMaximum))
+            at = max(
+                at,
+                other.greetedAt
+                    + min(
+                        max(DialPolicy.greetingMinimum, other.connectTook * 2),
+                        DialPolicy.greetingMaximum))
         }
         return (index, at)
     }

@@ -83,7 +83,8 @@ public struct PathWindow: Sendable {
             roundTrip = sample.roundTrip
         }
         guard let last, sample.acknowledged >= last.acknowledged, now > last.at,
-              now.since(last.at) <= max(PathWindow.sampleMaximum, sample.roundTrip * 2) else { return rates.removeAll() }
+            now.since(last.at) <= max(PathWindow.sampleMaximum, sample.roundTrip * 2)
+        else { return rates.removeAll() }
         let elapsed = now.since(last.at).nanoseconds
         let bytes = min(sample.acknowledged - last.acknowledged, 1 << 33)
         let newest = bytes * 1_000_000 / max(1, elapsed / 1_000)
@@ -94,8 +95,11 @@ public struct PathWindow: Sendable {
         let usual = max(PathWindow.allowanceMinimum.nanoseconds, sample.minimumRoundTrip.nanoseconds / 5)
         let burst = min(PathWindow.burst * 1_000_000_000 / max(1, rate), 1_000_000_000)
         let allowance = Interval(nanoseconds: usual + burst)
-        let queue = Interval(nanoseconds: sample.roundTrip.nanoseconds - min(sample.roundTrip.nanoseconds,
-                                                                           sample.minimumRoundTrip.nanoseconds))
+        let queue = Interval(
+            nanoseconds: sample.roundTrip.nanoseconds
+                - min(
+                    sample.roundTrip.nanoseconds,
+                    sample.minimumRoundTrip.nanoseconds))
         let fit = max(PathWindow.floor, worth(Interval(nanoseconds: sample.minimumRoundTrip.nanoseconds + allowance.nanoseconds)))
         guard let limit else {
             let isFar = sample.minimumRoundTrip >= PathWindow.far

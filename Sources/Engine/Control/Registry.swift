@@ -136,7 +136,8 @@ public struct Registry: ~Copyable {
     /// A session belongs to who began it: another `peer` learns nothing of it, whatever it can prove.
     /// `group`: see `admit`.
     public borrowing func judge(_ hello: Hello, from peer: String, group: String? = nil, isDraining: Bool, isProven: (Secret) -> Bool)
-        -> Verdict {
+        -> Verdict
+    {
         guard hello.versionMinimum <= Specification.version, hello.versionMaximum >= Specification.version else {
             return .refuse(.versionUnsupported, reason: "this server speaks version 1")
         }
@@ -168,14 +169,17 @@ public struct Registry: ~Copyable {
 
     /// The owner has made a new session for a `begin`. Newcomers give way to newcomers: `evict` names one that must go.
     /// `group`: with whom it shares its part of a full table; its peer, unless the owner knows better.
-    public mutating func admit(_ key: SessionKey, _ identity: SessionIdentity, of peer: String, group: String? = nil, secret: Secret,
-                               attempt: UInt64, grant: Int, now: Instant) -> SessionKey? {
+    public mutating func admit(
+        _ key: SessionKey, _ identity: SessionIdentity, of peer: String, group: String? = nil, secret: Secret,
+        attempt: UInt64, grant: Int, now: Instant
+    ) -> SessionKey? {
         let evicted = newcomerCount >= RegistryPolicy.newcomersMaximum ? self[.orphans].first ?? self[.newcomers].first : nil
         precondition(keys[identity] == nil && entry(key) == nil, "a session was admitted twice")
         while entries.count <= Int(key) { entries.append(nil) }
         let group = group ?? peer
-        entries[Int(key)] = Entry(identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, base: grant, grant: grant,
-                                  line: .newcomers, since: now)
+        entries[Int(key)] = Entry(
+            identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, base: grant, grant: grant,
+            line: .newcomers, since: now)
         enter(key, .newcomers)
         keys[identity] = key
         groups[group, default: 0] += 1
@@ -296,11 +300,12 @@ public struct Registry: ~Copyable {
 
     private func expiry(_ line: Line) -> Instant {
         guard let first = self[line].first, line != .attached else { return .never }
-        let kept = switch line {
-        case .newcomers: RegistryPolicy.newcomerMaximum
-        case .orphans: min(RegistryPolicy.orphanMaximum, limits.hold)
-        case .attached, .detached, .precious: limits.hold
-        }
+        let kept =
+            switch line {
+            case .newcomers: RegistryPolicy.newcomerMaximum
+            case .orphans: min(RegistryPolicy.orphanMaximum, limits.hold)
+            case .attached, .detached, .precious: limits.hold
+            }
         return entries[Int(first)]!.since + kept
     }
 

@@ -47,8 +47,10 @@ public struct SessionHome<Address: Hashable> {
 
     /// The server at `peer` does not know the session. `addresses`: all that the name has. `isUnused`: no server ever heard of one of its
     /// streams.
-    public mutating func handleUnknown(from peer: Address, carrier: Carrier, addresses: [Address], isUnused: @autoclosure () -> Bool,
-                                       now: Instant) -> Verdict {
+    public mutating func handleUnknown(
+        from peer: Address, carrier: Carrier, addresses: [Address], isUnused: @autoclosure () -> Bool,
+        now: Instant
+    ) -> Verdict {
         strangers.insert(peer)
         #if CANARIES
         if Canary.selected == .believesStrangers { return .gone }

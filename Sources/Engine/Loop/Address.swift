@@ -77,8 +77,9 @@ public struct Address: Equatable, Hashable, Sendable, CustomStringConvertible {
         var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
         var port = [CChar](repeating: 0, count: Int(NI_MAXSERV))
         let failed = withPointer {
-            getnameinfo($0, $1, &host, socklen_t(host.count), &port, socklen_t(port.count),
-                        NI_NUMERICHOST | NI_NUMERICSERV)
+            getnameinfo(
+                $0, $1, &host, socklen_t(host.count), &port, socklen_t(port.count),
+                NI_NUMERICHOST | NI_NUMERICSERV)
         }
         guard failed == 0 else { return "?" }
         let (name, number) = (text(host), text(port))

@@ -20,11 +20,12 @@ public final class Loop {
     /// A shared receive pool of `poolCount` buffers of `poolByteCount` serves all idle sockets.
     public init(driver: Driver, poolCount: Int = 256, poolByteCount: Int = 4096) throws(SystemError) {
         var options = ring_options()
-        options.driver = switch driver {
-        case .auto: RING_DRIVER_AUTO
-        case .uring: RING_DRIVER_URING
-        case .epoll: RING_DRIVER_EPOLL
-        }
+        options.driver =
+            switch driver {
+            case .auto: RING_DRIVER_AUTO
+            case .uring: RING_DRIVER_URING
+            case .epoll: RING_DRIVER_EPOLL
+            }
         options.entries = 512
         options.pool_count = UInt32(poolCount)
         options.pool_bytes = UInt32(poolByteCount)
@@ -78,8 +79,10 @@ public final class Loop {
     }
 
     /// What the iovecs point to stays valid until the completion; the iovecs themselves are copied.
-    public func send(_ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int, waiting: Bool = true,
-                     _ token: Token) -> Bool {
+    public func send(
+        _ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int, waiting: Bool = true,
+        _ token: Token
+    ) -> Bool {
         let flags = waiting ? 0 : Int32(SYSTEM_DONTWAIT)
         return ring_send(ring, fd, iovecs, UInt32(count), flags, token.rawValue) == 0
     }

@@ -40,15 +40,19 @@ public struct PathFacts: Sendable {
         var length = socklen_t(MemoryLayout.size(ofValue: words))
         let failed = system_get_option(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
-        (segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
-         window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments) = withUnsafeBytes(of: words) { bytes in
-            (bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
-             bytes.load(fromByteOffset: 28, as: UInt32.self) &+ bytes.load(fromByteOffset: 32, as: UInt32.self), bytes[4],
-             bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
-             bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
-             bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
-             bytes.load(fromByteOffset: 148, as: UInt32.self), bytes.load(fromByteOffset: 156, as: UInt32.self),
-             bytes.load(fromByteOffset: 100, as: UInt32.self))
+        (
+            segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
+            window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments
+        ) = withUnsafeBytes(of: words) { bytes in
+            (
+                bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
+                bytes.load(fromByteOffset: 28, as: UInt32.self) &+ bytes.load(fromByteOffset: 32, as: UInt32.self), bytes[4],
+                bytes.load(fromByteOffset: 56, as: UInt32.self), bytes.load(fromByteOffset: 68, as: UInt32.self),
+                bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
+                bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
+                bytes.load(fromByteOffset: 148, as: UInt32.self), bytes.load(fromByteOffset: 156, as: UInt32.self),
+                bytes.load(fromByteOffset: 100, as: UInt32.self)
+            )
         }
     }
 }

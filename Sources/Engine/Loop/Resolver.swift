@@ -59,12 +59,14 @@ public final class Resolver: Sendable {
         }
         let job = Job(self, question)
         var thread = pthread_t()
-        let failed = pthread_create(&thread, nil, { argument in
-            let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
-            var next: Question? = job.question
-            while let question = next { next = job.resolver.answer(question) }
-            return nil
-        }, Unmanaged.passRetained(job).toOpaque())
+        let failed = pthread_create(
+            &thread, nil,
+            { argument in
+                let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
+                var next: Question? = job.question
+                while let question = next { next = job.resolver.answer(question) }
+                return nil
+            }, Unmanaged.passRetained(job).toOpaque())
         guard failed == 0 else {
             Unmanaged.passUnretained(job).release()
             state.withLock { $0.threads -= 1 }

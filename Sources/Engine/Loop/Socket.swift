@@ -20,7 +20,8 @@ public enum Socket {
             let failed = address.withPointer { system_bind(fd, $0, $1) }
             if failed != 0 {
                 guard -failed == EADDRINUSE, let path = address.path, isAbandoned(path, address), unlink(path) == 0,
-                      address.withPointer({ system_bind(fd, $0, $1) }) == 0 else { throw SystemError(-failed) }
+                    address.withPointer({ system_bind(fd, $0, $1) }) == 0
+                else { throw SystemError(-failed) }
             }
             if let path = address.path { try access.apply(to: path) }
             tune(fd, address.isLoopback)
@@ -185,8 +186,11 @@ public enum Socket {
         guard failed == 0 else { throw SystemError(-failed) }
     }
 
-    private static func name(_ fd: Int32, _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>)
-        -> Int32) -> Address? {
+    private static func name(
+        _ fd: Int32,
+        _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>)
+            -> Int32
+    ) -> Address? {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
         return withUnsafeMutablePointer(to: &storage) { pointer in

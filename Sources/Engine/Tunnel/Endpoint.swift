@@ -154,16 +154,17 @@ public struct Endpoint: ~Copyable {
     public var streamCount: Int { table.count }
     /// Before the peer has told its limit, no more than every peer takes.
     public var canOpen: Bool {
-        UInt64(table.count) < (isEstablished ? peerMaximumStreams : UInt64(Endpoint.streamSlack)) &&
-        table.count < limits.streams && nextOwnID + 2 < Specification.offsetMaximum
+        UInt64(table.count) < (isEstablished ? peerMaximumStreams : UInt64(Endpoint.streamSlack)) && table.count < limits.streams
+            && nextOwnID + 2 < Specification.offsetMaximum
     }
 
     /// Opens a stream; costs no round trip, also without a carrier. `canOpen` must hold.
     public mutating func open(owner: StreamOwner, target: UInt64, now: Instant) -> StreamSlot {
         precondition(canOpen, "opened more streams than agreed")
         let credit = initialCredit(of: UInt64(max(0, limits.received)) - min(reserved, UInt64(max(0, limits.received))))
-        var stream = Stream(id: nextOwnID, owner: owner, send: SendHalf(limit: 0),
-                            receive: ReceiveHalf(initial: credit, now: now))
+        var stream = Stream(
+            id: nextOwnID, owner: owner, send: SendHalf(limit: 0),
+            receive: ReceiveHalf(initial: credit, now: now))
         stream.pending = .open
         stream.target = target
         nextOwnID += 2
@@ -234,7 +235,8 @@ public struct Endpoint: ~Copyable {
     public mutating func consume(_ slot: StreamSlot, _ count: Int, ahead: Int = .max, room: Int = 0, now: Instant) {
         dataConsumed += UInt64(count)
         let receive = table[slot].receive
-        let ceiling = receive.window.isDue(receive.consumed + UInt64(count))
+        let ceiling =
+            receive.window.isDue(receive.consumed + UInt64(count))
             ? min(share(of: slot) + UInt64(max(0, room)), UInt64(max(ahead, Int(Endpoint.creditFloor)))) : 0
         // Credit frames wait in the queues of the path as all bytes do.
         let roundTrip = max(liveness.roundTrips.minimum, liveness.roundTrips.usual)
@@ -423,7 +425,8 @@ public struct Endpoint: ~Copyable {
 
     @inline(__always) @discardableResult
     mutating func changeReceive<Result, Fault>(_ slot: StreamSlot, _ change: (inout ReceiveHalf) throws(Fault) -> Result) throws(Fault)
-        -> Result {
+        -> Result
+    {
         let before = (table[slot].receive.outstanding, table[slot].receive.reserved)
         let result = try change(&table[slot].receive)
         outstanding = outstanding &- before.0 &+ table[slot].receive.outstanding

@@ -92,7 +92,8 @@ extension Endpoint {
     }
 
     private mutating func receivePayload(_ available: Int, at offset: inout Int, _ now: Instant) throws(ProtocolFault)
-        -> Received? {
+        -> Received?
+    {
         let count = min(available, reception.reading.payloadRemaining)
         let end = reception.position + UInt64(count)
         let fresh = end > received ? Int(end - max(received, reception.position)) : 0
@@ -107,7 +108,8 @@ extension Endpoint {
         #endif
         guard fresh > 0 else { return nil }
         guard end - UInt64(fresh) == received, delivered.stream == reception.reading.stream,
-              delivered.payloadRemaining == reception.reading.payloadRemaining + fresh else {
+            delivered.payloadRemaining == reception.reading.payloadRemaining + fresh
+        else {
             throw ProtocolFault("a replay does not match what it replays")
         }
         received = end
@@ -160,8 +162,10 @@ extension Endpoint {
         }
     }
 
-    private mutating func receiveOpen(_ id: UInt64, _ target: UInt64, _ sendCredit: UInt64, _ receiveCredit: UInt64,
-                                      _ now: Instant) throws(ProtocolFault) -> Received? {
+    private mutating func receiveOpen(
+        _ id: UInt64, _ target: UInt64, _ sendCredit: UInt64, _ receiveCredit: UInt64,
+        _ now: Instant
+    ) throws(ProtocolFault) -> Received? {
         guard id & 1 == nextPeerID & 1, id >= nextPeerID else { throw ProtocolFault("a stream identifier is used twice") }
         guard sendCredit <= Specification.initialCreditMaximum else {
             throw ProtocolFault("a stream assumes more credit than agreed")
@@ -170,8 +174,10 @@ extension Endpoint {
         guard refusals.count < min(limits.streams, Endpoint.refusalsMaximum) + Endpoint.streamSlack else { throw ProtocolFault("more streams than agreed") }
         nextPeerID = id + 2
         let isRefused = table.count >= limits.streams + overlap
-        let slot = insert(Stream(id: id, owner: .max, send: SendHalf(limit: receiveCredit),
-                                       receive: ReceiveHalf(initial: sendCredit, now: now)))
+        let slot = insert(
+            Stream(
+                id: id, owner: .max, send: SendHalf(limit: receiveCredit),
+                receive: ReceiveHalf(initial: sendCredit, now: now)))
         if isRefused {
             reset(slot, .tooMany, now: now)
             return nil

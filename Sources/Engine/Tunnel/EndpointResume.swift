@@ -17,8 +17,9 @@ extension Endpoint {
     /// Client: the offsets of a HELLO. Up to `earlyMaximum` retained bytes from `replay` on must follow it.
     public mutating func offer(earlyMaximum: Int) -> (offer: Offer, dataLimit: UInt64) {
         let early = isEstablished ? min(earlyMaximum, Specification.earlyMaximum, Int(sent - acknowledged)) : 0
-        let offer = Offer(reception: Reception(position: received, reading: delivered), replay: acknowledged,
-                          earlyByteCount: early)
+        let offer = Offer(
+            reception: Reception(position: received, reading: delivered), replay: acknowledged,
+            earlyByteCount: early)
         handed = max(handed, acknowledged + UInt64(early))
         acknowledgmentCeiling = min(acknowledgmentCeiling, received)
         return (offer, announceDataLimit())
@@ -47,14 +48,16 @@ extension Endpoint {
         }
         peerMaximumStreams = welcome.maximumStreams
         epoch = welcome.epoch
-        attach(peerReceived: welcome.received, cursor: max(welcome.received, offer.replay + UInt64(offer.earlyByteCount)),
-               dataLimit: welcome.dataLimit, offer.reception, now)
+        attach(
+            peerReceived: welcome.received, cursor: max(welcome.received, offer.replay + UInt64(offer.earlyByteCount)),
+            dataLimit: welcome.dataLimit, offer.reception, now)
     }
 
     /// Server: a HELLO whose proof holds. Returns what WELCOME says; nil: the HELLO was overtaken by acknowledgments of
     /// its own client, who must try again. A fault: the client's offsets cannot be true, the session cannot go on.
     public mutating func accept(_ hello: Hello, now: Instant) throws(ProtocolFault)
-        -> (received: UInt64, dataLimit: UInt64)? {
+        -> (received: UInt64, dataLimit: UInt64)?
+    {
         guard hello.received >= acknowledged else { return nil }
         guard hello.received <= handed else { throw ProtocolFault("HELLO names an offset that was never sent") }
         guard hello.replay <= received, epoch < .max else {
@@ -67,8 +70,9 @@ extension Endpoint {
         }
         epoch += 1
         let skip = min(UInt64(hello.earlyByteCount), received - hello.replay)
-        attach(peerReceived: hello.received, cursor: hello.received, dataLimit: hello.dataLimit,
-               Reception(position: received - skip, reading: delivered, skip: skip), now)
+        attach(
+            peerReceived: hello.received, cursor: hello.received, dataLimit: hello.dataLimit,
+            Reception(position: received - skip, reading: delivered, skip: skip), now)
         #if CANARIES
         if Canary.selected == .earlySkip, skip > 0 { reception.skip += 1 }
         #endif
@@ -81,8 +85,10 @@ extension Endpoint {
         forgetControl()
     }
 
-    private mutating func attach(peerReceived: UInt64, cursor newCursor: UInt64, dataLimit: UInt64,
-                                 _ newReception: Reception, _ now: Instant) {
+    private mutating func attach(
+        peerReceived: UInt64, cursor newCursor: UInt64, dataLimit: UInt64,
+        _ newReception: Reception, _ now: Instant
+    ) {
         acknowledged = peerReceived
         cursor = newCursor
         #if CANARIES

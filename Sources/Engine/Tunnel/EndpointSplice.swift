@@ -14,9 +14,13 @@ extension Endpoint {
     /// Most payload that anybody may send now past memory, in one frame. 0: what has its place must leave first, or nothing may go.
     public var spliceRoom: Int {
         guard isEstablished, isAttached, !isBatchOut, !liveness.isSuspected, owedClose == nil, sent == cursor,
-              controlBytes.range.isEmpty else { return 0 }
-        return max(0, min(limits.retained - retainedByteCount, Int(peerDataLimit - dataSent),
-                          Specification.dataBodyMaximum - Varint.maximumByteCount))
+            controlBytes.range.isEmpty
+        else { return 0 }
+        return max(
+            0,
+            min(
+                limits.retained - retainedByteCount, Int(peerDataLimit - dataSent),
+                Specification.dataBodyMaximum - Varint.maximumByteCount))
     }
 
     /// Most of it that is the stream's. 0: its credit is used up, or bytes of it wait in memory.
@@ -27,8 +31,10 @@ extension Endpoint {
 
     /// `count` bytes of the stream (1…`spliceRoom`) take their place: the owner appends the header to its store and keeps the
     /// bytes behind it. The batch is what to hand over now: control frames, header, payload. `batchSent` follows.
-    public mutating func splice(_ slot: StreamSlot, _ count: Int, header: UnsafeMutableRawBufferPointer,
-                                control: UnsafeMutableRawBufferPointer, now: Instant) -> (frame: SequencedFrame, batch: Batch) {
+    public mutating func splice(
+        _ slot: StreamSlot, _ count: Int, header: UnsafeMutableRawBufferPointer,
+        control: UnsafeMutableRawBufferPointer, now: Instant
+    ) -> (frame: SequencedFrame, batch: Batch) {
         precondition(count > 0 && count <= spliceRoom(slot), "spliced more than may be sent")
         if owesControl(now) || acknowledgedToPeer < received {
             controlBytes.range = 0..<encodeControl(control, now)
@@ -53,8 +59,9 @@ extension Endpoint {
     /// Fresh payload with which the carrier goes on, and whose user wants it. Nil: something else comes, or a repetition.
     public var payloadDue: (owner: StreamOwner, byteCount: Int)? {
         guard reception.skip == 0, reception.position == received, reception.reading.payloadRemaining > 0,
-              delivered.stream == reception.reading.stream, delivered.payloadRemaining == reception.reading.payloadRemaining,
-              let slot = table.find(delivered.stream), table[slot].owner != .max else { return nil }
+            delivered.stream == reception.reading.stream, delivered.payloadRemaining == reception.reading.payloadRemaining,
+            let slot = table.find(delivered.stream), table[slot].owner != .max
+        else { return nil }
         return (table[slot].owner, delivered.payloadRemaining)
     }
 

@@ -120,8 +120,9 @@ extension Endpoint {
         let slot = scheduler.firstOpening
         let left = peerDataLimit - dataSent
         let credit = min(initialCredit(of: left - min(left, peerPromised)), peerInitialCredit)
-        writer.appendOpen(stream: table[slot].id, target: table[slot].target, sendCredit: credit,
-                          receiveCredit: table[slot].receive.tellCredit())
+        writer.appendOpen(
+            stream: table[slot].id, target: table[slot].target, sendCredit: credit,
+            receiveCredit: table[slot].receive.tellCredit())
         changeSend(slot) { $0.raise(limit: credit) }
         table[slot].pending.remove(.open)
         scheduler.removeControl(slot, &table)
@@ -143,8 +144,9 @@ extension Endpoint {
         let isAlone = scheduler.isAlone(slot)
         let turn = isAlone ? Int.max : Int(table[slot].deficit)
         let room = max(0, limits.retained - retainedByteCount)
-        let count = min(table[slot].send.sendable, turn, maximum, room, Int(peerDataLimit - dataSent),
-                        Specification.dataBodyMaximum - Varint.maximumByteCount)
+        let count = min(
+            table[slot].send.sendable, turn, maximum, room, Int(peerDataLimit - dataSent),
+            Specification.dataBodyMaximum - Varint.maximumByteCount)
         guard count > 0 else { return nil }
         writer.appendDataHeader(stream: table[slot].id, payloadByteCount: count)
         changeSend(slot) { $0.take(count) }

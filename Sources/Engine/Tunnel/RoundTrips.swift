@@ -27,7 +27,8 @@ struct RoundTrips {
         // A queue may grow faster than an average follows.
         let average = Interval(nanoseconds: usual.nanoseconds / 8 * 7 + sample.nanoseconds / 8)
         usual = isMeasured ? max(average, Interval(nanoseconds: sample.nanoseconds / 2)) : sample
-        minimum = !isMeasured || sample < minimum
+        minimum =
+            !isMeasured || sample < minimum
             ? sample
             : Interval(nanoseconds: minimum.nanoseconds + (sample.nanoseconds - minimum.nanoseconds) / 16)
         isMeasured = true

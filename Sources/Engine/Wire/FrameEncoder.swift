@@ -2,8 +2,10 @@
 extension ByteWriter {
     public mutating func appendOpen(stream: UInt64, target: UInt64, sendCredit: UInt64, receiveCredit: UInt64) {
         append(FrameType.open)
-        append(varint: UInt64(Varint.byteCount(stream) + Varint.byteCount(target)
-                              + Varint.byteCount(sendCredit) + Varint.byteCount(receiveCredit)))
+        append(
+            varint: UInt64(
+                Varint.byteCount(stream) + Varint.byteCount(target)
+                    + Varint.byteCount(sendCredit) + Varint.byteCount(receiveCredit)))
         append(varint: stream)
         append(varint: target)
         append(varint: sendCredit)

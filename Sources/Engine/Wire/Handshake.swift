@@ -56,8 +56,10 @@ public struct Hello: Equatable, Sendable {
     /// A MAC over all of HELLO before this field, keyed with the session's secret. Zero for a new session.
     public var proof: MAC
 
-    public init(identity: SessionIdentity, attempt: UInt64, received: UInt64, replay: UInt64, earlyByteCount: UInt32,
-                dataLimit: UInt64, proof: MAC = .zero) {
+    public init(
+        identity: SessionIdentity, attempt: UInt64, received: UInt64, replay: UInt64, earlyByteCount: UInt32,
+        dataLimit: UInt64, proof: MAC = .zero
+    ) {
         self.identity = identity
         self.attempt = attempt
         self.received = received
@@ -95,7 +97,8 @@ public struct Hello: Equatable, Sendable {
         }
         var offset = Specification.magic.count
         guard let minimum = bytes.byte(at: &offset), let maximum = bytes.byte(at: &offset),
-              let length = bytes.integer(UInt16.self, at: &offset) else { return nil }
+            let length = bytes.integer(UInt16.self, at: &offset)
+        else { return nil }
         guard length >= fixedBodyByteCount, length <= Specification.helloBodyMaximum else {
             throw ProtocolFault("HELLO has an impossible length")
         }
@@ -103,19 +106,22 @@ public struct Hello: Equatable, Sendable {
         let end = offset + Int(length)
         guard bytes.byteCount >= end else { return nil }
         guard let identity = bytes.identity(at: &offset),
-              let attempt = bytes.integer(UInt64.self, at: &offset),
-              let received = bytes.integer(UInt64.self, at: &offset),
-              let replay = bytes.integer(UInt64.self, at: &offset),
-              let early = bytes.integer(UInt32.self, at: &offset),
-              let limit = bytes.integer(UInt64.self, at: &offset),
-              let proof = bytes.mac(at: &offset) else { throw ProtocolFault("HELLO ends inside a field") }
+            let attempt = bytes.integer(UInt64.self, at: &offset),
+            let received = bytes.integer(UInt64.self, at: &offset),
+            let replay = bytes.integer(UInt64.self, at: &offset),
+            let early = bytes.integer(UInt32.self, at: &offset),
+            let limit = bytes.integer(UInt64.self, at: &offset),
+            let proof = bytes.mac(at: &offset)
+        else { throw ProtocolFault("HELLO ends inside a field") }
         guard received <= Specification.offsetMaximum, replay <= Specification.offsetMaximum,
-              limit <= Specification.offsetMaximum, attempt <= Specification.offsetMaximum,
-              early <= Specification.earlyMaximum else {
+            limit <= Specification.offsetMaximum, attempt <= Specification.offsetMaximum,
+            early <= Specification.earlyMaximum
+        else {
             throw ProtocolFault("HELLO names an impossible offset")
         }
-        var hello = Hello(identity: identity, attempt: attempt, received: received, replay: replay,
-                          earlyByteCount: early, dataLimit: limit, proof: proof)
+        var hello = Hello(
+            identity: identity, attempt: attempt, received: received, replay: replay,
+            earlyByteCount: early, dataLimit: limit, proof: proof)
         hello.versionMinimum = minimum
         hello.versionMaximum = maximum
         return (hello, end)
@@ -143,8 +149,10 @@ public struct Welcome: Equatable, Sendable {
     /// A MAC over all of WELCOME's body before this field, keyed with the session's secret. Zero for a new session.
     public var proof: MAC
 
-    public init(identity: SessionIdentity, secret: Secret, attempt: UInt64, epoch: UInt32, received: UInt64,
-                dataLimit: UInt64, maximumStreams: UInt64, initialCredit: UInt64, proof: MAC = .zero) {
+    public init(
+        identity: SessionIdentity, secret: Secret, attempt: UInt64, epoch: UInt32, received: UInt64,
+        dataLimit: UInt64, maximumStreams: UInt64, initialCredit: UInt64, proof: MAC = .zero
+    ) {
         self.identity = identity
         self.secret = secret
         self.attempt = attempt
@@ -179,20 +187,22 @@ public struct Welcome: Equatable, Sendable {
     init(decoding body: RawSpan) throws(ProtocolFault) {
         var offset = 0
         guard let version = body.byte(at: &offset),
-              let identity = body.identity(at: &offset),
-              let secret = body.secret(at: &offset),
-              let attempt = body.integer(UInt64.self, at: &offset),
-              let epoch = body.integer(UInt32.self, at: &offset),
-              let received = body.integer(UInt64.self, at: &offset),
-              let dataLimit = body.integer(UInt64.self, at: &offset),
-              let maximumStreams = body.integer(UInt64.self, at: &offset),
-              let initialCredit = body.integer(UInt64.self, at: &offset),
-              let proof = body.mac(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
+            let identity = body.identity(at: &offset),
+            let secret = body.secret(at: &offset),
+            let attempt = body.integer(UInt64.self, at: &offset),
+            let epoch = body.integer(UInt32.self, at: &offset),
+            let received = body.integer(UInt64.self, at: &offset),
+            let dataLimit = body.integer(UInt64.self, at: &offset),
+            let maximumStreams = body.integer(UInt64.self, at: &offset),
+            let initialCredit = body.integer(UInt64.self, at: &offset),
+            let proof = body.mac(at: &offset)
+        else { throw ProtocolFault("WELCOME ends inside a field") }
         guard received <= Specification.offsetMaximum, dataLimit <= Specification.offsetMaximum else {
             throw ProtocolFault("WELCOME names an impossible offset")
         }
-        self.init(identity: identity, secret: secret, attempt: attempt, epoch: epoch, received: received,
-                  dataLimit: dataLimit, maximumStreams: maximumStreams, initialCredit: initialCredit, proof: proof)
+        self.init(
+            identity: identity, secret: secret, attempt: attempt, epoch: epoch, received: received,
+            dataLimit: dataLimit, maximumStreams: maximumStreams, initialCredit: initialCredit, proof: proof)
         self.version = version
     }
 }
@@ -224,8 +234,9 @@ public struct Refusal: Equatable, Sendable {
         guard let code = body.varint(at: &offset), let attempt = body.varint(at: &offset) else {
             throw ProtocolFault("REFUSE ends inside a field")
         }
-        self.init(code: CloseCode(rawValue: code), attempt: attempt,
-                  reason: readableReason(body.extracting(offset..<body.byteCount)))
+        self.init(
+            code: CloseCode(rawValue: code), attempt: attempt,
+            reason: readableReason(body.extracting(offset..<body.byteCount)))
     }
 }
 
@@ -259,7 +270,8 @@ extension RawSpan {
 
     private func words(at offset: inout Int) -> (UInt64, UInt64, UInt64, UInt64)? {
         guard let a = integer(UInt64.self, at: &offset), let b = integer(UInt64.self, at: &offset),
-              let c = integer(UInt64.self, at: &offset), let d = integer(UInt64.self, at: &offset) else { return nil }
+            let c = integer(UInt64.self, at: &offset), let d = integer(UInt64.self, at: &offset)
+        else { return nil }
         return (a, b, c, d)
     }
 }

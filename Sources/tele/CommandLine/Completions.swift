@@ -15,7 +15,8 @@ enum Completions {
     private static func bash(_ script: String) -> String {
         let last = "complete -o filenames -F _tele tele"
         guard let place = script.firstRange(of: last) else { return script }
-        return script[..<place.lowerBound] + #"""
+        return script[..<place.lowerBound]
+            + #"""
             _tele_behind_equals() {
                 local -a words=()
                 local -i current=0 index

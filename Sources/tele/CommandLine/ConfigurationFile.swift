@@ -23,9 +23,10 @@ struct ConfigurationFile {
         let entries = try TOMLEntry.read(ConfigurationFile.text(path), path)
         for entry in entries where entry.keys.count == 1 {
             guard ["client", "server"].contains(entry.keys[0]) else {
-                throw entry.fault(path, "there is no section [\(visible(entry.keys[0]))]",
-                                  hint: ConfigurationFile.nearest(entry.keys[0], ["client", "server"])
-                                      ?? "the sections are [client] and [server]")
+                throw entry.fault(
+                    path, "there is no section [\(visible(entry.keys[0]))]",
+                    hint: ConfigurationFile.nearest(entry.keys[0], ["client", "server"])
+                        ?? "the sections are [client] and [server]")
             }
             guard entry.kind == TOML_TABLE else { throw entry.fault(path, "\(entry.keys[0]) is a section", hint: "write [\(entry.keys[0])]") }
         }
@@ -63,8 +64,9 @@ struct ConfigurationFile {
         let name = entry.keys[1]
         guard let flag = GoFlag.ofTele.first(where: { $0.name == name && !ConfigurationFile.notInFiles.contains(name) }) else {
             let names = GoFlag.ofTele.map(\.name).filter { !ConfigurationFile.notInFiles.contains($0) } + [table]
-            throw entry.fault(path, "there is no key \(visible(name)) in [\(section)]",
-                              hint: ConfigurationFile.nearest(name, names) ?? "the keys are the flags of \"tele -help\", and \(table)")
+            throw entry.fault(
+                path, "there is no key \(visible(name)) in [\(section)]",
+                hint: ConfigurationFile.nearest(name, names) ?? "the keys are the flags of \"tele -help\", and \(table)")
         }
         guard entry.keys.count == 2 else { throw entry.fault(path, "\(name) is no table", hint: "write \(name) = …") }
         switch (flag.kind, entry.kind) {
@@ -76,8 +78,9 @@ struct ConfigurationFile {
         case (.value, TOML_INTEGER) where !entry.isElement: return "--\(name)=\(entry.integer)"
         case (.value, TOML_ARRAY) where name == "allow" && !entry.isElement: return "--\(name)="
         case (.value(let example), _):
-            throw entry.fault(path, "\(name) has a value of a kind that it does not take",
-                              hint: "write \(name) = \"\(example)\"")
+            throw entry.fault(
+                path, "\(name) has a value of a kind that it does not take",
+                hint: "write \(name) = \"\(example)\"")
         }
     }
 
@@ -112,16 +115,18 @@ struct ConfigurationFile {
             }
             mappings[place(entry)].access.group = entry.string
         case (4, _) where ConfigurationFile.keysOfMapping.contains(entry.keys[3]):
-            let why = switch entry.keys[3] {
-            case "address": "an address is a string"
-            case "proxy-protocol": "proxy-protocol is true or false, on the client"
-            default: "\(entry.keys[3]) is a string, on the client"
-            }
+            let why =
+                switch entry.keys[3] {
+                case "address": "an address is a string"
+                case "proxy-protocol": "proxy-protocol is true or false, on the client"
+                default: "\(entry.keys[3]) is a string, on the client"
+                }
             throw entry.fault(path, why, hint: "write { address = \"unix:/run/tele/db\", mode = \"0660\", group = \"staff\" }")
         case (4..., _):
-            throw entry.fault(path, "a mapping has no key \(visible(entry.keys[3]))",
-                              hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
-                                  ?? "it has address and, on the client, proxy-protocol, mode and group")
+            throw entry.fault(
+                path, "a mapping has no key \(visible(entry.keys[3]))",
+                hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
+                    ?? "it has address and, on the client, proxy-protocol, mode and group")
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
         }
@@ -132,8 +137,9 @@ struct ConfigurationFile {
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]
         guard Mapping.isName(name) else {
-            throw entry.fault(path, "a mapping cannot be called \(quoted(name))",
-                              hint: "at most \(Mapping.nameMaximum) letters, digits, dots, dashes and underlines")
+            throw entry.fault(
+                path, "a mapping cannot be called \(quoted(name))",
+                hint: "at most \(Mapping.nameMaximum) letters, digits, dots, dashes and underlines")
         }
         // Of a table the address follows.
         let place = if let text { try address(entry, text) } else { HostPort(host: "", port: 0) }

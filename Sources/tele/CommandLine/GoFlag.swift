@@ -23,7 +23,8 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
-        .value("config", "FILE"), .toggle("proxy-protocol"), .value("socket-mode", "0660"), .value("socket-group", "www-data"), .toggle("exit-on-failure"), .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
+        .value("config", "FILE"), .toggle("proxy-protocol"), .value("socket-mode", "0660"), .value("socket-group", "www-data"), .toggle("exit-on-failure"),
+        .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
         .toggle("version"), .toggle("help"), .toggle("h"),
     ]
 
@@ -34,8 +35,12 @@ struct GoFlag: Equatable {
     static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]
     static let ofDrain: [GoFlag] = ofOrder + [.toggle("now")]
     /// `tele connect`: those of a client that make sense for one connection.
-    static let ofConnect: [GoFlag] = ofTele.filter { ["out", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key",
-                                                      "log-format", "log-level", "config", "help", "h"].contains($0.name) }
+    static let ofConnect: [GoFlag] = ofTele.filter {
+        [
+            "out", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key",
+            "log-format", "log-level", "config", "help", "h",
+        ].contains($0.name)
+    }
 
     static let ofCheck: [GoFlag] = [
         .value("config", "FILE"), .toggle("client"), .toggle("server"), .toggle("help"), .toggle("h"),

@@ -40,8 +40,9 @@ struct Settings {
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
             }
             guard !arguments.proxyProtocol else {
-                throw CommandError("-proxy-protocol is a flag of the client, which sees the user's address",
-                                 hint: "leave it out, or use it with -client")
+                throw CommandError(
+                    "-proxy-protocol is a flag of the client, which sees the user's address",
+                    hint: "leave it out, or use it with -client")
             }
             // Every interface: the tele client comes from elsewhere.
             output = try Settings.address(arguments.output ?? ":0", "out")
@@ -59,8 +60,9 @@ struct Settings {
         if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
         if let control = arguments.control, control != "none" {
             guard control.hasPrefix("/"), control.utf8.count <= Address.pathMaximum else {
-                throw CommandError("-control=\(visible(control)) is no absolute path of at most \(Address.pathMaximum) bytes",
-                                 hint: "write -control=/run/tele/a.sock, or -control=none")
+                throw CommandError(
+                    "-control=\(visible(control)) is no absolute path of at most \(Address.pathMaximum) bytes",
+                    hint: "write -control=/run/tele/a.sock, or -control=none")
             }
             configuration.control = control
             configuration.requiresControl = true
@@ -106,14 +108,17 @@ struct Settings {
     /// Two listeners at one place: the second would not start, or take what the first should get.
     private func checkListeners() throws(CommandError) {
         let isClient = configuration.role == .client
-        var all = isClient ? configuration.mappings.map { ($0.name.isEmpty ? "-in" : "the mapping \($0.name)", $0.address) }
+        var all =
+            isClient
+            ? configuration.mappings.map { ($0.name.isEmpty ? "-in" : "the mapping \($0.name)", $0.address) }
             : [("-out", configuration.output)]
         if let metrics = configuration.metrics { all.append(("-metrics", metrics)) }
         var byPort: [UInt16: [(String, HostPort)]] = [:]
         for (name, address) in all where address.port != 0 {
             for (other, taken) in byPort[address.port] ?? [] where Settings.overlap(address, taken) {
-                throw CommandError("\(other) and \(name) both listen at \(address)\(address == taken ? "" : " (\(taken))")",
-                                 hint: "give one of them another port or address")
+                throw CommandError(
+                    "\(other) and \(name) both listen at \(address)\(address == taken ? "" : " (\(taken))")",
+                    hint: "give one of them another port or address")
             }
             byPort[address.port, default: []].append((name, address))
         }
@@ -121,8 +126,9 @@ struct Settings {
         for mapping in configuration.mappings where mapping.address.port != 0 && mapping.address.port == configuration.output.port {
             let host = Settings.dialled(mapping.address)
             guard Settings.overlap(HostPort(host: host, port: mapping.address.port), configuration.output), Settings.isLoopback(host) else { continue }
-            throw CommandError("\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
-                             hint: "-in is your server's address, -out is tele's own")
+            throw CommandError(
+                "\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
+                hint: "-in is your server's address, -out is tele's own")
         }
     }
 
@@ -154,13 +160,15 @@ struct Settings {
             configuration.security = .keys(file: key)
         } else if files.contains(where: { $0 != nil }) || arguments.allow != nil {
             guard let certificate = arguments.certificate, let key = arguments.certificateKey,
-                  let authority = arguments.authority else {
+                let authority = arguments.authority
+            else {
                 throw CommandError("-cert, -cert-key and -ca belong together", hint: "give all three, on both sides")
             }
             let names = (arguments.allow ?? "").split(separator: ",").map { $0.trimmingPrefix { $0 == " " } }
                 .map { String($0.reversed().drop { $0 == " " }.reversed()) }.filter { !$0.isEmpty }
             guard arguments.allow == nil || !names.isEmpty else {
-                throw CommandError("-allow=\(visible(arguments.allow ?? "")) lists no names", hint: "write -allow=NAME,NAME, or omit -allow to accept every name")
+                throw CommandError(
+                    "-allow=\(visible(arguments.allow ?? "")) lists no names", hint: "write -allow=NAME,NAME, or omit -allow to accept every name")
             }
             configuration.security = .certificates(chain: certificate, key: key, authority: authority, allowed: names)
         }

@@ -33,8 +33,9 @@ struct TOMLEntry {
         }
         guard let document else {
             let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            throw CommandError.configuration("\(path):\(line): this is no TOML (\(visible(words, limit: 200)))",
-                                          hint: "see toml.io; strings stand in double quotes")
+            throw CommandError.configuration(
+                "\(path):\(line): this is no TOML (\(visible(words, limit: 200)))",
+                hint: "see toml.io; strings stand in double quotes")
         }
         defer { toml_close(document) }
         return (0..<toml_count(document)).map { TOMLEntry(toml_at(document, $0)) }

@@ -5,8 +5,11 @@ import ArgumentParser
 struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
-        version: Version.text, subcommands: [CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
-                      ReconnectArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self], helpNames: [.long, .short, .goLong("help")])
+        version: Version.text,
+        subcommands: [
+            CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
+            ReconnectArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self,
+        ], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
     @Flag(name: .go("server"), help: "Run beside your server.") var server = false
@@ -14,7 +17,9 @@ struct Tele: ParsableCommand {
         name: .go("in"),
         help: ArgumentHelp("Client: where users connect; a free port of localhost unless given. Server: your server.", valueName: "address"))
     var input: String?
-    @Option(name: .go("out"), help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
+    @Option(
+        name: .go("out"),
+        help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
     var output: String?
     @Option(
         name: .go("io"), help: "How to talk to the kernel: auto (default), uring or epoll.", completion: .list(["auto", "uring", "epoll"]))
@@ -26,7 +31,10 @@ struct Tele: ParsableCommand {
         name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction: 64MiB; 1MiB to 16GiB.", valueName: "size"))
     var buffer: String?
     @Option(
-        name: .go("memory"), help: ArgumentHelp("Bytes held by all sessions together: 1GiB, at most half of what the machine or container has; at least -buffer, at most 640GiB.", valueName: "size"))
+        name: .go("memory"),
+        help: ArgumentHelp(
+            "Bytes held by all sessions together: 1GiB, at most half of what the machine or container has; at least -buffer, at most 640GiB.", valueName: "size"
+        ))
     var memory: String?
     @Option(name: .go("hold"), help: ArgumentHelp("Server: how long a lost session is kept: 7d; 1s to 31d.", valueName: "duration"))
     var hold: String?
@@ -49,8 +57,11 @@ struct Tele: ParsableCommand {
     @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
     @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
     @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
-    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners, as chmod(1) has it: the umask unless given.", valueName: "mode")) var socketMode: String?
-    @Option(name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners, by name or number: the process's own unless given.", valueName: "group")) var socketGroup: String?
+    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners, as chmod(1) has it: the umask unless given.", valueName: "mode"))
+    var socketMode: String?
+    @Option(
+        name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners, by name or number: the process's own unless given.", valueName: "group"))
+    var socketGroup: String?
     @Flag(name: .go("proxy-protocol"), help: "Tell the origin the user's address.") var proxyProtocol = false
     @Option(name: .go("log-format"), help: "Lines on stderr: text (default) or json.", completion: .list(["text", "json"]))
     var logFormat: String?

@@ -5,16 +5,16 @@ enum Version {
 
     private static var built: String {
         #if arch(x86_64)
-            let machine = "x86_64"
+        let machine = "x86_64"
         #elseif arch(arm64)
-            let machine = "aarch64"
+        let machine = "aarch64"
         #else
-            let machine = "unknown machine"
+        let machine = "unknown machine"
         #endif
         #if DEBUG
-            let kind = "debug build"
+        let kind = "debug build"
         #else
-            let kind = "release build"
+        let kind = "release build"
         #endif
         return "linux \(machine), io_uring and epoll, \(kind)"
     }

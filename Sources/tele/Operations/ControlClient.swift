@@ -34,12 +34,15 @@ struct ControlClient {
             room.copyBytes(from: path.utf8)
             return true
         }
-        let isConnected = isShort && withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0 }
-        }
+        let isConnected =
+            isShort
+            && withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0 }
+            }
         guard isConnected else {
-            throw CommandError.unavailable("cannot reach \(path) (\(isShort ? SystemError.last.description : "too long"))",
-                        hint: "is that process running, and this user's?")
+            throw CommandError.unavailable(
+                "cannot reach \(path) (\(isShort ? SystemError.last.description : "too long"))",
+                hint: "is that process running, and this user's?")
         }
         let request = Array("\(method) \(resource) HTTP/1.1\r\nHost: tele\r\n\r\n".utf8)
         guard write(fd, request, request.count) == request.count else { throw silence }

@@ -33,9 +33,10 @@ enum HumanUnits {
     static func spark(_ values: [Double]) -> String {
         let bars = Array("▁▂▃▄▅▆▇█")
         let most = values.max() ?? 0
-        return String(values.map { value in
-            guard most > 0, value > 0 else { return bars[0] }
-            return bars[min(7, Int(value / most * 7.999))]
-        })
+        return String(
+            values.map { value in
+                guard most > 0, value > 0 else { return bars[0] }
+                return bars[min(7, Int(value / most * 7.999))]
+            })
     }
 }

@@ -57,11 +57,13 @@ struct StatusTable {
 
     private var outages: [String] {
         guard !status.outages.isEmpty else { return ["", "no outage so far"] }
-        return [""] + status.outages.suffix(5).reversed().map { outage in
-            "outage of \(HumanUnits.seconds(outage.lengthSeconds)), over \(HumanUnits.seconds(outage.agoSeconds)) ago: "
-                + (outage.recoverySeconds == 0 ? "the same carrier went on"
-                    : "\(HumanUnits.bytes(Double(outage.replayedBytes))) sent again, \(HumanUnits.seconds(outage.recoverySeconds)) after the dial")
-        }
+        return [""]
+            + status.outages.suffix(5).reversed().map { outage in
+                "outage of \(HumanUnits.seconds(outage.lengthSeconds)), over \(HumanUnits.seconds(outage.agoSeconds)) ago: "
+                    + (outage.recoverySeconds == 0
+                        ? "the same carrier went on"
+                        : "\(HumanUnits.bytes(Double(outage.replayedBytes))) sent again, \(HumanUnits.seconds(outage.recoverySeconds)) after the dial")
+            }
     }
 
     private func padded(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }

@@ -31,15 +31,24 @@ struct TopCommand {
             } else {
                 try StandardStreams.print(line(status))
             }
-            if screen?.waitForEnd(milliseconds: 1000) ?? { usleep(1_000_000); return false }() { return .fine }
+            if screen?.waitForEnd(milliseconds: 1000)
+                ?? {
+                    usleep(1_000_000); return false
+                }()
+            {
+                return .fine
+            }
         }
     }
 
     private mutating func note(_ status: Status) {
         if let last, status.uptimeSeconds > last.uptime {
             let time = status.uptimeSeconds - last.uptime
-            samples.append((Double(status.readBytes - min(last.read, status.readBytes)) / time,
-                            Double(status.takenBytes - min(last.taken, status.takenBytes)) / time, Double(status.heldBytes)))
+            samples.append(
+                (
+                    Double(status.readBytes - min(last.read, status.readBytes)) / time,
+                    Double(status.takenBytes - min(last.taken, status.takenBytes)) / time, Double(status.heldBytes)
+                ))
             if samples.count > TopCommand.samplesMaximum { samples.removeFirst() }
         }
         last = (status.readBytes, status.takenBytes, status.uptimeSeconds)

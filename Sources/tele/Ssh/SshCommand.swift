@@ -28,9 +28,11 @@ struct SshCommand {
         // Not in the ProxyCommand: a shell reads that, and a host may be called anything (CVE-2023-51385).
         let told = [route.address, "\(route.port)", "\(words.port)", words.host!] + SshWords.spelled(words.ofConnection)
         setenv(SshProxy.variable, SshWords.packed(told), 1)
-        let options = ["-o", "ProxyCommand=\(program) ssh-proxy", "-o", "ProxyUseFdpass=no",
-                       // An outage is what tele is for: ssh must not end a session for it, nor while the server is being set up.
-                       "-o", "ServerAliveInterval=0", "-o", "ConnectTimeout=86400"]
+        let options = [
+            "-o", "ProxyCommand=\(program) ssh-proxy", "-o", "ProxyUseFdpass=no",
+            // An outage is what tele is for: ssh must not end a session for it, nor while the server is being set up.
+            "-o", "ServerAliveInterval=0", "-o", "ConnectTimeout=86400",
+        ]
         return try SshProcess.become(["ssh"] + control + options + words.all)
     }
 
@@ -56,8 +58,9 @@ struct SshCommand {
             case "hostname": route.address = parts[1]
             case "port": route.port = UInt16(parts[1]) ?? 22
             case "proxycommand" where parts[1] != "none", "proxyjump" where parts[1] != "none":
-                throw CommandError.ssh("ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
-                              hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
+                throw CommandError.ssh(
+                    "ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
+                    hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
             default: break
             }
         }

@@ -46,16 +46,19 @@ enum SshHost {
         case "port":
             if said.count == 2, let port = UInt16(said[1]), port > 0 { return port }
         case "missing":
-            throw CommandError.ssh("tele is not installed on \(visible(host)) (\(visible(said.last ?? "")))",
-                                     hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
+            throw CommandError.ssh(
+                "tele is not installed on \(visible(host)) (\(visible(said.last ?? "")))",
+                hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
         case "trouble":
-            throw CommandError.ssh("cannot start a tele server on \(visible(host)): \(visible(said.last ?? "", limit: 300))",
-                                     hint: "\"ssh \(visible(host))\" still works")
+            throw CommandError.ssh(
+                "cannot start a tele server on \(visible(host)): \(visible(said.last ?? "", limit: 300))",
+                hint: "\"ssh \(visible(host))\" still works")
         default: break
         }
         if status == ExitStatus.usage.rawValue {
-            throw CommandError.ssh("the tele on \(visible(host)) is older than this one",
-                                     hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
+            throw CommandError.ssh(
+                "the tele on \(visible(host)) is older than this one",
+                hint: "\"tele ssh -copy \(visible(host))\" copies this one to ~/.local/bin there")
         }
         throw CommandError.ssh(
             status == 255 ? "ssh cannot reach \(visible(host))" : "the shell on \(visible(host)) does not do what it is told (status \(status))",
@@ -65,13 +68,15 @@ enum SshHost {
     /// This very program; it is tried there before it takes its place.
     static func copy(_ own: String, _ words: SshWords) throws {
         // On one line, and with nothing that a csh reads otherwise.
-        let there = "umask 022; d=$HOME/.local/bin; mkdir -p $d && cat > $d/.tele-new && chmod 755 $d/.tele-new "
+        let there =
+            "umask 022; d=$HOME/.local/bin; mkdir -p $d && cat > $d/.tele-new && chmod 755 $d/.tele-new "
             + "&& $d/.tele-new -version > /dev/null && mv $d/.tele-new $d/tele"
         let host = words.host ?? ""
         let (status, _) = try SshProcess.run(ssh(SshWords.spelled(words.ofConnection), host, "exec /bin/sh -c '\(there)'"), inputFile: own)
         guard status == 0 else {
-            throw CommandError.ssh("cannot install tele on \(visible(host)): the copy does not fit or does not run there",
-                                     hint: "it must be for that machine, and static: Packaging/build makes one")
+            throw CommandError.ssh(
+                "cannot install tele on \(visible(host)): the copy does not fit or does not run there",
+                hint: "it must be for that machine, and static: Packaging/build makes one")
         }
     }
 }

@@ -21,11 +21,12 @@ struct SshKey {
         mkdir(String(folder.dropLast(5)), 0o700)
         guard mkdir(folder, 0o700) == 0 || errno == EEXIST else { throw SshKey.fault("make \(folder)") }
         // A host's name is safe in a path when it is letters, digits and these.
-        let name = String(host.utf8.map { byte in
-            let scalar = Unicode.Scalar(byte)
-            return scalar.properties.isAlphabetic && byte < 0x80 || (0x30...0x39).contains(byte) || ".-:".unicodeScalars.contains(scalar)
-                ? Character(scalar) : "_"
-        })
+        let name = String(
+            host.utf8.map { byte in
+                let scalar = Unicode.Scalar(byte)
+                return scalar.properties.isAlphabetic && byte < 0x80 || (0x30...0x39).contains(byte) || ".-:".unicodeScalars.contains(scalar)
+                    ? Character(scalar) : "_"
+            })
         path = "\(folder)/ssh-\(name).key"
         if access(path, F_OK) != 0 { try SshKey.make(path) }
         // Read as a client will read it: with the same demands on its mode and owner.

@@ -35,10 +35,15 @@ struct SshProxy {
         let out = address.contains(":") ? "[\(address)]:\(there)" : "\(address):\(there)"
         var settings = try Settings.read(["--client", "--out=\(out)", "--key=\(key.path)", "--log-level=critical"])
         settings.configuration.exitsOnFailureAfterSeconds = SshProxy.patienceSeconds
-        return try ConnectCommand(settings, name: "", explain: { fault in
-            fault.kind == .denied || !fault.sentence.hasPrefix("cannot reach") ? fault : StartFault(
-                fault.kind, "\(fault.sentence), although ssh reaches \(visible(host))",
-                hint: "is a firewall blocking port \(there) there? -port=N selects an open one")
-        }).run()
+        return try ConnectCommand(
+            settings, name: "",
+            explain: { fault in
+                fault.kind == .denied || !fault.sentence.hasPrefix("cannot reach")
+                    ? fault
+                    : StartFault(
+                        fault.kind, "\(fault.sentence), although ssh reaches \(visible(host))",
+                        hint: "is a firewall blocking port \(there) there? -port=N selects an open one")
+            }
+        ).run()
     }
 }

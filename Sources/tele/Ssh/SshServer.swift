@@ -60,8 +60,10 @@ struct SshServer {
 
     private func start(_ folder: String, _ control: ControlClient) throws -> UInt16 {
         let log = "\(folder)/log"
-        let words = [SshCommand.ownPath ?? "tele", "-server", "-in=\(sshd)", "-out=:\(wanted)", "-key=\(folder)/keys", "-idle-exit=1m",
-                     "-control=\(control.path)"]
+        let words = [
+            SshCommand.ownPath ?? "tele", "-server", "-in=\(sshd)", "-out=:\(wanted)", "-key=\(folder)/keys", "-idle-exit=1m",
+            "-control=\(control.path)",
+        ]
         let child = try SshProcess.startAlone(words, log: log)
         for _ in 0..<(SshServer.startSeconds * 20) {
             if let status = try? control.status(), status.pid == Int(child), let port = SshServer.port(of: status) { return port }

@@ -49,7 +49,11 @@ struct SshWords: Equatable {
 
     private mutating func readOwn(_ word: String, _ rest: inout ArraySlice<String>) throws(CommandError) -> Bool {
         let name = word.drop { $0 == "-" }
-        if name == "copy" { copies = true } else if name == "help" { wantsHelp = true } else if name == "port" || name.hasPrefix("port=") {
+        if name == "copy" {
+            copies = true
+        } else if name == "help" {
+            wantsHelp = true
+        } else if name == "port" || name.hasPrefix("port=") {
             let text = name == "port" ? rest.popFirst() ?? "" : String(name.dropFirst(5))
             guard let number = UInt16(text), number > 0 else { throw CommandError("\(quoted(text)) is no port", hint: "write -port=40300") }
             port = number
@@ -79,10 +83,13 @@ struct SshWords: Equatable {
     var connects: Bool { host != nil && !options.contains { SshWords.connectsNowhere.contains($0.letter) } }
 
     /// For ssh, less what is ours. Masters that go through tele have paths of their own.
-    var all: [String] { SshWords.spelled(options.map { option in
-        guard option.letter == "S", let path = option.value, path != "none" else { return option }
-        return Option(letter: "S", value: path + ".tele")
-    }) + (host.map { ["--", $0] } ?? []) + command }
+    var all: [String] {
+        SshWords.spelled(
+            options.map { option in
+                guard option.letter == "S", let path = option.value, path != "none" else { return option }
+                return Option(letter: "S", value: path + ".tele")
+            }) + (host.map { ["--", $0] } ?? []) + command
+    }
 
     /// Those that say how the host is reached and who asks, not what for: a connection of our own needs them too.
     var ofConnection: [Option] { options.filter { "46BbcFIiKklmoPpqvy".contains($0.letter) } }
@@ -99,7 +106,8 @@ struct SshWords: Equatable {
         var rest = Array(text.utf8)[...]
         while !rest.isEmpty {
             guard let colon = rest.firstIndex(of: UInt8(ascii: ":")), let count = Int(String(decoding: rest[..<colon], as: UTF8.self)),
-                  count >= 0, count <= rest.endIndex - colon - 1 else { return nil }
+                count >= 0, count <= rest.endIndex - colon - 1
+            else { return nil }
             words.append(String(decoding: rest[(colon + 1)..<(colon + 1 + count)], as: UTF8.self))
             rest = rest[(colon + 1 + count)...]
         }

@@ -15,12 +15,14 @@ final class OtherThread {
 
     init(after milliseconds: UInt32, _ body: @escaping () -> Void) {
         let work = Unmanaged.passRetained(Work(milliseconds, body)).toOpaque()
-        pthread_create(&thread, nil, { argument in
-            let work = Unmanaged<Work>.fromOpaque(argument!).takeRetainedValue()
-            usleep(work.milliseconds * 1000)
-            work.body()
-            return nil
-        }, work)
+        pthread_create(
+            &thread, nil,
+            { argument in
+                let work = Unmanaged<Work>.fromOpaque(argument!).takeRetainedValue()
+                usleep(work.milliseconds * 1000)
+                work.body()
+                return nil
+            }, work)
     }
 
     func join() { pthread_join(thread, nil) }

@@ -24,11 +24,11 @@ enum Driver: CaseIterable, CustomTestStringConvertible {
 final class TestRing {
     let ring: OpaquePointer
     private var expected: Set<UInt64> = []
-    private var held: [UInt64: Memory] = [:]   // Until the completion, as the header asks.
+    private var held: [UInt64: Memory] = [:]  // Until the completion, as the header asks.
     private var isOpen = true
 
     init(_ driver: Driver, entries: UInt32 = 64, poolCount: UInt32 = 16, poolBytes: UInt32 = 1024) throws {
-        _ = Socket.descriptorLimit   // Raised to what the machine allows: tests run beside each other.
+        _ = Socket.descriptorLimit  // Raised to what the machine allows: tests run beside each other.
         var options = ring_options(
             driver: driver.name, entries: entries, pool_count: poolCount, pool_bytes: poolBytes)
         var opened: OpaquePointer?

@@ -171,8 +171,10 @@ extension VirtualKernel {
         return 0
     }
 
-    func getOption(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: UnsafeMutableRawPointer,
-                   _ length: UnsafeMutablePointer<socklen_t>) -> Int32 {
+    func getOption(
+        _ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: UnsafeMutableRawPointer,
+        _ length: UnsafeMutablePointer<socklen_t>
+    ) -> Int32 {
         guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }
         guard let bytes = socket.get(level, option) else { return -ENOPROTOOPT }
         let count = min(bytes.count, Int(length.pointee))
@@ -181,8 +183,10 @@ extension VirtualKernel {
         return 0
     }
 
-    func name(_ descriptor: Int32, _ address: UnsafeMutablePointer<sockaddr>, _ length: UnsafeMutablePointer<socklen_t>,
-              _ which: (TCPSocket) -> Name?) -> Int32 {
+    func name(
+        _ descriptor: Int32, _ address: UnsafeMutablePointer<sockaddr>, _ length: UnsafeMutablePointer<socklen_t>,
+        _ which: (TCPSocket) -> Name?
+    ) -> Int32 {
         let name: Name
         if find(descriptor, DatagramSocket.self) != nil {
             name = Name(host: current.host, port: 40000)
@@ -203,11 +207,12 @@ extension VirtualKernel {
 
     func queued(_ descriptor: Int32, _ kind: system_queued_kind) -> Int32 {
         guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }
-        let count = switch kind {
-        case SYSTEM_QUEUED_UNACKNOWLEDGED: socket.held
-        case SYSTEM_QUEUED_UNSENT: socket.unsent
-        default: socket.unread
-        }
+        let count =
+            switch kind {
+            case SYSTEM_QUEUED_UNACKNOWLEDGED: socket.held
+            case SYSTEM_QUEUED_UNSENT: socket.unsent
+            default: socket.unread
+            }
         return Int32(clamping: count)
     }
 

@@ -12,7 +12,8 @@ final class Brink {
         let page = Int(sysconf(Int32(_SC_PAGESIZE)))
         byteCount = Brink.capacity + page
         guard let memory = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-              memory != MAP_FAILED, mprotect(memory + Brink.capacity, page, PROT_NONE) == 0 else {
+            memory != MAP_FAILED, mprotect(memory + Brink.capacity, page, PROT_NONE) == 0
+        else {
             fatalError("no memory with a guard page")
         }
         mapping = memory

@@ -45,7 +45,13 @@ func bytes(_ text: String) -> [UInt8] {
 
 /// A varint that takes `count` bytes (1, 2, 4 or 8), which may be more than it needs.
 func varint(_ value: UInt64, in count: Int) -> [UInt8] {
-    let prefix: UInt8 = switch count { case 1: 0x00; case 2: 0x40; case 4: 0x80; default: 0xc0 }
+    let prefix: UInt8 =
+        switch count {
+        case 1: 0x00;
+        case 2: 0x40;
+        case 4: 0x80;
+        default: 0xc0
+        }
     var result = (0..<count).reversed().map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
     precondition(count == 8 ? value < 1 << 62 : value < 1 << (count * 8 - 2), "does not fit")
     result[0] |= prefix

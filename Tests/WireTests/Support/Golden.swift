@@ -26,8 +26,9 @@ var goldenFrames: [Golden<Frame>] {
         Golden("13.3", .pong(token: 494_878_333), "03 04 9d 7f 3e 7d"),
         Golden("13.4", .close(code: .done, reason: ""), "04 01 00"),
         Golden("13.5", .close(code: .stopping, reason: "stop"), "04 05 05 73 74 6f 70"),
-        Golden("13.6", .open(stream: 0, target: 0, sendCredit: 65_536, receiveCredit: 262_144),
-               "41 0a 00 00 80 01 00 00 80 04 00 00"),
+        Golden(
+            "13.6", .open(stream: 0, target: 0, sendCredit: 65_536, receiveCredit: 262_144),
+            "41 0a 00 00 80 01 00 00 80 04 00 00"),
         Golden("13.7", .data(stream: 0, payloadByteCount: 5), "42 06 00"),
         Golden("13.8", .data(stream: 15_292, payloadByteCount: 16_384), "42 80 00 40 02 7b bc"),
         Golden("13.9", .fin(stream: 0, finalSize: 15_293), "43 03 00 7b bd"),
@@ -41,8 +42,12 @@ var goldenFrames: [Golden<Frame>] {
 
 var goldenHellos: [Golden<Hello>] {
     [
-        Golden("13.15", Hello(identity: .none, attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
-                              dataLimit: 67_108_864), """
+        Golden(
+            "13.15",
+            Hello(
+                identity: .none, attempt: 1, received: 0, replay: 0, earlyByteCount: 0,
+                dataLimit: 67_108_864),
+            """
             54 45 4c 45                                     ; magic
             01 01 00 54                                     ; versions 1 to 1, body of 84 bytes
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 ; identity: none
@@ -54,10 +59,15 @@ var goldenHellos: [Golden<Hello>] {
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 ; proof: zero
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
             """),
-        Golden("13.16", Hello(identity: goldenIdentity, attempt: 7, received: 4660, replay: 37, earlyByteCount: 512,
-                              dataLimit: 67_112_960, proof: MAC(
-                                0x6ea6_d3d9_0857_0c58, 0xec86_682c_6e00_e6dd,
-                                0xa89a_4fb1_9e25_ca0c, 0xf593_939b_ebd3_6cf5)), """
+        Golden(
+            "13.16",
+            Hello(
+                identity: goldenIdentity, attempt: 7, received: 4660, replay: 37, earlyByteCount: 512,
+                dataLimit: 67_112_960,
+                proof: MAC(
+                    0x6ea6_d3d9_0857_0c58, 0xec86_682c_6e00_e6dd,
+                    0xa89a_4fb1_9e25_ca0c, 0xf593_939b_ebd3_6cf5)),
+            """
             54 45 4c 45                                     ; magic
             01 01 00 54                                     ; versions 1 to 1, body of 84 bytes
             00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff ; identity
@@ -74,9 +84,14 @@ var goldenHellos: [Golden<Hello>] {
 
 var goldenAnswers: [Golden<Frame>] {
     [
-        Golden("13.17", .welcome(Welcome(identity: goldenIdentity, secret: goldenSecret, attempt: 1, epoch: 1,
-                                         received: 0, dataLimit: 67_108_864, maximumStreams: 100_000,
-                                         initialCredit: 262_144)), """
+        Golden(
+            "13.17",
+            .welcome(
+                Welcome(
+                    identity: goldenIdentity, secret: goldenSecret, attempt: 1, epoch: 1,
+                    received: 0, dataLimit: 67_108_864, maximumStreams: 100_000,
+                    initialCredit: 262_144)),
+            """
             11 40 7d                                        ; type, body of 125 bytes
             01                                              ; version 1
             00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff ; identity
@@ -91,10 +106,16 @@ var goldenAnswers: [Golden<Frame>] {
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 ; proof: zero
             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
             """),
-        Golden("13.18", .welcome(Welcome(identity: goldenIdentity, secret: .zero, attempt: 7, epoch: 2, received: 549,
-                                         dataLimit: 67_117_056, maximumStreams: 100_000, initialCredit: 262_144,
-                                         proof: MAC(0x0312_60a9_66ad_9c58, 0xae55_1ccc_858b_c6f4,
-                                                         0xa0b9_04fc_10aa_e7aa, 0xbf7e_fed0_a967_0c79))), """
+        Golden(
+            "13.18",
+            .welcome(
+                Welcome(
+                    identity: goldenIdentity, secret: .zero, attempt: 7, epoch: 2, received: 549,
+                    dataLimit: 67_117_056, maximumStreams: 100_000, initialCredit: 262_144,
+                    proof: MAC(
+                        0x0312_60a9_66ad_9c58, 0xae55_1ccc_858b_c6f4,
+                        0xa0b9_04fc_10aa_e7aa, 0xbf7e_fed0_a967_0c79))),
+            """
             11 40 7d                                        ; type, body of 125 bytes
             01                                              ; version 1
             00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff ; identity
@@ -109,8 +130,9 @@ var goldenAnswers: [Golden<Frame>] {
             03 12 60 a9 66 ad 9c 58 ae 55 1c cc 85 8b c6 f4 ; proof
             a0 b9 04 fc 10 aa e7 aa bf 7e fe d0 a9 67 0c 79
             """),
-        Golden("13.19", .refuse(Refusal(code: .sessionUnknown, attempt: 7, reason: "unknown session")),
-               "12 11 02 07 75 6e 6b 6e 6f 77 6e 20 73 65 73 73 69 6f 6e"),
+        Golden(
+            "13.19", .refuse(Refusal(code: .sessionUnknown, attempt: 7, reason: "unknown session")),
+            "12 11 02 07 75 6e 6b 6e 6f 77 6e 20 73 65 73 73 69 6f 6e"),
     ]
 }
 

@@ -35,9 +35,10 @@ func randomFrame(_ chance: inout Chance) -> Frame {
     case 8: return .close(code: CloseCode(rawValue: value()), reason: randomReason(&chance))
     case 9:
         let identity = SessionIdentity(high: chance.next(), low: chance.next())
-        var welcome = Welcome(identity: identity, secret: randomSecret(&chance), attempt: chance.next(),
-                              epoch: UInt32(truncatingIfNeeded: chance.next()), received: value(), dataLimit: value(),
-                              maximumStreams: chance.next(), initialCredit: chance.next(), proof: randomMAC(&chance))
+        var welcome = Welcome(
+            identity: identity, secret: randomSecret(&chance), attempt: chance.next(),
+            epoch: UInt32(truncatingIfNeeded: chance.next()), received: value(), dataLimit: value(),
+            maximumStreams: chance.next(), initialCredit: chance.next(), proof: randomMAC(&chance))
         welcome.version = UInt8(chance.below(256))
         return .welcome(welcome)
     default:
@@ -47,9 +48,10 @@ func randomFrame(_ chance: inout Chance) -> Frame {
 
 func randomHello(_ chance: inout Chance) -> Hello {
     let identity = chance.oneIn(4) ? SessionIdentity.none : SessionIdentity(high: chance.next(), low: chance.next())
-    var hello = Hello(identity: identity, attempt: randomValue(&chance), received: randomValue(&chance),
-                      replay: randomValue(&chance), earlyByteCount: UInt32(chance.below(Specification.earlyMaximum + 1)),
-                      dataLimit: randomValue(&chance), proof: randomMAC(&chance))
+    var hello = Hello(
+        identity: identity, attempt: randomValue(&chance), received: randomValue(&chance),
+        replay: randomValue(&chance), earlyByteCount: UInt32(chance.below(Specification.earlyMaximum + 1)),
+        dataLimit: randomValue(&chance), proof: randomMAC(&chance))
     hello.versionMinimum = UInt8(chance.below(256))
     hello.versionMaximum = UInt8(Int(hello.versionMinimum) + chance.below(256 - Int(hello.versionMinimum)))
     return hello

@@ -50,8 +50,9 @@ final class AdminServer {
     }
 
     private func receive(_ connection: AdminConnection) {
-        connection.isInFlight = relay.loop.receive(connection.fd, connection.request.baseAddress! + connection.filled,
-                                              connection.request.count - connection.filled, connection.token(.adminReceive))
+        connection.isInFlight = relay.loop.receive(
+            connection.fd, connection.request.baseAddress! + connection.filled,
+            connection.request.count - connection.filled, connection.token(.adminReceive))
         if !connection.isInFlight { close(connection) }
     }
 
@@ -107,7 +108,8 @@ final class AdminServer {
         case "/stop": HTTPAnswer(.fine, "stopping \(relay.words)\n") { $0.request(gently: false) }
         case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload.run() }
         case "/reconnect":
-            relay.client != nil ? HTTPAnswer(.fine, "done\n") { $0.client?.reconnect() }
+            relay.client != nil
+                ? HTTPAnswer(.fine, "done\n") { $0.client?.reconnect() }
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
         default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload and /reconnect\n")
         }
@@ -130,7 +132,8 @@ struct HTTPAnswer {
 
     init(_ status: Status, _ body: String, type: String = "text/plain; charset=utf-8", afterReply: ((RelayProcess) -> Void)? = nil) {
         self.afterReply = afterReply
-        let head = "HTTP/1.1 \(status.rawValue)\r\nContent-Type: \(type)\r\nContent-Length: \(body.utf8.count)\r\n"
+        let head =
+            "HTTP/1.1 \(status.rawValue)\r\nContent-Type: \(type)\r\nContent-Length: \(body.utf8.count)\r\n"
             + "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         bytes = Array(head.utf8) + Array(body.utf8)
     }

@@ -111,9 +111,14 @@ final class CarrierReader {
                 carrier.block.filled = 0
             }
             let room = carrier.block.capacity - carrier.block.filled
-            if count > 0 ? room >= count
-                : carrier.block.capacity == Int(SLAB_BYTES) ? room >= Policy.slabRoomMinimum
-                : !isLarge && room >= (carrier.state == .established ? Policy.pageRoomMinimum : 1) { return true }
+            if count > 0
+                ? room >= count
+                : carrier.block.capacity == Int(SLAB_BYTES)
+                    ? room >= Policy.slabRoomMinimum
+                    : !isLarge && room >= (carrier.state == .established ? Policy.pageRoomMinimum : 1)
+            {
+                return true
+            }
         }
         // The start of a frame that is not whole: at most a control frame.
         return replaceBlock(carrier, isLarge: isLarge || carrier.block.unread.count + count > Int(PAGE_BYTES))

@@ -38,14 +38,16 @@ extension PathFacts {
     /// it less without making the rate less too (a satellite's narrow uplink).
     func sample(inboundWait: Interval) -> PathWindow.Sample {
         let least = UInt64(minimumRoundTripMicroseconds) + inboundWait.nanoseconds / 1000
-        return .init(acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),
-                     minimumRoundTrip: .microseconds(min(least, max(UInt64(minimumRoundTripMicroseconds), UInt64(roundTripMicroseconds)))))
+        return .init(
+            acknowledged: acknowledgedByteCount, roundTrip: .microseconds(UInt64(roundTripMicroseconds)),
+            minimumRoundTrip: .microseconds(min(least, max(UInt64(minimumRoundTripMicroseconds), UInt64(roundTripMicroseconds)))))
     }
 
     func held(unacknowledged: Int) -> PathWindow.Held {
         let gone = Int(arrivedOrLost) * Int(segmentByteCount)
-        return .init(unacknowledged: max(0, unacknowledged - gone), unsent: Int(unsentByteCount),
-                     segments: Int(self.unacknowledged) - min(Int(self.unacknowledged), Int(arrivedOrLost)), window: Int(window))
+        return .init(
+            unacknowledged: max(0, unacknowledged - gone), unsent: Int(unsentByteCount),
+            segments: Int(self.unacknowledged) - min(Int(self.unacknowledged), Int(arrivedOrLost)), window: Int(window))
     }
 
     /// Silence that a slow path explains: TCP hears acknowledgments, or nothing has timed out twice.

@@ -33,8 +33,10 @@ final class CarrierWriter {
             sessions.copyIntoMemory(session)
             guard !carrier.isOver else { return }
             var gathered = 0
-            count += Int(queue_gather(&session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
-                                      relay.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
+            count += Int(
+                queue_gather(
+                    &session.store, carrier.greeting.earlyStart, carrier.greeting.earlyCount,
+                    relay.iovecs + count, UInt32(Policy.iovecMaximum - count), &gathered))
             pin(carrier, from: carrier.greeting.earlyStart)
         }
         submitSend(carrier, count)
@@ -44,7 +46,8 @@ final class CarrierWriter {
     func room(_ carrier: Carrier, _ session: Session) -> Int {
         guard var window = carrier.window, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
         guard window.limit != nil || window.isSampleDue(now: relay.instant), let facts = PathFacts(carrier.fd),
-              facts.roundTripMicroseconds > 0 else { return Policy.batchByteCount }
+            facts.roundTripMicroseconds > 0
+        else { return Policy.batchByteCount }
         if window.isSampleDue(now: relay.instant) {
             window.measured(facts.sample(inboundWait: session.endpoint.inboundWait(now: relay.instant)), now: relay.instant)
             chooseCongestion(carrier, isBounded: window.limit != nil, facts)
@@ -62,8 +65,9 @@ final class CarrierWriter {
 
     private func chooseCongestion(_ carrier: Carrier, isBounded: Bool, _ facts: PathFacts) {
         let before = carrier.congestion.choice
-        carrier.congestion.measured(isBounded: isBounded, sent: UInt64(facts.sentSegments), repeated: UInt64(facts.repeatedSegments),
-                                    now: relay.instant)
+        carrier.congestion.measured(
+            isBounded: isBounded, sent: UInt64(facts.sentSegments), repeated: UInt64(facts.repeatedSegments),
+            now: relay.instant)
         guard carrier.congestion.choice != before else { return }
         if carrier.systemCongestion.isEmpty { carrier.systemCongestion = Socket.congestionControl(carrier.fd) }
         // Only BBR is in the way; where cubic is not to be had, all stays as it is.
@@ -85,14 +89,17 @@ final class CarrierWriter {
         func gather(_ from: UInt64, _ bytes: Int) {
             guard bytes > 0, isWhole else { return }
             var gathered = 0
-            count += Int(queue_gather(&session.store, from, bytes, relay.iovecs + count,
-                                      UInt32(Policy.iovecMaximum - 1 - count), &gathered))
+            count += Int(
+                queue_gather(
+                    &session.store, from, bytes, relay.iovecs + count,
+                    UInt32(Policy.iovecMaximum - 1 - count), &gathered))
             isWhole = gathered == bytes
         }
         gather(batch.start, batch.rest)
         if isWhole, !batch.control.isEmpty {
-            relay.iovecs[count] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
-                                      iov_len: batch.control.count)
+            relay.iovecs[count] = iovec(
+                iov_base: carrier.control.baseAddress! + batch.control.lowerBound,
+                iov_len: batch.control.count)
             count += 1
         }
         gather(batch.start + UInt64(batch.rest), batch.more)

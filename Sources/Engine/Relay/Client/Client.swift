@@ -46,9 +46,10 @@ final class Client: Host {
 
     private static func makeSession(_ relay: RelayProcess) -> Session {
         let configuration = relay.configuration
-        let limits = Endpoint.Limits(retained: configuration.bufferByteCount,
-                                     received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
-                                     streams: configuration.maximumStreams)
+        let limits = Endpoint.Limits(
+            retained: configuration.bufferByteCount,
+            received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
+            streams: configuration.maximumStreams)
         return relay.sessions.add(.client, limits)
     }
 
@@ -157,7 +158,8 @@ final class Client: Host {
     /// The next carrier uses them. A server that is not trusted any more keeps no carrier, and its users wait for one that is.
     func handleReloaded() {
         guard let carrier = session.carrier, let channel = carrier.transport.channel, let credentials = relay.credentials,
-              !credentials.accepts(channel), case .certificates = relay.configuration.security else { return }
+            !credentials.accepts(channel), case .certificates = relay.configuration.security
+        else { return }
         relay.carriers.lost(carrier, "the server's certificate is not accepted any more")
     }
 
@@ -321,14 +323,18 @@ final class Client: Host {
         let fault: StartFault?
         if session.endpoint.isEstablished {
             let isGone = state.refusedSince.map { relay.now - $0 >= Policy.goneAfter.nanoseconds } ?? false
-            fault = isGone && relay.configuration.stream != nil
-                ? StartFault(.unavailable, "the tele server at \(server.name) is no longer running, the connection is lost", hint: "was the host restarted?") : nil
+            fault =
+                isGone && relay.configuration.stream != nil
+                ? StartFault(.unavailable, "the tele server at \(server.name) is no longer running, the connection is lost", hint: "was the host restarted?")
+                : nil
         } else if !hasReached, let seconds = relay.configuration.exitsOnFailureAfterSeconds {
             let age = relay.now - state.since
             let isLasting = state.lasting >= Policy.lastingFailures.count && age >= Policy.lastingFailures.time.nanoseconds
-            fault = isLasting || age >= UInt64(seconds) * 1_000_000_000
-                ? StartFault(failure.kind == .denied ? .denied : .unavailable, "cannot reach the server at \(server.name) (\(failure.reason))",
-                             hint: failure.hint) : nil
+            fault =
+                isLasting || age >= UInt64(seconds) * 1_000_000_000
+                ? StartFault(
+                    failure.kind == .denied ? .denied : .unavailable, "cannot reach the server at \(server.name) (\(failure.reason))",
+                    hint: failure.hint) : nil
         } else {
             fault = nil
         }

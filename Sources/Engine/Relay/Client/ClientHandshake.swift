@@ -10,10 +10,12 @@ import Wire
 extension Client {
     func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
-        let hello = Hello(identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
-                          earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
+        let hello = Hello(
+            identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
+            earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
         guard let binding = carrier.binding,
-              let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding) else {
+            let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding)
+        else {
             return relay.carriers.lost(carrier, "cannot compute a proof")
         }
         carrier.state = .greeted
@@ -36,8 +38,11 @@ extension Client {
         } catch {
             // An alert of TLS: type 21, version 3.x.
             let wantsKey = bytes.count > 1 && bytes[0] == 0x15 && bytes[1] == 3
-            return relay.carriers.lost(carrier, wantsKey ? "the server wants a key (-key), and this client has none"
-                : "the other side does not speak tele (\(error.rule))")
+            return relay.carriers.lost(
+                carrier,
+                wantsKey
+                    ? "the server wants a key (-key), and this client has none"
+                    : "the other side does not speak tele (\(error.rule))")
         }
         guard let (frame, count) = decoded else { return }
         carrier.block.parsed += count
@@ -54,13 +59,15 @@ extension Client {
     private func accept(_ welcome: Welcome, _ bytes: UnsafeRawBufferPointer, _ carrier: Carrier) {
         let isNew = !session.endpoint.isEstablished
         guard carrier.session === session, let offer = carrier.offer, welcome.version == Specification.version,
-              dialer.isAnswer(carrier.candidate, attempt: welcome.attempt) else {
+            dialer.isAnswer(carrier.candidate, attempt: welcome.attempt)
+        else {
             return relay.carriers.lost(carrier, "an answer to another question")
         }
         if !isNew {
             let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(bytes.count, Welcome.provenByteCount)])
             guard welcome.identity == session.identity, let binding = carrier.binding,
-                  welcome.isProven(session.secret, over: proven, on: binding) else {
+                welcome.isProven(session.secret, over: proven, on: binding)
+            else {
                 return relay.carriers.lost(carrier, "the server does not know this session's secret")
             }
         }
@@ -86,8 +93,11 @@ extension Client {
     private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {
         let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds
         if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
-        relay.events.note(isNew ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
-            : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
+        relay.events.note(
+            isNew
+                ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
+                : .sessionResumed(
+                    session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
         lastFailure = ""
         noteReached()
     }
@@ -132,7 +142,8 @@ extension Client {
     func explained(_ reason: String, _ carrier: Carrier) -> String {
         let isEnd = reason.hasPrefix("closed") || reason.hasPrefix("connection reset")
         guard let channel = carrier.transport.channel else {
-            return carrier.hasGreeted && reason.hasPrefix("closed") ? "closed without an answer: does the server want a key (-key)?"
+            return carrier.hasGreeted && reason.hasPrefix("closed")
+                ? "closed without an answer: does the server want a key (-key)?"
                 : reason
         }
         if reason.contains(" alert ") { return "the server does not accept this \(Self.isKey(relay) ? "key" : "certificate") (\(reason))" }

@@ -80,8 +80,10 @@ extension Client {
             do throws(StartFault) {
                 for socket in try ListeningSocket.all(mapping.address, access: mapping.access, relay, patience: .zero, found: found[mapping.address]) {
                     relay.listeners.add(socket, .users(mapping))
-                    relay.events.note(.listensForUsers(socket.address, mapping: mapping.name, server: relay.configuration.output,
-                                                      driver: relay.loop.driverName))
+                    relay.events.note(
+                        .listensForUsers(
+                            socket.address, mapping: mapping.name, server: relay.configuration.output,
+                            driver: relay.loop.driverName))
                 }
                 return nil
             } catch {

@@ -13,7 +13,8 @@ struct Activation {
         func value(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
         defer { for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) } }
         guard let pid = value("LISTEN_PID"), Int32(pid) == getpid(), let count = value("LISTEN_FDS").flatMap({ Int32($0) }),
-              (1...Int32(Mapping.countMaximum)).contains(count) else { return }
+            (1...Int32(Mapping.countMaximum)).contains(count)
+        else { return }
         let names = (value("LISTEN_FDNAMES") ?? "").split(separator: ":", omittingEmptySubsequences: false)
         for index in 0..<count {
             let name = Int(index) < names.count ? String(names[Int(index)]) : ""
@@ -35,7 +36,8 @@ struct Activation {
     /// A socket that nobody serves would take connections and keep them for ever.
     func complainAboutRest() throws(StartFault) {
         guard let first = sockets.first else { return }
-        throw StartFault(.configuration, "socket activation: no mapping is named \"\(first.name)\"",
-                         hint: "set FileDescriptorName= in the socket unit to a mapping's name, or to metrics")
+        throw StartFault(
+            .configuration, "socket activation: no mapping is named \"\(first.name)\"",
+            hint: "set FileDescriptorName= in the socket unit to a mapping's name, or to metrics")
     }
 }

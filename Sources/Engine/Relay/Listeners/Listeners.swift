@@ -151,7 +151,8 @@ final class Listeners {
     private func acceptMore(_ index: Int) {
         for _ in 1..<Policy.acceptsAtOnce {
             guard !entries[index].state.isClosed, entries[index].purpose.outlivesDrain || relay.host.mayAccept,
-                  let fd = Socket.accept(entries[index].fd) else { return }
+                let fd = Socket.accept(entries[index].fd)
+            else { return }
             accepted(fd, index)
         }
     }

@@ -16,8 +16,10 @@ struct ListeningSocket {
 
     /// One for the address; for `localhost` one for each loopback address that the name has here, so that users of either family get in.
     /// `found`: the name's addresses, as they were just looked up.
-    static func all(_ name: HostPort, access: SocketAccess = SocketAccess(), _ relay: RelayProcess, patience: Interval = Policy.bindPatience,
-                    found: Resolver.Answer? = nil) throws(StartFault) -> [ListeningSocket] {
+    static func all(
+        _ name: HostPort, access: SocketAccess = SocketAccess(), _ relay: RelayProcess, patience: Interval = Policy.bindPatience,
+        found: Resolver.Answer? = nil
+    ) throws(StartFault) -> [ListeningSocket] {
         let found = if let found { try addresses(name, found.result) } else { try addresses(of: name) }
         let first = try ListeningSocket(name, found, access: access, relay, patience: patience)
         guard name.host.lowercased() == "localhost", name.port != 0 else { return [first] }
@@ -39,8 +41,10 @@ struct ListeningSocket {
     /// A port in use is tried again for a while, with one line: a tele that was killed holds its port for a moment.
     /// Throws `interrupted` when the process was told to stop meanwhile.
     /// `candidates`: the addresses of the name; nil: it is looked up.
-    init(_ name: HostPort, _ candidates: [Address]? = nil, access: SocketAccess = SocketAccess(), _ relay: RelayProcess,
-         patience: Interval = Policy.bindPatience) throws(StartFault) {
+    init(
+        _ name: HostPort, _ candidates: [Address]? = nil, access: SocketAccess = SocketAccess(), _ relay: RelayProcess,
+        patience: Interval = Policy.bindPatience
+    ) throws(StartFault) {
         let candidates = if let candidates { candidates } else { try ListeningSocket.addresses(of: name) }
         let start = Clock.now()
         var wasTold = false
@@ -101,8 +105,9 @@ struct ListeningSocket {
     init(adopted fd: Int32) throws(StartFault) {
         Socket.adopt(fd)
         guard let address = Socket.localAddress(fd) else {
-            throw StartFault(.configuration, "descriptor \(fd) from the service manager is no listening socket",
-                             hint: "the unit's ListenStream= makes one")
+            throw StartFault(
+                .configuration, "descriptor \(fd) from the service manager is no listening socket",
+                hint: "the unit's ListenStream= makes one")
         }
         self.fd = fd
         self.address = address
@@ -127,16 +132,17 @@ struct ListeningSocket {
     }
 
     private static func fault(_ name: HostPort, _ access: SocketAccess, _ error: SystemError) -> StartFault {
-        let hint = switch error.code {
-        case ESRCH: "\(access.group ?? "") is not a group on this host"
-        case EPERM where access.group != nil: "this user is not a member of the group \(access.group ?? "")"
-        case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
-        case EACCES where name.path != nil: "may this user make files in that folder?"
-        case ENOENT: "is the folder there?"
-        case EACCES: "ports below 1024 need privileges; choose a higher one"
-        case EADDRNOTAVAIL: "use an address of this machine, or :\(name.port) for all of them"
-        default: "check the address"
-        }
+        let hint =
+            switch error.code {
+            case ESRCH: "\(access.group ?? "") is not a group on this host"
+            case EPERM where access.group != nil: "this user is not a member of the group \(access.group ?? "")"
+            case EADDRINUSE: "another program listens there; choose another port, or leave the address out for a free one"
+            case EACCES where name.path != nil: "may this user make files in that folder?"
+            case ENOENT: "is the folder there?"
+            case EACCES: "ports below 1024 need privileges; choose a higher one"
+            case EADDRNOTAVAIL: "use an address of this machine, or :\(name.port) for all of them"
+            default: "check the address"
+            }
         return StartFault(.unavailable, "cannot listen on \(name) (\(error))", hint: hint)
     }
 }

@@ -44,11 +44,13 @@ final class LocalReader {
     func arm(_ index: UInt32) {
         let user = table[index]
         guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
-              let session = user.pointee.session?.takeUnretainedValue() else { return }
+            let session = user.pointee.session?.takeUnretainedValue()
+        else { return }
         var most = Policy.poolByteCount
         if user.pointee.inboundCount > 0 || user.pointee.lists.contains(.hot) || !budget.isRoomy(session.account) {
-            let share = budget.share(session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
-                                         users: session.userCount, isHealthy: session.isHealthy)
+            let share = budget.share(
+                session.account, user.pointee.inboundCount, credit: session.endpoint.credit(user.pointee.slot),
+                users: session.userCount, isHealthy: session.isHealthy)
             // Its own bytes are sequenced first (`Sessions.movePayload`); and very short receives cost more than they bring.
             let piece = user.pointee.lists.contains(.hot) ? Policy.slabRoomMinimum : Policy.pieceMinimum
             guard share >= (user.pointee.inboundCount == 0 ? 1 : piece) else { return }
@@ -71,8 +73,9 @@ final class LocalReader {
         let isArmed: Bool
         if user.pointee.lists.contains(.hot), most >= Policy.poolByteCount, let block = slab(for: user) {
             user.pointee.armedAt = relay.now
-            isArmed = loop.receive(user.pointee.fd, block + user.pointee.filled,
-                                       min(Policy.directByteCount - user.pointee.filled, most), table.token(index, .userReceive))
+            isArmed = loop.receive(
+                user.pointee.fd, block + user.pointee.filled,
+                min(Policy.directByteCount - user.pointee.filled, most), table.token(index, .userReceive))
         } else if user.pointee.lists.contains(.readable) {
             user.pointee.lists.remove(.readable)
             receiveNow(index, user, most)
@@ -122,7 +125,8 @@ final class LocalReader {
     /// `bytes`: where they lie, outside the arena. Nil: in the user's own slab.
     func received(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ result: Int32, from bytes: UnsafeRawPointer?) {
         guard user.pointee.life.phase == .open, user.pointee.life.inward == .open,
-              let session = user.pointee.session?.takeUnretainedValue() else { return }
+            let session = user.pointee.session?.takeUnretainedValue()
+        else { return }
         if result > 0 {
             let count = Int(result)
             guard append(index, user, count, from: bytes) else {
@@ -154,9 +158,11 @@ final class LocalReader {
     /// Bytes of ours that go before those of the user. False: no memory.
     func prepend(_ bytes: [UInt8], _ index: UInt32) -> Bool {
         let user = table[index]
-        guard let session = user.pointee.session?.takeUnretainedValue(), bytes.withUnsafeBytes({
-            queue_append_copy(&user.pointee.inbound, relay.arena, $0.baseAddress, $0.count)
-        }) == 0 else { return false }
+        guard let session = user.pointee.session?.takeUnretainedValue(),
+            bytes.withUnsafeBytes({
+                queue_append_copy(&user.pointee.inbound, relay.arena, $0.baseAddress, $0.count)
+            }) == 0
+        else { return false }
         budget.holdUnplaced(bytes.count, &session.account)
         session.endpoint.write(user.pointee.slot, bytes.count)
         return true
@@ -199,7 +205,8 @@ final class LocalReader {
             next += 1
             let user = table[index]
             guard user.pointee.fd >= 0, user.pointee.lists.contains(.blocked),
-                  user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() else { continue }
+                user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque()
+            else { continue }
             user.pointee.lists.remove(.blocked)
             arm(index)
         }

@@ -265,7 +265,8 @@ final class LocalSockets {
 
     func hungUp(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         guard user.pointee.life.phase == .open, let session = user.pointee.session?.takeUnretainedValue(),
-              Socket.takeError(user.pointee.fd) != nil else { return }
+            Socket.takeError(user.pointee.fd) != nil
+        else { return }
         userReset(index, user, session)
     }
 }

@@ -112,8 +112,9 @@ final class LocalWriter {
         var gathered = 0
         var most = Policy.userSendByteCount
         if let backlog = user.pointee.backlog, backlog.byteCount > 0 { most = min(most, backlog.olderByteCount) }
-        let count = queue_gather(&user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
-                                 UInt32(Policy.userIovecMaximum), &gathered)
+        let count = queue_gather(
+            &user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
+            UInt32(Policy.userIovecMaximum), &gathered)
         if loop.send(user.pointee.fd, relay.iovecs, Int(count), waiting: waiting, table.token(index, .userSend)) {
             user.pointee.life.submitted(.send)
         } else if waiting {

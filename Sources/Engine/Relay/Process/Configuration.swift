@@ -75,7 +75,8 @@ public struct Configuration: Equatable, Sendable {
     /// Settings besides the mappings that differ in `fresh`, by the names of their flags. A running process does not change them.
     func differences(from fresh: Configuration) -> [String] {
         [
-            (role == fresh.role, "the role"), (output == fresh.output, "out"), (outputAccess == fresh.outputAccess, "socket-mode and socket-group"), (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
+            (role == fresh.role, "the role"), (output == fresh.output, "out"), (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
+            (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),

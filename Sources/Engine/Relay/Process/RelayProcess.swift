@@ -79,8 +79,9 @@ package final class RelayProcess {
         do {
             loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount)
         } catch {
-            throw StartFault(.unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
-                             hint: "use -io=auto, which takes epoll where io_uring is not allowed")
+            throw StartFault(
+                .unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
+                hint: "use -io=auto, which takes epoll where io_uring is not allowed")
         }
         arena = try RelayProcess.makeArena(configuration)
         resolver = Resolver(wake: loop.waker)
@@ -315,8 +316,10 @@ package final class RelayProcess {
 
     private func advanceStop() {
         guard !stopping.isRunning else { return }
-        take(stopping.advance(isIdle: stopping.isDraining && locals.count == 0 && sessions.isIdle,
-                              closeSent: stopping.isClosing && locals.count == 0 && sessions.closeSent, now: instant))
+        take(
+            stopping.advance(
+                isIdle: stopping.isDraining && locals.count == 0 && sessions.isIdle,
+                closeSent: stopping.isClosing && locals.count == 0 && sessions.closeSent, now: instant))
     }
 
     private func take(_ step: Stopping.Step) {
@@ -342,7 +345,8 @@ extension RelayProcess {
     package var leftover: String? {
         if locals.count > 0 { return "\(locals.count) local sockets are open" }
         if let session = sessions.all.first(where: { $0.endpoint.streamCount > 0 || $0.endpoint.retainedByteCount > 0 || $0.userCount > 0 }) {
-            return "a session has \(session.endpoint.streamCount) streams, \(session.userCount) local sockets, \(session.endpoint.retainedByteCount) bytes retained"
+            return
+                "a session has \(session.endpoint.streamCount) streams, \(session.userCount) local sockets, \(session.endpoint.retainedByteCount) bytes retained"
         }
         if budget.held != 0 { return "\(budget.held) bytes are counted as held" }
         if budget.waiting != 0 { return "\(budget.waiting) bytes are counted as waiting" }
@@ -355,7 +359,8 @@ extension RelayProcess {
     package var accounts: String {
         "held \(budget.held), armed \(budget.armed), expected \(budget.expected), waiting \(budget.waiting) of \(budget.total), "
             + "arena \(arena_used(arena)); \(locals.writer.hasWork ? "some" : "no") sockets and \(sessions.hasWork ? "some" : "no") sessions to flush, "
-            + "postponed \(sessions.hasPostponed), unfinished \(carriers.reader.hasUnfinished), timer in \(Int64(timers.nextDeadline ?? 0) - Int64(now)) ns; sessions: " + sessions.all.map { session in
+            + "postponed \(sessions.hasPostponed), unfinished \(carriers.reader.hasUnfinished), timer in \(Int64(timers.nextDeadline ?? 0) - Int64(now)) ns; sessions: "
+            + sessions.all.map { session in
                 "\(session.endpoint.streamCount) streams, sent \(session.endpoint.sent), acknowledged \(session.endpoint.acknowledged), "
                     + "\(session.endpoint.isAttached ? "attached" : "detached")\(session.endpoint.isSuspected ? ", suspected" : "")"
             }.joined(separator: "; ")

@@ -54,7 +54,8 @@ final class Reload {
             for mapping in relay.configuration.mappings where present[mapping.name] != mapping {
                 let name = mapping.address
                 guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
-                      relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true) else { continue }
+                    relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true)
+                else { continue }
                 awaited += 1
             }
         }

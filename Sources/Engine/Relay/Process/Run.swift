@@ -38,12 +38,15 @@ public struct StartFault: Error, Equatable, Sendable {
 /// Runs one tele process until it is told to stop. Blocks the calling thread, which becomes the loop.
 /// `listening` is called once, when the process accepts connections, with the numeric address of its first listener.
 /// `reconfigure` is asked on SIGHUP for the configuration as it is now; nil: there is only one.
-public func run(_ configuration: Configuration, logger: Logger, reconfigure: Reconfigure? = nil,
-                listening: (String) -> Void) -> Ending {
+public func run(
+    _ configuration: Configuration, logger: Logger, reconfigure: Reconfigure? = nil,
+    listening: (String) -> Void
+) -> Ending {
     do {
         guard configuration.security != .none || !configuration.requiresSecurity else {
-            throw StartFault(.configuration, "a key is required, and none is given",
-                             hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
+            throw StartFault(
+                .configuration, "a key is required, and none is given",
+                hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
         let (relay, first) = try makeProcess(configuration, logger, reconfigure)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
@@ -74,8 +77,10 @@ private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? 
     for mapping in relay.configuration.mappings {
         for socket in try listeningSockets(relay, mapping.name, mapping.address, mapping.access) {
             relay.listeners.add(socket, .users(mapping))
-            relay.events.note(.listensForUsers(socket.address, mapping: mapping.name, server: relay.configuration.output,
-                                              driver: relay.loop.driverName))
+            relay.events.note(
+                .listensForUsers(
+                    socket.address, mapping: mapping.name, server: relay.configuration.output,
+                    driver: relay.loop.driverName))
             first = first ?? socket.address
         }
     }
@@ -117,8 +122,10 @@ private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
 }
 
 /// Sockets that the service manager opened for this name, or new ones.
-private func listeningSockets(_ relay: RelayProcess, _ name: String, _ address: HostPort,
-                              _ access: SocketAccess = SocketAccess()) throws(StartFault) -> [ListeningSocket] {
+private func listeningSockets(
+    _ relay: RelayProcess, _ name: String, _ address: HostPort,
+    _ access: SocketAccess = SocketAccess()
+) throws(StartFault) -> [ListeningSocket] {
     let given = try relay.activation.sockets(for: name)
     return given.isEmpty ? try ListeningSocket.all(address, access: access, relay) : given
 }

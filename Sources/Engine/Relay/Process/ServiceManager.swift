@@ -37,9 +37,11 @@ final class ServiceManager {
             return true
         }
         let length = socklen_t(MemoryLayout<sa_family_t>.size + name.utf8.count)
-        let isConnected = isShort && withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, length) == 0 }
-        }
+        let isConnected =
+            isShort
+            && withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(fd, $0, length) == 0 }
+            }
         if isConnected { return fd }
         close(fd)
         return nil

@@ -355,12 +355,13 @@ final class Origins {
     private func fail(_ relay: RelayProcess, _ index: UInt32, _ error: SystemError) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
-        let code: ResetCode = switch error.code {
-        case ECONNREFUSED, ECONNRESET: .refused
-        case ETIMEDOUT: .timedOut
-        case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
-        default: .unreachable
-        }
+        let code: ResetCode =
+            switch error.code {
+            case ECONNREFUSED, ECONNRESET: .refused
+            case ETIMEDOUT: .timedOut
+            case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
+            default: .unreachable
+            }
         relay.events.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
         session.endpoint.reset(user.pointee.slot, code, now: relay.instant)
         relay.sessions.markDirty(session)

@@ -22,8 +22,10 @@ struct ReachFailure: Equatable {
         let starts = { (beginnings: [String]) in beginnings.contains { reason.hasPrefix($0) } }
         if reason == SystemError(ECONNREFUSED).whenConnecting {
             kind = .refused
-        } else if starts(["the server wants a key", "the server does not accept", "its certificate", "closed during the handshake",
-                          "closed without an answer", "it does not have the key", "it has no certificate"]) {
+        } else if starts([
+            "the server wants a key", "the server does not accept", "its certificate", "closed during the handshake",
+            "closed without an answer", "it does not have the key", "it has no certificate",
+        ]) {
             kind = .denied
         } else if starts(["the other side does not speak tele"]) {
             kind = .foreign

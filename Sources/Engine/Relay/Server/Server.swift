@@ -19,9 +19,10 @@ final class Server: Host {
         self.relay = relay
         self.origins = origins
         let configuration = relay.configuration
-        registry = Registry(limits: Registry.Limits(
-            sessions: configuration.maximumSessions, hold: .seconds(UInt64(configuration.holdSeconds)),
-            grantTotal: configuration.memoryByteCount / 2, grantMaximum: configuration.bufferByteCount))
+        registry = Registry(
+            limits: Registry.Limits(
+                sessions: configuration.maximumSessions, hold: .seconds(UInt64(configuration.holdSeconds)),
+                grantTotal: configuration.memoryByteCount / 2, grantMaximum: configuration.bufferByteCount))
     }
 
     /// Names are looked up off the loop; the first connections may come at once, so numbers and quick answers are awaited.
@@ -60,7 +61,8 @@ final class Server: Host {
     /// Never one that says what it must, while it has time: of a crowd that comes back the oldest is the nearest to its end.
     private func giveWay() -> Bool {
         func isOlder(_ carrier: Carrier, than age: Interval) -> Bool { relay.now > carrier.openedAt + age.nanoseconds }
-        let place = handshakes.firstIndex { $0.arrivedAt == 0 && isOlder($0, than: Policy.silenceGivingWay) }
+        let place =
+            handshakes.firstIndex { $0.arrivedAt == 0 && isOlder($0, than: Policy.silenceGivingWay) }
             ?? handshakes.firstIndex { isOlder($0, than: Policy.slownessGivingWay) }
         if let place { relay.carriers.close(handshakes.remove(at: place)) }
         return place != nil
@@ -141,14 +143,16 @@ final class Server: Host {
     }
 
     private func begin(_ hello: Hello, _ carrier: Carrier, _ grant: Int) {
-        let limits = Endpoint.Limits(retained: relay.configuration.bufferByteCount, received: grant,
-                                     streams: relay.configuration.maximumStreams)
+        let limits = Endpoint.Limits(
+            retained: relay.configuration.bufferByteCount, received: grant,
+            streams: relay.configuration.maximumStreams)
         let session = relay.sessions.add(.server, limits)
         relay.timers.cancel(Operation.idleExit.token())
         session.identity = SessionIdentity(high: relay.generator.next(), low: relay.generator.next())
         session.secret = .random(using: &relay.generator)
-        let evicted = registry.admit(session.index, session.identity, of: carrier.peerIdentity, group: group(carrier),
-                                     secret: session.secret, attempt: hello.attempt, grant: grant, now: relay.instant)
+        let evicted = registry.admit(
+            session.index, session.identity, of: carrier.peerIdentity, group: group(carrier),
+            secret: session.secret, attempt: hello.attempt, grant: grant, now: relay.instant)
         if let evicted { evict(evicted) }
         establish(session, hello, carrier, isNew: true)
     }
@@ -164,13 +168,15 @@ final class Server: Host {
         }
         guard let agreed else { return refuse(carrier, hello, .stale, "overtaken by its own acknowledgments") }
         if !isNew { registry.resumed(session.index, attempt: hello.attempt) }
-        let welcome = Welcome(identity: session.identity, secret: isNew ? session.secret : .zero, attempt: hello.attempt,
-                              epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
-                              maximumStreams: UInt64(relay.configuration.maximumStreams),
-                              initialCredit: Specification.initialCreditMaximum)
+        let welcome = Welcome(
+            identity: session.identity, secret: isNew ? session.secret : .zero, attempt: hello.attempt,
+            epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
+            maximumStreams: UInt64(relay.configuration.maximumStreams),
+            initialCredit: Specification.initialCreditMaximum)
         session.peerName = carrier.peerName
         guard let binding = carrier.binding,
-              let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding) else {
+            let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding)
+        else {
             _ = relay.sessions.attach(carrier, to: session)
             return relay.carriers.lost(carrier, "cannot compute a proof")
         }
@@ -180,8 +186,10 @@ final class Server: Host {
         if let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds {
             session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip)))
         }
-        relay.events.note(isNew ? .sessionOpened(session, carrier.peer)
-            : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
+        relay.events.note(
+            isNew
+                ? .sessionOpened(session, carrier.peer)
+                : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
         scheduleRegistry()
     }
 

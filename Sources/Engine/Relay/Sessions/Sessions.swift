@@ -191,7 +191,8 @@ final class Sessions {
         guard let session = table.find(token) else { return }
         session.timerAt = .max
         if session.endpoint.isSilenceSuspicious(now: relay.instant), let carrier = session.carrier,
-           let facts = PathFacts(carrier.fd), facts.explainsSilence {
+            let facts = PathFacts(carrier.fd), facts.explainsSilence
+        {
             session.endpoint.bePatient(until: relay.instant + Policy.patience, roundTrip: .microseconds(UInt64(facts.roundTripMicroseconds)))
         }
         switch session.endpoint.handleTimeout(now: relay.instant) {

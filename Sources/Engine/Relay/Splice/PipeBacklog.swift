@@ -99,15 +99,16 @@ final class PipeBacklog {
 
 extension PipeBacklog.Filled {
     init(_ result: Pipe.Moved) {
-        self = switch result {
-        case .success(0): .ended
-        case .success(let moved): .moved(moved)
-        case .failure(let error):
-            switch error.code {
-            case EAGAIN: .nothing
-            case EINVAL, ENOSYS, EPERM: .notPossible
-            default: .failed(error)
+        self =
+            switch result {
+            case .success(0): .ended
+            case .success(let moved): .moved(moved)
+            case .failure(let error):
+                switch error.code {
+                case EAGAIN: .nothing
+                case EINVAL, ENOSYS, EPERM: .notPossible
+                default: .failed(error)
+                }
             }
-        }
     }
 }

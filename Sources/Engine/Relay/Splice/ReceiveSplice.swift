@@ -26,8 +26,9 @@ final class ReceiveSplice {
     /// All that came was read; `wasFull`: more is there. Long payload that comes next is passed on.
     func notePayload(_ carrier: Carrier, _ session: Session, wasFull: Bool) {
         guard wasFull, !carrier.passes, mayPass(carrier), carrier.block.unread.isEmpty,
-              let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
-              mayBePassed(due.owner) else { return }
+            let due = session.endpoint.payloadDue, due.byteCount >= Policy.passAbove,
+            mayBePassed(due.owner)
+        else { return }
         carrier.passes = true
         carrier.shortPayloads = 0
         carriers.reader.keepWarm(carrier)
@@ -47,7 +48,8 @@ final class ReceiveSplice {
     func pass(_ carrier: Carrier) {
         var left = Policy.spliceTurnByteCount
         while left > 0, carrier.passes, !carrier.isUnfinished, let session = carrier.session, session.carrier === carrier,
-              let count = passNext(carrier, session) {
+            let count = passNext(carrier, session)
+        {
             left -= count
         }
         guard !carrier.isOver else { return }
@@ -196,7 +198,8 @@ final class ReceiveSplice {
         while backlog.byteCount > 0, let slab = arena_slab(relay.arena) {
             defer { arena_release(relay.arena, slab) }
             guard case .success(let moved) = backlog.read(slab, Int(SLAB_BYTES)), moved > 0,
-                  queue_append_block(&piped, relay.arena, slab, moved) == 0 else { break }
+                queue_append_block(&piped, relay.arena, slab, moved) == 0
+            else { break }
         }
         guard backlog.byteCount == 0, insert(&piped, into: &user.pointee.outbound, after: older) else {
             relay.budget.removePending(queue_count_of(piped))
@@ -212,7 +215,8 @@ final class ReceiveSplice {
         var whole = byte_queue()
         queue_init(&whole, 0)
         guard queue_move(&whole, &queue, relay.arena, older, 0) == 0 else { return false }
-        let holds = queue_move(&whole, &piped, relay.arena, queue_count_of(piped), 0) == 0
+        let holds =
+            queue_move(&whole, &piped, relay.arena, queue_count_of(piped), 0) == 0
             && queue_move(&whole, &queue, relay.arena, queue_count_of(queue), 0) == 0
         relay.budget.removePending(queue_count_of(queue))
         queue_clear(&queue, relay.arena)
@@ -231,7 +235,8 @@ final class ReceiveSplice {
     func coolDown() {
         for index in passed {
             guard let backlog = table[index].pointee.backlog, backlog.byteCount == 0,
-                  relay.now > backlog.filledAt + Policy.hotMaximum.nanoseconds else { continue }
+                relay.now > backlog.filledAt + Policy.hotMaximum.nanoseconds
+            else { continue }
             forget(index, table[index])
         }
     }

@@ -52,8 +52,9 @@ struct RetainedPipes {
             var filled = 0
             while filled < count {
                 guard let first = frames.first,
-                      case .success(let moved) = first.pipe.read(memory + filled, min(count - filled, first.byteCount)),
-                      moved > 0 else { preconditionFailure("a kept frame is not whole") }
+                    case .success(let moved) = first.pipe.read(memory + filled, min(count - filled, first.byteCount)),
+                    moved > 0
+                else { preconditionFailure("a kept frame is not whole") }
                 filled += moved
                 frames[frames.startIndex].byteCount -= moved
                 if frames[frames.startIndex].byteCount == 0 { frames.removeFirst() }

@@ -26,11 +26,12 @@ final class SendSplice {
     /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting; and there the CPU is not the limit.
     func splices(_ session: Session) -> Bool {
         guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil else { return false }
-        let most = switch relay.configuration.splicing {
-        case .always: Policy.splicersMaximum
-        case .never: 0
-        case .auto: carrier.isLoopback || isFast(carrier) ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
-        }
+        let most =
+            switch relay.configuration.splicing {
+            case .always: Policy.splicersMaximum
+            case .never: 0
+            case .auto: carrier.isLoopback || isFast(carrier) ? Policy.splicersMaximum : carrier.isNear ? 1 : 0
+            }
         return session.endpoint.streamCount <= most
     }
 
@@ -97,14 +98,16 @@ final class SendSplice {
             return refused(index, transit, count)
         }
         spliced(index, session, count, room)
-        let (frame, batch) = session.endpoint.splice(table[index].pointee.slot, count, header: relay.sessions.header,
-                                                     control: carrier.control, now: relay.instant)
+        let (frame, batch) = session.endpoint.splice(
+            table[index].pointee.slot, count, header: relay.sessions.header,
+            control: carrier.control, now: relay.instant)
         relay.budget.hold(frame.headerByteCount, &session.account)
         session.kept.append(keeper, count)
         carrier.inFlight.batch = batch
         carrier.inFlight.frame = Carrier.SplicedFrame(prefix: batch.byteCount - count, byteCount: batch.byteCount, transit: transit)
         guard queue_append_copy(&session.store, relay.arena, relay.sessions.header.baseAddress, frame.headerByteCount) == 0,
-              queue_append_outside(&session.store, UInt32(count)) == 0 else {
+            queue_append_outside(&session.store, UInt32(count)) == 0
+        else {
             relay.events.note(.outOfMemory(session, what: "bytes in flight"))
             relay.sessions.discard(session)  // Its carrier goes with it: nothing of the frame was sent.
             return finishFrame(carrier)
@@ -117,7 +120,9 @@ final class SendSplice {
     func goOn(_ carrier: Carrier) {
         guard let batch = carrier.inFlight.batch, let session = carrier.session else { return }
         while let frame = carrier.inFlight.frame, let transit = frame.transit, frame.sent < frame.byteCount {
-            let result = frame.sent < frame.prefix ? sendPrefix(carrier, session, batch, frame)
+            let result =
+                frame.sent < frame.prefix
+                ? sendPrefix(carrier, session, batch, frame)
                 : transit.drain(to: carrier.fd, frame.byteCount - frame.sent)
             switch result {
             case .success(let count) where count > 0:
@@ -141,14 +146,17 @@ final class SendSplice {
         var count = 0
         let control = batch.control.count
         if frame.sent < control {
-            relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress! + batch.control.lowerBound + frame.sent,
-                                  iov_len: control - frame.sent)
+            relay.iovecs[0] = iovec(
+                iov_base: carrier.control.baseAddress! + batch.control.lowerBound + frame.sent,
+                iov_len: control - frame.sent)
             count = 1
         }
         let skipped = max(0, frame.sent - control)
         var gathered = 0
-        count += Int(queue_gather(&session.store, batch.start + UInt64(skipped), frame.prefix - control - skipped,
-                                  relay.iovecs + count, UInt32(Policy.iovecMaximum - 1), &gathered))
+        count += Int(
+            queue_gather(
+                &session.store, batch.start + UInt64(skipped), frame.prefix - control - skipped,
+                relay.iovecs + count, UInt32(Policy.iovecMaximum - 1), &gathered))
         return Socket.send(carrier.fd, relay.iovecs, count)
     }
 
@@ -189,7 +197,8 @@ final class SendSplice {
         }
         user.pointee.counted += count
         guard user.pointee.counted >= Policy.spliceWindowByteCount, let session = user.pointee.session?.takeUnretainedValue(),
-              splices(session), session.splicing.count < Policy.splicersMaximum else { return }
+            splices(session), session.splicing.count < Policy.splicersMaximum
+        else { return }
         user.pointee.counted = 0
         user.pointee.streak = 0
         user.pointee.lists.insert(.spliced)
@@ -220,7 +229,10 @@ final class SendSplice {
     private func isInTurn(_ index: UInt32, _ session: Session) -> Bool {
         let user = table[index]
         if user.pointee.fd >= 0, user.pointee.lists.contains(.splicing), user.pointee.life.mayReceive,
-           user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque() { return true }
+            user.pointee.session?.toOpaque() == Unmanaged.passUnretained(session).toOpaque()
+        {
+            return true
+        }
         user.pointee.lists.remove(.splicing)
         return false
     }
@@ -280,7 +292,8 @@ final class SendSplice {
         while left > 0, let slab = arena_slab(relay.arena) {
             defer { arena_release(relay.arena, slab) }
             guard case .success(let moved) = pipe.read(slab, min(left, Int(SLAB_BYTES))), moved > 0,
-                  queue_append_block(&user.pointee.inbound, relay.arena, slab, moved) == 0 else { break }
+                queue_append_block(&user.pointee.inbound, relay.arena, slab, moved) == 0
+            else { break }
             left -= moved
             relay.budget.holdUnplaced(moved, &session.account)
             table.traffic.read(user.pointee.mapping, moved)

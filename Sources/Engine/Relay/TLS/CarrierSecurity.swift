@@ -53,7 +53,11 @@ final class CarrierSecurity {
 
     /// A secure carrier needs no room for plain bytes before ciphertext comes.
     private func releaseIdleBlock(_ carrier: Carrier) {
-        if carrier.isHot { if carrier.block.parsed == carrier.block.filled { carriers.reader.releaseBlock(carrier) } } else { carriers.reader.shrinkBlock(carrier) }
+        if carrier.isHot {
+            if carrier.block.parsed == carrier.block.filled { carriers.reader.releaseBlock(carrier) }
+        } else {
+            carriers.reader.shrinkBlock(carrier)
+        }
     }
 
     // MARK: What leaves
@@ -70,7 +74,8 @@ final class CarrierSecurity {
     /// What TLS itself has to say goes out, unless something goes out that takes it along.
     func sendOwed(_ carrier: Carrier) {
         guard let channel = carrier.transport.channel, channel.owes, !carrier.isOver, !carrier.inFlight.send,
-              channel.outgoing.isEmpty else { return }
+            channel.outgoing.isEmpty
+        else { return }
         guard channel.seal(relay.iovecs, 0, relay) else { return carriers.retryLater(carrier) }
         sendSealed(carrier, channel)
     }

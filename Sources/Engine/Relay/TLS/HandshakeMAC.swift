@@ -53,8 +53,10 @@ extension Welcome: Provable {}
 protocol Provable { var proof: MAC { get set } }
 
 extension Provable {
-    fileprivate func sealed(_ bytes: inout [UInt8], _ covered: Int, _ secret: Secret?, _ binding: [UInt8],
-                            encode: (Self, inout ByteWriter) -> Void) -> [UInt8]? {
+    fileprivate func sealed(
+        _ bytes: inout [UInt8], _ covered: Int, _ secret: Secret?, _ binding: [UInt8],
+        encode: (Self, inout ByteWriter) -> Void
+    ) -> [UInt8]? {
         var message = self
         let made = bytes.withUnsafeMutableBytes { buffer -> Bool in
             var writer = ByteWriter(buffer)

@@ -42,8 +42,9 @@ public struct KeyFile: Sendable {
     private static func text(_ path: String, _ acceptsOthers: Bool) throws(StartFault) -> String {
         let fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard fd >= 0 else {
-            throw StartFault(.configuration, "cannot read the key file \(path) (\(SystemError.last))",
-                             hint: "\"tele keygen -out=FILE\" makes one; copy it to the other side")
+            throw StartFault(
+                .configuration, "cannot read the key file \(path) (\(SystemError.last))",
+                hint: "\"tele keygen -out=FILE\" makes one; copy it to the other side")
         }
         defer { close(fd) }
         var status = stat()
@@ -51,13 +52,15 @@ public struct KeyFile: Sendable {
             throw StartFault(.configuration, "the key file \(path) is not a regular file", hint: "name the file itself")
         }
         guard acceptsOthers || status.st_uid == geteuid() || status.st_uid == 0 else {
-            throw StartFault(.configuration, "the key file \(path) belongs to user \(status.st_uid)",
-                             hint: "it must belong to root or to the user that runs tele, \(geteuid())")
+            throw StartFault(
+                .configuration, "the key file \(path) belongs to user \(status.st_uid)",
+                hint: "it must belong to root or to the user that runs tele, \(geteuid())")
         }
         guard status.st_mode & 0o027 == 0 else {
             let mode = String(status.st_mode & 0o7777, radix: 8)
-            throw StartFault(.configuration, "the key file \(path) is accessible to others (mode \(mode), owner \(status.st_uid))",
-                             hint: "chmod 600 \(path), or 640 for a group")
+            throw StartFault(
+                .configuration, "the key file \(path) is accessible to others (mode \(mode), owner \(status.st_uid))",
+                hint: "chmod 600 \(path), or 640 for a group")
         }
         guard status.st_size <= byteCountMaximum else {
             throw StartFault(.configuration, "the key file \(path) is too large", hint: "it has a line NAME:KEY for each client")
@@ -84,8 +87,9 @@ public struct KeyFile: Sendable {
             guard !line.isEmpty, line.first != "#" else { continue }
             // Nothing of the line is repeated: it may hold a secret.
             guard let key = key(line) else {
-                throw StartFault(.configuration, "line \(number + 1) of the key file \(path) is not NAME:KEY",
-                                 hint: "a key is 64 hexadecimal digits; \"tele keygen\" writes such a line")
+                throw StartFault(
+                    .configuration, "line \(number + 1) of the key file \(path) is not NAME:KEY",
+                    hint: "a key is 64 hexadecimal digits; \"tele keygen\" writes such a line")
             }
             guard !keys.contains(where: { $0.identity == key.identity }) else {
                 throw StartFault(.configuration, "line \(number + 1) of the key file \(path) repeats a key", hint: "take one out")
@@ -114,10 +118,11 @@ public struct KeyFile: Sendable {
 
     /// Letters, digits, dots, dashes and underlines.
     public static func isName(_ name: some StringProtocol) -> Bool {
-        !name.isEmpty && name.utf8.count <= nameMaximum && name.utf8.allSatisfy {
-            (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0)
-                || $0 == 0x2d || $0 == 0x2e || $0 == 0x5f
-        }
+        !name.isEmpty && name.utf8.count <= nameMaximum
+            && name.utf8.allSatisfy {
+                (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0)
+                    || $0 == 0x2d || $0 == 0x2e || $0 == 0x5f
+            }
     }
 
     private static func value(_ digit: UInt8) -> UInt8? {
@@ -133,7 +138,6 @@ public struct KeyFile: Sendable {
         let digits = Array("0123456789abcdef")
         return String(bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] })
     }
-
 
     // MARK: Writing
 

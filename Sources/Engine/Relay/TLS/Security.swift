@@ -89,7 +89,8 @@ final class Credentials {
     }
 
     private static func load(_ security: Security, _ isServer: Bool, _ acceptsKeysOfOthers: Bool = false) throws(StartFault)
-        -> (OpaquePointer, Set<String>, [String]) {
+        -> (OpaquePointer, Set<String>, [String])
+    {
         var why = [CChar](repeating: 0, count: 256)
         let context: OpaquePointer?
         var identities: Set<String> = []
@@ -100,8 +101,9 @@ final class Credentials {
         case .keys(let path):
             let file = try KeyFile(path: path, acceptsOthers: acceptsKeysOfOthers)
             guard isServer || file.keys.count == 1 else {
-                throw StartFault(.configuration, "the key file \(path) of this client holds \(file.keys.count) keys",
-                                 hint: "a client has one; leave the line with its name")
+                throw StartFault(
+                    .configuration, "the key file \(path) of this client holds \(file.keys.count) keys",
+                    hint: "a client has one; leave the line with its name")
             }
             identities = Set(file.keys.map(\.identity))
             var keys = file.keys.map(tls_key.init)
@@ -113,9 +115,11 @@ final class Credentials {
         }
         guard let context else {
             let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            throw StartFault(.configuration, "cannot use the certificates (\(words))",
-                             hint: words.contains("encrypted") ? "openssl pkey -in FILE -out FILE.plain takes the passphrase off; chmod 600 FILE.plain"
-                                 : "-cert, -cert-key and -ca name PEM files that this user can read")
+            throw StartFault(
+                .configuration, "cannot use the certificates (\(words))",
+                hint: words.contains("encrypted")
+                    ? "openssl pkey -in FILE -out FILE.plain takes the passphrase off; chmod 600 FILE.plain"
+                    : "-cert, -cert-key and -ca name PEM files that this user can read")
         }
         return (context, identities, allowed)
     }

@@ -29,7 +29,9 @@ struct EventLog {
         count(event)
         guard let line = Line(event), line.level >= log.logLevel else { return }
         // At the levels debug and trace nothing is left out.
-        let verdict = log.logLevel < .info ? .write(leftOut: 0, isLast: false)
+        let verdict =
+            log.logLevel < .info
+            ? .write(leftOut: 0, isLast: false)
             : pace.judge(line.words, now: Instant(nanoseconds: Clock.now()))
         guard case .write(let leftOut, let isLast) = verdict else { return }
         var facts = line.facts
@@ -85,9 +87,10 @@ struct EventLog {
         case .originUnreachable, .targetUnknown: counters.originFailures += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
-        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable, .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-             .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
-             .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
+        case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
+            .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
+            .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
+            .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
             break
         }
     }
@@ -116,12 +119,18 @@ private struct Line {
     private static func process(_ event: Event) -> Line? {
         switch event {
         case .listensForUsers(let address, let mapping, let server, let driver):
-            Line(.info, "listening for users", [
-                "address": "\(address)", "server": "\(server)", "driver": "\(driver)"].merging(name(mapping)) { $1 })
+            Line(
+                .info, "listening for users",
+                [
+                    "address": "\(address)", "server": "\(server)", "driver": "\(driver)",
+                ].merging(name(mapping)) { $1 })
         case .listensForCarriers(let address, let origins, let driver):
-            Line(.info, "listening for carriers", [
-                "address": "\(address)", "driver": "\(driver)",
-                "origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")"])
+            Line(
+                .info, "listening for carriers",
+                [
+                    "address": "\(address)", "driver": "\(driver)",
+                    "origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")",
+                ])
         case .mappingRemoved(let mapping):
             Line(.notice, "mapping removed, its connections go on", ["mapping": "\(words(mapping))"])
         case .mappingFailed(let fault): Line(.error, "mapping left out", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
@@ -130,21 +139,34 @@ private struct Line {
         case .isOpenToStrangers(let address):
             Line(.warning, "no key is set: anyone who can reach this port can use the origin", ["address": "\(address)"])
         case .addressNotThere(let address):
-            Line(.warning, "listen address does not exist yet", [
-                "address": "\(address)", "hint": "connections are accepted once this host has the address; otherwise check the spelling"])
+            Line(
+                .warning, "listen address does not exist yet",
+                [
+                    "address": "\(address)", "hint": "connections are accepted once this host has the address; otherwise check the spelling",
+                ])
         case .addressInUse(let address):
-            Line(.notice, "address in use, trying again", [
-                "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
-                "hint": "a tele that was killed holds its port for a moment"])
+            Line(
+                .notice, "address in use, trying again",
+                [
+                    "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
+                    "hint": "a tele that was killed holds its port for a moment",
+                ])
         case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
         case .memoryBeyondLimit(let configured, let limit):
-            Line(.warning, "-memory exceeds the memory limit", [
-                "memory": "\(configured >> 20)MiB", "limit": "\(limit >> 20)MiB",
-                "hint": "the OOM killer may end tele during a long outage; lower -memory, or raise the limit of the container or service"])
+            Line(
+                .warning, "-memory exceeds the memory limit",
+                [
+                    "memory": "\(configured >> 20)MiB", "limit": "\(limit >> 20)MiB",
+                    "hint": "the OOM killer may end tele during a long outage; lower -memory, or raise the limit of the container or service",
+                ])
         case .wokeAfterPause(let count): Line(.notice, "woke after a pause", ["seconds": "\(count)"])
         case .cannotAccept(let error):
-            Line(.warning, "cannot accept", ["reason": "\(error)",
-                                             "hint": "who connects waits; a higher limit of descriptors or memory lets them in"])
+            Line(
+                .warning, "cannot accept",
+                [
+                    "reason": "\(error)",
+                    "hint": "who connects waits; a higher limit of descriptors or memory lets them in",
+                ])
         case .servesAdmin(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
             Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
@@ -152,18 +174,27 @@ private struct Line {
         case .nothingToReload: Line(.notice, "nothing to reload")
         case .reloaded(let ignored) where ignored.isEmpty: Line(.notice, "reloaded")
         case .reloaded(let ignored):
-            Line(.warning, "reloaded, but not all of it", [
-                "unchanged": "\(ignored.joined(separator: ", "))", "hint": "these take a restart"])
+            Line(
+                .warning, "reloaded, but not all of it",
+                [
+                    "unchanged": "\(ignored.joined(separator: ", "))", "hint": "these take a restart",
+                ])
         case .reloadFailed(let fault):
             Line(.error, "cannot reload, all stays as it was", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .certificatesRenewed(let expiry):
             Line(.notice, "certificates reloaded", ["valid-for": "\(max(0, expiry - Int64(time(nil))) / 86400)d"])
         case .certificateExpires(let seconds) where seconds < 0:
-            Line(.error, "certificate expired", [
-                "days-ago": "\(-seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically"])
+            Line(
+                .error, "certificate expired",
+                [
+                    "days-ago": "\(-seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically",
+                ])
         case .certificateExpires(let seconds):
-            Line(.warning, "certificate expires soon", [
-                "days": "\(seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically"])
+            Line(
+                .warning, "certificate expires soon",
+                [
+                    "days": "\(seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically",
+                ])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .stopped: Line(.notice, "stopped")
@@ -178,29 +209,47 @@ private struct Line {
         case .sessionOpened(let session, let peer):
             Line(.info, "session opened", facts(session, peer, nil))
         case .sessionResumed(let session, let peer, let after, _, let replayed, let roundTrip):
-            Line(.info, "session resumed", facts(session, peer, roundTrip).merging([
-                "after": "\(seconds(after))", "replayed": "\(replayed)", "epoch": "\(session.endpoint.epoch)"]) { $1 })
+            Line(
+                .info, "session resumed",
+                facts(session, peer, roundTrip).merging([
+                    "after": "\(seconds(after))", "replayed": "\(replayed)", "epoch": "\(session.endpoint.epoch)",
+                ]) { $1 })
         case .carrierSuspected(let session, let peer):
-            Line(.info, "carrier suspected", facts(session, peer, nil).merging([
-                "unacknowledged": "\(session.endpoint.retainedByteCount)"]) { $1 })
+            Line(
+                .info, "carrier suspected",
+                facts(session, peer, nil).merging([
+                    "unacknowledged": "\(session.endpoint.retainedByteCount)"
+                ]) { $1 })
         case .carrierRecovered(let session, let after):
             Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
         case .carrierWasSilent(let session, let length):
             Line(.info, "inbound outage detected", ["session": "\(session.name)", "for": "\(seconds(length))"])
         case .carrierLost(let session, let peer, let reason, let held):
-            Line(.warning, "carrier lost", facts(session, peer, nil).merging([
-                "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
-                "streams": "\(session.endpoint.streamCount)"]) { $1 }
+            Line(
+                .warning, "carrier lost",
+                facts(session, peer, nil).merging([
+                    "reason": "\(reason)", "unacknowledged": "\(session.endpoint.retainedByteCount)",
+                    "streams": "\(session.endpoint.streamCount)",
+                ]) { $1 }
                 .merging(held.map { ["held-for": "\($0)s"] } ?? [:]) { $1 })
         case .serverUnreachable(let address, let failure, let isUrgent):
-            Line(isUrgent ? .error : .warning, "cannot reach the server", [
-                "address": "\(address)", "reason": "\(failure.reason)", "hint": "\(failure.hint) retrying, nothing is lost"])
+            Line(
+                isUrgent ? .error : .warning, "cannot reach the server",
+                [
+                    "address": "\(address)", "reason": "\(failure.reason)", "hint": "\(failure.hint) retrying, nothing is lost",
+                ])
         case .pausesForBan(let count):
-            Line(.notice, "dial attempts unanswered, pausing", [
-                "for": "\(count)s", "hint": "gives a firewall that bans frequent connections time to unban this host; a network change ends the pause"])
+            Line(
+                .notice, "dial attempts unanswered, pausing",
+                [
+                    "for": "\(count)s", "hint": "gives a firewall that bans frequent connections time to unban this host; a network change ends the pause",
+                ])
         case .usesSmallSegments(let count):
-            Line(.notice, "carrier connects but carries nothing, reducing packet size", [
-                "segment": "\(count)", "hint": "the path may drop full-size packets; check the MTU of its VPNs and tunnels"])
+            Line(
+                .notice, "carrier connects but carries nothing, reducing packet size",
+                [
+                    "segment": "\(count)", "hint": "the path may drop full-size packets; check the MTU of its VPNs and tunnels",
+                ])
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
         case .unauthenticated(let peer, let reason):
@@ -208,9 +257,10 @@ private struct Line {
         case .strangerTurnedAway(let peer, let reason):
             Line(.info, "stranger turned away", ["peer": "\(peer)", "reason": "\(reason)"])
         case .helloRefused(let peer, let code, let reason):
-            Line(code == .tooManySessions ? .warning : .info,
-                 code == .sessionUnknown ? "resume refused" : "session refused",
-                 ["peer": "\(peer)", "reason": "\(reason)"])
+            Line(
+                code == .tooManySessions ? .warning : .info,
+                code == .sessionUnknown ? "resume refused" : "session refused",
+                ["peer": "\(peer)", "reason": "\(reason)"])
         default: nil
         }
     }
@@ -218,27 +268,43 @@ private struct Line {
     private static func session(_ event: Event) -> Line? {
         switch event {
         case .sessionLost(let session, let carried):
-            Line(.warning, "session lost", [
-                "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
-                "carried-over": "\(carried)", "reason": "the server does not know it any more",
-                "hint": "was the server restarted? users are reset"])
+            Line(
+                .warning, "session lost",
+                [
+                    "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
+                    "carried-over": "\(carried)", "reason": "the server does not know it any more",
+                    "hint": "was the server restarted? users are reset",
+                ])
         case .answeredByAnother(let session, let peer, let home):
-            Line(.notice, "session unknown to another server of this name", [
-                "session": "\(session.name)", "peer": "\(peer)", "waits-for": "\(home.map { "\($0)" } ?? "")",
-                "hint": "the name resolves to several servers; waiting for the one that owns the session"])
+            Line(
+                .notice, "session unknown to another server of this name",
+                [
+                    "session": "\(session.name)", "peer": "\(peer)", "waits-for": "\(home.map { "\($0)" } ?? "")",
+                    "hint": "the name resolves to several servers; waiting for the one that owns the session",
+                ])
         case .sessionClosedByPeer(let session, let code, let reason):
-            Line(.info, "session closed by the other side", [
-                "session": "\(session.name)", "code": "\(code.rawValue)", "reason": "\(reason)",
-                "streams": "\(session.endpoint.streamCount)"])
+            Line(
+                .info, "session closed by the other side",
+                [
+                    "session": "\(session.name)", "code": "\(code.rawValue)", "reason": "\(reason)",
+                    "streams": "\(session.endpoint.streamCount)",
+                ])
         case .sessionExpired(let session, let held):
-            Line(.warning, "session expired", [
-                "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
-                "reason": "no carrier for \(held)s"])
+            Line(
+                .warning, "session expired",
+                [
+                    "session": "\(session.name)", "streams": "\(session.endpoint.streamCount)",
+                    "reason": "no carrier for \(held)s",
+                ])
         case .sessionEvicted(let session):
             Line(.warning, "session evicted", ["session": "\(session.name)", "reason": "too many sessions"])
         case .sessionRevoked(let session):
-            Line(.notice, "session ended", ["session": "\(session.name)", "name": "\(session.peerName)",
-                                            "reason": "its key is not accepted any more"])
+            Line(
+                .notice, "session ended",
+                [
+                    "session": "\(session.name)", "name": "\(session.peerName)",
+                    "reason": "its key is not accepted any more",
+                ])
         case .protocolBroken(let session, let rule):
             Line(.error, "peer broke the protocol, session ended", ["session": "\(session.name)", "rule": "\(rule)"])
         default: nil
@@ -248,17 +314,25 @@ private struct Line {
     private static func stream(_ event: Event) -> Line? {
         switch event {
         case .streamReset(let session, let code, let mapping):
-            Line(.info, "stream reset", ["session": "\(session.name)", "reason": "\(code)"]
-                .merging(name(mapping)) { $1 })
+            Line(
+                .info, "stream reset",
+                ["session": "\(session.name)", "reason": "\(code)"]
+                    .merging(name(mapping)) { $1 })
         case .originUnreachable(let session, let origin, let error):
-            Line(.warning, "origin not reached", [
-                "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error.whenConnecting)",
-                "hint": "\(hint(error)); the user's connection was reset"])
+            Line(
+                .warning, "origin not reached",
+                [
+                    "session": "\(session.name)", "origin": "\(words(origin))", "reason": "\(error.whenConnecting)",
+                    "hint": "\(hint(error)); the user's connection was reset",
+                ])
         case .targetUnknown(let session, let target, let known):
-            Line(.warning, "no origin has the name that the client asks for", [
-                "session": "\(session.name)", "target": "\(String(target, radix: 16))",
-                "known": "\(known.joined(separator: ", "))",
-                "hint": "the client's log has the name; the user's connection was reset"])
+            Line(
+                .warning, "no origin has the name that the client asks for",
+                [
+                    "session": "\(session.name)", "target": "\(String(target, radix: 16))",
+                    "known": "\(known.joined(separator: ", "))",
+                    "hint": "the client's log has the name; the user's connection was reset",
+                ])
         case .nameUnresolved(let origin, let reason):
             Line(.warning, "cannot resolve the origin", ["origin": "\(origin)", "reason": "\(reason)"])
         case .outOfMemory(let session, let what):

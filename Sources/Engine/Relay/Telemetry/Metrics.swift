@@ -12,16 +12,19 @@ enum Metrics {
         page.gauge("tele_connections", "Connections of users, or to origins, that are open.", Double(status.connections))
         page.gauge("tele_sessions", "Sessions, with a carrier or without.", Double(status.sessions.count))
         for (state, carrier) in [("up", Status.Session.Carrier.up), ("suspected", .suspected), ("away", .away)] {
-            page.gauge("tele_session_carriers", "Sessions by the state of their carrier.",
-                       Double(status.sessions.count { $0.carrier == carrier }), ["state": state])
+            page.gauge(
+                "tele_session_carriers", "Sessions by the state of their carrier.",
+                Double(status.sessions.count { $0.carrier == carrier }), ["state": state])
         }
         page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
         page.gauge("tele_backlog_bytes", "Bytes that the other side has not acknowledged.", Double(status.heldBytes))
         page.gauge("tele_backlog_limit_bytes", "Where tele stops reading, all sessions together.", Double(status.heldBytesMaximum))
-        page.gauge("tele_session_backlog_bytes", "The same of the session that holds most.",
-                   Double(status.sessions.map(\.backlogBytes).max() ?? 0))
-        page.gauge("tele_session_backlog_limit_bytes", "Where tele stops reading the users of one session (-buffer).",
-                   Double(status.sessionBytesMaximum))
+        page.gauge(
+            "tele_session_backlog_bytes", "The same of the session that holds most.",
+            Double(status.sessions.map(\.backlogBytes).max() ?? 0))
+        page.gauge(
+            "tele_session_backlog_limit_bytes", "Where tele stops reading the users of one session (-buffer).",
+            Double(status.sessionBytesMaximum))
         page.gauge("tele_backlog_age_seconds", "How long the oldest of them waits.", status.sessions.map(\.backlogSeconds).max() ?? 0)
         page.gauge("tele_undelivered_bytes", "Bytes of the other side that users have not taken.", Double(status.waitingBytes))
         page.gauge("tele_resident_memory_bytes", "Memory in use.", Double(status.residentBytes))
@@ -106,8 +109,10 @@ enum Metrics {
             text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
         }
 
-        private mutating func add(_ name: String, _ help: String, _ type: String, _ value: String,
-                                  _ labels: KeyValuePairs<String, String>) {
+        private mutating func add(
+            _ name: String, _ help: String, _ type: String, _ value: String,
+            _ labels: KeyValuePairs<String, String>
+        ) {
             head(name, help, type)
             let pairs = labels.map { "\($0)=\"\(escaped($1))\"" }.joined(separator: ",")
             text += "\(name)\(pairs.isEmpty ? "" : "{\(pairs)}") \(value)\n"

@@ -102,7 +102,9 @@ extension Status.Traffic {
 extension RelayProcess {
     /// This process and what is open in it, for people.
     var words: String {
-        let what = configuration.role == .client ? "the client of \(configuration.output)"
+        let what =
+            configuration.role == .client
+            ? "the client of \(configuration.output)"
             : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
         return "\(what), process \(getpid()): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
     }
@@ -117,36 +119,41 @@ extension RelayProcess {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let addresses = listeners.addresses
         let total = locals.table.traffic.total
-        let security = switch configuration.security {
-        case .none: "none"
-        case .keys: "key"
-        case .certificates: "certificates"
-        }
+        let security =
+            switch configuration.security {
+            case .none: "none"
+            case .keys: "key"
+            case .certificates: "certificates"
+            }
         return Status(
             version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
             out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
             mappings: configuration.mappings.map { mapping in
                 Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
             },
-            driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state, uptimeSeconds: seconds(since: startedAt),
+            driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
+            uptimeSeconds: seconds(since: startedAt),
             connections: locals.count, readBytes: total.read, takenBytes: total.taken,
             splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
             mappingTraffic: locals.table.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
-            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init), outages: events.outages.map { outage in
-                Status.Outage(session: outage.session, agoSeconds: seconds(since: outage.endedAt),
-                              lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
-                              replayedBytes: outage.replayed)
+            clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init),
+            outages: events.outages.map { outage in
+                Status.Outage(
+                    session: outage.session, agoSeconds: seconds(since: outage.endedAt),
+                    lengthSeconds: Double(outage.length) / 1e9, recoverySeconds: Double(outage.recovery) / 1e9,
+                    replayedBytes: outage.replayed)
             }, counters: events.counters)
     }
 
     private func status(_ session: Session) -> Status.Session {
-        let (carrier, since): (Status.Session.Carrier, UInt64) = switch session.link {
-        case .detached(let since): (.away, since)
-        case .suspected(let since): (.suspected, since)
-        case .attached, .inDoubt: (.up, session.carrier?.openedAt ?? now)
-        }
+        let (carrier, since): (Status.Session.Carrier, UInt64) =
+            switch session.link {
+            case .detached(let since): (.away, since)
+            case .suspected(let since): (.suspected, since)
+            case .attached, .inDoubt: (.up, session.carrier?.openedAt ?? now)
+            }
         return Status.Session(
             session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", name: session.peerName, carrier: carrier,
             carrierSeconds: seconds(since: since), roundTripSeconds: roundTrip(session),
