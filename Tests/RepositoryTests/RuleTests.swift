@@ -41,7 +41,7 @@ struct RuleTests {
                 guard let found = line.prefixMatch(of: #/([0-9]+\.[0-9]+[a-z]?) /#) else { return nil }
                 return found.1.hasPrefix("13.") ? "13.1" : String(found.1)
             }
-        ).subtracting(["1.25"])
+        )
     }
 
     private static func citations(in line: String) -> [String] {

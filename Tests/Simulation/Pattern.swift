@@ -54,7 +54,4 @@ struct Pattern {
         }
         return nil
     }
-
-    /// Whether the bytes are those at `offset` of this half.
-    func matches(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) -> Bool { firstWrong(bytes, at: offset) == nil }
 }

@@ -33,7 +33,7 @@ final class World {
     private(set) var carriers: [(client: TCPSocket, server: TCPSocket)] = []
     private let keyFile: String?
     private var liar: Liar?
-    private var misfortune: Misfortune!
+    private var faultInjector: FaultInjector!
     let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
 
     static let originHost = 1, firstServerHost = 2, clientHost = 10, strangerHost = 9
@@ -65,7 +65,7 @@ final class World {
     // MARK: The run
 
     func run() {
-        misfortune = Misfortune(self)
+        faultInjector = FaultInjector(self)
         kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
         kernel.onConnected = { [unowned self] in carrierConnected($0, $1) }
         for host in serverHosts {
@@ -83,12 +83,12 @@ final class World {
         for number in 0..<plan.streams {
             kernel.at(start + UInt64(kernel.chance.below(Int(plan.opensWithin) + 1))) { [unowned self] in openUser(number) }
         }
-        misfortune.begin()
+        faultInjector.begin()
         kernel.at(start + max(plan.healsAt, plan.opensWithin)) { [unowned self] in heal() }
         if let endsWithin = plan.endsWithin { kernel.at(start + endsWithin) { [unowned self] in judgeEnds() } }
-        misfortune.tellStory()
+        faultInjector.tellStory()
 
-        proceed { isHealed && unopened == 0 && openCount == 0 && !misfortune.isDraining }
+        proceed { isHealed && unopened == 0 && openCount == 0 && !faultInjector.isDraining }
         let quiet = kernel.time + milliseconds(40_000)
         kernel.at(quiet) {}
         proceed { kernel.time >= quiet }
@@ -113,7 +113,7 @@ final class World {
     private func heal() {
         isHealed = true
         healedAt = kernel.time
-        misfortune.end()
+        faultInjector.end()
         listenAtOrigin()
         // Pairs that wait for a reader that has stopped end by a reset.
         kernel.after(milliseconds(30_000)) { [unowned self] in abandonStopped() }
@@ -128,7 +128,7 @@ final class World {
 
     /// Strangers who say something to a server, one after the other, and what each hears within a second.
     func probe(_ words: [[UInt8]]) -> [Simulation.Answer] {
-        misfortune = Misfortune(self)
+        faultInjector = FaultInjector(self)
         do { try open(.server, at: World.firstServerHost) } catch { fail("cannot start: \(error)") }
         let answers = words.map(probe)
         for process in processes { process.die() }
@@ -164,7 +164,7 @@ final class World {
     private var unfinished: String {
         let open = (users + origins).filter { !$0.isEnded }
         let accounts = (servers + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
-        return "\(unopened) users did not come, \(open.count) are open\(misfortune.isDraining ? ", a server drains" : ""), \(openCount) count: "
+        return "\(unopened) users did not come, \(open.count) are open\(faultInjector.isDraining ? ", a server drains" : ""), \(openCount) count: "
             + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
 

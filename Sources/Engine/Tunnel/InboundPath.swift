@@ -1,19 +1,19 @@
 import Time
 
-/// What the peer's PINGs say of the way here. Their tokens are its clock: how their delay changes shows a queue, in which acknowledgments of
-/// TCP wait too, or an outage that this side had no reason to notice (docs/protocol.md 8.3).
+/// What the peer's PINGs tell of the path from the peer. A token is the peer's clock, so changes of the delay show a queue, in which TCP's
+/// acknowledgments wait too, or an outage that this side had no reason to notice (docs/protocol.md 8.3).
 struct InboundPath {
-    /// Longer than any queue, a satellite's included.
+    /// A longer delay than any queue causes, also over a satellite.
     static let outageMinimum = Interval.seconds(2)
-    /// Who sends more in a second has bulk in its socket.
+    /// Bytes a second. A peer that sends more has bulk in its socket, in front of its PINGs.
     static let bulkPerSecond = 64 << 10
-    /// A delay that stays for so long is the peer's clock, which stood still (a paused virtual machine).
+    /// A delay that lasts this long is a clock that stood still (a paused virtual machine), not a queue.
     static let settleTime = Interval.seconds(3)
 
-    /// What the last PING waited, beyond the least that any waited.
+    /// How long the last PING was delayed, beyond the least delay of any.
     private var wait = Interval.zero
     private var least: (delay: UInt64, at: Instant)?
-    /// Since when they have come as late as after an outage. Nil: they have not.
+    /// Since when PINGs have been as late as after an outage. Nil: they are not.
     private var lateSince: Instant?
     private var outage = Interval.zero
     private var pingedAt = Instant(nanoseconds: 0)
@@ -24,7 +24,7 @@ struct InboundPath {
 
     mutating func heard(_ byteCount: Int) { heardSincePing += byteCount }
 
-    /// A PING of the peer. Behind bulk it may have waited in the peer's socket, which says nothing of acknowledgments.
+    /// A PING of the peer. Behind bulk it may have waited in the peer's socket, where acknowledgments do not wait.
     mutating func pinged(_ token: UInt64, now: Instant) {
         let isBulk = heardSincePing > InboundPath.bulkPerSecond / 1000 * Int(min(now.since(pingedAt).nanoseconds / 1_000_000, 10_000))
         heardSincePing = 0
@@ -32,7 +32,7 @@ struct InboundPath {
         guard let delay = PingClock.age(of: token, now: now) else { return }
         // Two clocks differ by up to 200 ppm more with time.
         let beyond = least.map { (delay &- $0.delay &- now.since($0.at).nanoseconds / 5_000_000_000) & PingClock.mask } ?? 0
-        // Less than the least is in the other half of the circle.
+        // A smaller delay than the least wraps around to the upper half of the range.
         let isLate = beyond >= InboundPath.outageMinimum.nanoseconds / 1_000_000 && beyond <= PingClock.mask / 2
         lateSince = isLate ? lateSince ?? now : nil
         let isLeast = least == nil || beyond > PingClock.mask / 2 || lateSince.map { now.since($0) > InboundPath.settleTime } ?? false
@@ -40,19 +40,19 @@ struct InboundPath {
             least = (delay, now)
             lateSince = nil
         }
-        // A liar's clock says more than can be: nothing waited longer than there has been a carrier.
+        // A peer may lie: no PING was delayed for longer than the carrier has existed.
         wait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
         if wait >= InboundPath.outageMinimum { outage = max(outage, wait) }
     }
 
-    /// The way here was silent for so long, as the PINGs show that have come since: this side may have had nothing to say, and not
-    /// noticed. Each is told once.
+    /// The length of an outage of the path from the peer, which this side may not have noticed because it had nothing to send. Each outage is
+    /// returned once; zero: none.
     mutating func takeOutage() -> Interval {
         defer { outage = .zero }
         return outage
     }
 
-    /// What acknowledgments wait on their way here, as long as the last PING says something.
+    /// How long acknowledgments are delayed now. Zero when the last PING is too old to tell.
     func wait(now: Instant) -> Interval { now.since(pingedAt) <= InboundPath.settleTime ? wait : .zero }
 
     mutating func carrierAttached(now: Instant) {

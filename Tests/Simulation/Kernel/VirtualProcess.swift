@@ -79,7 +79,7 @@ final class VirtualProcess {
     func noteReady(_ descriptor: Int32) {
         guard relay != nil else { return }
         if isReady.insert(descriptor).inserted { readyNow.append(descriptor) }
-        run(at: kernel.time + UInt64(kernel.chance.below(delayMaximum + 1)))
+        runSoon()
     }
 
     func takeReady(_ maximum: Int) -> ArraySlice<Int32> {

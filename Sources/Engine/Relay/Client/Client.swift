@@ -313,7 +313,7 @@ final class Client: Host {
         relay.events.note(.serverUnreachable(server.name, failure, isUrgent: isUrgent))
     }
 
-    /// Without a reason to wait it does not wait.
+    /// Ends the process when another attempt has no purpose.
     private func giveUpIfUseless(_ failure: ReachFailure) {
         guard session.carrier == nil, givenUp == nil else { return }
         var state = failing ?? (since: relay.now, refusedSince: nil, lasting: 0)

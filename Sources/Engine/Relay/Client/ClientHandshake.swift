@@ -124,7 +124,7 @@ extension Client {
         run()
     }
 
-    /// No server ever heard of one of its streams, and none is owed the last bytes of one that is over here.
+    /// No server ever heard of one of its streams, and the server has acknowledged all bytes of those that are over here.
     private var isUnused: Bool {
         var owed = session.endpoint.retainedByteCount
         #if CANARIES

@@ -18,11 +18,11 @@ final class Listeners {
     }
 
     fileprivate enum State {
-        /// There is no room for another connection, or nobody has looked.
+        /// No accept is under way: there is no room for another connection, or none was started yet.
         case waiting
         /// An accept is under way.
         case accepting
-        /// Until its timer is due: accepting failed.
+        /// Accepting failed; its timer starts the next attempt.
         case paused
         /// It is closed, and an accept under way holds its descriptor.
         case closing

@@ -3,7 +3,7 @@ import Glibc
 import Wire
 
 /// What goes wrong in a run, until the heal; and the stories, which have their own.
-final class Misfortune {
+final class FaultInjector {
     unowned private let world: World
     private let plan: Plan
     private let kernel: VirtualKernel
@@ -177,7 +177,7 @@ final class Misfortune {
         case .crowdReturns:
             kernel.after(milliseconds(5000)) { [unowned self] in
                 for client in world.clients { world.cutCarriers(carriers(client)) }
-                // It comes to itself when all of them dial for the tenth time.
+                // Meanwhile every client dials again and again: it finds a long queue of carriers.
                 world.servers[0].frozenUntil = kernel.time + milliseconds(2000)
             }
         case .hoard:
