@@ -10,7 +10,7 @@ let usage = """
     usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER | --liars | --sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
-        --story   the number of a story, 0 to \(Plan.Story.allCases.count - 1); each seed chooses, unless told
+        --story   the number of a story, 1 to \(Plan.Story.allCases.count - 1); each seed chooses, unless told
         --liars   one side of each run lies about its bytes
         --sweep   instead of seeds: a small conversation, whose carriers die at every byte; --seeds 1 does so in one way at each byte, 5 in
                   all of them
@@ -58,7 +58,7 @@ while let name = arguments.popFirst() {
     case "--first": first = value
     case "--seeds": count = value
     case "--story":
-        guard let known = Plan.Story(rawValue: Int(clamping: value)) else { fail() }
+        guard let known = Plan.Story(rawValue: Int(clamping: value)), known != .mixed else { fail() }
         story = known
     #if CANARIES
     case "--canary": Canary.selected = Canary(rawValue: Int(value))

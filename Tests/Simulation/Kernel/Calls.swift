@@ -82,8 +82,8 @@ private func kernel(_ context: UnsafeMutableRawPointer?) -> VirtualKernel {
 /// What each system call does, for the process that runs.
 extension VirtualKernel {
     /// Prints the call for the reader of a seed that failed.
-    private func traced(_ call: String, _ descriptors: Int32..., result: Int) -> Int {
-        if Trace.isOn { print("\(time / 1000) µs: host \(current.host) \(call)(\(descriptors.map(String.init).joined(separator: ", "))) = \(result)") }
+    private func traced(_ call: String, _ descriptor: Int32, _ other: Int32? = nil, result: Int) -> Int {
+        if Trace.isOn { print("\(time / 1000) µs: host \(current.host) \(call)(\(descriptor)\(other.map { ", \($0)" } ?? "")) = \(result)") }
         return result
     }
 

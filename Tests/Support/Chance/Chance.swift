@@ -57,8 +57,17 @@ public enum ChanceSetting {
     /// TELE_FUZZ_COUNT: cases for each random test; else what fits into a build.
     public static let cases = Int(number("TELE_FUZZ_COUNT") ?? 100_000)
 
-    /// Seeds for random tests: the one that was asked for, else fresh ones.
-    public static func seeds(_ count: Int) -> [UInt64] { seed.map { [$0] } ?? (0..<count).map { _ in UInt64.random(in: 0...UInt64.max) } }
+    /// The one seed of a random test that is the same in each run. Only here may a test want that rare things
+    /// happened: a fresh seed may be an unlucky one.
+    public static let fixed: UInt64 = 1
+
+    /// Seeds for random tests: the one that was asked for, else `fixed` and fresh ones.
+    public static func seeds(_ count: Int) -> [UInt64] { seed.map { [$0] } ?? [fixed] + (1..<count).map { _ in fresh() } }
+
+    /// One seed: the one that was asked for, else a fresh one.
+    public static func oneSeed() -> UInt64 { seed ?? fresh() }
+
+    private static func fresh() -> UInt64 { UInt64.random(in: 0...UInt64.max) }
 
     private static func number(_ name: String) -> UInt64? {
         guard let text = getenv(name).map({ String(cString: $0) }) else { return nil }
