@@ -30,7 +30,7 @@ class Case:
     weight: int = 1
     #: The programs that it needs.
     needs: tuple = ()
-    #: "one": runs with the chosen driver, uring if none was chosen; "both": with both then.
+    #: "one": runs with the chosen driver, uring if none was chosen; "both": with both then; "long": with both in long campaigns.
     drivers: str = "one"
     #: A fault that stops a tele process, and cases about tele's processes, say nothing about other paths.
     only_tele: bool = False
@@ -44,7 +44,7 @@ class Case:
     canaries: tuple = ()
 
 
-CAPACITY = 8
+CAPACITY = 10
 
 
 @dataclass
@@ -266,7 +266,7 @@ def jobs_of(cases, options):
             continue
         if path != "tele":
             drivers = [None]
-        elif options.driver == "both" or (options.driver is None and case.drivers == "both"):
+        elif options.driver == "both" or options.driver is None and (case.drivers == "both" or case.drivers == "long" and options.long):
             drivers = ["uring", "epoll"]
         else:
             drivers = [options.driver or "uring"]

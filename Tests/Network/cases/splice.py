@@ -207,9 +207,9 @@ def no_pipes(context):
 
 
 def cases():
-    yield Case("splice.faults", through_faults, weight=6, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.cuts", cut_anywhere, weight=6, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.slow-user", slow_user, weight=6, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.many-users", many_users, weight=7, drivers="both", only_tele=True, only_plain=True)
-    yield Case("splice.network", network, weight=6, needs=("iperf3",), drivers="both", only_tele=True, only_plain=True)
+    yield Case("splice.faults", through_faults, weight=8, drivers="long", only_tele=True, only_plain=True)
+    yield Case("splice.cuts", cut_anywhere, weight=8, drivers="long", only_tele=True, only_plain=True)
+    yield Case("splice.slow-user", slow_user, weight=8, drivers="long", only_tele=True, only_plain=True)
+    yield Case("splice.many-users", many_users, weight=9, drivers="long", only_tele=True, only_plain=True)
+    yield Case("splice.network", network, weight=8, needs=("iperf3",), drivers="both", only_tele=True, only_plain=True)
     yield Case("splice.no-pipes", no_pipes, weight=3, needs=("setpriv",), drivers="both", only_tele=True, only_plain=True)

@@ -55,7 +55,7 @@ public enum ChanceSetting {
     /// TELE_SEED: a test runs with this seed only.
     public static let seed = number("TELE_SEED")
     /// TELE_FUZZ_COUNT: cases for each random test; else what fits into a build.
-    public static let cases = Int(number("TELE_FUZZ_COUNT") ?? 100_000)
+    public static let cases = Int(number("TELE_FUZZ_COUNT") ?? 30_000)
 
     /// The one seed of a random test that is the same in each run. Only here may a test want that rare things
     /// happened: a fresh seed may be an unlucky one.
