@@ -34,11 +34,12 @@ let package = Package(
 
         layer("Wire", at: "Sources/Engine/Wire"),
         layer("Time", at: "Sources/Engine/Time"),
-        layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Time", "Wire"]),
-        layer("Control", at: "Sources/Engine/Control", knows: ["Time", "Wire", "Tunnel"]),
+        layer("State", at: "Sources/Engine/State"),
+        layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Time", "Wire", "State"]),
+        layer("Control", at: "Sources/Engine/Control", knows: ["Time", "Wire", "State", "Tunnel"]),
         layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"], settings: unchecked),
         layer(
-            "Relay", at: "Sources/Engine/Relay", knows: ["Time", "Wire", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
+            "Relay", at: "Sources/Engine/Relay", knows: ["Time", "Wire", "State", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
             uses: [
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -56,6 +57,7 @@ let package = Package(
         tests("RingTests", of: ["CRing", "CSeccomp", "Chance"]),
         tests("SlabTests", of: ["CSlab", "Chance"]),
         tests("WireTests", of: ["Wire", "Chance"]),
+        tests("StateTests", of: ["State", "Chance"]),
         tests("TunnelTests", of: ["Tunnel", "Wire", "Time"]),
         tests("LoopTests", of: ["Loop"]),
         tests("TOMLTests", of: ["CTOML"]),
@@ -72,7 +74,7 @@ let package = Package(
         .target(
             name: "Simulation",
             dependencies: [
-                "Chance", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
+                "Chance", "State", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Tests/Simulation",
             exclude: ["build", "canaries"], swiftSettings: swift),

@@ -49,7 +49,8 @@ import Testing
     /// As bash asks: the words are split at equals signs.
     @Test(arguments: [
         (["tele", "-io", "="], "auto uring epoll"), (["tele", "-io", "=", "u"], "uring"), (["tele", "-io", "e"], "epoll"),
-        (["tele", "-config", "=", "/etc/debian_v"], "/etc/debian_version"), (["tele", "help", "re"], "reconnect"), (["tele", "-log-format", "=", "j"], "json"),
+        (["tele", "-config", "=", "/etc/debian_v"], "/etc/debian_version"), (["tele", "help", "rec"], "reconnect"),
+        (["tele", "-log-format", "=", "j"], "json"),
     ]) func bashCompletesBehindEqualsSigns(_ words: [String], _ expected: String) throws {
         let script = try Program.run(["--generate-completion-script", "bash"]).output
         let line = words.joined(separator: " ").replacing(" = ", with: "=").replacing(" =", with: "=")

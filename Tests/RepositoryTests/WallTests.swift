@@ -23,7 +23,8 @@ struct WallTests {
 
     @Test func wireAndTunnelKnowNothingOfSockets() throws {
         #expect(try knows("Wire") == [])
-        #expect(try knows("Tunnel") == ["Time", "Wire"])
+        #expect(try knows("State") == [])
+        #expect(try knows("Tunnel") == ["Time", "Wire", "State"])
     }
 
     @Test func theLoopHasNeverHeardOfATunnel() throws {

@@ -75,6 +75,7 @@ final class FaultInjector {
             client.sleep(length / 2)
         case .networkNews: for process in world.clients { process.networkChanged() }
         case .namesFail: kernel.namesFailUntil = kernel.time + length
+        case .upgrade: kernel.chance.pick(world.processes).upgrade()
         case .reload: kernel.chance.pick(world.processes).signal(SIGHUP)
         // Who comes back asks for a session that nobody knows (protocol 4.20, 11.5).
         case .killClient: world.replace(client)
@@ -184,7 +185,7 @@ final class FaultInjector {
             kernel.after(milliseconds(20)) { [unowned self] in
                 silence(World.clientHost, World.firstServerHost, milliseconds(5000), both: true)
             }
-        case .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas: break
+        case .takeovers, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas: break
         }
     }
 

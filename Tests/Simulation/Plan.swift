@@ -34,6 +34,8 @@ public struct Plan: Sendable {
         case drainServer
         /// The origin is not there for a while.
         case refuseOrigin
+        /// Another program takes a process over.
+        case upgrade
     }
 
     /// What a run is about. Most are mixed; the others hold still what they do not ask for.
@@ -63,6 +65,8 @@ public struct Plan: Sendable {
         case replicas
         /// Many clients with keys come back at once to a server that has few descriptors.
         case crowdReturns
+        /// Other programs take both sides over, again and again, also during outages.
+        case takeovers
     }
 
     /// What stands at an address of the server's name.
@@ -279,6 +283,15 @@ public struct Plan: Sendable {
         case .conversation:
             (streams, bytesMaximum, opensWithin, healsAt) = (8, 700, milliseconds(20), milliseconds(40))
             (chunkMaximum, resetsOneIn) = (120, 4)
+        case .takeovers:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
+            (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (4, 2, 8, 4)
+            latency = milliseconds(chance.pick([0, 1, 20]))
+            (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
+            limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
+            limits.sendBuffer = limits.receiveBuffer
+            faults = [.upgrade, .upgrade, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
+            faultGap = milliseconds(60)
         case .hoard:
             (streams, bytesMaximum, healsAt, opensWithin) = (20, 300 << 10, milliseconds(8000), milliseconds(50))
             (bufferByteCount, memoryByteCount) = (1 << 20, 1 << 20)
@@ -291,7 +304,7 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas: break
+        case .mixed, .refusals, .conversation, .replicas, .takeovers: break
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0
             return script

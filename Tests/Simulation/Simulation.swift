@@ -14,6 +14,8 @@ public final class Simulation {
         public var delivered = 0
         public var losses = 0
         public var kills = 0
+        /// How often a program took a process over.
+        public var takeovers = 0
         /// What each carrier brought from the client, and from the server, if the plan wants to know.
         var carriers: [[[UInt8]]] = []
     }
@@ -55,7 +57,7 @@ public final class Simulation {
         report.iterations = world.iterations
         report.trace = world.kernel.trace
         report.delivered = world.delivered
-        (report.losses, report.kills) = (world.losses, world.kills)
+        (report.losses, report.kills, report.takeovers) = (world.losses, world.kills, world.takeovers)
         report.carriers = world.records
         return report
     }
@@ -83,7 +85,7 @@ public struct Campaign {
 
     /// True when all held.
     public func run(_ simulation: Simulation) -> Bool {
-        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0
+        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0, takeovers = 0
         let start = clock()
         for seed in first..<first + count where failures < failuresMaximum {
             nowRunning = seed
@@ -94,6 +96,7 @@ public struct Campaign {
             delivered += report.delivered
             losses += report.losses
             kills += report.kills
+            takeovers += report.takeovers
             guard let failure = report.failure else { continue }
             failures += 1
             print("seed \(seed), step \(report.steps): \(failure)")
@@ -101,7 +104,7 @@ public struct Campaign {
         let took = Double(clock() - start) / Double(CLOCKS_PER_SEC)
         print(
             "\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
-                + "\(kills) kills and cuts, \(losses) connections lost, in \(Int(took)) s")
+                + "\(kills) kills and cuts, \(takeovers) takeovers, \(losses) connections lost, in \(Int(took)) s")
         return failures == 0
     }
 }

@@ -11,7 +11,7 @@ final class World {
     private let calls: Calls
     private(set) var failure: String?
     var delivered = 0
-    private(set) var losses = 0, kills = 0, iterations = 0
+    private(set) var losses = 0, kills = 0, iterations = 0, takeovers = 0
 
     private(set) var servers: [VirtualProcess] = []
     private(set) var clients: [VirtualProcess] = []
@@ -98,6 +98,7 @@ final class World {
         stop()
         for process in processes {
             iterations += process.iterations
+            takeovers += process.takeovers
             process.die()
         }
         kernel.end()
@@ -246,7 +247,7 @@ final class World {
             Configuration(
                 role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
                 output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
-        try process.start { try makeProcess(configuration, logger("server \(host)"), { configuration }).0 }
+        try process.start { [unowned self] state in try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state).0 }
         return process
     }
 
@@ -257,13 +258,14 @@ final class World {
             Configuration(
                 role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
                 output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
-        try process.start { try makeProcess(configuration, logger("client \(index)"), { configuration }).0 }
+        try process.start { [unowned self] state in try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state).0 }
         return process
     }
 
     /// A process dies as it stands, and another one takes its place.
     func replace(_ process: VirtualProcess) {
         iterations += process.iterations
+        takeovers += process.takeovers
         kills += 1
         process.die()
         do {

@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <stdlib.h>
 #include <time.h>
@@ -145,6 +146,16 @@ int system_file_events(void) {
 void system_watch_folder(int fd, const char *path) {
     ANSWER(quiet, fd);
     inotify_add_watch(fd, path, IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_ONLYDIR);
+}
+
+int system_memory_file(const char *name) {
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int system_exit_watch(pid_t pid) {
+    int fd = (int)syscall(SYS_pidfd_open, pid, O_NONBLOCK);
+    return fd < 0 ? -errno : fd;
 }
 
 int system_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno; }

@@ -107,9 +107,10 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var segments = SegmentSize()
     private var actions: [Action] = []
 
-    /// `isSecure`: a TLS handshake goes before HELLO.
-    public init(isSecure: Bool = false, now: Instant) {
+    /// `isSecure`: a TLS handshake goes before HELLO. `attempt`: the last that was used in a session which is older than the dialer.
+    public init(isSecure: Bool = false, attempt: UInt64 = 0, now: Instant) {
         self.isSecure = isSecure
+        self.attempt = attempt
         pace = DialPace(now: now)
         dialAt = now
     }

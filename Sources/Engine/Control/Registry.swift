@@ -1,3 +1,4 @@
+import State
 import Time
 import Tunnel
 import Wire
@@ -298,6 +299,41 @@ public struct Registry: ~Copyable {
         grantedByteCount -= entry.grant
     }
 
+    // MARK: Outliving the process
+
+    /// Saves the session of `key`, or restores one under it. None is attached: its owner has said so for each. Identities are those of
+    /// the sessions themselves.
+    public mutating func archive(
+        _ key: SessionKey, _ identity: SessionIdentity, secret: Secret, _ archive: inout StateArchive, now: Instant
+    ) throws(StateFault) {
+        let known = entry(key)
+        precondition(known?.line != .attached && known?.line != .newcomers, "a session is saved while it has a carrier")
+        var (peer, group) = (known?.peer ?? "", known?.group ?? "")
+        var (attempt, base, since, line) = (known?.attempt ?? 0, known?.base ?? 0, known?.since.nanoseconds ?? 0, known?.line ?? .orphans)
+        try archive.text(&peer, most: RegistryPolicy.nameMaximum)
+        try archive.text(&group, most: RegistryPolicy.nameMaximum)
+        try archive.number(&attempt)
+        try archive.number(&base, in: 0...(1 << 40))
+        try archive.number(&since, in: 0...now.nanoseconds)
+        try archive.choice(&line)
+        guard !archive.isSaving else { return }
+        guard line != .attached, line != .newcomers, identity != .none, keys[identity] == nil, known == nil else {
+            throw StateFault("a session that there cannot be")
+        }
+        while entries.count <= Int(key) { entries.append(nil) }
+        #if CANARIES
+        if Canary.selected == .forgetsAttempts { attempt = 0 }
+        #endif
+        base = min(base, limits.grantMaximum)
+        entries[Int(key)] = Entry(
+            identity: identity, peer: peer, group: group, secret: secret, attempt: attempt, base: base, grant: base, line: line,
+            since: Instant(nanoseconds: since))
+        enter(key, line)
+        keys[identity] = key
+        groups[group, default: 0] += 1
+        grantedByteCount += base
+    }
+
     private func expiry(_ line: Line) -> Instant {
         guard let first = self[line].first, line != .attached else { return .never }
         let kept =
@@ -363,6 +399,8 @@ public enum RegistryPolicy {
     public static let baseParts = 64
     /// It keeps the grown share for this long after it last needed it.
     public static let grantKept = Interval.seconds(2)
+    /// Bytes of a peer's name, in UTF-8: a certificate's, or a key's.
+    public static let nameMaximum = 4096
     /// Sessions that are looked at for one that gives way in a full table.
     public static let evictionSteps = 1024
 }

@@ -28,7 +28,8 @@ public struct SessionHome<Address: Hashable> {
     /// When that was first said while its carrier was silent.
     private var unknownSince: Instant?
 
-    public init() {}
+    /// `address`: where a session came from that another process had.
+    public init(_ address: Address? = nil) { self.address = address }
 
     /// The session has a carrier from this address.
     public mutating func handleCarried(by address: Address) {

@@ -1,3 +1,5 @@
+import State
+
 /// The life of a user's or an origin's socket: the near end of one stream. Pure: counts bytes in none of its decisions,
 /// is told what happened and says what the owner must do.
 ///
@@ -123,5 +125,15 @@ public struct SocketLife: Equatable {
         phase = .closing
         self.farewell = farewell
         return true
+    }
+
+    /// Nothing is in flight when it is saved, and it is not closing.
+    public mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        precondition(inFlight.isEmpty && phase != .closing, "a socket is saved while the kernel works on it")
+        try archive.choice(&phase)
+        try archive.choice(&inward)
+        try archive.choice(&outward)
+        try archive.choice(&farewell)
+        guard phase != .closing, phase != .connecting || inward == .open else { throw StateFault("a socket is in a state that is not saved") }
     }
 }

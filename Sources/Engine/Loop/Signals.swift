@@ -6,7 +6,7 @@ public struct Signals {
     public let fd: Int32
 
     /// Those that a tele process takes.
-    public static let taken = [SIGTERM, SIGINT, SIGHUP, SIGUSR1]
+    public static let taken = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]
 
     /// They wait until somebody takes them, in this thread and those that it starts.
     public static func hold() throws(SystemError) {

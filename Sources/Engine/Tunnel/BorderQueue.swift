@@ -1,3 +1,5 @@
+import State
+
 /// Frame borders that a replay may stop at to let an acknowledgment through: a FIFO of increasing session offsets, each with
 /// the bytes of all DATA frames before it.
 struct BorderQueue: ~Copyable {
@@ -46,6 +48,20 @@ struct BorderQueue: ~Copyable {
             if memory[(head + middle) & mask].offset < offset { low = middle + 1 } else { high = middle }
         }
         return low < count ? memory[(head + low) & mask].offset : nil
+    }
+
+    /// `end`: what no border lies behind. A restored queue must be empty before.
+    mutating func archive(_ archive: inout StateArchive, end: UInt64) throws(StateFault) {
+        try archive.number(&dataRemoved)
+        var previous: UInt64?
+        for index in 0..<(try archive.count(count, most: .max)) {
+            var border = archive.isSaving ? memory[(head + index) & mask] : Border(offset: 0, data: 0)
+            try archive.number(&border.offset, in: 0...end)
+            try archive.number(&border.data)
+            guard previous.map({ $0 < border.offset }) ?? true else { throw StateFault("borders do not increase") }
+            previous = border.offset
+            if !archive.isSaving { append(border.offset, data: border.data) }
+        }
     }
 
     private mutating func grow() {

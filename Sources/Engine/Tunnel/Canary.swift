@@ -46,6 +46,10 @@ public enum Canary: Int, CaseIterable, Sendable {
     case patienceFromStall
     /// A session is given up whose last bytes no server has acknowledged.
     case forgetsLastBytes
+    /// A successor does not know that a frame was read in part.
+    case forgetsHalfFrame
+    /// A successor does not know which attempts it has accepted.
+    case forgetsAttempts
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -1,3 +1,4 @@
+import State
 import Time
 import Wire
 
@@ -53,5 +54,12 @@ struct CreditWindow {
     mutating func tell() -> UInt64 {
         limit = target
         return limit
+    }
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        try archive.number(&target, in: 0...Specification.offsetMaximum)
+        try archive.number(&limit, in: 0...target)
+        try archive.number(&size, in: 0...Specification.offsetMaximum)
+        try archive.number(&granted, in: 0...Specification.offsetMaximum)
     }
 }

@@ -1,3 +1,4 @@
+import State
 import Wire
 
 /// Streams that the peer opened and that were refused at once: nothing of them is kept but the RESET that is owed.
@@ -32,5 +33,13 @@ struct Refusals {
             first = 0
         }
         return refusal
+    }
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        owed.removeFirst(first)
+        first = 0
+        try archive.list(&owed, most: Endpoint.refusalsMaximum, blank: 0) { (word, archive) throws(StateFault) in
+            try archive.number(&word, in: 0...(Specification.offsetMaximum << 2 | 7))
+        }
     }
 }

@@ -1,3 +1,4 @@
+import State
 import Time
 import Wire
 
@@ -103,6 +104,14 @@ struct SendHalf {
         waiting = 0
         state = .finished
     }
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        try archive.choice(&state)
+        try archive.number(&waiting, in: 0...(1 << 40))
+        try archive.number(&sequenced, in: 0...Specification.offsetMaximum)
+        try archive.number(&limit, in: sequenced...Specification.offsetMaximum)
+        guard waiting == 0 || state != .finished else { throw StateFault("bytes wait behind the end of a stream") }
+    }
 }
 
 /// The peer's bytes towards our user.
@@ -169,4 +178,15 @@ struct ReceiveHalf {
     }
 
     mutating func tellCredit() -> UInt64 { window.tell() }
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        try archive.choice(&state)
+        try archive.flag(&isAbandoned)
+        try archive.number(&received, in: 0...Specification.offsetMaximum)
+        try archive.number(&consumed, in: 0...received)
+        try window.archive(&archive)
+        try archive.number(&reserved)
+        guard received <= window.limit, reserved <= outstanding else { throw StateFault("a stream has more than it was granted") }
+        guard state != .drained || held == 0 || isAbandoned else { throw StateFault("a stream ended before its last byte") }
+    }
 }

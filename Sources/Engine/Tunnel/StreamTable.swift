@@ -97,6 +97,13 @@ struct StreamTable: ~Copyable {
         for slot in 0..<capacity where isUsed[slot] { body(StreamSlot(slot), records[slot]) }
     }
 
+    /// Every slot in use, by identifier. Linear, and more: for a process that is handed over.
+    var sorted: [StreamSlot] {
+        var slots: [StreamSlot] = []
+        forEach { slot, _ in slots.append(slot) }
+        return slots.sorted { records[Int($0)].id < records[Int($1)].id }
+    }
+
     /// Multiplication by odd numbers that the peer does not know: what collides under one seed does not under another.
     private func home(_ id: UInt64) -> Int { home(id, mask: bucketMask) }
 

@@ -1,6 +1,7 @@
 import Chance
 import Glibc
 import Relay
+import State
 
 /// A process of a simulation: its descriptors, and when it runs next.
 final class VirtualProcess {
@@ -68,12 +69,52 @@ final class VirtualProcess {
 
     // MARK: Running
 
-    /// Starts a relay. `make` runs as this process.
-    func start(_ make: () throws -> RelayProcess) rethrows {
-        let relay = try kernel.running(self) { try make() }
+    /// Makes a relay, from the state of another one if there is one. It runs as this process.
+    typealias Make = (_ state: UnsafeRawBufferPointer?) throws -> RelayProcess
+    private var make: Make!
+
+    func start(_ make: @escaping Make) throws {
+        self.make = make
+        try begin(nil)
+    }
+
+    private func begin(_ state: UnsafeRawBufferPointer?) throws {
+        let relay = try kernel.running(self) { try make(state) }
         self.relay = relay
         kernel.running(self) { relay.begin() }
         planRun()
+    }
+
+    /// Another program takes the process over, as soon as it can.
+    func upgrade() {
+        guard let relay else { return }
+        kernel.running(self) { relay.handOver() }
+        runSoon()
+        guard kernel.chance.oneIn(4) else { return }
+        // Or it finds that it cannot.
+        kernel.after(UInt64(kernel.chance.skewed(200_000))) { [weak self, weak relay] in
+            guard let self, let relay, relay === self.relay else { return }
+            kernel.running(self) { relay.keepProgram() }
+            runSoon()
+        }
+    }
+
+    /// How often another program took it over.
+    private(set) var takeovers = 0
+
+    /// Of the old program nothing is left but what it saved, and the descriptors that it kept.
+    private func takeOver() throws {
+        var archive = StateArchive()
+        let kept = Set(try kernel.running(self) { try relay!.saveState(&archive) })
+        archive.seal()
+        let signals = files.compactMap { $0 as? EventSource }.first { $0.kind == .signals }?.pending ?? []
+        kernel.running(self) { self.relay = nil }
+        for number in files.indices where files[number] != nil && !kept.contains(Int32(number)) { close(Int32(number)) }
+        readyNow = []
+        isReady = []
+        takeovers += 1
+        try begin(archive.bytes)
+        for number in signals { signal(Int32(number)) }
     }
 
     func noteReady(_ descriptor: Int32) {
@@ -132,10 +173,15 @@ final class VirtualProcess {
 
     private func iterateRelay() {
         do {
-            if try !relay!.iterate() { ending = relay!.finish() }
+            guard try !relay!.iterate() else { return }
         } catch {
-            kernel.fail("the event loop failed: \(error.sentence)")
+            return kernel.fail("the event loop failed: \(error.sentence)")
         }
+        guard relay!.isSettled else {
+            ending = relay!.finish()
+            return
+        }
+        do { try takeOver() } catch { kernel.fail("the process cannot be taken over: \(error)") }
     }
 
     private func planRun() {

@@ -86,6 +86,10 @@ int system_unacknowledged(int fd);
 int system_unsent(int fd);
 /* Bytes that have arrived and were not received, or -errno. */
 int system_unread(int fd);
+/* A file in memory without a name elsewhere, close-on-exec (memfd_create(2)), or -errno. */
+int system_memory_file(const char *name);
+/* A non-blocking, close-on-exec descriptor that becomes readable when the child has ended (pidfd_open(2), Linux 5.3), or -errno. */
+int system_exit_watch(pid_t pid);
 /* No program that this process starts has more privileges than it. 0 or -errno. */
 int system_no_new_privileges(void);
 /* No core file, and no other process of this user reads its memory. 0 or -errno. */

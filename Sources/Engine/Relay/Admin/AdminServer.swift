@@ -33,6 +33,10 @@ final class AdminServer {
         if operation == .adminReceive {
             connection.filled += Int(completion.result)
             if let (method, path) = connection.line() {
+                if connection.isPrivileged, method == "POST", path.hasPrefix("/upgrade") {
+                    let program = AdminServer.decoded(path.dropFirst("/upgrade".count))
+                    return relay.handover.ask(program: program.isEmpty ? nil : program, asker: giveAway(connection))
+                }
                 answer(connection, respond(method, path, connection.isPrivileged))
             } else if connection.filled == connection.request.count {
                 answer(connection, HTTPAnswer(.badRequest, "the request is too long\n"))
@@ -43,6 +47,26 @@ final class AdminServer {
             connection.sent += Int(completion.result)
             send(connection)
         }
+    }
+
+    /// An answer is on its way.
+    var isAnswering: Bool { (readers + privileged).contains { $0.answer != nil && !$0.isClosing } }
+
+    /// The rest is up to whoever takes the descriptor: one answer, by `answerAndClose`.
+    private func giveAway(_ connection: AdminConnection) -> Int32 {
+        privileged.removeAll { $0 === connection }
+        relay.timers.cancel(connection.token(.adminDeadline))
+        table.remove(connection.index)
+        return connection.fd
+    }
+
+    /// A short answer to a connection that was given away. What its socket does not take at once is lost.
+    func answerAndClose(_ fd: Int32, _ answer: HTTPAnswer) {
+        answer.bytes.withUnsafeBytes { bytes in
+            relay.iovecs[0] = iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+            _ = Socket.send(fd, relay.iovecs, 1)
+        }
+        relay.loop.close(fd)
     }
 
     func handleDeadline(_ token: Token) {
@@ -100,6 +124,22 @@ final class AdminServer {
         }
     }
 
+    /// A path as a request writes it (RFC 3986 §2.1).
+    private static func decoded(_ text: Substring) -> String {
+        var bytes: [UInt8] = []
+        var rest = Array(text.utf8)[...]
+        while let byte = rest.popFirst() {
+            let digits = String(decoding: rest.prefix(2), as: UTF8.self)
+            if byte == UInt8(ascii: "%"), rest.count >= 2, let value = UInt8(digits, radix: 16) {
+                bytes.append(value)
+                rest = rest.dropFirst(2)
+            } else {
+                bytes.append(byte)
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
     private func command(_ path: String) -> HTTPAnswer {
         switch path {
         case "/drain" where relay.stopping.isRunning:
@@ -111,7 +151,7 @@ final class AdminServer {
             relay.client != nil
                 ? HTTPAnswer(.fine, "done\n") { $0.client?.reconnect() }
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
-        default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload and /reconnect\n")
+        default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload, /reconnect and /upgrade\n")
         }
     }
 }

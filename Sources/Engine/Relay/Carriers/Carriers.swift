@@ -103,6 +103,18 @@ final class Carriers {
         }
     }
 
+    /// None is left soon, also none that has last words.
+    func closeAll() {
+        for carrier in table.all {
+            if carrier.state == .closing {
+                carrier.hasLastWords = false
+                relay.loop.cancel(carrier.fd)
+            } else {
+                close(carrier)
+            }
+        }
+    }
+
     private func release(_ carrier: Carrier) {
         precondition(carrier.state == .closing && carrier.inFlight.isEmpty, "closed a carrier that is in use")
         carrier.state = .closed

@@ -2,6 +2,7 @@ import Control
 import CSlab
 import Glibc
 import Loop
+import State
 import Time
 import Tunnel
 import Wire
@@ -67,6 +68,7 @@ final class Client: Host {
 
     /// Does what the dialer says, and asks again when it wants to be asked.
     func run() {
+        guard !relay.handover.isUnderWay else { return }
         while let action = dialer.nextAction() { act(action) }
         dialer.checkInvariants()
         let next = dialer.nextTimeout
@@ -113,7 +115,7 @@ final class Client: Host {
 
     func handleTimer(_ operation: Operation, _ token: Token) {
         lookUpIfUseful()
-        guard operation == .dial else { return }
+        guard operation == .dial, !relay.handover.isUnderWay else { return }
         let (wasSmall, wasPausing) = (dialer.segmentByteCount != nil, dialer.isPausing)
         dialer.handleTimeout(now: relay.instant, using: &relay.generator)
         noteSegments(wasSmall)
@@ -215,10 +217,56 @@ final class Client: Host {
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         relay.events.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))
+        detach()
+        run()
+    }
+
+    private func detach() {
         relay.sessions.detach(session)
         home.handleCarrierLost()
         dialer.handleCarrierLost(now: relay.instant)
-        run()
+    }
+
+    // MARK: Handing over
+
+    func suspend() {
+        let carriers = candidates
+        candidates = [:]
+        for (id, carrier) in carriers {
+            relay.carriers.close(carrier)
+            dialer.handleFailed(id, now: relay.instant)
+        }
+        session.endpoint.withdrawOffers()
+        guard let carrier = session.carrier else { return }
+        relay.carriers.close(carrier)
+        detach()
+    }
+
+    var isQuiet: Bool { true }
+
+    func resume() { run() }
+
+    var knownAddresses: [(String, [Address])] { [("\(server.name)", server.addresses)] }
+
+    func know(_ addresses: [(String, [Address])]) {
+        for (name, addresses) in addresses where name == "\(server.name)" { server.know(addresses) }
+    }
+
+    func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        var (attempt, address) = (dialer.attempt, home.address)
+        try archive.number(&attempt)
+        try archive.optional(&address, blank: Address(path: "")) { (address, archive) throws(StateFault) in try archive.address(&address) }
+        guard !archive.isSaving else { return }
+        dialer = Dialer(isSecure: relay.credentials != nil, attempt: attempt, now: relay.instant)
+        home = SessionHome(address)
+    }
+
+    /// The one that was made at the start is no longer needed.
+    func restored(_ restored: Session) {
+        let unused = session
+        session = restored
+        relay.sessions.discard(unused)
+        if session.endpoint.isEstablished { noteReached() }
     }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {

@@ -58,6 +58,13 @@ extension Client {
 
     func mappingName(_ place: UInt16) -> String { relay.listeners.mapping(at: place)?.name ?? "" }
 
+    func mappingAddress(_ place: UInt16) -> HostPort? { relay.listeners.mapping(at: place)?.address }
+
+    func place(of name: String, address: HostPort?) -> UInt16? {
+        relay.listeners.place(of: name)
+            ?? relay.listeners.place(ofFormer: Mapping(name: name, address: address ?? HostPort(host: "", port: 0)))
+    }
+
     func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault] {
         let wanted = Dictionary(mappings.map { ($0.name, $0) }) { first, _ in first }
         let byAddress = Dictionary(mappings.map { ($0.address, $0) }) { first, _ in first }

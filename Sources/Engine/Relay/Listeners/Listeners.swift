@@ -42,7 +42,7 @@ final class Listeners {
         fileprivate var isShared = false
         /// The file of a Unix-domain socket that goes with it.
         fileprivate var path: String?
-        fileprivate let socket: ListeningSocket
+        fileprivate let socket: ListeningSocket?
     }
 
     unowned(unsafe) let relay: RelayProcess
@@ -104,9 +104,21 @@ final class Listeners {
         for index in entries.indices { arm(index) }
     }
 
+    /// Nobody is accepted until `resume`: who comes waits in the kernel's queue.
+    func suspend() {
+        for entry in entries where entry.state == .accepting { relay.loop.cancel(entry.fd) }
+    }
+
+    /// No accept is under way.
+    var isQuiet: Bool { !entries.contains { $0.state == .accepting || $0.state == .closing } }
+
+    func resume() { isHeldBack = true }
+
+    private func mayAccept(_ purpose: Purpose) -> Bool { !relay.handover.isUnderWay && (purpose.outlivesDrain || relay.host.mayAccept) }
+
     private func arm(_ index: Int) {
         guard entries[index].state == .waiting else { return }
-        guard entries[index].purpose.outlivesDrain || relay.host.mayAccept else {
+        guard mayAccept(entries[index].purpose) else {
             isHeldBack = true
             return
         }
@@ -150,7 +162,7 @@ final class Listeners {
     /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
     private func acceptMore(_ index: Int) {
         for _ in 1..<Policy.acceptsAtOnce {
-            guard !entries[index].state.isClosed, entries[index].purpose.outlivesDrain || relay.host.mayAccept,
+            guard !entries[index].state.isClosed, mayAccept(entries[index].purpose),
                 let fd = Socket.accept(entries[index].fd)
             else { return }
             accepted(fd, index)
@@ -176,12 +188,42 @@ final class Listeners {
     /// Links changed: a listener on a link that was made anew moves to the new one.
     func renewLinks() {
         for index in entries.indices where !entries[index].state.isClosed {
-            guard let fresh = entries[index].socket.renewed() else { continue }
+            guard let fresh = entries[index].socket?.renewed() else { continue }
             let purpose = entries[index].purpose
             close(index)
             add(fresh, purpose)
         }
     }
+
+    // MARK: Handing over
+
+    /// What each of them is, for a successor. They must be quiet.
+    var inherited: [Inheritance.Listener] {
+        entries.compactMap { entry in
+            guard !entry.state.isClosed else { return nil }
+            let (kind, name, address): (Inheritance.Listener.Kind, String, HostPort?) =
+                switch entry.purpose {
+                case .users(let mapping): (.users, mapping.name, mapping.address)
+                case .carriers: (.carriers, "", relay.configuration.output)
+                case .admin(isPrivileged: true): (.control, "", relay.configuration.control.map { HostPort(path: $0) })
+                case .admin(isPrivileged: false): (.metrics, "", relay.configuration.metrics)
+                }
+            guard let address else { return nil }
+            return Inheritance.Listener(
+                fd: entry.fd, kind: kind, name: name, address: "\(address)", isShared: entry.isShared,
+                link: entry.socket?.linkName.map { "\($0)" } ?? "")
+        }
+    }
+
+    /// The place of a mapping that is not listened for any more, and whose users go on.
+    func place(ofFormer mapping: Mapping) -> UInt16? {
+        guard entries.count < 4 * Mapping.countMaximum else { return nil }
+        entries.append(Entry(fd: -1, address: Address(path: ""), purpose: .users(mapping), state: .gone, socket: nil))
+        return UInt16(entries.count - 1)
+    }
+
+    /// The place of the mapping of this name.
+    func place(of name: String) -> UInt16? { entries.firstIndex { $0.purpose.mapping?.name == name }.map { UInt16($0) } }
 
     // MARK: Ends
 

@@ -114,6 +114,13 @@ struct ListeningSocket {
         isAdopted = true
     }
 
+    /// One that the program before had in this process. `link`: as `linkName`, or empty. Nil: it is none.
+    init?(inherited fd: Int32, isAdopted: Bool, link: String) {
+        guard let address = Socket.localAddress(fd) else { return nil }
+        (self.fd, self.address, self.isAdopted) = (fd, address, isAdopted)
+        linkName = link.isEmpty ? nil : try? HostPort(parsing: link)
+    }
+
     /// The process was told to stop before it began.
     static let interrupted = StartFault(.other, "told to stop", hint: "")
 

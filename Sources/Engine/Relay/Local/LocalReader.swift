@@ -43,7 +43,7 @@ final class LocalReader {
     /// Starts a receive if there is room for what it may bring; otherwise the socket is blocked until there is.
     func arm(_ index: UInt32) {
         let user = table[index]
-        guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !user.pointee.lists.contains(.blocked),
+        guard user.pointee.fd >= 0, user.pointee.life.mayReceive, !relay.handover.isUnderWay, !user.pointee.lists.contains(.blocked),
             let session = user.pointee.session?.takeUnretainedValue()
         else { return }
         var most = Policy.poolByteCount

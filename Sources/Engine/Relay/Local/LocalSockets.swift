@@ -23,7 +23,7 @@ final class LocalSockets {
         (self.relay, self.table, self.receiveSplice) = (relay, table, receiveSplice)
         let descriptorLimit = relay.descriptorLimit
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
-        maximum = max(Policy.usersMinimum, descriptorLimit - Descriptors.count() - reserved - 2 * relay.pipes.maximum)
+        maximum = max(Policy.usersMinimum, descriptorLimit - (Descriptors.count() - relay.inheritedCount) - reserved - 2 * relay.pipes.maximum)
         reader = LocalReader(relay, table, sendSplice)
         writer = LocalWriter(relay, table, receiveSplice)
     }
@@ -56,6 +56,18 @@ final class LocalSockets {
         table.traffic.opened(mapping)
         table[index].pointee.slot = slot
         relay.events.note(.streamOpened)
+        return index
+    }
+
+    /// A socket that another program in this process had; its stream is `slot` of `session`, or gone.
+    func restore(fd: Int32, _ session: Session?, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
+        let index = table.insert(fd: fd, isConnecting: fd < 0)
+        table[index].pointee.mapping = mapping
+        guard let session else { return index }
+        table[index].pointee.session = .passUnretained(session)
+        table[index].pointee.slot = slot
+        session.userCount += 1
+        table.traffic.reopened(mapping)
         return index
     }
 
@@ -241,6 +253,35 @@ final class LocalSockets {
         relay.client?.handleUserGone(index, farewell)
     }
 
+    // MARK: Handing over
+
+    /// No operation on any of them is under way soon, and none begins until `resume`.
+    func suspend() {
+        table.forEach { _, user in if !user.pointee.life.inFlight.isEmpty { relay.loop.cancel(user.pointee.fd) } }
+    }
+
+    var isQuiet: Bool {
+        var isQuiet = true
+        table.forEach { _, user in if !user.pointee.life.inFlight.isEmpty || user.pointee.flushesOnce { isQuiet = false } }
+        return isQuiet
+    }
+
+    /// What lies in pipes lies in memory. False: there is none.
+    func copyIntoMemory() -> Bool {
+        var isDone = true
+        table.forEach { index, _ in if isDone { isDone = receiveSplice.copyIntoMemory(index) } }
+        return isDone
+    }
+
+    func resume() {
+        table.forEach { index, user in
+            guard user.pointee.fd >= 0 else { return }
+            reader.readAgain(index)
+            writer.markDirty(index)
+            if user.pointee.life.inward == .ended { watch(index, user) }
+        }
+    }
+
     // MARK: Resets
 
     /// The user's connection was reset, or refuses bytes. What it wrote before goes first, as far as credit covers it.
@@ -258,7 +299,7 @@ final class LocalSockets {
 
     /// After the user's FIN a reset of its would go unnoticed without a receive: watch for it.
     func watch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
-        guard user.pointee.life.mayWatch else { return }
+        guard user.pointee.life.mayWatch, !relay.handover.isUnderWay else { return }
         guard relay.loop.watchHangup(user.pointee.fd, token(index, .userWatch)) else { return retryLater(index) }
         user.pointee.life.submitted(.watch)
     }

@@ -90,7 +90,7 @@ final class LocalWriter {
     private func flush(_ index: UInt32) {
         let user = table[index]
         user.pointee.lists.remove(.dirty)
-        guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce else { return }
+        guard user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce, !relay.handover.isUnderWay else { return }
         if let backlog = user.pointee.backlog, backlog.byteCount > 0, backlog.olderByteCount == 0 {
             receiveSplice.send(index, user, backlog)
             if backlog.byteCount > 0 || !user.pointee.life.maySend { return }

@@ -57,6 +57,9 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
+    /// Where this program was started from: what lies there later may be a newer one, which takes the process over. Nil: not known.
+    public var program: String?
+
     /// The version, for status and metrics.
     public var version = ""
     /// Where metrics can be scraped (HTTP).
@@ -84,6 +87,14 @@ public struct Configuration: Equatable, Sendable {
             (idleExitSeconds == fresh.idleExitSeconds, "idle-exit"),
             (metrics == fresh.metrics, "metrics"), (control == fresh.control, "control"),
         ].filter { !$0.0 }.map(\.1)
+    }
+
+    /// All that it listens on, as it is written.
+    var listeningAddresses: Set<String> {
+        var all = role == .client ? mappings.map { "\($0.address)" } : ["\(output)"]
+        if let metrics { all.append("\(metrics)") }
+        if let control { all.append("\(HostPort(path: control))") }
+        return Set(all)
     }
 
     /// With one mapping, which has no name.

@@ -1,4 +1,5 @@
 import Loop
+import State
 import Tunnel
 
 /// What every part of a process asks of its side of the tunnel, and a client and a server answer differently. What only one of them does
@@ -44,6 +45,23 @@ protocol Host: AnyObject {
     var summaryWords: String { get }
     /// No new streams from now on.
     func drain()
+    /// Its sessions have no carriers any more, and it begins nothing until `resume`.
+    func suspend()
+    /// Nothing of its own is under way.
+    var isQuiet: Bool { get }
+    func resume()
+
+    // What outlives the program.
+    /// Addresses of names, and those that were saved.
+    var knownAddresses: [(String, [Address])] { get }
+    func know(_ addresses: [(String, [Address])])
+    /// What it has of a session besides.
+    func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault)
+    /// All of the session has been restored.
+    func restored(_ session: Session)
+    /// The place of the mapping of this name: one that is there no more gets one, under the address that it had. Nil: there are too many.
+    func place(of name: String, address: HostPort?) -> UInt16?
+    func mappingAddress(_ place: UInt16) -> HostPort?
     /// The sessions are over.
     func sayGoodbye()
     /// How the process ends, as far as its own side knows.

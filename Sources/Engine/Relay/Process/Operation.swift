@@ -9,6 +9,8 @@ enum Operation: UInt8 {
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents, wakeEvents, fileEvents
     case adminReceive, adminSend
+    /// A program that was asked to take over has ended.
+    case successorChecked
     // Timers of one listener, session, carrier or user.
     case acceptPause
     case sessionTimeout
@@ -37,6 +39,8 @@ enum Operation: UInt8 {
     case watchdog
     /// The server has had no session for -idle-exit.
     case idleExit
+    /// A program that was asked to take over is silent, or what is under way does not end.
+    case successorLate
     // Look-ups of names.
     case serverLookup, originLookup
     /// An address that a reloaded configuration listens on.

@@ -215,4 +215,11 @@ enum Policy {
     static let receiveAheadByteCount: Int32 = 2 << 20
     /// What the kernel takes ahead of sending cannot be reordered any more.
     static let notSentLowWater: Int32 = 128 << 10
+
+    // MARK: Handing over to another program
+
+    /// It says within this whether it can.
+    static let successorMaximum = Interval.seconds(5)
+    /// Within this all that is under way has ended.
+    static let settleMaximum = Interval.seconds(2)
 }

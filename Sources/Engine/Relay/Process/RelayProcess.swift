@@ -39,6 +39,7 @@ package final class RelayProcess {
     private(set) var watches: Watches!
     private(set) var reload: Reload!
     private(set) var admin: AdminServer!
+    private(set) var handover: Handover!
     /// One of the two, set once before the first iteration.
     private(set) var client: Client?
     private(set) var server: Server?
@@ -50,7 +51,11 @@ package final class RelayProcess {
     private(set) var now: UInt64
     /// When the wait began, and until when it lasts.
     private var waiting: (since: UInt64, deadline: UInt64?) = (0, nil)
-    let startedAt = Clock.now()
+    /// When the process began, whatever program it ran then, and this program in it.
+    var startedAt = Clock.now()
+    let programStartedAt = Clock.now()
+    /// The state of the program before, until it has been taken over.
+    var inheritance: Inheritance?
     /// The program that started this process for one stream no longer needs it.
     private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
@@ -59,10 +64,14 @@ package final class RelayProcess {
     /// Scratch for the iovecs of one send.
     let iovecs = UnsafeMutablePointer<iovec>.allocate(capacity: Policy.iovecMaximum)
 
+    /// Descriptors that the program before left open.
+    var inheritedCount: Int { inheritance?.descriptors.count ?? 0 }
+
     var instant: Instant { Instant(nanoseconds: now) }
 
-    init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil) throws {
+    init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil, inheritance: Inheritance? = nil) throws {
         self.configuration = configuration
+        self.inheritance = inheritance
         events = EventLog(log)
         now = Clock.now()
         budget = Budget(configuration)
@@ -96,6 +105,7 @@ package final class RelayProcess {
         listeners = Listeners(self)
         reload = Reload(self, reconfigure)
         admin = AdminServer(self)
+        handover = Handover(self)
         if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
             events.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
         }
@@ -130,7 +140,10 @@ package final class RelayProcess {
     func run() -> Ending {
         begin()
         do throws(StartFault) {
-            while try iterate() {}
+            repeat {
+                while try iterate() {}
+                if handover.isSettled { handover.replaceProgram() }
+            } while !stopping.isStopped
         } catch {
             return .failed(error)
         }
@@ -140,6 +153,8 @@ package final class RelayProcess {
     /// Before the first iteration. A caller that does not use `run` calls this, then `iterate` until it returns false, then `finish`.
     package func begin() {
         host.start()
+        inheritance.map { handover.takeOver($0) }
+        inheritance = nil
         listeners.arm()
         watches.arm()
         reload.noteCertificateAge()
@@ -157,9 +172,9 @@ package final class RelayProcess {
     }
 
     /// One iteration: waits, lets every completion change state, sends what there is to send, then looks at the timers. False: the process
-    /// has stopped.
+    /// has stopped, or is ready to be handed over.
     package func iterate() throws(StartFault) -> Bool {
-        guard !stopping.isStopped else { return false }
+        guard !stopping.isStopped, !handover.isSettled else { return false }
         let (before, deadline) = waiting
         var isFirst = true
         do throws(SystemError) {
@@ -188,10 +203,11 @@ package final class RelayProcess {
         }
         if hasMore { flush() }
         advanceStop()
+        handover.advance()
         trim()
         if manager.isThere { manager.status(host.summary, host.summaryWords) }
         planWait()
-        return !stopping.isStopped
+        return !stopping.isStopped && !handover.isSettled
     }
 
     /// After the last iteration.
@@ -257,6 +273,8 @@ package final class RelayProcess {
             listeners.handle(completion)
         case .adminReceive, .adminSend:
             admin.handle(operation, completion)
+        case .successorChecked:
+            handover.handleChecked(isLate: false)
         case .signals, .wakeEvents, .fileEvents, .networkEvents:
             watches.handle(operation)
         default:
@@ -283,6 +301,7 @@ package final class RelayProcess {
         case .certificateAge: reload.noteCertificateAge()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
+        case .successorLate: handover.handleChecked(isLate: true)
         case .stopping: break  // The wheel looks after each turn.
         default: host.handleTimer(operation, token)
         }
@@ -306,13 +325,17 @@ package final class RelayProcess {
             isReleased = true
             request(gently: false)
         case SIGUSR1: client?.pathMayHaveChanged()
+        case SIGUSR2: handover.ask()
         case SIGHUP: reload.run()
         default: request(gently: number == SIGTERM)
         }
     }
 
     /// The process is asked to stop. `gently`: open streams may end first.
-    func request(gently: Bool) { take(stopping.handleRequest(gently: gently, now: instant)) }
+    func request(gently: Bool) {
+        handover.giveUp("the process was told to stop")
+        take(stopping.handleRequest(gently: gently, now: instant))
+    }
 
     private func advanceStop() {
         guard !stopping.isRunning else { return }
@@ -341,6 +364,15 @@ package final class RelayProcess {
 // MARK: For simulations
 
 extension RelayProcess {
+    /// Another program takes over, as soon as nothing is under way.
+    package func handOver() { if stopping.isRunning { handover.settle() } }
+
+    /// It does not.
+    package func keepProgram() { handover.giveUp("the simulation wants it so") }
+
+    /// Nothing is under way: the state can be saved.
+    package var isSettled: Bool { handover.isSettled }
+
     /// What an idle process holds and should not, as a sentence. Nil: nothing.
     package var leftover: String? {
         if locals.count > 0 { return "\(locals.count) local sockets are open" }

@@ -1,6 +1,7 @@
 import Glibc
 import Logging
 import Loop
+import State
 
 /// Why a tele process ended; the command turns it into an exit status and, where there is one, prints the fault.
 public enum Ending: Equatable, Sendable {
@@ -37,34 +38,76 @@ public struct StartFault: Error, Equatable, Sendable {
 
 /// Runs one tele process until it is told to stop. Blocks the calling thread, which becomes the loop.
 /// `listening` is called once, when the process accepts connections, with the numeric address of its first listener.
-/// `reconfigure` is asked on SIGHUP for the configuration as it is now; nil: there is only one.
+/// `reconfigure` is asked on SIGHUP for the configuration as it is now; nil: there is only one. `flush` is called before another program
+/// takes the process over: what waits in its threads is lost.
 public func run(
-    _ configuration: Configuration, logger: Logger, reconfigure: Reconfigure? = nil,
+    _ configuration: Configuration, logger: Logger, reconfigure: Reconfigure? = nil, flush: @escaping () -> Void = {},
     listening: (String) -> Void
 ) -> Ending {
+    let environment = ServiceManager.Environment()
     do {
         guard configuration.security != .none || !configuration.requiresSecurity else {
             throw StartFault(
                 .configuration, "a key is required, and none is given",
                 hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
-        let (relay, first) = try makeProcess(configuration, logger, reconfigure)
+        let state = Successor.takeState()
+        let (relay, first) = try makeProcess(configuration, logger, reconfigure, state: state)
+        if let state { Successor.release(state) }
+        relay.handover.flush = flush
         Privileges.drop(holdsSecrets: relay.credentials != nil)
         if let first { listening("\(first)") }
         return relay.run()
     } catch let fault as StartFault {
         return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
+    } catch let fault as StateFault {
+        // Once more, from nothing: what was left open closes with this program.
+        logger.error("cannot use the state of the program before; its connections are reset", metadata: ["reason": "\(fault.reason)"])
+        flush()
+        guard let program = configuration.program else { return .failed(StartFault(.other, "cannot start anew", hint: "start it again")) }
+        let error = environment.whileRestored { SystemError(-Program.replace(program, Arguments.all)) }
+        return .failed(StartFault(.other, "cannot run \(program) (\(error))", hint: "start it again"))
     } catch {
         return .failed(StartFault(.other, "cannot start (\(error))", hint: "please report this"))
     }
 }
 
-/// A process that listens and has not begun, and the address of its first listener.
-package func makeProcess(_ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?) throws -> (RelayProcess, Address?) {
-    let relay = try RelayProcess(configuration, log: logger, reconfigure)
+/// A process that listens and has not begun, and the address of its first listener. `state`: what another program in this process left; it
+/// is not needed afterwards.
+package func makeProcess(
+    _ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?, state: UnsafeRawBufferPointer? = nil
+) throws -> (RelayProcess, Address?) {
+    let inheritance = try state.map { try Inheritance($0) }
+    let relay = try RelayProcess(configuration, log: logger, reconfigure, inheritance: inheritance)
+    inheritance?.closeOthers(configuration.listeningAddresses)
     let first = try configuration.role == .client ? becomeClient(relay) : becomeServer(relay)
     try adminListeners(relay)
+    if let inheritance {
+        try relay.restoreState(inheritance)
+        inheritance.closeRest()
+    }
     return (relay, first)
+}
+
+/// Whether a process of this configuration can go on from a state of this version, which the other program of `question`
+/// (`VERSION:ROLE`) has. Reads the keys, asks the kernel for its driver, and begins nothing.
+public func rehearse(_ configuration: Configuration, for question: String) throws(StartFault) {
+    let words = question.split(separator: ":")
+    guard words.count == 2, Int(words[0]) == Successor.stateVersion else {
+        throw StartFault(
+            .configuration, "it reads states of version \(Successor.stateVersion) only, and this is one of version \(words.first ?? "")",
+            hint: "restart the service")
+    }
+    guard words[1] == (configuration.role == .client ? "client" : "server") else {
+        throw StartFault(.configuration, "the configuration is now that of the other side", hint: "restart the service")
+    }
+    _ = try verify(configuration)
+    guard configuration.security != .none || !configuration.requiresSecurity else {
+        throw StartFault(.configuration, "a key is required, and none is given", hint: "-key=FILE on both sides")
+    }
+    do throws(SystemError) { _ = try Loop(driver: configuration.driver) } catch {
+        throw StartFault(.unavailable, "it cannot start the \(configuration.driver.rawValue) driver (\(error))", hint: "use -io=auto")
+    }
 }
 
 /// Reads the configuration again.
@@ -75,7 +118,7 @@ private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? 
     guard relay.configuration.stream == nil else { return nil }
     var first: Address?
     for mapping in relay.configuration.mappings {
-        for socket in try listeningSockets(relay, mapping.name, mapping.address, mapping.access) {
+        for socket in try listeningSockets(relay, .users, mapping.name, mapping.address, mapping.access) {
             relay.listeners.add(socket, .users(mapping))
             relay.events.note(
                 .listensForUsers(
@@ -89,7 +132,7 @@ private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? 
 }
 
 private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? {
-    let sockets = try listeningSockets(relay, "", relay.configuration.output, relay.configuration.outputAccess)
+    let sockets = try listeningSockets(relay, .carriers, "", relay.configuration.output, relay.configuration.outputAccess)
     let origins = Origins()
     _ = origins.set(relay.configuration.mappings)
     for socket in sockets {
@@ -104,7 +147,7 @@ private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? 
 /// Where people and graphs ask: a socket file for this user, and an address for metrics.
 private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
     if let address = relay.configuration.metrics {
-        for socket in try listeningSockets(relay, "metrics", address) {
+        for socket in try listeningSockets(relay, .metrics, "metrics", address) {
             relay.listeners.add(socket, .admin(isPrivileged: false))
             relay.events.note(.servesAdmin(socket.address))
         }
@@ -112,7 +155,8 @@ private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
     try relay.activation.complainAboutRest()
     guard let path = relay.configuration.control else { return }
     do throws(StartFault) {
-        let socket = try ListeningSocket(HostPort(path: path), access: .owner, relay, patience: .zero)
+        let inherited = relay.inheritance?.claim(.control, "", HostPort(path: path)).first
+        let socket = if let inherited { inherited } else { try ListeningSocket(HostPort(path: path), access: .owner, relay, patience: .zero) }
         relay.listeners.add(socket, .admin(isPrivileged: true))
     } catch {
         // Required only if it was configured.
@@ -121,11 +165,12 @@ private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
     }
 }
 
-/// Sockets that the service manager opened for this name, or new ones.
+/// Sockets that the program before had for this, or the service manager opened for this name, or new ones.
 private func listeningSockets(
-    _ relay: RelayProcess, _ name: String, _ address: HostPort,
+    _ relay: RelayProcess, _ kind: Inheritance.Listener.Kind, _ name: String, _ address: HostPort,
     _ access: SocketAccess = SocketAccess()
 ) throws(StartFault) -> [ListeningSocket] {
+    if let inherited = relay.inheritance?.claim(kind, kind == .users ? name : "", address), !inherited.isEmpty { return inherited }
     let given = try relay.activation.sockets(for: name)
     return given.isEmpty ? try ListeningSocket.all(address, access: access, relay) : given
 }

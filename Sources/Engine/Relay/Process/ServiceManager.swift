@@ -5,6 +5,7 @@ import Loop
 /// is alive. Without a service manager nothing happens.
 final class ServiceManager {
     private let fd: Int32
+    private let environment = Environment()
     /// Nanoseconds between signs of life; nil: none are wanted.
     let watchdog: UInt64?
     private var lastStatus = -1
@@ -45,6 +46,22 @@ final class ServiceManager {
         if isConnected { return fd }
         close(fd)
         return nil
+    }
+
+    /// The environment has its words again while `body` runs.
+    func whileRestored<Result>(_ body: () -> Result) -> Result { environment.whileRestored(body) }
+
+    /// The service manager's words in the environment, for a program that takes this process over.
+    struct Environment {
+        private let words: [(name: String, value: String)] = ["WATCHDOG_USEC", "WATCHDOG_PID", "NOTIFY_SOCKET"].compactMap { name in
+            getenv(name).map { (name, String(cString: $0)) }
+        }
+
+        func whileRestored<Result>(_ body: () -> Result) -> Result {
+            for (name, value) in words { setenv(name, value, 1) }
+            defer { for (name, _) in words { unsetenv(name) } }
+            return body()
+        }
     }
 
     private func say(_ words: String) {

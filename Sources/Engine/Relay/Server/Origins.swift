@@ -132,6 +132,25 @@ final class Origins {
     var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
 
     func mappingName(_ place: UInt16) -> String { entries[Int(place)].mapping.name }
+    func address(_ place: UInt16) -> HostPort { entries[Int(place)].mapping.address }
+
+    /// The place of the origin of this name; one that is there no more gets one, as if it had been removed just now.
+    func place(of name: String, address: HostPort?) -> UInt16? {
+        let mapping = Mapping(name: name, address: address ?? HostPort(host: "", port: 0))
+        if let place = places[mapping.target], entries[Int(place)].mapping.name == name { return place }
+        guard (try? set(mapping)) == true, let place = places[mapping.target] else { return nil }
+        entries[Int(place)].isRemoved = true
+        return place
+    }
+
+    var knownAddresses: [(String, [Address])] {
+        entries.filter { !$0.isRemoved && !$0.name.addresses.isEmpty }.prefix(Mapping.countMaximum).map { ("\($0.name.name)", $0.name.addresses) }
+    }
+
+    func know(_ addresses: [(String, [Address])]) {
+        let known = Dictionary(addresses) { first, _ in first }
+        for entry in entries { if let addresses = known["\(entry.name.name)"] { entry.name.know(addresses) } }
+    }
 
     /// Looks up what has no address yet.
     func lookUp(_ relay: RelayProcess) {
@@ -196,6 +215,12 @@ final class Origins {
         guard relay.locals.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: relay.instant) }
         let index = relay.locals.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
+        begin(relay, index)
+    }
+
+    /// Dials for a user who has no connection.
+    func begin(_ relay: RelayProcess, _ index: UInt32) {
+        let place = relay.locals[index].pointee.mapping
         let name = entries[Int(place)].name
         let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
         relay.locals[index].pointee.opening = .passRetained(opening)
@@ -203,6 +228,9 @@ final class Origins {
         relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
         wait(opening)
     }
+
+    /// A connect is under way.
+    var isConnecting: Bool { attempts.count > 0 }
 
     private func wait(_ opening: Opening) {
         entries[Int(opening.place)].waiting.append(opening)

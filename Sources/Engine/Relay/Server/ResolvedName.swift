@@ -27,6 +27,9 @@ final class ResolvedName {
     /// A number needs no looking up once it has been; the name of a link behind it does: the link may be made anew.
     let isNumeric: Bool
 
+    /// Addresses that it had for another program in this process.
+    func know(_ known: [Address]) { if addresses.isEmpty { addresses = known } }
+
     var isLookingUp: Bool { underWay > 0 }
 
     /// It may be asked again from here on.

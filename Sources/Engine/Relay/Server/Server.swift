@@ -1,6 +1,7 @@
 import Control
 import Glibc
 import Loop
+import State
 import Time
 import Tunnel
 import Wire
@@ -209,11 +210,48 @@ final class Server: Host {
 
     func handleLost(_ session: Session, _ carrier: Carrier, _ reason: String) {
         relay.events.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: relay.configuration.holdSeconds))
+        detach(session)
+    }
+
+    private func detach(_ session: Session) {
         relay.sessions.detach(session)
         registry.detached(session.index, isPrecious: session.isPrecious, now: relay.instant)
         session.endpoint.setReceiveLimit(registry.grant(of: session.index), now: relay.instant)
         scheduleRegistry()
     }
+
+    // MARK: Handing over
+
+    func suspend() {
+        for carrier in handshakes { relay.carriers.close(carrier) }
+        handshakes = []
+        for session in relay.sessions.all {
+            guard let carrier = session.carrier else { continue }
+            relay.carriers.close(carrier)
+            detach(session)
+        }
+        relay.locals.table.forEach { index, _ in origins.forget(relay, index) }
+    }
+
+    var isQuiet: Bool { !origins.isConnecting }
+
+    func resume() {
+        relay.locals.table.forEach { index, user in
+            if user.pointee.life.phase == .connecting, user.pointee.opening == nil { origins.begin(relay, index) }
+        }
+        scheduleRegistry()
+    }
+
+    var knownAddresses: [(String, [Address])] { origins.knownAddresses }
+    func know(_ addresses: [(String, [Address])]) { origins.know(addresses) }
+    func place(of name: String, address: HostPort?) -> UInt16? { origins.place(of: name, address: address) }
+    func mappingAddress(_ place: UInt16) -> HostPort? { origins.address(place) }
+
+    func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        try registry.archive(session.index, session.identity, secret: session.secret, &archive, now: relay.instant)
+    }
+
+    func restored(_ session: Session) { session.endpoint.limits.received = registry.grant(of: session.index) }
 
     // MARK: Sessions
 

@@ -13,7 +13,7 @@ extension Server {
 
     func handleConnectAbandoned(_ index: UInt32) { origins.forget(relay, index) }
 
-    func finishTurn() { origins.connectWaiting(relay) }
+    func finishTurn() { if !relay.handover.isUnderWay { origins.connectWaiting(relay) } }
 
     func handleLookup(_ answer: Resolver.Answer) { origins.handleLookup(relay, answer) }
 

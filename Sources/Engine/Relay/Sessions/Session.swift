@@ -47,7 +47,7 @@ final class Session {
     var timerAt = UInt64.max
     /// What its host was told of its carrier.
     var link: Link
-    let openedAt: UInt64
+    var openedAt: UInt64
 
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64) {
         self.index = index

@@ -2,6 +2,7 @@ import Control
 import CSlab
 import Glibc
 import Loop
+import State
 import Time
 import Tunnel
 import Wire
@@ -45,6 +46,18 @@ final class Sessions {
         var sums = ended
         for session in table.all where !session.peerName.isEmpty { sums[session.peerName, default: Traffic.Count()].add(count(session, open: 1)) }
         return sums
+    }
+
+    /// What clients have brought and taken in sessions that have ended.
+    func archiveClients(_ archive: inout StateArchive) throws(StateFault) {
+        var list = ended.map { ($0.key, $0.value) }
+        try archive.list(&list, most: Policy.clientsMaximum, blank: ("", Traffic.Count())) { (entry, archive) throws(StateFault) in
+            try archive.text(&entry.0, most: RegistryPolicy.nameMaximum)
+            try archive.number(&entry.1.read)
+            try archive.number(&entry.1.taken)
+            try archive.number(&entry.1.opened)
+        }
+        if !archive.isSaving { ended = Dictionary(list) { first, _ in first } }
     }
 
     private func count(_ session: Session, open: Int) -> Traffic.Count {

@@ -1,4 +1,5 @@
 import Loop
+import State
 import Tunnel
 import Wire
 
@@ -31,6 +32,11 @@ enum Event {
     case certificatesRenewed(expiry: Int64)
     /// In so many seconds, or that long ago.
     case certificateExpires(seconds: Int64)
+    /// Another program shall take the process over, and cannot.
+    case handoverRefused(reason: String)
+    case handsOver(to: String, connections: Int)
+    /// This program goes on from the state of another; `pause`: nanoseconds in which nothing moved.
+    case tookOver(from: String, connections: Int, pause: UInt64)
     case draining(streams: Int, seconds: Int)
     case stopped
 
@@ -96,4 +102,14 @@ public struct Counters: Codable, Sendable {
     public internal(set) var originFailures: UInt64 = 0
     public internal(set) var acceptFailures: UInt64 = 0
     public internal(set) var pauses: UInt64 = 0
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        for path in Counters.all { try archive.number(&self[keyPath: path]) }
+    }
+
+    private static let all: [WritableKeyPath<Counters, UInt64> & Sendable] = [
+        \.carriers, \.carriersLost, \.sessions, \.resumes, \.replayedBytes, \.suspicions, \.wrongSuspicions, \.dialFailures, \.sessionsLost,
+        \.sessionsExpired, \.sessionsEvicted, \.refusals, \.faults, \.streams, \.streamsCarriedOver, \.streamsReset, \.originFailures,
+        \.acceptFailures, \.pauses,
+    ]
 }

@@ -1,6 +1,7 @@
 import Glibc
 import Logging
 import Loop
+import State
 import Time
 import Tunnel
 import Wire
@@ -9,11 +10,11 @@ import Wire
 struct EventLog {
     /// An outage that is over. `recovery` is 0 where the old carrier went on by itself.
     struct Outage {
-        let session: String
-        let endedAt: UInt64
-        let length: UInt64
-        let recovery: UInt64
-        let replayed: UInt64
+        var session: String
+        var endedAt: UInt64
+        var length: UInt64
+        var recovery: UInt64
+        var replayed: UInt64
     }
 
     private let log: Logger
@@ -45,6 +46,20 @@ struct EventLog {
         histograms.outage.record(outage.length / 1000)
         if outages.count == Policy.outagesMaximum { outages.removeFirst() }
         outages.append(outage)
+    }
+
+    /// Counts since the start of the process, whatever program ran in it then.
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        try counters.archive(&archive)
+        try histograms.archive(&archive)
+        try archive.list(&outages, most: Policy.outagesMaximum, blank: Outage(session: "", endedAt: 0, length: 0, recovery: 0, replayed: 0)) {
+            (outage, archive) throws(StateFault) in
+            try archive.text(&outage.session, most: 64)
+            try archive.number(&outage.endedAt)
+            try archive.number(&outage.length)
+            try archive.number(&outage.recovery)
+            try archive.number(&outage.replayed)
+        }
     }
 
     private mutating func count(_ event: Event) {
@@ -89,7 +104,8 @@ struct EventLog {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-            .reloaded, .reloadFailed, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable,
+            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
+            .serverUnreachable,
             .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
             break
         }
@@ -197,6 +213,12 @@ private struct Line {
                 ])
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
+        case .handoverRefused(let reason):
+            Line(.warning, "cannot hand over to another program; this one continues", ["reason": "\(reason)"])
+        case .tookOver(let version, let connections, let pause):
+            Line(.notice, "took over", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
+        case .handsOver(let program, let connections):
+            Line(.notice, "handing over", ["to": "\(program)", "connections": "\(connections)"])
         case .stopped: Line(.notice, "stopped")
         default: nil
         }

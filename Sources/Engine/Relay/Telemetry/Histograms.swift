@@ -1,4 +1,5 @@
 import Histogram
+import State
 
 /// How long things took, and how much was sent again: since the start, with two significant digits.
 struct Histograms {
@@ -26,6 +27,20 @@ struct Histograms {
 
         var count: UInt64 { histogram.totalCount }
 
+        /// To its two digits.
+        mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+            var recorded = histogram.recordedValues().map { ($0.value, $0.count) }
+            var total = sum.bitPattern
+            try archive.number(&total)
+            try archive.list(&recorded, most: 1 << 16, blank: (0, 0)) { (entry, archive) throws(StateFault) in
+                try archive.number(&entry.0)
+                try archive.number(&entry.1)
+            }
+            guard !archive.isSaving else { return }
+            sum = Double(bitPattern: total)
+            for (value, count) in recorded { histogram.record(min(value, mostValue), count: count) }
+        }
+
         /// How many were at most `bound`, as near as the digits tell.
         func count(upTo bound: Double) -> UInt64 { histogram.count(within: 0...UInt64(bound * scale)) }
     }
@@ -37,6 +52,14 @@ struct Histograms {
     var replayed = One([0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9], scale: 1, most: 1 << 40)
     var roundTrip = One([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5], scale: 1e6, most: day)
     var connect = One([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10], scale: 1e6, most: day)
+
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        try outage.archive(&archive)
+        try recovery.archive(&archive)
+        try replayed.archive(&archive)
+        try roundTrip.archive(&archive)
+        try connect.archive(&archive)
+    }
 
     var all: [(name: String, help: String, One)] {
         [

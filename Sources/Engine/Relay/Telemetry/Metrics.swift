@@ -8,6 +8,8 @@ enum Metrics {
         var page = Page()
         page.gauge("tele_build_info", "What runs: always 1.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
         page.gauge("tele_uptime_seconds", "Since the start.", status.uptimeSeconds)
+        page.counter("tele_takeovers_total", "How often another program took this process over.", status.takeovers)
+        page.gauge("tele_takeover_pause_seconds", "How long the process stood still the last time.", status.takeoverPauseSeconds)
         page.gauge("tele_draining", "1 while the process comes to its end.", status.state == "running" ? 0 : 1)
         page.gauge("tele_connections", "Connections of users, or to origins, that are open.", Double(status.connections))
         page.gauge("tele_sessions", "Sessions, with a carrier or without.", Double(status.sessions.count))

@@ -1,3 +1,5 @@
+import State
+
 /// Connections and bytes of each mapping, by its place, since the start: counted where bytes pass, so the cheapest way that there is.
 struct Traffic: ~Copyable {
     struct Count {
@@ -22,6 +24,30 @@ struct Traffic: ~Copyable {
         if Int(place) >= capacity { grow(to: Int(place) + 1) }
         counts[Int(place)].opened += 1
         counts[Int(place)].open += 1
+    }
+
+    /// A connection goes on that was opened before this program began.
+    mutating func reopened(_ place: UInt16) {
+        if Int(place) >= capacity { grow(to: Int(place) + 1) }
+        counts[Int(place)].open += 1
+    }
+
+    /// All but what is open.
+    mutating func archive(
+        _ archive: inout StateArchive, name: (UInt16) -> String, place: (String) -> UInt16?
+    ) throws(StateFault) {
+        let used = archive.isSaving ? (0..<capacity).filter { counts[$0].opened > 0 } : []
+        for index in 0..<(try archive.count(used.count, most: 1 << 16)) {
+            var (name, count) = archive.isSaving ? (name(UInt16(used[index])), counts[used[index]]) : ("", Count())
+            try archive.text(&name, most: 256)
+            try archive.number(&count.read)
+            try archive.number(&count.taken)
+            try archive.number(&count.opened)
+            guard !archive.isSaving, let place = place(name) else { continue }
+            if Int(place) >= capacity { grow(to: Int(place) + 1) }
+            count.open = 0
+            counts[Int(place)].add(count)
+        }
     }
 
     func closed(_ place: UInt16) { counts[Int(place)].open -= 1 }

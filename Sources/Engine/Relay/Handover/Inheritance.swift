@@ -1,0 +1,103 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import State
+import Time
+import Tunnel
+import Wire
+
+/// What the program before left to this one. Its listeners are claimed while the process is made; the rest is taken over before the first
+/// iteration.
+package final class Inheritance {
+    struct Listener {
+        enum Kind: UInt8 { case users, carriers, metrics, control }
+        var fd: Int32 = -1
+        var kind = Kind.users
+        /// Of its mapping.
+        var name = ""
+        /// As it was configured.
+        var address = ""
+        var isShared = false
+        var link = ""
+    }
+
+    /// Of the process.
+    struct Facts {
+        var version = ""
+        var isClient = false
+        var startedAt: UInt64 = 0
+        var settledSince: UInt64 = 0
+        var takeovers: UInt64 = 0
+        var askers: [Int32] = []
+    }
+
+    /// Every descriptor that it left open.
+    private(set) var descriptors: [Int32] = []
+    private(set) var facts = Facts()
+    private var listeners: [Listener] = []
+    /// Of the descriptors, connections that no socket has yet.
+    private var unclaimed: Set<Int32> = []
+    var archive: StateArchive
+
+    /// `bytes` stay valid until it has been taken over. Descriptors close with the next program from here on, and block nobody.
+    package init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) {
+        archive = StateArchive(restoring: bytes)
+        try archive.checkSeal()
+        try Inheritance.head(&archive, &descriptors, &facts, &listeners)
+        unclaimed = Set(descriptors).subtracting(listeners.map(\.fd)).subtracting(facts.askers)
+        for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) }
+    }
+
+    static func head(
+        _ archive: inout StateArchive, _ descriptors: inout [Int32], _ facts: inout Facts, _ listeners: inout [Listener]
+    ) throws(StateFault) {
+        try archive.mark(0x7465_6c65_2d73_7461)
+        try archive.mark(UInt64(Successor.stateVersion))
+        try archive.list(&descriptors, most: 1 << 22, blank: -1) { (fd, archive) throws(StateFault) in try archive.number(&fd, in: 3...Int32.max) }
+        try archive.text(&facts.version, most: 256)
+        try archive.flag(&facts.isClient)
+        try archive.number(&facts.startedAt)
+        try archive.number(&facts.settledSince)
+        try archive.number(&facts.takeovers)
+        try archive.list(&facts.askers, most: 256, blank: -1) { (fd, archive) throws(StateFault) in try archive.number(&fd, in: 3...Int32.max) }
+        try archive.list(&listeners, most: 4 * Mapping.countMaximum + 16, blank: Listener()) { (listener, archive) throws(StateFault) in
+            try archive.number(&listener.fd, in: 3...Int32.max)
+            try archive.choice(&listener.kind)
+            try archive.text(&listener.name, most: 256)
+            try archive.text(&listener.address, most: 1024)
+            try archive.flag(&listener.isShared)
+            try archive.text(&listener.link, most: 1024)
+        }
+    }
+
+    /// Sockets that listen for this already. A mapping of another name at the same address has them, too.
+    func claim(_ kind: Listener.Kind, _ name: String, _ address: HostPort) -> [ListeningSocket] {
+        let isOnlyOne = address.port != 0 || address.path != nil
+        let isMeant = { (listener: Listener) in
+            listener.kind == kind && listener.address == "\(address)" && (listener.name == name || isOnlyOne)
+        }
+        let claimed = listeners.filter(isMeant)
+        listeners.removeAll(where: isMeant)
+        return claimed.compactMap { ListeningSocket(inherited: $0.fd, isAdopted: $0.isShared, link: $0.link) }
+    }
+
+    /// A connection that was left open. False: there is none of this number, or somebody has it.
+    func take(_ descriptor: Int32) -> Bool { unclaimed.remove(descriptor) != nil }
+
+    /// What nobody has claimed.
+    func closeRest() {
+        for descriptor in unclaimed { Socket.close(descriptor) }
+        unclaimed = []
+    }
+
+    /// Listeners that the configuration does not name any more: closed before others are made, which may want their addresses.
+    /// `wanted`: what is named.
+    func closeOthers(_ wanted: Set<String>) {
+        for listener in listeners where !wanted.contains(listener.address) {
+            if !listener.isShared, let path = Socket.localAddress(listener.fd)?.path, !path.isEmpty { Socket.removeFile(path) }
+            Socket.close(listener.fd)
+        }
+        listeners.removeAll { !wanted.contains($0.address) }
+    }
+}

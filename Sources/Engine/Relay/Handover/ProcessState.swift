@@ -1,0 +1,212 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import State
+import Time
+import Tunnel
+import Wire
+
+/// What of a process its successor goes on from: listeners, sessions with their bytes, local sockets, counts. Carriers, timers and
+/// whatever the kernel works on are no part of it: the process has settled (`Handover`).
+extension RelayProcess {
+    /// Returns the descriptors that must stay open. `askers`: of admin connections that wait for an answer.
+    package func saveState(_ archive: inout StateArchive, askers: [Int32] = []) throws(StateFault) -> [Int32] {
+        var listening = listeners.inherited
+        var descriptors = listening.map(\.fd) + askers
+        locals.table.forEach { _, user in if user.pointee.fd >= 0 { descriptors.append(user.pointee.fd) } }
+        var facts = Inheritance.Facts(
+            version: configuration.version, isClient: configuration.role == .client, startedAt: startedAt, settledSince: handover.settledSince,
+            takeovers: handover.takeovers, askers: askers)
+        try Inheritance.head(&archive, &descriptors, &facts, &listening)
+        try archiveTelemetry(&archive)
+        try archiveNames(&archive)
+        let sessions = self.sessions.all
+        for index in 0..<(try archive.count(sessions.count, most: .max)) { try archiveSession(sessions[index], &archive) }
+        var flushing: [UInt32] = []
+        locals.table.forEach { index, user in if user.pointee.session == nil { flushing.append(index) } }
+        for index in 0..<(try archive.count(flushing.count, most: .max)) { try saveLocal(flushing[index], &archive) }
+        try archive.mark(0x656e_6400)
+        return descriptors
+    }
+
+    /// Into a process that has its listeners and its side, and no sessions that were used.
+    func restoreState(_ inheritance: Inheritance) throws(StateFault) {
+        guard inheritance.facts.isClient == (configuration.role == .client) else { throw StateFault("it is that of the other side of a tunnel") }
+        startedAt = inheritance.facts.startedAt
+        try archiveTelemetry(&inheritance.archive)
+        try archiveNames(&inheritance.archive)
+        for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreSession(inheritance) }
+        for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreFlushing(inheritance) }
+        try inheritance.archive.mark(0x656e_6400)
+        guard inheritance.archive.isAtEnd else { throw StateFault("it does not end where it should") }
+    }
+
+    // MARK: Telemetry and names
+
+    private func archiveTelemetry(_ archive: inout StateArchive) throws(StateFault) {
+        try events.archive(&archive)
+        try sessions.archiveClients(&archive)
+        try locals.table.traffic.archive(&archive, name: { host.mappingName($0) }, place: { (name) in host.place(of: name, address: nil) })
+    }
+
+    /// What names of servers and origins have: a name server may be silent when the process is taken over.
+    private func archiveNames(_ archive: inout StateArchive) throws(StateFault) {
+        var known = archive.isSaving ? host.knownAddresses : []
+        try archive.list(&known, most: Mapping.countMaximum, blank: ("", [])) { (entry, archive) throws(StateFault) in
+            try archive.text(&entry.0, most: 1024)
+            try archive.list(&entry.1, most: 256, blank: Address(path: "")) { (address, archive) throws(StateFault) in
+                try archive.address(&address)
+            }
+        }
+        if !archive.isSaving { host.know(known) }
+    }
+
+    // MARK: Sessions
+
+    private func archiveSession(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        var streams = session.endpoint.limits.streams
+        try archive.number(&streams, in: 1...(1 << 24))
+        try archiveIdentity(session, &archive)
+        try host.archive(session, &archive)
+        try session.endpoint.archive(&archive, now: instant)
+        var head = session.store.head
+        try archive.number(&head)
+        archive.queue(session.store, arena)
+        try session.endpoint.forEachOwned { (_, owner, _, _) throws(StateFault) in try saveLocal(owner, &archive) }
+    }
+
+    private func restoreSession(_ inheritance: Inheritance) throws(StateFault) {
+        var streams = 0
+        try inheritance.archive.number(&streams, in: 1...(1 << 24))
+        let session = sessions.add(
+            configuration.role == .client ? .client : .server,
+            Endpoint.Limits(
+                retained: configuration.bufferByteCount, received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
+                streams: max(configuration.maximumStreams, streams)))
+        try archiveIdentity(session, &inheritance.archive)
+        try host.archive(session, &inheritance.archive)
+        try session.endpoint.archive(&inheritance.archive, now: instant)
+        var head: UInt64 = 0
+        try inheritance.archive.number(&head, in: 0...session.endpoint.acknowledged)
+        queue_init(&session.store, head)
+        let count = try inheritance.archive.takeQueue(&session.store, arena)
+        budget.hold(count, &session.account)
+        guard session.store.tail == session.endpoint.sent else { throw StateFault("a session's bytes are not those that it counts") }
+        let (locals, now) = (self.locals!, self.now)
+        var owned: [(slot: StreamSlot, toPeer: Int, toUser: Int)] = []
+        try session.endpoint.forEachOwned { (slot, _, toPeer, toUser) throws(StateFault) in owned.append((slot, toPeer, toUser)) }
+        for stream in owned {
+            let user = try restoreLocal(inheritance, session, stream.slot)
+            guard locals[user].pointee.inboundCount == stream.toPeer, locals[user].pointee.outboundCount == stream.toUser else {
+                throw StateFault("a socket's bytes are not those that its stream counts")
+            }
+            session.endpoint.adopt(stream.slot, owner: user)
+        }
+        session.age.note(entered: session.account.entered, left: session.account.left, now: Instant(nanoseconds: now))
+        host.restored(session)
+    }
+
+    private func archiveIdentity(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        var words = [
+            session.identity.high, session.identity.low, session.secret.words.0, session.secret.words.1, session.secret.words.2, session.secret.words.3,
+        ]
+        for index in words.indices { try archive.number(&words[index]) }
+        var since = session.link.downSince ?? now
+        try archive.number(&since, in: 0...max(now, since))
+        try archive.number(&session.openedAt, in: 0...max(now, session.openedAt))
+        try archive.text(&session.peerName, most: RegistryPolicy.nameMaximum)
+        try archive.flag(&session.isProven)
+        guard !archive.isSaving else { return }
+        session.identity = SessionIdentity(high: words[0], low: words[1])
+        session.secret = Secret(words[2], words[3], words[4], words[5])
+        session.link = .detached(since: since)
+    }
+
+    // MARK: Local sockets
+
+    private func saveLocal(_ index: UInt32, _ archive: inout StateArchive) throws(StateFault) {
+        let user = locals[index]
+        var (fd, name) = (user.pointee.fd, host.mappingName(user.pointee.mapping))
+        var address = host.mappingAddress(user.pointee.mapping).map { "\($0)" } ?? ""
+        try archive.number(&fd)
+        try archive.text(&name, most: 256)
+        try archive.text(&address, most: 1024)
+        try user.pointee.life.archive(&archive)
+        archive.queue(user.pointee.inbound, arena)
+        archive.queue(user.pointee.outbound, arena)
+    }
+
+    /// `session` nil: its stream is gone, and it waits until its user has taken the rest.
+    private func restoreLocal(_ inheritance: Inheritance, _ session: Session?, _ slot: StreamSlot) throws(StateFault) -> UInt32 {
+        var (fd, name, address): (Int32, String, String) = (-1, "", "")
+        try inheritance.archive.number(&fd, in: -1...Int32.max)
+        try inheritance.archive.text(&name, most: 256)
+        try inheritance.archive.text(&address, most: 1024)
+        guard fd < 0 || inheritance.take(fd) else { throw StateFault("a socket that was not left open, or twice") }
+        let place = host.place(of: name, address: try? HostPort(parsing: address)) ?? 0
+        let index = locals.restore(fd: fd, session, slot, mapping: place)
+        let user = locals[index]
+        try user.pointee.life.archive(&inheritance.archive)
+        let inbound = try inheritance.archive.takeQueue(&user.pointee.inbound, arena)
+        if let session { budget.holdUnplaced(inbound, &session.account) }
+        budget.addPending(try inheritance.archive.takeQueue(&user.pointee.outbound, arena))
+        guard (user.pointee.life.phase == .connecting) == (fd < 0), (user.pointee.life.phase == .flushing) == (session == nil), session != nil || inbound == 0
+        else { throw StateFault("a socket is in a state that its session is not in") }
+        return index
+    }
+
+    /// One whose stream is gone.
+    private func restoreFlushing(_ inheritance: Inheritance) throws(StateFault) {
+        let index = try restoreLocal(inheritance, nil, 0)
+        timers.set(locals.token(index, .flushDeadline), at: now + Policy.flushMaximum.nanoseconds)
+    }
+}
+
+extension StateArchive {
+    mutating func address(_ address: inout Address) throws(StateFault) {
+        if isSaving {
+            address.withPointer { pointer, length in appendBytes(UnsafeRawBufferPointer(start: pointer, count: Int(length))) }
+            return
+        }
+        // The kernel's structures want to lie well.
+        var storage = sockaddr_storage()
+        let bytes = try takeBytes(most: MemoryLayout<sockaddr_storage>.size)
+        withUnsafeMutableBytes(of: &storage) { $0.copyBytes(from: bytes) }
+        let restored = withUnsafePointer(to: &storage) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { Address($0, socklen_t(bytes.count)) }
+        }
+        guard bytes.count >= 2, let restored else { throw StateFault("an address that is none") }
+        address = restored
+    }
+
+    /// All bytes of a queue, which lie in memory.
+    mutating func queue(_ queue: byte_queue, _ arena: OpaquePointer) {
+        var queue = queue
+        var left = Int(queue.tail - queue.head)
+        var place = queue.head
+        var length = UInt64(left)
+        try! number(&length)
+        withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) { pieces in
+            while left > 0 {
+                var gathered = 0
+                let count = queue_gather(&queue, place, left, pieces.baseAddress, 64, &gathered)
+                for index in 0..<Int(count) { appendRest(UnsafeRawBufferPointer(start: pieces[index].iov_base, count: pieces[index].iov_len)) }
+                place += UInt64(gathered)
+                left -= gathered
+            }
+        }
+    }
+
+    /// Returns how many were restored.
+    mutating func takeQueue(_ queue: inout byte_queue, _ arena: OpaquePointer) throws(StateFault) -> Int {
+        let bytes = try takeBytes(most: .max)
+        var copied = 0
+        while copied < bytes.count {
+            let part = min(bytes.count - copied, Policy.copyAtOnce)
+            guard queue_append_copy(&queue, arena, bytes.baseAddress! + copied, part) == 0 else { throw StateFault("there is not enough memory for it") }
+            copied += part
+        }
+        return copied
+    }
+}
