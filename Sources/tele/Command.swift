@@ -6,6 +6,7 @@ import Relay
 
 /// The whole command: from the words on the command line to an exit status.
 enum Command {
+    private static let readsState = "--reads-state="
     /// Arguments that ArgumentParser answers on its own: completion scripts, the description that the man
     /// page is made from, and the questions of an installed completion script.
     private static let parserOwned = [
@@ -38,6 +39,8 @@ enum Command {
                 return try top.run()
             case "drain": return try order("drain", Help.drain, Array(arguments.dropFirst()))
             case "reconnect": return try order("reconnect", Help.reconnect, Array(arguments.dropFirst()))
+            case "upgrade": return try upgrade("upgrade", Help.upgrade, Array(arguments.dropFirst()))
+            case "restart": return try upgrade("restart", Help.restart, Array(arguments.dropFirst()))
             case "demo": return try demo(Array(arguments.dropFirst()))
             case "keygen": return try keygen(Array(arguments.dropFirst()))
             default: return try tele(arguments)
@@ -60,6 +63,12 @@ enum Command {
     }
 
     private static func tele(_ arguments: [String]) throws -> ExitStatus {
+        // Asked by the program that runs, before this one takes its process over.
+        if let first = arguments.first, first.hasPrefix(readsState) {
+            let settings = try Settings.read(try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(Array(arguments.dropFirst())))
+            try rehearse(settings.configuration, for: String(first.dropFirst(readsState.count)))
+            return .fine
+        }
         let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
@@ -67,6 +76,8 @@ enum Command {
         if settings.wantsControl, settings.configuration.control == nil {
             settings.configuration.control = ControlFolder.ownSocket()
         }
+
+        settings.configuration.program = Program.path
 
         // From here on a signal is an order to the loop, also one that comes before it turns.
         try Signals.hold()
@@ -84,7 +95,8 @@ enum Command {
                     return fresh
                 } catch { throw Command.startFault(error) }
             } : nil
-        let ending = Relay.run(settings.configuration, logger: logger, reconfigure: reconfigure) { address in
+        let flush = { log.flush(withinMilliseconds: 100) }
+        let ending = Relay.run(settings.configuration, logger: logger, reconfigure: reconfigure, flush: flush) { address in
             guard settings.printsAddress else { return }
             do {
                 try StandardStreams.print(address)
@@ -123,6 +135,22 @@ enum Command {
         let socket = try ControlFolder.only(spelled.value(of: "control"))
         let said = try ControlClient(path: socket).post(spelled.contains("--now") ? "/stop" : "/\(word)")
         return word == "drain" ? try StandardStreams.print(said) : .fine
+    }
+
+    /// Another program, or this one anew, takes a running process over.
+    private static func upgrade(_ word: String, _ help: String, _ arguments: [String]) throws -> ExitStatus {
+        let flags = word == "upgrade" ? GoFlag.ofUpgrade : GoFlag.ofOrder
+        let spelled = try GoFlags(flags, listedBy: "tele \(word) -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(help) }
+        let program = spelled.value(of: "binary").map { $0.hasPrefix("/") ? $0 : "\(workingFolder)/\($0)" } ?? ""
+        let socket = try ControlFolder.only(spelled.value(of: "control"))
+        return try StandardStreams.print(try ControlClient(path: socket, patienceSeconds: 15).post("/upgrade" + ControlClient.encoded(program)))
+    }
+
+    private static var workingFolder: String {
+        guard let folder = getcwd(nil, 0) else { return "" }
+        defer { free(folder) }
+        return String(cString: folder)
     }
 
     private static func startFault(_ error: any Error) -> StartFault {

@@ -33,6 +33,7 @@ struct GoFlag: Equatable {
     /// Of the commands that talk to a running process.
     static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("help"), .toggle("h")]
     static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]
+    static let ofUpgrade: [GoFlag] = ofOrder + [.value("binary", "FILE")]
     static let ofDrain: [GoFlag] = ofOrder + [.toggle("now")]
     /// `tele connect`: those of a client that make sense for one connection.
     static let ofConnect: [GoFlag] = ofTele.filter {

@@ -86,7 +86,7 @@ struct GoFlags {
                 "unexpected argument \(quoted(word))",
                 hint: "a flag without a value of its own takes it after =, as in -server=\(word)")
         }
-        if let near = Spelling.nearest(to: word, among: ["check", "connect", "demo", "drain", "help", "keygen", "reconnect", "ssh", "status", "top"]) {
+        if let near = Spelling.nearest(to: word, among: Completions.topics + ["help"]) {
             return CommandError("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")
         }
         return CommandError(

@@ -13,6 +13,8 @@ enum Help {
         case ["top"]: return top
         case ["drain"]: return drain
         case ["reconnect"]: return reconnect
+        case ["restart"]: return restart
+        case ["upgrade"]: return upgrade
         default:
             throw CommandError(
                 "there is no help about \(quoted(words.joined(separator: " ")))",
@@ -95,7 +97,8 @@ enum Help {
           accepted by the server, 78 cannot work as configured on this machine, 1 else
 
         more
-          tele help check|connect|demo|drain|keygen|reconnect|ssh|status|top
+          tele help check|connect|demo|drain|keygen|reconnect|restart|ssh|status|top
+          tele help upgrade
           tele --generate-completion-script bash|zsh|fish
         """#
 
@@ -202,6 +205,29 @@ enum Help {
         usage
           tele reconnect
           tele reconnect -control=PATH
+        """
+
+    static let upgrade = """
+        tele upgrade has a running process go on as another version of tele, without
+        losing a connection: same process, same listeners, same connections; what
+        users see is a pause of some hundredths of a second. SIGUSR2 does the same.
+        The new program is asked first whether it can; if not, the old one goes on.
+
+        usage
+          tele upgrade                                what now lies at the old one's path
+          tele upgrade -binary=FILE
+          tele upgrade -control=PATH                  one process
+        """
+
+    static let restart = """
+        tele restart starts a running process anew without losing a connection, so that
+        also those changes of its -config file take effect that a reload (SIGHUP)
+        leaves out, as -out, -buffer, -io and -key. It is tele upgrade to the same
+        program.
+
+        usage
+          tele restart
+          tele restart -control=PATH
         """
 
     static let keygen = """

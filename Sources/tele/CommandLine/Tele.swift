@@ -8,7 +8,8 @@ struct Tele: ParsableCommand {
         version: Version.text,
         subcommands: [
             CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
-            ReconnectArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self,
+            ReconnectArguments.self, RestartArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self,
+            UpgradeArguments.self,
         ], helpNames: [.long, .short, .goLong("help")])
 
     @Flag(name: .go("client"), help: "Run beside your client.") var client = false
@@ -153,6 +154,22 @@ struct ReconnectArguments: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "reconnect", abstract: "Has a client dial a new carrier now.", helpNames: [.long, .short, .goLong("help")])
 
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
+}
+
+struct RestartArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "restart", abstract: "Starts a process anew, and keeps its connections.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
+}
+
+struct UpgradeArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "upgrade", abstract: "Has a process go on as another version, and keeps its connections.",
+        helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("binary"), help: "The other version.", completion: .file()) var binary: String?
     @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
 }
 

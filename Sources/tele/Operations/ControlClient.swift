@@ -3,9 +3,20 @@ import Glibc
 import Loop
 import Relay
 
-/// Asks one running process, over its control socket: a request of HTTP, an answer, the end. Blocks for five seconds at most.
+/// Asks one running process, over its control socket: a request of HTTP, an answer, the end.
 struct ControlClient {
     let path: String
+    /// It blocks for so long at most.
+    var patienceSeconds = 5
+
+    /// A path as a request writes it (RFC 3986 §2.1).
+    static func encoded(_ path: String) -> String {
+        path.utf8.reduce(into: "") { text, byte in
+            let isPlain = UInt8(ascii: "a")...UInt8(ascii: "z") ~= byte | 0x20 || UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte || "/.-_".utf8.contains(byte)
+            let digits = String(byte, radix: 16)
+            text += isPlain ? String(UnicodeScalar(byte)) : "%" + (digits.count == 1 ? "0" : "") + digits
+        }
+    }
 
     func get(_ resource: String) throws(CommandError) -> [UInt8] { try ask("GET", resource) }
     /// What the process says to an order.
@@ -23,7 +34,7 @@ struct ControlClient {
     private func ask(_ method: String, _ resource: String) throws(CommandError) -> [UInt8] {
         let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         defer { close(fd) }
-        var limit = timeval(tv_sec: 5, tv_usec: 0)
+        var limit = timeval(tv_sec: patienceSeconds, tv_usec: 0)
         for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
             setsockopt(fd, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
         }

@@ -19,9 +19,18 @@ struct StatusTable {
         let security = status.security == "none" ? paint("no key", 33) : "with \(status.security == "key" ? "a key" : "certificates")"
         return [
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
-                + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)",
+                + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)"
+        ] + takeovers + [
             "\(status.connections) connections, \(HumanUnits.bytes(Double(status.heldBytes))) of at most "
-                + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident",
+                + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident"
+        ]
+    }
+
+    private var takeovers: [String] {
+        guard status.takeovers > 0 else { return [] }
+        return [
+            "tele \(status.version) took over \(HumanUnits.seconds(status.programUptimeSeconds)) ago, in \(HumanUnits.seconds(status.takeoverPauseSeconds))"
+                + (status.takeovers > 1 ? "; \(status.takeovers) times so far" : "")
         ]
     }
 
