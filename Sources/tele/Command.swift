@@ -144,7 +144,10 @@ enum Command {
         if spelled.contains("--help") { return try StandardStreams.print(help) }
         let program = spelled.value(of: "binary").map { $0.hasPrefix("/") ? $0 : "\(workingFolder)/\($0)" } ?? ""
         let socket = try ControlFolder.only(spelled.value(of: "control"))
-        return try StandardStreams.print(try ControlClient(path: socket, patienceSeconds: 15).post("/upgrade" + ControlClient.encoded(program)))
+        let client = ControlClient(
+            path: socket, patienceSeconds: 15,
+            refusal: ("not \(word == "upgrade" ? "upgraded" : "restarted")", "the running program goes on as it was, with all its connections"))
+        return try StandardStreams.print(try client.post("/upgrade" + ControlClient.encoded(program)))
     }
 
     private static var workingFolder: String {

@@ -59,6 +59,10 @@ public enum Program {
         return fd
     }
 
-    /// A descriptor that becomes readable when a child has ended (pidfd_open(2), Linux 5.3), or -1.
-    public static func exitWatch(_ pid: pid_t) -> Int32 { system_exit_watch(pid) }
+    /// A descriptor that becomes readable when a child has ended (pidfd_open(2), Linux 5.3). Its owner closes it.
+    public static func exitWatch(_ pid: pid_t) throws(SystemError) -> Int32 {
+        let fd = system_exit_watch(pid)
+        guard fd >= 0 else { throw SystemError(-fd) }
+        return fd
+    }
 }

@@ -8,6 +8,8 @@ struct ControlClient {
     let path: String
     /// It blocks for so long at most.
     var patienceSeconds = 5
+    /// What a refusal means to a person, and what to do.
+    var refusal = (sentence: "the process refuses", hint: "\"tele status\" says what it is")
 
     /// A path as a request writes it (RFC 3986 §2.1).
     static func encoded(_ path: String) -> String {
@@ -74,7 +76,7 @@ struct ControlClient {
         let body = Array(answer[(end + 4)...])
         guard answer.dropFirst(9).starts(with: Array("200".utf8)) else {
             let words = String(decoding: body.prefix { $0 != 0x0a }, as: UTF8.self)
-            throw CommandError.unavailable("the process refuses (\(visible(words)))", hint: "\"tele status\" says what it is")
+            throw CommandError.unavailable("\(refusal.sentence) (\(visible(words, limit: 500)))", hint: refusal.hint)
         }
         return body
     }

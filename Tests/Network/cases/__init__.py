@@ -21,11 +21,12 @@ from . import (
     splice,
     ssh,
     stuck,
+    upgrade,
     ways,
 )
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, close, restart, promises, load, keys, floods, liars, robust, edges, ways, machine, command,
+    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, machine, command,
                mappings, operations, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

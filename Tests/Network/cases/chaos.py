@@ -27,13 +27,16 @@ def clean(context):
     return story(context, 6, with_faults=False)
 
 
-def story(context, seconds, with_faults):
+def story(context, seconds, with_faults, meanwhile=None):
+    """`meanwhile`: is told the path when bytes begin to flow."""
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT)
     seed = context.random.getrandbits(32)
     origin = worker(lab, "origin", lab.server, seed, seconds, ("0.0.0.0", ORIGIN_PORT))
     origin.wait_for_port(ORIGIN_PORT)
     user = worker(lab, "user", lab.client, seed, seconds, path.address)
+    if meanwhile:
+        meanwhile(path)
 
     count = 0
     for _ in range(int(seconds)):

@@ -48,8 +48,9 @@ final class Handover {
     /// answered, and closed.
     func ask(program: String? = nil, asker: Int32? = nil) {
         if let asker { askers.append(asker) }
-        if let reason = obstacle { return refuse(reason) }
+        // Who asks meanwhile hears how this one went.
         guard case .none = state else { return }
+        if let reason = obstacle { return refuse(reason) }
         let program = program ?? relay.configuration.program
         guard let program else { return refuse("this program does not know its own path; name one with -binary") }
         self.program = program
@@ -65,19 +66,25 @@ final class Handover {
         return relay.stopping.isRunning ? nil : "the process is stopping"
     }
 
-    /// The program that was asked has ended, or was silent for too long.
-    func handleChecked(isLate: Bool) {
-        guard case .checking(let check) = state, let answer = check.take(isLate: isLate) else { return }
+    /// The program that was asked has ended.
+    func handleChecked() {
+        guard case .checking(let check) = state else { return }
+        let answer = check.take()
         relay.timers.cancel(Operation.successorLate.token())
-        guard answer.isFine else { return refuse(answer.words) }
-        settle()
+        state = .none
+        switch answer {
+        case .can: settle()
+        case .cannot(let reason): refuse(reason)
+        case .notWanted: break
+        }
     }
+
+    /// It is silent for too long.
+    func handleLate() { if case .checking(let check) = state { check.end(.cannot("the new program does not answer")) } }
 
     private func refuse(_ reason: String) {
         relay.events.note(.handoverRefused(reason: reason))
-        answer(.conflict, "the old program goes on: \(reason)\n")
-        state = .none
-        program = nil
+        answer(.conflict, "\(reason)\n")
     }
 
     private func answer(_ status: HTTPAnswer.Status, _ words: String) {
@@ -119,8 +126,8 @@ final class Handover {
     func giveUp(_ reason: String) {
         switch state {
         case .none: return
-        case .checking(let check): _ = check.take(isLate: true)
-        case .settling, .settled: break
+        case .checking(let check): check.end(.notWanted)
+        case .settling, .settled: state = .none
         }
         refuse(reason)
         if isUnderWay { resume() }

@@ -52,6 +52,7 @@ final class SuccessorCheck {
     private let exitWatch: Int32
     /// Where it writes why it cannot.
     private let words: Int32
+    private var given: Answer?
     private unowned(unsafe) let relay: RelayProcess
 
     init(_ relay: RelayProcess, _ program: String) throws(SystemError) {
@@ -65,31 +66,53 @@ final class SuccessorCheck {
             close(words)
             throw error
         }
-        exitWatch = Program.exitWatch(pid)
-        _ = relay.loop.readable(exitWatch, Operation.successorChecked.token())
+        do throws(SystemError) {
+            exitWatch = try Program.exitWatch(pid)
+            guard relay.loop.readable(exitWatch, Operation.successorChecked.token()) else {
+                Socket.close(exitWatch)
+                throw SystemError(ENOMEM)
+            }
+        } catch {
+            kill(pid, SIGKILL)
+            waitpid(pid, nil, 0)
+            close(words)
+            throw error
+        }
         relay.timers.set(Operation.successorLate.token(), at: relay.now + Policy.successorMaximum.nanoseconds)
     }
 
-    /// Its answer. Nil: there is none yet.
-    func take(isLate: Bool) -> (isFine: Bool, words: String)? {
+    enum Answer {
+        case can
+        case cannot(String)
+        /// It was ended because nobody waits for it any more.
+        case notWanted
+    }
+
+    /// Ends it; that is its answer.
+    func end(_ answer: Answer) {
+        given = given ?? answer
+        kill(pid, SIGKILL)
+    }
+
+    /// Its answer, when it has ended.
+    func take() -> Answer {
         var status: Int32 = 0
-        if isLate { kill(pid, SIGKILL) }
-        let ended = waitpid(pid, &status, isLate ? 0 : WNOHANG)
-        guard ended != 0 else { return nil }
+        waitpid(pid, &status, 0)
         defer {
-            relay.loop.cancel(exitWatch)
             relay.loop.close(exitWatch)
             close(words)
         }
-        if isLate { return (false, "the new program does not answer") }
-        guard status != 0 else { return (true, "") }
-        return (false, said.isEmpty ? "the new program cannot go on from here" : "the new program says: \(said)")
+        if let given { return given }
+        guard status != 0 else { return .can }
+        return .cannot(said.isEmpty ? "the new program cannot go on from here" : "the new program says: \(said)")
     }
 
     /// Its first line.
     private var said: String {
         var bytes = [UInt8](repeating: 0, count: 1000)
         let count = pread(words, &bytes, bytes.count, 0)
-        return String(decoding: bytes.prefix(max(0, count)).prefix { $0 != 0x0a }.filter { $0 >= 0x20 }, as: UTF8.self)
+        let line = String(decoding: bytes.prefix(max(0, count)).prefix { $0 != 0x0a }.filter { $0 >= 0x20 }, as: UTF8.self)
+        let prefix = "tele: error: "
+        return line.hasPrefix(prefix) ? String(line.dropFirst(prefix.utf8.count)) : line
     }
 }

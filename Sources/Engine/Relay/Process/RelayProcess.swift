@@ -274,7 +274,7 @@ package final class RelayProcess {
         case .adminReceive, .adminSend:
             admin.handle(operation, completion)
         case .successorChecked:
-            handover.handleChecked(isLate: false)
+            handover.handleChecked()
         case .signals, .wakeEvents, .fileEvents, .networkEvents:
             watches.handle(operation)
         default:
@@ -301,7 +301,7 @@ package final class RelayProcess {
         case .certificateAge: reload.noteCertificateAge()
         case .acceptPause: listeners.handlePauseOver(token)
         case .watchdog: signOfLife()
-        case .successorLate: handover.handleChecked(isLate: true)
+        case .successorLate: handover.handleLate()
         case .stopping: break  // The wheel looks after each turn.
         default: host.handleTimer(operation, token)
         }
