@@ -6,11 +6,11 @@
 public struct StateArchive: ~Copyable {
     public let isSaving: Bool
     /// Saving: what was written so far. Restoring: all that there is; the caller owns it.
-    private var memory: UnsafeMutableRawPointer
-    private var capacity: Int
+    @usableFromInline var memory: UnsafeMutableRawPointer
+    @usableFromInline var capacity: Int
     /// Bytes written, or bytes to read.
-    public private(set) var byteCount: Int
-    private var offset = 0
+    public internal(set) var byteCount: Int
+    @usableFromInline var offset = 0
 
     /// Saves.
     public init() {
@@ -36,6 +36,7 @@ public struct StateArchive: ~Copyable {
     // MARK: Fields
 
     /// `range`: what may be restored.
+    @inlinable
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number, in range: ClosedRange<Number>) throws(StateFault) {
         if isSaving { return append(UInt64(truncatingIfNeeded: value)) }
         let word = try take()
@@ -45,14 +46,17 @@ public struct StateArchive: ~Copyable {
         value = restored
     }
 
+    @inlinable
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number) throws(StateFault) { try number(&value, in: .min ... .max) }
 
+    @inlinable
     public mutating func flag(_ value: inout Bool) throws(StateFault) {
         var number: UInt8 = value ? 1 : 0
         try self.number(&number, in: 0...1)
         value = number == 1
     }
 
+    @inlinable
     public mutating func choice<Choice: RawRepresentable>(_ value: inout Choice) throws(StateFault) where Choice.RawValue: FixedWidthInteger {
         var raw = value.rawValue
         try number(&raw)
@@ -61,6 +65,7 @@ public struct StateArchive: ~Copyable {
     }
 
     /// How many of something follow: `count` when saving. At most `most` are restored, and no more than bytes are left.
+    @inlinable
     public mutating func count(_ count: Int, most: Int) throws(StateFault) -> Int {
         var count = count
         try number(&count, in: 0...max(0, most))
@@ -69,6 +74,7 @@ public struct StateArchive: ~Copyable {
     }
 
     /// Elements one after the other. `blank`: what a restored one is before its fields are read.
+    @inlinable
     public mutating func list<Element>(
         _ elements: inout [Element], most: Int, blank: Element, _ field: (inout Element, inout StateArchive) throws(StateFault) -> Void
     ) throws(StateFault) {
@@ -77,6 +83,7 @@ public struct StateArchive: ~Copyable {
         for index in 0..<count { try field(&elements[index], &self) }
     }
 
+    @inlinable
     public mutating func optional<Value>(
         _ value: inout Value?, blank: Value, _ field: (inout Value, inout StateArchive) throws(StateFault) -> Void
     ) throws(StateFault) {
@@ -161,13 +168,15 @@ public struct StateArchive: ~Copyable {
         return sum
     }
 
-    private mutating func append(_ word: UInt64) {
+    @usableFromInline
+    mutating func append(_ word: UInt64) {
         makeRoom(8)
         (memory + byteCount).storeBytes(of: word.littleEndian, as: UInt64.self)
         byteCount += 8
     }
 
-    private mutating func take() throws(StateFault) -> UInt64 {
+    @usableFromInline
+    mutating func take() throws(StateFault) -> UInt64 {
         guard byteCount - offset >= 8 else { throw StateFault("it ends too early") }
         defer { offset += 8 }
         return UInt64(littleEndian: (memory + offset).loadUnaligned(as: UInt64.self))
@@ -186,5 +195,6 @@ public struct StateArchive: ~Copyable {
 /// What is wrong with a state that was to be restored, as the rest of a sentence.
 public struct StateFault: Error, Equatable, Sendable {
     public let reason: String
+
     public init(_ reason: String) { self.reason = reason }
 }

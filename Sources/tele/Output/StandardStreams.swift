@@ -1,5 +1,6 @@
 import Glibc
 import Loop
+import Relay
 
 /// stdin, stdout and stderr, whatever state the caller left them in.
 enum StandardStreams {
@@ -8,10 +9,12 @@ enum StandardStreams {
     /// wrong way round: a write to a stdout that was closed still fails.
     static func prepare() {
         signal(SIGPIPE, SIG_IGN)
-        // The parent may have blocked them.
-        var none = sigset_t()
-        sigemptyset(&none)
-        pthread_sigmask(SIG_SETMASK, &none, nil)
+        // The parent may have blocked them. The program that ran before in this process held them for us.
+        if !Successor.isThisProgram {
+            var none = sigset_t()
+            sigemptyset(&none)
+            pthread_sigmask(SIG_SETMASK, &none, nil)
+        }
         for descriptor in Int32(0)...2 where fcntl(descriptor, F_GETFD) < 0 {
             // The lowest free number is this one, as the ones below are open by now.
             _ = open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY)

@@ -55,7 +55,7 @@ def firewall(lab, text):
 
 
 class Upgrades:
-    """One process after the other is taken over, by signal, until `stop`."""
+    """One process after the other is taken over, by signal, until `stop`; each has `every` seconds to itself."""
 
     def __init__(self, path, every):
         self.path, self.every = path, every
@@ -66,7 +66,11 @@ class Upgrades:
     def _run(self):
         turn = 0
         while not self.end.wait(self.every):
-            (self.path.server, self.path.client)[turn % 2].signal(signal.SIGUSR2)
+            process = (self.path.server, self.path.client)[turn % 2]
+            before = took_over(process)
+            process.signal(signal.SIGUSR2)
+            while took_over(process) == before and process.running and not self.end.wait(0.02):
+                pass
             turn += 1
 
     def stop(self, least):

@@ -38,6 +38,7 @@ package final class Inheritance {
     private var listeners: [Listener] = []
     /// Of the descriptors, connections that no socket has yet.
     private var unclaimed: Set<Int32> = []
+    private var latest: (name: String, place: UInt16?)?
     var archive: StateArchive
 
     /// `bytes` stay valid until it has been taken over. Descriptors close with the next program from here on, and block nobody.
@@ -84,6 +85,14 @@ package final class Inheritance {
 
     /// A connection that was left open. False: there is none of this number, or somebody has it.
     func take(_ descriptor: Int32) -> Bool { unclaimed.remove(descriptor) != nil }
+
+    /// The place of a mapping; `find` is asked once for those that follow each other.
+    func place(of name: String, _ find: () -> UInt16?) -> UInt16? {
+        if let latest, latest.name == name { return latest.place }
+        let place = find()
+        latest = (name, place)
+        return place
+    }
 
     /// What nobody has claimed.
     func closeRest() {

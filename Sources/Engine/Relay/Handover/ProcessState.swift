@@ -144,7 +144,7 @@ extension RelayProcess {
         try inheritance.archive.text(&name, most: 256)
         try inheritance.archive.text(&address, most: 1024)
         guard fd < 0 || inheritance.take(fd) else { throw StateFault("a socket that was not left open, or twice") }
-        let place = host.place(of: name, address: try? HostPort(parsing: address)) ?? 0
+        let place = inheritance.place(of: name) { host.place(of: name, address: try? HostPort(parsing: address)) } ?? 0
         let index = locals.restore(fd: fd, session, slot, mapping: place)
         let user = locals[index]
         try user.pointee.life.archive(&inheritance.archive)

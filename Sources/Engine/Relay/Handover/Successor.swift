@@ -5,8 +5,11 @@ import Loop
 public enum Successor {
     /// What a program must read to go on from the state that this one writes.
     public static let stateVersion = 1
-    /// The environment's word for the descriptor in which the state lies.
+    /// The environment's word for the process, and the descriptor in which the state lies.
     static let variable = "TELE_STATE"
+
+    /// This program was started in the place of another: signals are held already, and some may wait.
+    public static var isThisProgram: Bool { getenv(variable) != nil }
 
     /// Replaces the program, and keeps what `descriptors` names open. Returns only with an error; then all is as it was.
     static func become(_ program: String, _ state: UnsafeRawBufferPointer, _ descriptors: [Int32]) -> SystemError? {
@@ -38,6 +41,13 @@ public enum Successor {
         let count = lseek(words[1], 0, SEEK_END)
         guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_PRIVATE, words[1], 0), memory != MAP_FAILED else { return nil }
         return UnsafeRawBufferPointer(start: memory, count: count)
+    }
+
+    /// Starts the program anew, from nothing: what was left open closes. Returns only with an error.
+    static func startAfresh(_ program: String) -> SystemError {
+        setenv(variable, "none", 1)
+        defer { unsetenv(variable) }
+        return SystemError(-Program.replace(program, Arguments.all))
     }
 
     static func release(_ state: UnsafeRawBufferPointer) {

@@ -260,11 +260,8 @@ final class LocalSockets {
         table.forEach { _, user in if !user.pointee.life.inFlight.isEmpty { relay.loop.cancel(user.pointee.fd) } }
     }
 
-    var isQuiet: Bool {
-        var isQuiet = true
-        table.forEach { _, user in if !user.pointee.life.inFlight.isEmpty || user.pointee.flushesOnce { isQuiet = false } }
-        return isQuiet
-    }
+    /// No operation on any of them is under way.
+    var isQuiet: Bool { !table.contains { !$0.pointee.life.inFlight.isEmpty || $0.pointee.flushesOnce } }
 
     /// What lies in pipes lies in memory. False: there is none.
     func copyIntoMemory() -> Bool {

@@ -55,6 +55,11 @@ final class LocalTable {
         for index in 0..<UInt32(chunks.count * LocalTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
     }
 
+    /// Linear at worst.
+    func contains(_ isMeant: (UnsafeMutablePointer<LocalSocket>) -> Bool) -> Bool {
+        (0..<UInt32(chunks.count * LocalTable.chunkCount)).contains { self[$0].pointee.isThere && isMeant(self[$0]) }
+    }
+
     private func grow() {
         let chunk = UnsafeMutablePointer<LocalSocket>.allocate(capacity: LocalTable.chunkCount)
         chunk.initialize(repeating: LocalSocket(fd: -1, isConnecting: false, generation: 0), count: LocalTable.chunkCount)

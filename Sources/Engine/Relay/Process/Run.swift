@@ -65,7 +65,7 @@ public func run(
         logger.error("cannot use the state of the program before; its connections are reset", metadata: ["reason": "\(fault.reason)"])
         flush()
         guard let program = configuration.program else { return .failed(StartFault(.other, "cannot start anew", hint: "start it again")) }
-        let error = environment.whileRestored { SystemError(-Program.replace(program, Arguments.all)) }
+        let error = environment.whileRestored { Successor.startAfresh(program) }
         return .failed(StartFault(.other, "cannot run \(program) (\(error))", hint: "start it again"))
     } catch {
         return .failed(StartFault(.other, "cannot start (\(error))", hint: "please report this"))
