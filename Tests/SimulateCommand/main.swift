@@ -7,11 +7,12 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER | --liars | --sweep] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER | --liars | --states | --sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
         --story   the number of a story, 1 to \(Plan.Story.allCases.count - 1); each seed chooses, unless told
         --liars   one side of each run lies about its bytes
+        --states  programs are taken over again and again, with states that were changed: refused, or anything but a trap
         --sweep   instead of seeds: a small conversation, whose carriers die at every byte; --seeds 1 does so in one way at each byte, 5 in
                   all of them
         --trace   print every step
@@ -34,7 +35,7 @@ if getenv(hashing) == nil {
 }
 
 var first: UInt64 = 1, count: UInt64 = 1000
-var withLiars = false, sweeps = false
+var withLiars = false, sweeps = false, spoilsStates = false
 var story: Plan.Story?
 var arguments = CommandLine.arguments.dropFirst()
 while let name = arguments.popFirst() {
@@ -47,6 +48,9 @@ while let name = arguments.popFirst() {
         continue
     case "--sweep":
         sweeps = true
+        continue
+    case "--states":
+        spoilsStates = true
         continue
     default:
         break
@@ -75,6 +79,8 @@ if sweeps { exit(Sweep(waysPerByte: Int(clamping: count)).run(simulation) ? 0 : 
 var campaign = Campaign(first: first, count: count)
 campaign.story = story
 campaign.withLiars = withLiars
+campaign.spoilsStates = spoilsStates
+if spoilsStates { campaign.story = .takeovers }
 #if CANARIES
 // One failure shows that it is seen.
 if Canary.selected != nil { campaign.failuresMaximum = 1 }

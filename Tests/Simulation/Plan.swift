@@ -134,6 +134,8 @@ public struct Plan: Sendable {
     /// What this side sends on the first client's carriers is changed on the way. With a key nobody notices; without one, that client's
     /// users may see anything.
     public var liar: Side?
+    /// States that are handed over are changed on the way, at random.
+    public var spoilsStates = false
     var cuts: [Cut] = []
     var faults: [Fault] = []
     var faultGap: UInt64 = milliseconds(500)

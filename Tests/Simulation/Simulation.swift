@@ -16,6 +16,8 @@ public final class Simulation {
         public var kills = 0
         /// How often a program took a process over.
         public var takeovers = 0
+        /// Of the changed states, those that were refused.
+        public var refusedStates = 0
         /// What each carrier brought from the client, and from the server, if the plan wants to know.
         var carriers: [[[UInt8]]] = []
     }
@@ -58,6 +60,7 @@ public final class Simulation {
         report.trace = world.kernel.trace
         report.delivered = world.delivered
         (report.losses, report.kills, report.takeovers) = (world.losses, world.kills, world.takeovers)
+        report.refusedStates = world.kernel.refusedStates
         report.carriers = world.records
         return report
     }
@@ -71,6 +74,8 @@ public struct Campaign {
     /// All are this one; nil: each seed chooses.
     public var story: Plan.Story?
     public var withLiars = false
+    /// Programs are taken over, and their states are changed on the way.
+    public var spoilsStates = false
 
     public init(first: UInt64, count: UInt64) {
         self.first = first
@@ -79,13 +84,14 @@ public struct Campaign {
 
     private func plan(_ seed: UInt64) -> Plan {
         var plan = story.map { Plan($0, seed: seed) } ?? Plan(seed: seed)
+        plan.spoilsStates = spoilsStates
         if withLiars { plan.hasLiar(seed % 2 == 0 ? .client : .server) }
         return plan
     }
 
     /// True when all held.
     public func run(_ simulation: Simulation) -> Bool {
-        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0, takeovers = 0
+        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0, takeovers = 0, refused = 0
         let start = clock()
         for seed in first..<first + count where failures < failuresMaximum {
             nowRunning = seed
@@ -97,6 +103,7 @@ public struct Campaign {
             losses += report.losses
             kills += report.kills
             takeovers += report.takeovers
+            refused += report.refusedStates
             guard let failure = report.failure else { continue }
             failures += 1
             print("seed \(seed), step \(report.steps): \(failure)")
@@ -104,7 +111,8 @@ public struct Campaign {
         let took = Double(clock() - start) / Double(CLOCKS_PER_SEC)
         print(
             "\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
-                + "\(kills) kills and cuts, \(takeovers) takeovers, \(losses) connections lost, in \(Int(took)) s")
+                + "\(kills) kills and cuts, \(takeovers) takeovers\(spoilsStates ? " (\(refused) refused)" : ""), \(losses) connections lost, in \(Int(took)) s"
+        )
         return failures == 0
     }
 }

@@ -52,6 +52,7 @@ final class World {
         self.keyFile = plan.hasKey ? keyFile : nil
         kernel = VirtualKernel(seed: plan.seed)
         kernel.limits = plan.limits
+        kernel.spoilsStates = plan.spoilsStates
         unopened = plan.streams
         guard let calls = Calls(kernel) else { return nil }
         self.calls = calls
@@ -60,7 +61,8 @@ final class World {
 
     deinit { scratch.deallocate() }
 
-    func fail(_ sentence: @autoclosure () -> String) { if failure == nil { failure = sentence() } }
+    /// Behind a state that was changed anything may be wrong.
+    func fail(_ sentence: @autoclosure () -> String) { if failure == nil, kernel.spoiledAt == nil { failure = sentence() } }
 
     // MARK: The run
 
@@ -88,7 +90,8 @@ final class World {
         if let endsWithin = plan.endsWithin { kernel.at(start + endsWithin) { [unowned self] in judgeEnds() } }
         faultInjector.tellStory()
 
-        proceed { isHealed && unopened == 0 && openCount == 0 && !faultInjector.isDraining }
+        proceed { isHealed && unopened == 0 && openCount == 0 && !faultInjector.isDraining || isSpoiled }
+        if kernel.spoiledAt != nil { return abandon() }
         let quiet = kernel.time + milliseconds(40_000)
         kernel.at(quiet) {}
         proceed { kernel.time >= quiet }
@@ -104,6 +107,17 @@ final class World {
         kernel.end()
         // Also what the end itself did.
         if let misuse = kernel.misuse { fail(misuse) }
+    }
+
+    /// Long enough behind a state that was changed.
+    private var isSpoiled: Bool { kernel.spoiledAt.map { kernel.time > $0 + milliseconds(5000) } ?? false }
+
+    private func abandon() {
+        for process in processes {
+            takeovers += process.takeovers
+            process.die()
+        }
+        kernel.end()
     }
 
     var processes: [VirtualProcess] { clients + servers }

@@ -49,6 +49,9 @@ public struct StateArchive: ~Copyable {
     @inlinable
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number) throws(StateFault) { try number(&value, in: .min ... .max) }
 
+    /// A number that is only ever counted up: so far from its end that it never comes there.
+    public mutating func counter(_ value: inout UInt64) throws(StateFault) { try number(&value, in: 0...1 << 60) }
+
     @inlinable
     public mutating func flag(_ value: inout Bool) throws(StateFault) {
         var number: UInt8 = value ? 1 : 0

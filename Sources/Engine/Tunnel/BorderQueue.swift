@@ -50,16 +50,18 @@ struct BorderQueue: ~Copyable {
         return low < count ? memory[(head + low) & mask].offset : nil
     }
 
-    /// `end`: what no border lies behind. A restored queue must be empty before.
-    mutating func archive(_ archive: inout StateArchive, end: UInt64) throws(StateFault) {
-        try archive.number(&dataRemoved)
-        var previous: UInt64?
+    /// Borders lie behind `start` and not behind `end`, before which DATA frames have `dataEnd` bytes. A restored queue must be empty before.
+    mutating func archive(_ archive: inout StateArchive, start: UInt64, end: UInt64, dataEnd: UInt64) throws(StateFault) {
+        try archive.number(&dataRemoved, in: 0...dataEnd)
+        var previous = Border(offset: start, data: dataRemoved)
         for index in 0..<(try archive.count(count, most: .max)) {
             var border = archive.isSaving ? memory[(head + index) & mask] : Border(offset: 0, data: 0)
             try archive.number(&border.offset, in: 0...end)
-            try archive.number(&border.data)
-            guard previous.map({ $0 < border.offset }) ?? true else { throw StateFault("borders do not increase") }
-            previous = border.offset
+            try archive.number(&border.data, in: previous.data...dataEnd)
+            guard previous.offset < border.offset, border.data - previous.data <= border.offset - previous.offset || index == 0 else {
+                throw StateFault("borders do not increase")
+            }
+            previous = border
             if !archive.isSaving { append(border.offset, data: border.data) }
         }
     }

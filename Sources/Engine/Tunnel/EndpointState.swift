@@ -26,13 +26,13 @@ extension Endpoint {
         try archive.number(&acknowledged, in: 0...handed)
         try archive.number(&cursor, in: 0...handed)
         try archive.number(&dataSent, in: 0...most)
-        try archive.number(&dataFramed, in: dataSent...sent)
+        try archive.number(&dataFramed, in: 0...sent)
         try archive.number(&peerDataLimit, in: 0...most)
         try archive.number(&peerInitialCredit, in: 0...Specification.initialCreditMaximum)
         try archive.number(&peerMaximumStreams)
-        try borders.archive(&archive, end: sent)
-        try resetsInFlight.archive(&archive, end: sent)
-        guard dataSent <= peerDataLimit else { throw StateFault("more was sent than the peer takes") }
+        try borders.archive(&archive, start: acknowledged, end: sent, dataEnd: dataFramed)
+        try resetsInFlight.archive(&archive, start: acknowledged, end: sent, dataEnd: 0)
+        guard dataSent <= dataFramed, dataSent <= peerDataLimit else { throw StateFault("more was sent than the peer takes") }
     }
 
     private mutating func archiveReceived(_ archive: inout StateArchive) throws(StateFault) {

@@ -20,17 +20,17 @@ struct StatusTable {
         return [
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
                 + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)"
-        ] + takeovers + [
+        ] + upgrades + [
             "\(status.connections) connections, \(HumanUnits.bytes(Double(status.heldBytes))) of at most "
                 + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident"
         ]
     }
 
-    private var takeovers: [String] {
-        guard status.takeovers > 0 else { return [] }
+    private var upgrades: [String] {
+        guard status.upgrades > 0 else { return [] }
+        let count = status.upgrades > 1 ? ", \(status.upgrades) times so far" : ""
         return [
-            "tele \(status.version) took over \(HumanUnits.seconds(status.programUptimeSeconds)) ago, in \(HumanUnits.seconds(status.takeoverPauseSeconds))"
-                + (status.takeovers > 1 ? "; \(status.takeovers) times so far" : "")
+            "upgraded to \(status.version) \(HumanUnits.seconds(status.programUptimeSeconds)) ago, pause \(HumanUnits.seconds(status.upgradePauseSeconds))\(count)"
         ]
     }
 

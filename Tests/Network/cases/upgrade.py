@@ -45,8 +45,8 @@ def upgrade(control, *flags):
     return run.stdout.strip()
 
 
-def took_over(process):
-    return process.errors.count("took over")
+def upgrades_of(process):
+    return process.errors.count("notice upgraded ")
 
 
 def firewall(lab, text):
@@ -67,16 +67,16 @@ class Upgrades:
         turn = 0
         while not self.end.wait(self.every):
             process = (self.path.server, self.path.client)[turn % 2]
-            before = took_over(process)
+            before = upgrades_of(process)
             process.signal(signal.SIGUSR2)
-            while took_over(process) == before and process.running and not self.end.wait(0.02):
+            while upgrades_of(process) == before and process.running and not self.end.wait(0.02):
                 pass
             turn += 1
 
     def stop(self, least):
         self.end.set()
         self.thread.join()
-        counts = [took_over(process) for process in (self.path.server, self.path.client)]
+        counts = [upgrades_of(process) for process in (self.path.server, self.path.client)]
         if min(counts) < least:
             raise Failure(f"the server was taken over {counts[0]} times, the client {counts[1]} times: too seldom to say anything")
         return sum(counts)
@@ -138,7 +138,7 @@ def ends(context):
             reset(dying[1])
             fresh = call(lab, path, switchboard)
             asking.join(20)
-            if not said or "went on after" not in said[0]:
+            if not said or "upgraded from" not in said[0]:
                 raise Failure(f"tele upgrade says {said}")
             exchange(*fresh)
             exchange(*idle)
@@ -175,7 +175,7 @@ def ends(context):
             upgrade(control)
             if receive_exactly(flushing[0], 300_000) != b"f" * 300_000 or observe(flushing[0], time.monotonic() + 2)[1] != "eof":
                 raise Failure("the rest for a user whose origin had ended was lost")
-            if status_of(control)["takeovers"] < 3:
+            if status_of(control)["upgrades"] < 3:
                 raise Failure(f"the {role} does not count its upgrades")
         exchange(*idle)
     return "idle, half closed, ended, full, reset, flushing and new: as without an upgrade"
@@ -288,7 +288,7 @@ def refused(context):
                 if run.returncode == 0 or words not in run.stderr or "goes on as it was" not in run.stderr:
                     raise Failure(f"an upgrade to a {program} program: {run.returncode}, “{run.stderr.strip()}”")
                 exchange(*pair)
-            if status_of(control)["takeovers"] != 0:
+            if status_of(control)["upgrades"] != 0:
                 raise Failure(f"the {role} was taken over by a program that cannot")
             # The next one is as good as ever.
             good = shutil.copy(binary(), os.path.join(folder, f"a new {role}"))

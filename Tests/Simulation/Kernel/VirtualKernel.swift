@@ -49,6 +49,10 @@ final class VirtualKernel {
     private(set) var steps = 0
     /// A hash over all that happened.
     private(set) var trace: UInt64 = 0
+    /// States that are handed over are changed on the way; when that happened first, and how many were refused.
+    var spoilsStates = false
+    var spoiledAt: UInt64?
+    var refusedStates = 0
     /// Something that the kernel's caller may never do.
     private(set) var misuse: String?
 

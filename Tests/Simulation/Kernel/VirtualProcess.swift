@@ -113,8 +113,28 @@ final class VirtualProcess {
         readyNow = []
         isReady = []
         takeovers += 1
+        if kernel.spoilsStates { return beginSpoiled(Array(archive.bytes)) }
         try begin(archive.bytes)
         for number in signals { signal(Int32(number)) }
+    }
+
+    /// Some words of the state are others, and it is sealed all the same: it is refused, or the process does what it does, but for traps.
+    private func beginSpoiled(_ bytes: [UInt8]) {
+        var bytes = bytes.dropLast(8)
+        for _ in 0...kernel.chance.below(3) {
+            let place = kernel.chance.below(bytes.count / 8) * 8
+            var word = kernel.chance.oneIn(3) ? kernel.chance.next() : UInt64(kernel.chance.skewed(1 << 40))
+            for index in place..<place + 8 {
+                bytes[index] = UInt8(truncatingIfNeeded: word)
+                word >>= 8
+            }
+        }
+        if kernel.chance.oneIn(8) { bytes = bytes.prefix(kernel.chance.below(bytes.count)) }
+        var archive = StateArchive()
+        bytes.withUnsafeBytes { archive.appendRest($0) }
+        archive.seal()
+        kernel.spoiledAt = kernel.spoiledAt ?? kernel.time
+        do { try begin(archive.bytes) } catch { kernel.refusedStates += 1 }
     }
 
     func noteReady(_ descriptor: Int32) {

@@ -254,7 +254,7 @@ final class Client: Host {
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
         var (attempt, address) = (dialer.attempt, home.address)
-        try archive.number(&attempt)
+        try archive.counter(&attempt)
         try archive.optional(&address, blank: Address(path: "")) { (address, archive) throws(StateFault) in try archive.address(&address) }
         guard !archive.isSaving else { return }
         dialer = Dialer(isSecure: relay.credentials != nil, attempt: attempt, now: relay.instant)

@@ -172,9 +172,9 @@ final class Handover {
         relay.events.note(.tookOver(from: facts.version, connections: relay.locals.count, pause: lastPause))
         askers = facts.askers
         let count = relay.locals.count
+        let milliseconds = (lastPause + 500_000) / 1_000_000
         answer(
             .fine,
-            "\(facts.version) → \(relay.configuration.version): \(count) connection\(count == 1 ? "" : "s") went on after \((lastPause + 500_000) / 1_000_000) ms\n"
-        )
+            "upgraded from \(facts.version) to \(relay.configuration.version): \(count) connection\(count == 1 ? "" : "s") kept, pause \(milliseconds) ms\n")
     }
 }

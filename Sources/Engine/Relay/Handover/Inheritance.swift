@@ -46,6 +46,10 @@ package final class Inheritance {
         archive = StateArchive(restoring: bytes)
         try archive.checkSeal()
         try Inheritance.head(&archive, &descriptors, &facts, &listeners)
+        let named = listeners.map(\.fd) + facts.askers
+        guard Set(descriptors).count == descriptors.count, Set(named).count == named.count, Set(named).isSubset(of: descriptors) else {
+            throw StateFault("descriptors are named twice, or were not left open")
+        }
         unclaimed = Set(descriptors).subtracting(listeners.map(\.fd)).subtracting(facts.askers)
         for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) }
     }
@@ -60,7 +64,7 @@ package final class Inheritance {
         try archive.flag(&facts.isClient)
         try archive.number(&facts.startedAt)
         try archive.number(&facts.settledSince)
-        try archive.number(&facts.takeovers)
+        try archive.counter(&facts.takeovers)
         try archive.list(&facts.askers, most: 256, blank: -1) { (fd, archive) throws(StateFault) in try archive.number(&fd, in: 3...Int32.max) }
         try archive.list(&listeners, most: 4 * Mapping.countMaximum + 16, blank: Listener()) { (listener, archive) throws(StateFault) in
             try archive.number(&listener.fd, in: 3...Int32.max)

@@ -53,9 +53,9 @@ final class Sessions {
         var list = ended.map { ($0.key, $0.value) }
         try archive.list(&list, most: Policy.clientsMaximum, blank: ("", Traffic.Count())) { (entry, archive) throws(StateFault) in
             try archive.text(&entry.0, most: RegistryPolicy.nameMaximum)
-            try archive.number(&entry.1.read)
-            try archive.number(&entry.1.taken)
-            try archive.number(&entry.1.opened)
+            try archive.counter(&entry.1.read)
+            try archive.counter(&entry.1.taken)
+            try archive.counter(&entry.1.opened)
         }
         if !archive.isSaving { ended = Dictionary(list) { first, _ in first } }
     }

@@ -104,7 +104,7 @@ public struct Counters: Codable, Sendable {
     public internal(set) var pauses: UInt64 = 0
 
     mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
-        for path in Counters.all { try archive.number(&self[keyPath: path]) }
+        for path in Counters.all { try archive.counter(&self[keyPath: path]) }
     }
 
     private static let all: [WritableKeyPath<Counters, UInt64> & Sendable] = [

@@ -214,11 +214,11 @@ private struct Line {
         case .draining(let streams, let most):
             Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
         case .handoverRefused(let reason):
-            Line(.warning, "cannot hand over to another program; this one continues", ["reason": "\(reason)"])
+            Line(.warning, "upgrade failed, the running program continues", ["reason": "\(reason)"])
         case .tookOver(let version, let connections, let pause):
-            Line(.notice, "took over", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
+            Line(.notice, "upgraded", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
         case .handsOver(let program, let connections):
-            Line(.notice, "handing over", ["to": "\(program)", "connections": "\(connections)"])
+            Line(.notice, "upgrading", ["to": "\(program)", "connections": "\(connections)"])
         case .stopped: Line(.notice, "stopped")
         default: nil
         }

@@ -34,11 +34,18 @@ struct Histograms {
             try archive.number(&total)
             try archive.list(&recorded, most: 1 << 16, blank: (0, 0)) { (entry, archive) throws(StateFault) in
                 try archive.number(&entry.0)
-                try archive.number(&entry.1)
+                try archive.number(&entry.1, in: 0...1 << 40)
             }
             guard !archive.isSaving else { return }
             sum = Double(bitPattern: total)
-            for (value, count) in recorded { histogram.record(min(value, mostValue), count: count) }
+            // The library adds up what was recorded.
+            var left: UInt64 = 1 << 62
+            for (value, count) in recorded {
+                let value = min(value, mostValue)
+                guard count <= left / (value + 1) else { throw StateFault("a histogram has recorded more than there is") }
+                left -= count * (value + 1)
+                histogram.record(value, count: count)
+            }
         }
 
         /// How many were at most `bound`, as near as the digits tell.

@@ -73,11 +73,11 @@ public struct Status: Codable, Sendable {
     public let certificateExpiry: Double?
     /// running, draining or stopping.
     public let state: String
-    /// Of the process, and of the program in it: another one may have taken it over.
+    /// Of the process, and of the program in it, which an upgrade replaces.
     public let uptimeSeconds, programUptimeSeconds: Double
-    /// How often that happened, and how long the process stood still the last time.
-    public let takeovers: UInt64
-    public let takeoverPauseSeconds: Double
+    /// Upgrades so far, and the pause of the last one.
+    public let upgrades: UInt64
+    public let upgradePauseSeconds: Double
     public let connections: Int
     public let readBytes: UInt64
     public let takenBytes: UInt64
@@ -136,8 +136,8 @@ extension RelayProcess {
                 Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
             },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
-            uptimeSeconds: seconds(since: startedAt), programUptimeSeconds: seconds(since: programStartedAt), takeovers: handover.takeovers,
-            takeoverPauseSeconds: Double(handover.lastPause) / 1e9,
+            uptimeSeconds: seconds(since: startedAt), programUptimeSeconds: seconds(since: programStartedAt), upgrades: handover.takeovers,
+            upgradePauseSeconds: Double(handover.lastPause) / 1e9,
             connections: locals.count, readBytes: total.read, takenBytes: total.taken,
             splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,

@@ -40,9 +40,9 @@ struct Traffic: ~Copyable {
         for index in 0..<(try archive.count(used.count, most: 1 << 16)) {
             var (name, count) = archive.isSaving ? (name(UInt16(used[index])), counts[used[index]]) : ("", Count())
             try archive.text(&name, most: 256)
-            try archive.number(&count.read)
-            try archive.number(&count.taken)
-            try archive.number(&count.opened)
+            try archive.counter(&count.read)
+            try archive.counter(&count.taken)
+            try archive.counter(&count.opened)
             guard !archive.isSaving, let place = place(name) else { continue }
             if Int(place) >= capacity { grow(to: Int(place) + 1) }
             count.open = 0
