@@ -336,7 +336,24 @@ def changed(context):
         else:
             raise Failure("a restart with a mistake in the file did not say so")
         exchange(*pair)
-    return "another driver, another buffer, mappings gone and new; the old connection went on"
+        # Addresses that cannot be had are told; everything else goes on, the server at its old address.
+        with lab.client.listen(user + 5):
+            files.write("client", f'out = "{SERVER_ADDRESS}:{CARRIER}"', "listen",
+                        {"b": f"127.0.0.1:{user + 1}", "c": f"127.0.0.1:{user + 2}", "d": f"127.0.0.1:{user + 5}"})
+            restart(files.control("client"))
+            exchange(*pair)
+            exchange(*call(lab, Route(user + 2), switchboard))
+        blocker = lab.server.listen(CARRIER + 1)
+        files.write("server", f'out = ":{CARRIER + 1}"', "origins", {"b": address, "c": address})
+        restart(files.control("server"))
+        exchange(*pair)
+        exchange(*call(lab, Route(user + 2), switchboard))
+        blocker.close()
+        for role in ("client", "server"):
+            with open(os.path.join(lab.directory, f"tele-{role}.err"), encoding="utf-8") as log:
+                if "in use" not in log.read():
+                    raise Failure(f"the {role} does not say which address it could not have")
+    return "another driver, another buffer, mappings gone, new and impossible; the old connection went on"
 
 
 def restart(control):

@@ -63,7 +63,13 @@ final class Handover {
 
     private var obstacle: String? {
         if relay.configuration.stream != nil { return "this process serves one connection of whoever started it" }
-        return relay.stopping.isRunning ? nil : "the process is stopping"
+        guard relay.stopping.isRunning else { return "the process is stopping" }
+        // The state is there twice while one program becomes the other.
+        let needed = Memory.residentByteCount + 2 * relay.budget.accountedByteCount
+        if let limit = Memory.limit, needed > limit / 10 * 9 {
+            return "it takes \(needed >> 20) MiB, and this process may use \(limit >> 20); try when less waits"
+        }
+        return nil
     }
 
     /// The program that was asked has ended.

@@ -36,6 +36,8 @@ package final class Inheritance {
     private(set) var descriptors: [Int32] = []
     private(set) var facts = Facts()
     private var listeners: [Listener] = []
+    /// Where the server accepted carriers, as it was configured.
+    private(set) var formerCarrierAddress: HostPort?
     /// Of the descriptors, connections that no socket has yet.
     private var unclaimed: Set<Int32> = []
     private var latest: (name: String, place: UInt16?)?
@@ -51,6 +53,7 @@ package final class Inheritance {
             throw StateFault("descriptors are named twice, or were not left open")
         }
         unclaimed = Set(descriptors).subtracting(listeners.map(\.fd)).subtracting(facts.askers)
+        formerCarrierAddress = listeners.first { $0.kind == .carriers }.flatMap { try? HostPort(parsing: $0.address) }
         for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) }
     }
 

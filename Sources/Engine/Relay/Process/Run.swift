@@ -118,21 +118,33 @@ private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? 
     guard relay.configuration.stream == nil else { return nil }
     var first: Address?
     for mapping in relay.configuration.mappings {
-        for socket in try listeningSockets(relay, .users, mapping.name, mapping.address, mapping.access) {
-            relay.listeners.add(socket, .users(mapping))
-            relay.events.note(
-                .listensForUsers(
-                    socket.address, mapping: mapping.name, server: relay.configuration.output,
-                    driver: relay.loop.driverName))
-            first = first ?? socket.address
+        try tolerating(relay) { () throws(StartFault) in
+            for socket in try listeningSockets(relay, .users, mapping.name, mapping.address, mapping.access) {
+                relay.listeners.add(socket, .users(mapping))
+                relay.events.note(
+                    .listensForUsers(
+                        socket.address, mapping: mapping.name, server: relay.configuration.output,
+                        driver: relay.loop.driverName))
+                first = first ?? socket.address
+            }
         }
     }
-    guard let first else { throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping") }
+    guard first != nil || relay.inheritance != nil else {
+        throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping")
+    }
     return first
 }
 
+/// A process that takes over from another program does not end because it cannot have a new address: its connections would end too.
+private func tolerating(_ relay: RelayProcess, _ listen: () throws(StartFault) -> Void) throws(StartFault) {
+    do throws(StartFault) { try listen() } catch {
+        guard relay.inheritance != nil else { throw error }
+        relay.events.note(.mappingFailed(error))
+    }
+}
+
 private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? {
-    let sockets = try listeningSockets(relay, .carriers, "", relay.configuration.output, relay.configuration.outputAccess)
+    let sockets = try carrierSockets(relay)
     let origins = Origins()
     _ = origins.set(relay.configuration.mappings)
     for socket in sockets {
@@ -144,12 +156,26 @@ private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? 
     return sockets.first?.address
 }
 
+/// A server that takes over from another program, and cannot have its new address, goes on with the old one.
+private func carrierSockets(_ relay: RelayProcess) throws(StartFault) -> [ListeningSocket] {
+    do throws(StartFault) {
+        return try listeningSockets(relay, .carriers, "", relay.configuration.output, relay.configuration.outputAccess)
+    } catch {
+        guard let former = relay.inheritance?.formerCarrierAddress, former != relay.configuration.output else { throw error }
+        relay.events.note(.mappingFailed(error))
+        relay.configuration.output = former
+        return try listeningSockets(relay, .carriers, "", former, relay.configuration.outputAccess)
+    }
+}
+
 /// Where people and graphs ask: a socket file for this user, and an address for metrics.
 private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
     if let address = relay.configuration.metrics {
-        for socket in try listeningSockets(relay, .metrics, "metrics", address) {
-            relay.listeners.add(socket, .admin(isPrivileged: false))
-            relay.events.note(.servesAdmin(socket.address))
+        try tolerating(relay) { () throws(StartFault) in
+            for socket in try listeningSockets(relay, .metrics, "metrics", address) {
+                relay.listeners.add(socket, .admin(isPrivileged: false))
+                relay.events.note(.servesAdmin(socket.address))
+            }
         }
     }
     try relay.activation.complainAboutRest()
@@ -160,7 +186,7 @@ private func adminListeners(_ relay: RelayProcess) throws(StartFault) {
         relay.listeners.add(socket, .admin(isPrivileged: true))
     } catch {
         // Required only if it was configured.
-        guard !relay.configuration.requiresControl else { throw error }
+        guard !relay.configuration.requiresControl || relay.inheritance != nil else { throw error }
         relay.events.note(.controlUnavailable(error))
     }
 }
@@ -172,7 +198,9 @@ private func listeningSockets(
 ) throws(StartFault) -> [ListeningSocket] {
     if let inherited = relay.inheritance?.claim(kind, kind == .users ? name : "", address), !inherited.isEmpty { return inherited }
     let given = try relay.activation.sockets(for: name)
-    return given.isEmpty ? try ListeningSocket.all(address, access: access, relay) : given
+    guard given.isEmpty else { return given }
+    // Users wait while a process is taken over.
+    return try ListeningSocket.all(address, access: access, relay, patience: relay.inheritance == nil ? Policy.bindPatience : .zero)
 }
 
 /// Reads the files that the configuration names, as a start would, and does nothing else. Root may look at the keys of any user. Returns
