@@ -16,7 +16,7 @@ public struct SocketAccess: Equatable, Sendable {
     }
 
     /// Sets what is asked for, on a file that nobody else can connect to yet.
-    func apply(to path: String) throws(SystemError) {
+    public func apply(to path: String) throws(SystemError) {
         if let group {
             guard let number = SocketAccess.number(of: group) else { throw SystemError(ESRCH) }
             guard lchown(path, uid_t.max, number) == 0 else { throw SystemError.last }

@@ -27,10 +27,10 @@ struct StatusTable {
     }
 
     private var upgrades: [String] {
-        guard status.upgrades > 0 else { return [] }
-        let count = status.upgrades > 1 ? ", \(status.upgrades) times so far" : ""
+        guard let number = status.upgrades, number > 0, let uptime = status.programUptimeSeconds, let pause = status.upgradePauseSeconds else { return [] }
+        let count = number > 1 ? ", \(number) times so far" : ""
         return [
-            "upgraded to \(status.version) \(HumanUnits.seconds(status.programUptimeSeconds)) ago, pause \(HumanUnits.seconds(status.upgradePauseSeconds))\(count)"
+            "upgraded to \(status.version) \(HumanUnits.seconds(uptime)) ago, pause \(HumanUnits.seconds(pause))\(count)"
         ]
     }
 

@@ -283,7 +283,7 @@ def refused(context):
                 with open(program, "w", encoding="utf-8") as file:
                     file.write(text)
                 os.chmod(program, 0o755)
-            for program, words in (("older", "no flag"), ("hanging", "does not answer"), ("dying", "cannot go on"), ("missing", "cannot run")):
+            for program, words in (("older", "no flag"), ("hanging", "does not answer"), ("dying", "failed its check"), ("missing", "cannot run")):
                 run = subprocess.run([binary(), "upgrade", f"-control={control}", f"-binary={folder}/{program}"], capture_output=True, text=True)
                 if run.returncode == 0 or words not in run.stderr or "goes on as it was" not in run.stderr:
                     raise Failure(f"an upgrade to a {program} program: {run.returncode}, “{run.stderr.strip()}”")

@@ -5,15 +5,14 @@ import State
 import Time
 import Tunnel
 
-/// The planned end of this program in favour of another one in the same process, which goes on from its state
-/// (docs/internals/outliving.md).
+/// An upgrade: another program replaces this one in the same process, and restores its state (docs/internals/outliving.md).
 ///
-///     none ──ask──▶ checking ──the new program can go on from this──▶ settling ──nothing is under way──▶ settled ──▶ (replaced)
-///      ▲               └──it cannot, or says nothing──┐                  └──too long──┐                     └──it did not start──┐
-///      └──────────────────────────────────────────────┴───────────────────────────────┴─────────────────────────────────────────┘
+///     none ──ask──▶ checking ──the new program reads this state──▶ settling ──nothing in flight──▶ settled ──▶ (replaced)
+///      ▲               └──it does not, or does not answer──┐          └──too long──┐                  └──execve failed──┐
+///      └───────────────────────────────────────────────────┴───────────────────────┴───────────────────────────────────┘
 ///
-/// While it settles nothing begins: listeners accept nothing, local sockets are neither read nor written, carriers are gone. Users see
-/// slowness, as in an outage.
+/// From `settling` on no operation begins: listeners do not accept, local sockets are neither read nor written, carriers are closed. Users
+/// see a pause, as in an outage.
 final class Handover {
     private enum State {
         case none
@@ -24,17 +23,17 @@ final class Handover {
 
     unowned(unsafe) private let relay: RelayProcess
     private var state = State.none
-    /// Nothing begins: read in many places, each turn.
+    /// No operation begins. A stored flag, because every arm of a socket reads it.
     private(set) var isUnderWay = false
-    /// The program that shall take over.
-    private(set) var program: String?
-    /// Admin connections that wait to hear how it went: their descriptors.
+    /// The path of the new program.
+    private var program: String?
+    /// Descriptors of admin connections that wait for the result.
     private var askers: [Int32] = []
-    /// Writes what waits to be written: the last thing that this program does.
+    /// Writes buffered log lines: execve ends the thread that writes them.
     var flush: () -> Void = {}
-    /// When it began to settle.
+    /// When settling began, in nanoseconds on `Clock`.
     private(set) var settledSince: UInt64 = 0
-    /// How often another program took the process over, and for how many nanoseconds it stood still the last time.
+    /// Upgrades so far, and the pause of the last one in nanoseconds.
     private(set) var takeovers: UInt64 = 0
     private(set) var lastPause: UInt64 = 0
 
@@ -44,15 +43,15 @@ final class Handover {
 
     // MARK: Asking
 
-    /// `program`: its path; nil: what now lies where this program was started from. `asker`: an admin connection's descriptor, which is
-    /// answered, and closed.
+    /// `program`: the path of the new program; nil: the path that this one was started from. `asker`: the descriptor of an admin connection,
+    /// which gets the result and is closed.
     func ask(program: String? = nil, asker: Int32? = nil) {
         if let asker { askers.append(asker) }
-        // Who asks meanwhile hears how this one went.
+        // A second request gets the result of the first.
         guard case .none = state else { return }
         if let reason = obstacle { return refuse(reason) }
         let program = program ?? relay.configuration.program
-        guard let program else { return refuse("this program does not know its own path; name one with -binary") }
+        guard let program else { return refuse("the path of the running program is not known; use -binary=FILE") }
         self.program = program
         do throws(SystemError) {
             state = .checking(try SuccessorCheck(relay, program))
@@ -62,30 +61,29 @@ final class Handover {
     }
 
     private var obstacle: String? {
-        if relay.configuration.stream != nil { return "this process serves one connection of whoever started it" }
+        if relay.configuration.stream != nil { return "this process serves a single connection" }
         guard relay.stopping.isRunning else { return "the process is stopping" }
-        // The state is there twice while one program becomes the other.
+        // The saved state is a second copy of all bytes that wait.
         let needed = Memory.residentByteCount + 2 * relay.budget.accountedByteCount
         if let limit = Memory.limit, needed > limit / 10 * 9 {
-            return "it takes \(needed >> 20) MiB, and this process may use \(limit >> 20); try when less waits"
+            return "it needs \(needed >> 20) MiB of memory, and the limit is \(limit >> 20); try again when fewer bytes wait"
         }
         return nil
     }
 
-    /// The program that was asked has ended.
+    /// The check has ended.
     func handleChecked() {
         guard case .checking(let check) = state else { return }
-        let answer = check.take()
         relay.timers.cancel(Operation.successorLate.token())
         state = .none
-        switch answer {
+        switch check.take() {
         case .can: settle()
         case .cannot(let reason): refuse(reason)
-        case .notWanted: break
+        case .notWanted: answer(.conflict, "the process is stopping\n")
         }
     }
 
-    /// It is silent for too long.
+    /// The check took too long.
     func handleLate() { if case .checking(let check) = state { check.end(.cannot("the new program does not answer")) } }
 
     private func refuse(_ reason: String) {
@@ -100,7 +98,7 @@ final class Handover {
 
     // MARK: Settling
 
-    /// From here on nothing begins, and what is under way comes to its end.
+    /// No operation begins from here on, and those in flight are cancelled.
     func settle() {
         guard !isUnderWay else { return }
         settledSince = Clock.now()
@@ -113,14 +111,14 @@ final class Handover {
         relay.locals.suspend()
     }
 
-    /// After each turn.
+    /// After each iteration.
     func advance() {
         guard case .settling(let until) = state else { return }
         guard isQuiet else {
-            if relay.now >= until { giveUp("operations are under way that do not end") }
+            if relay.now >= until { giveUp("operations in flight did not end in time") }
             return
         }
-        guard relay.locals.copyIntoMemory() else { return giveUp("there is no memory for what lies in pipes") }
+        guard relay.locals.copyIntoMemory() else { return giveUp("out of memory") }
         state = .settled
     }
 
@@ -128,7 +126,7 @@ final class Handover {
         relay.carriers.all.isEmpty && relay.listeners.isQuiet && relay.host.isQuiet && relay.locals.isQuiet && !relay.admin.isAnswering
     }
 
-    /// This program goes on as if nothing had been.
+    /// This program continues.
     func giveUp(_ reason: String) {
         switch state {
         case .none: return
@@ -139,7 +137,7 @@ final class Handover {
         if isUnderWay { resume() }
     }
 
-    /// Everything begins again: after a handover that came to nothing, or in the successor.
+    /// Operations begin again: after an upgrade that failed, or in the new program.
     func resume() {
         isUnderWay = false
         relay.timers.cancel(Operation.successorLate.token())
@@ -151,7 +149,7 @@ final class Handover {
 
     // MARK: The successor
 
-    /// Becomes the other program. Returns only when that failed; then this one goes on.
+    /// Replaces this program. Returns only when that failed; this program then continues.
     func replaceProgram() {
         guard let program else { return giveUp("no program is named") }
         let descriptors: [Int32]
@@ -168,7 +166,7 @@ final class Handover {
         }
     }
 
-    /// The first thing that a successor does: it goes on from what was left to it.
+    /// In the new program, before its first iteration.
     func takeOver(_ inheritance: Inheritance) {
         let facts = inheritance.facts
         isUnderWay = true

@@ -7,7 +7,7 @@ import Time
 import Tunnel
 import Wire
 
-/// What the program before left to this one. Its listeners are claimed while the process is made; the rest is taken over before the first
+/// The state that the program before left. Listeners are claimed while this process is made, sessions are restored before its first
 /// iteration.
 package final class Inheritance {
     struct Listener {
@@ -32,18 +32,18 @@ package final class Inheritance {
         var askers: [Int32] = []
     }
 
-    /// Every descriptor that it left open.
+    /// Every descriptor that was left open.
     private(set) var descriptors: [Int32] = []
     private(set) var facts = Facts()
     private var listeners: [Listener] = []
     /// Where the server accepted carriers, as it was configured.
     private(set) var formerCarrierAddress: HostPort?
-    /// Of the descriptors, connections that no socket has yet.
+    /// Descriptors of connections that no local socket has claimed yet.
     private var unclaimed: Set<Int32> = []
     private var latest: (name: String, place: UInt16?)?
     var archive: StateArchive
 
-    /// `bytes` stay valid until it has been taken over. Descriptors close with the next program from here on, and block nobody.
+    /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.
     package init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) {
         archive = StateArchive(restoring: bytes)
         try archive.checkSeal()
@@ -79,7 +79,7 @@ package final class Inheritance {
         }
     }
 
-    /// Sockets that listen for this already. A mapping of another name at the same address has them, too.
+    /// Inherited listeners at this configured address. A renamed mapping keeps its listener.
     func claim(_ kind: Listener.Kind, _ name: String, _ address: HostPort) -> [ListeningSocket] {
         let isOnlyOne = address.port != 0 || address.path != nil
         let isMeant = { (listener: Listener) in
@@ -90,7 +90,7 @@ package final class Inheritance {
         return claimed.compactMap { ListeningSocket(inherited: $0.fd, isAdopted: $0.isShared, link: $0.link) }
     }
 
-    /// A connection that was left open. False: there is none of this number, or somebody has it.
+    /// Claims a connection. False: it was not left open, or is claimed already.
     func take(_ descriptor: Int32) -> Bool { unclaimed.remove(descriptor) != nil }
 
     /// The place of a mapping; `find` is asked once for those that follow each other.
@@ -101,14 +101,13 @@ package final class Inheritance {
         return place
     }
 
-    /// What nobody has claimed.
+    /// Closes connections that were not claimed.
     func closeRest() {
         for descriptor in unclaimed { Socket.close(descriptor) }
         unclaimed = []
     }
 
-    /// Listeners that the configuration does not name any more: closed before others are made, which may want their addresses.
-    /// `wanted`: what is named.
+    /// Closes listeners at addresses that the configuration no longer names, before new ones are bound that may overlap them.
     func closeOthers(_ wanted: Set<String>) {
         for listener in listeners where !wanted.contains(listener.address) {
             if !listener.isShared, let path = Socket.localAddress(listener.fd)?.path, !path.isEmpty { Socket.removeFile(path) }

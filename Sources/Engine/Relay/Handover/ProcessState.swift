@@ -7,10 +7,10 @@ import Time
 import Tunnel
 import Wire
 
-/// What of a process its successor goes on from: listeners, sessions with their bytes, local sockets, counts. Carriers, timers and
-/// whatever the kernel works on are no part of it: the process has settled (`Handover`).
+/// Saves and restores a process: listeners, sessions with their bytes, local sockets, counters. Carriers, timers and operations in flight
+/// are not part of the state: there are none when the process has settled (`Handover`).
 extension RelayProcess {
-    /// Returns the descriptors that must stay open. `askers`: of admin connections that wait for an answer.
+    /// Returns the descriptors that must stay open. `askers`: admin connections that wait for the result.
     package func saveState(_ archive: inout StateArchive, askers: [Int32] = []) throws(StateFault) -> [Int32] {
         var listening = listeners.inherited
         var descriptors = listening.map(\.fd) + askers
@@ -30,7 +30,7 @@ extension RelayProcess {
         return descriptors
     }
 
-    /// Into a process that has its listeners and its side, and no sessions that were used.
+    /// Into a process that has its listeners, and no session in use.
     func restoreState(_ inheritance: Inheritance) throws(StateFault) {
         guard inheritance.facts.isClient == (configuration.role == .client) else { throw StateFault("it is that of the other side of a tunnel") }
         startedAt = inheritance.facts.startedAt
@@ -50,7 +50,7 @@ extension RelayProcess {
         try locals.table.traffic.archive(&archive, name: { host.mappingName($0) }, place: { (name) in host.place(of: name, address: nil) })
     }
 
-    /// What names of servers and origins have: a name server may be silent when the process is taken over.
+    /// Addresses of names: the name server may not answer during the upgrade.
     private func archiveNames(_ archive: inout StateArchive) throws(StateFault) {
         var known = archive.isSaving ? host.knownAddresses : []
         try archive.list(&known, most: Mapping.countMaximum, blank: ("", [])) { (entry, archive) throws(StateFault) in

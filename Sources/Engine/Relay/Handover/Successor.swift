@@ -1,17 +1,17 @@
 import Glibc
 import Loop
 
-/// The program that takes this process over: asked first whether it can, then started in this one's place.
+/// The program that replaces this one by execve(2), and the state that it is given.
 public enum Successor {
-    /// What a program must read to go on from the state that this one writes.
+    /// The version of the state that this program writes, and the only one that it reads.
     public static let stateVersion = 1
-    /// The environment's word for the process, and the descriptor in which the state lies.
+    /// The environment variable `PID:DESCRIPTOR` that names the memfd with the state.
     static let variable = "TELE_STATE"
 
-    /// This program was started in the place of another: signals are held already, and some may wait.
+    /// This program replaced another one, which had blocked its signals: one may be pending.
     public static var isThisProgram: Bool { getenv(variable) != nil }
 
-    /// Replaces the program, and keeps what `descriptors` names open. Returns only with an error; then all is as it was.
+    /// Replaces the program; `descriptors` stay open. Returns only with an error, with nothing changed.
     static func become(_ program: String, _ state: UnsafeRawBufferPointer, _ descriptors: [Int32]) -> SystemError? {
         let fd: Int32
         do throws(SystemError) { fd = try Program.memoryFile("tele-state") } catch { return error }
@@ -28,10 +28,13 @@ public enum Successor {
         defer { for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) } }
         setenv(variable, "\(getpid()):\(fd)", 1)
         defer { unsetenv(variable) }
-        return SystemError(-Program.replace(program, Arguments.all))
+        return SystemError(-Program.replace(program, arguments(program)))
     }
 
-    /// The state that this process was started with. Nil: none. The environment's word is gone afterwards.
+    /// Those that this program was started with, under the new one's path: the next upgrade without a path finds the same file.
+    static func arguments(_ program: String) -> [String] { [program] + Arguments.all.dropFirst() }
+
+    /// The state that the program before left. Nil: none. Removes the environment variable.
     static func takeState() -> UnsafeRawBufferPointer? {
         defer { unsetenv(variable) }
         guard let text = getenv(variable).map({ String(cString: $0) }) else { return nil }
@@ -43,11 +46,11 @@ public enum Successor {
         return UnsafeRawBufferPointer(start: memory, count: count)
     }
 
-    /// Starts the program anew, from nothing: what was left open closes. Returns only with an error.
+    /// Starts the program again without a state; inherited descriptors are closed by the kernel. Returns only with an error.
     static func startAfresh(_ program: String) -> SystemError {
         setenv(variable, "none", 1)
         defer { unsetenv(variable) }
-        return SystemError(-Program.replace(program, Arguments.all))
+        return SystemError(-Program.replace(program, arguments(program)))
     }
 
     static func release(_ state: UnsafeRawBufferPointer) {
@@ -55,12 +58,12 @@ public enum Successor {
     }
 }
 
-/// A program of this configuration that is asked whether it can go on from here: it reads the configuration and its keys as at a start,
-/// and begins nothing.
+/// The new program as a child, with the arguments of this one: it reads the configuration and the keys as at a start, and exits with 0 if
+/// it could run and reads the state's version.
 final class SuccessorCheck {
     private let pid: pid_t
     private let exitWatch: Int32
-    /// Where it writes why it cannot.
+    /// A memfd as its stderr.
     private let words: Int32
     private var given: Answer?
     private unowned(unsafe) let relay: RelayProcess
@@ -69,9 +72,8 @@ final class SuccessorCheck {
         self.relay = relay
         words = try Program.memoryFile("tele-check")
         let question = "--reads-state=\(Successor.stateVersion):\(relay.configuration.role == .client ? "client" : "server")"
-        let arguments = Arguments.all
         do throws(SystemError) {
-            pid = try Program.start(program, [arguments.first ?? "tele", question] + arguments.dropFirst(), standardError: words)
+            pid = try Program.start(program, [program, question] + Arguments.all.dropFirst(), standardError: words)
         } catch {
             close(words)
             throw error
@@ -94,17 +96,17 @@ final class SuccessorCheck {
     enum Answer {
         case can
         case cannot(String)
-        /// It was ended because nobody waits for it any more.
+        /// The process stops, so the result does not matter.
         case notWanted
     }
 
-    /// Ends it; that is its answer.
+    /// Kills it; `answer` is the result.
     func end(_ answer: Answer) {
         given = given ?? answer
         kill(pid, SIGKILL)
     }
 
-    /// Its answer, when it has ended.
+    /// The result; the child has exited.
     func take() -> Answer {
         var status: Int32 = 0
         waitpid(pid, &status, 0)
@@ -114,10 +116,10 @@ final class SuccessorCheck {
         }
         if let given { return given }
         guard status != 0 else { return .can }
-        return .cannot(said.isEmpty ? "the new program cannot go on from here" : "the new program says: \(said)")
+        return .cannot(said.isEmpty ? "the new program failed its check" : "the new program says: \(said)")
     }
 
-    /// Its first line.
+    /// The first line of its stderr.
     private var said: String {
         var bytes = [UInt8](repeating: 0, count: 1000)
         let count = pread(words, &bytes, bytes.count, 0)

@@ -196,7 +196,11 @@ private func listeningSockets(
     _ relay: RelayProcess, _ kind: Inheritance.Listener.Kind, _ name: String, _ address: HostPort,
     _ access: SocketAccess = SocketAccess()
 ) throws(StartFault) -> [ListeningSocket] {
-    if let inherited = relay.inheritance?.claim(kind, kind == .users ? name : "", address), !inherited.isEmpty { return inherited }
+    if let inherited = relay.inheritance?.claim(kind, kind == .users ? name : "", address), !inherited.isEmpty {
+        // Its mode and group may be configured otherwise now.
+        for path in inherited.compactMap(\.address.path) where access != SocketAccess() { try? access.apply(to: path) }
+        return inherited
+    }
     let given = try relay.activation.sockets(for: name)
     guard given.isEmpty else { return given }
     // Users wait while a process is taken over.

@@ -73,11 +73,12 @@ public struct Status: Codable, Sendable {
     public let certificateExpiry: Double?
     /// running, draining or stopping.
     public let state: String
-    /// Of the process, and of the program in it, which an upgrade replaces.
-    public let uptimeSeconds, programUptimeSeconds: Double
+    public let uptimeSeconds: Double
+    /// Of the program in the process, which an upgrade replaces. Nil, as the next two: the process is older than this field.
+    public let programUptimeSeconds: Double?
     /// Upgrades so far, and the pause of the last one.
-    public let upgrades: UInt64
-    public let upgradePauseSeconds: Double
+    public let upgrades: UInt64?
+    public let upgradePauseSeconds: Double?
     public let connections: Int
     public let readBytes: UInt64
     public let takenBytes: UInt64
