@@ -63,7 +63,7 @@ enum Command {
     }
 
     private static func tele(_ arguments: [String]) throws -> ExitStatus {
-        // Asked by the program that runs, before this one takes its process over.
+        // The check of an upgrade: the running program asks whether this one can replace it.
         if let first = arguments.first, first.hasPrefix(readsState) {
             let settings = try Settings.read(try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(Array(arguments.dropFirst())))
             try rehearse(settings.configuration, for: String(first.dropFirst(readsState.count)))
@@ -137,7 +137,7 @@ enum Command {
         return word == "drain" ? try StandardStreams.print(said) : .fine
     }
 
-    /// Another program, or this one anew, takes a running process over.
+    /// Replaces the program of a running process.
     private static func upgrade(_ word: String, _ help: String, _ arguments: [String]) throws -> ExitStatus {
         let flags = word == "upgrade" ? GoFlag.ofUpgrade : GoFlag.ofOrder
         let spelled = try GoFlags(flags, listedBy: "tele \(word) -help").normalised(arguments)
@@ -146,7 +146,7 @@ enum Command {
         let socket = try ControlFolder.only(spelled.value(of: "control"))
         let client = ControlClient(
             path: socket, patienceSeconds: 15,
-            refusal: ("not \(word == "upgrade" ? "upgraded" : "restarted")", "the running program goes on as it was, with all its connections"))
+            refusal: ("not \(word == "upgrade" ? "upgraded" : "restarted")", "the running program continues, with all its connections"))
         return try StandardStreams.print(try client.post("/upgrade" + ControlClient.encoded(program)))
     }
 

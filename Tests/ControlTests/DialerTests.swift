@@ -390,6 +390,29 @@ struct FixedChance: RandomNumberGenerator {
         #expect(size4 == nil)
     }
 
+    /// Something on the way breaks each carrier as soon as it carries bytes.
+    @Test func carriersThatAreLostBeforeAnAnswerFollowEachOtherMoreAndMoreSlowly() {
+        var bench = Bench()
+        var now: UInt64 = 0
+        var waits: [UInt64] = []
+        for attempt in 1...12 as ClosedRange<UInt64> {
+            let lostAt = now
+            var dialled: Dialer.CandidateID?
+            while dialled == nil {
+                for case .connect(let id, _) in bench.tick(now) { dialled = id }
+                if dialled == nil { now += 10 }
+            }
+            waits.append(now - lostAt)
+            #expect(bench.connected(dialled!, now) == [.greet(dialled!, attempt: attempt)])
+            bench.dialer.handleWon(dialled!)
+            _ = bench.take()
+            now += 1
+            bench.dialer.handleCarrierLost(isFruitless: attempt < 11, now: Bench.at(now))
+            _ = bench.take()
+        }
+        #expect(waits == [0, 0, 0, 0, 50, 100, 200, 400, 800, 900, 900, 0])
+    }
+
     /// A certificate's flight fills packets too.
     @Test func handshakesWithoutAnAnswerGetSmallSegments() {
         var bench = Bench(isSecure: true)

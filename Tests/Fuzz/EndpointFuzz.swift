@@ -1,3 +1,4 @@
+import State
 import Time
 import Tunnel
 import Wire
@@ -5,7 +6,7 @@ import Wire
 /// A server's endpoint whose peer sends whatever the input says, while its own users do what users do.
 enum EndpointFuzz {
     private struct User {
-        let slot: StreamSlot
+        var slot: StreamSlot
         var held = 0
         var waiting = 0
         var hasFin = false
@@ -72,6 +73,7 @@ enum EndpointFuzz {
             default:
                 endpoint.carrierLost()
                 unread = []
+                if operation & 8 != 0 { endpoint = handedOver(endpoint, &users, instant) }
                 guard
                     attach(
                         &endpoint, received: endpoint.acknowledged &+ input.number(), replay: input.number(),
@@ -80,6 +82,35 @@ enum EndpointFuzz {
             }
             endpoint.checkInvariants()
         }
+    }
+
+    /// Another program restores what this one saves: whatever the peer has said, the state is one that is accepted, and nothing is lost.
+    private static func handedOver(_ old: consuming Endpoint, _ users: inout [StreamOwner: User], _ now: Instant) -> Endpoint {
+        var old = old
+        var owners: [StreamOwner] = []
+        var fresh = Endpoint(role: .server, limits: old.limits, hashSeed: 7, now: now)
+        do throws(StateFault) {
+            var saved = StateArchive()
+            try old.archive(&saved, now: now)
+            saved.seal()
+            try old.forEachOwned { (_, owner, _, _) throws(StateFault) in owners.append(owner) }
+            var restored = StateArchive(restoring: saved.bytes)
+            try restored.checkSeal()
+            try fresh.archive(&restored, now: now)
+            guard restored.isAtEnd else { fatalError("a state has a rest") }
+            var slots: [StreamSlot] = []
+            try fresh.forEachOwned { (slot, _, toPeer, toUser) throws(StateFault) in
+                guard let user = users[owners[slots.count]], user.waiting == toPeer, user.held == toUser else { fatalError("bytes are lost") }
+                slots.append(slot)
+            }
+            for (owner, slot) in zip(owners, slots) {
+                fresh.adopt(slot, owner: owner)
+                users[owner]!.slot = slot
+            }
+        } catch {
+            fatalError("a state is refused: \(error.reason)")
+        }
+        return fresh
     }
 
     private static func attach(
@@ -115,8 +146,8 @@ enum EndpointFuzz {
                 switch event {
                 case .incomplete: return true
                 case .opened(let slot, let target):
-                    let owner = StreamOwner(slot)
-                    precondition(users[owner] == nil, "two streams in one slot")
+                    let owner = (users.keys.max() ?? 0) + 1
+                    precondition(!users.values.contains { $0.slot == slot }, "two streams in one slot")
                     if target % 3 == 2 {
                         endpoint.reset(slot, .refused, now: now)
                     } else {

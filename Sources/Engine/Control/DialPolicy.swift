@@ -41,6 +41,11 @@ public enum DialPolicy {
     public static let unansweredMaximum = Interval.seconds(20)
     public static let unansweredMaximumBesideCarrier = Interval.seconds(120)
     public static let unansweredBetweenPauses = Interval.seconds(300)
+    /// A middlebox that changes bytes lets each carrier connect, and its end follows at once. After so many carriers in a row that were
+    /// lost before anything was answered, the next one waits for 50 ms, twice as long each time, at most `fruitlessPause`: each costs both
+    /// sides a handshake and the retransmission of all unacknowledged bytes.
+    public static let fruitlessAtOnce = 3
+    public static let fruitlessPause = Interval.milliseconds(900)
     /// So many carriers in a row carried nothing, or attempts were connected and not welcomed: perhaps the path drops packets of full
     /// size (RFC 2923 §2.1).
     public static let fruitlessMaximum = 2

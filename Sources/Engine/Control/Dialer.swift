@@ -91,6 +91,8 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var foreign: Set<Address> = []
     /// Addresses that failed since the last dial at its time: the next one is tried at once, but each only once.
     private var failuresInRow = 0
+    /// Carriers in a row that were lost before anything was answered.
+    private var fruitlessInRow = 0
     private var candidates: [Candidate] = []
     private var nextID: CandidateID = 1
     private let isSecure: Bool
@@ -107,7 +109,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var segments = SegmentSize()
     private var actions: [Action] = []
 
-    /// `isSecure`: a TLS handshake goes before HELLO. `attempt`: the last that was used in a session which is older than the dialer.
+    /// `isSecure`: a TLS handshake goes before HELLO. `attempt`: the last one of a restored session.
     public init(isSecure: Bool = false, attempt: UInt64 = 0, now: Instant) {
         self.isSecure = isSecure
         self.attempt = attempt
@@ -155,13 +157,19 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         withdrawIfNoneGreeted()
     }
 
-    public mutating func handleCarrierLost(now: Instant) {
+    /// `isFruitless`: nothing that was sent on it was answered.
+    public mutating func handleCarrierLost(isFruitless: Bool = false, now: Instant) {
         hasCarrier = false
         // With nothing left to wait for they are asked once more.
         foreign = []
         seek(now)
         // A later HELLO that is in flight may bring the next carrier.
         if candidates.contains(where: { $0.attempt != nil }) { dialAt = max(dialAt, now + DialPolicy.greetingMinimum) }
+        fruitlessInRow = isFruitless ? fruitlessInRow + 1 : 0
+        if fruitlessInRow > DialPolicy.fruitlessAtOnce {
+            let doublings = min(fruitlessInRow - DialPolicy.fruitlessAtOnce - 1, 10)
+            dialAt = max(dialAt, now + min(DialPace.eager * (1 << UInt64(doublings)), DialPolicy.fruitlessPause))
+        }
         greet(now)
     }
 

@@ -299,10 +299,9 @@ public struct Registry: ~Copyable {
         grantedByteCount -= entry.grant
     }
 
-    // MARK: Outliving the process
+    // MARK: Upgrades
 
-    /// Saves the session of `key`, or restores one under it. None is attached: its owner has said so for each. Identities are those of
-    /// the sessions themselves.
+    /// Saves the entry of `key`, or restores one under it. All sessions are detached (`detached`).
     public mutating func archive(
         _ key: SessionKey, _ identity: SessionIdentity, secret: Secret, _ archive: inout StateArchive, now: Instant
     ) throws(StateFault) {

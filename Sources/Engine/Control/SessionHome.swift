@@ -28,7 +28,7 @@ public struct SessionHome<Address: Hashable> {
     /// When that was first said while its carrier was silent.
     private var unknownSince: Instant?
 
-    /// `address`: where a session came from that another process had.
+    /// `address`: of a restored session.
     public init(_ address: Address? = nil) { self.address = address }
 
     /// The session has a carrier from this address.

@@ -127,7 +127,7 @@ public struct SocketLife: Equatable {
         return true
     }
 
-    /// Nothing is in flight when it is saved, and it is not closing.
+    /// For sockets without an operation in flight that are not closing.
     public mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
         precondition(inFlight.isEmpty && phase != .closing, "a socket is saved while the kernel works on it")
         try archive.choice(&phase)

@@ -1,10 +1,10 @@
 import CSystem
 import Glibc
 
-/// Other programs: in this process's place, or beside it.
+/// Starts other programs: as a child, or in place of this one.
 public enum Program {
-    /// Where the program that runs here was started from, as an absolute path: what lies there now may be a newer one. Nil: not known.
-    /// Asked before the process changes its folder.
+    /// The absolute path that this program was started from; the file may have been replaced since. Nil: not known. Read it before the
+    /// working directory changes.
     public static let path: String? = {
         let name = Arguments.all.first ?? ""
         if name.hasPrefix("/") { return name }
@@ -18,7 +18,7 @@ public enum Program {
         return nil
     }()
 
-    /// Replaces this program; -errno when that failed.
+    /// execv(2). Returns only an error, as -errno.
     public static func replace(_ path: String, _ arguments: [String]) -> Int32 {
         var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         defer { for word in words { free(word) } }
@@ -26,8 +26,7 @@ public enum Program {
         return -errno
     }
 
-    /// Starts one that reads nothing and whose words go to `standardError`. No other descriptor, and no signal that is held here, reaches
-    /// it.
+    /// Starts a child with stdin and stdout at /dev/null, and with no signal blocked. Inherits no other descriptor than `standardError`.
     public static func start(_ path: String, _ arguments: [String], standardError: Int32) throws(SystemError) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         var attributes = posix_spawnattr_t()
@@ -52,14 +51,14 @@ public enum Program {
         return pid
     }
 
-    /// A file in memory, which ends with this program unless it is kept (`Socket.keep`). Its owner closes it.
+    /// A memfd, close-on-exec (`Socket.keep` changes that). The caller closes it.
     public static func memoryFile(_ name: String) throws(SystemError) -> Int32 {
         let fd = system_memory_file(name)
         guard fd >= 0 else { throw SystemError(-fd) }
         return fd
     }
 
-    /// A descriptor that becomes readable when a child has ended (pidfd_open(2), Linux 5.3). Its owner closes it.
+    /// A pidfd (Linux 5.3), readable when the child has exited. The caller closes it.
     public static func exitWatch(_ pid: pid_t) throws(SystemError) -> Int32 {
         let fd = system_exit_watch(pid)
         guard fd >= 0 else { throw SystemError(-fd) }

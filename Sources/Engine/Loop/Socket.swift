@@ -128,7 +128,7 @@ public enum Socket {
         _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
     }
 
-    /// Whether it stays open when another program takes this process over (FD_CLOEXEC of fcntl(2)).
+    /// Whether execve(2) leaves the descriptor open (FD_CLOEXEC).
     public static func keep(_ fd: Int32, beyondProgram stays: Bool) { if !system_is_simulated() { _ = fcntl(fd, F_SETFD, stays ? 0 : FD_CLOEXEC) } }
 
     /// Connections that nobody has accepted are refused from now on.

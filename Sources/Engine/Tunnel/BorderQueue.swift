@@ -50,10 +50,11 @@ struct BorderQueue: ~Copyable {
         return low < count ? memory[(head + low) & mask].offset : nil
     }
 
-    /// Borders lie behind `start` and not behind `end`, before which DATA frames have `dataEnd` bytes. A restored queue must be empty before.
-    mutating func archive(_ archive: inout StateArchive, start: UInt64, end: UInt64, dataEnd: UInt64) throws(StateFault) {
+    /// No border is after `end`, before which DATA frames have `dataEnd` bytes. (Some may be acknowledged already: an acknowledgment that
+    /// overtakes the completion of its send leaves them until the next one.) A restored queue must be empty before.
+    mutating func archive(_ archive: inout StateArchive, end: UInt64, dataEnd: UInt64) throws(StateFault) {
         try archive.number(&dataRemoved, in: 0...dataEnd)
-        var previous = Border(offset: start, data: dataRemoved)
+        var previous = Border(offset: 0, data: dataRemoved)
         for index in 0..<(try archive.count(count, most: .max)) {
             var border = archive.isSaving ? memory[(head + index) & mask] : Border(offset: 0, data: 0)
             try archive.number(&border.offset, in: 0...end)

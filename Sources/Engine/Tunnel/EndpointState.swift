@@ -30,8 +30,8 @@ extension Endpoint {
         try archive.number(&peerDataLimit, in: 0...most)
         try archive.number(&peerInitialCredit, in: 0...Specification.initialCreditMaximum)
         try archive.number(&peerMaximumStreams)
-        try borders.archive(&archive, start: acknowledged, end: sent, dataEnd: dataFramed)
-        try resetsInFlight.archive(&archive, start: acknowledged, end: sent, dataEnd: 0)
+        try borders.archive(&archive, end: sent, dataEnd: dataFramed)
+        try resetsInFlight.archive(&archive, end: sent, dataEnd: 0)
         guard dataSent <= dataFramed, dataSent <= peerDataLimit else { throw StateFault("more was sent than the peer takes") }
     }
 

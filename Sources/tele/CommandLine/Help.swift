@@ -208,22 +208,21 @@ enum Help {
         """
 
     static let upgrade = """
-        tele upgrade has a running process go on as another version of tele, without
-        losing a connection: same process, same listeners, same connections; what
-        users see is a pause of some hundredths of a second. SIGUSR2 does the same.
-        The new program is asked first whether it can; if not, the old one goes on.
+        tele upgrade replaces the program of a running process and keeps its
+        connections: same process, same listeners, a pause of some hundredths of a
+        second. SIGUSR2 does the same. The new program is asked first whether it can
+        continue; otherwise the running one does, and the reason is printed.
 
         usage
-          tele upgrade                                what now lies at the old one's path
+          tele upgrade                                the file that it was started from
           tele upgrade -binary=FILE
           tele upgrade -control=PATH                  one process
         """
 
     static let restart = """
-        tele restart starts a running process anew without losing a connection, so that
-        also those changes of its -config file take effect that a reload (SIGHUP)
-        leaves out, as -out, -buffer, -io and -key. It is tele upgrade to the same
-        program.
+        tele restart is tele upgrade with the same program: it keeps all connections,
+        and applies changes of the -config file that a reload (SIGHUP) ignores, as
+        -out, -buffer, -io and -key.
 
         usage
           tele restart

@@ -159,14 +159,14 @@ struct ReconnectArguments: ParsableCommand {
 
 struct RestartArguments: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "restart", abstract: "Starts a process anew, and keeps its connections.", helpNames: [.long, .short, .goLong("help")])
+        commandName: "restart", abstract: "Restarts a running process, and keeps its connections.", helpNames: [.long, .short, .goLong("help")])
 
     @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
 }
 
 struct UpgradeArguments: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "upgrade", abstract: "Has a process go on as another version, and keeps its connections.",
+        commandName: "upgrade", abstract: "Replaces the program of a running process, and keeps its connections.",
         helpNames: [.long, .short, .goLong("help")])
 
     @Option(name: .go("binary"), help: "The other version.", completion: .file()) var binary: String?

@@ -11,7 +11,7 @@ struct ControlClient {
     /// What a refusal means to a person, and what to do.
     var refusal = (sentence: "the process refuses", hint: "\"tele status\" says what it is")
 
-    /// A path as a request writes it (RFC 3986 §2.1).
+    /// Percent-encoding (RFC 3986 §2.1).
     static func encoded(_ path: String) -> String {
         path.utf8.reduce(into: "") { text, byte in
             let isPlain = UInt8(ascii: "a")...UInt8(ascii: "z") ~= byte | 0x20 || UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte || "/.-_".utf8.contains(byte)

@@ -10,7 +10,7 @@ import threading
 import time
 
 from ends import NAME as NAME_OF_END
-from ends import Switchboard, call, exchange, receive_exactly
+from ends import Switchboard, call, exchange, observe, receive_exactly
 from faults import FAULTS
 from lab import SERVER_ADDRESS
 from path import CARRIER_PORT, HERE, binary, security_flags
@@ -358,10 +358,11 @@ def address_that_comes(context):
 
 
 class NameServer:
-    """Answers every question in the client's host with one address, or not at all."""
+    """Answers every question in the client's host with one address, with `others` besides, each time in another order, or not at all."""
 
-    def __init__(self, lab, address):
-        self.address = address
+    def __init__(self, lab, address, others=()):
+        self.address, self.others = address, list(others)
+        self.turn = 0
         self.end = lab.client.maker.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
         self.end.bind(("127.0.0.1", 53))
         self.answers = True
@@ -377,8 +378,12 @@ class NameServer:
                 continue
             end = question.index(b"\0", 12) + 5
             is_a = question[end - 4:end - 2] == b"\0\1"
-            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address) if is_a else b""
-            self.end.sendto(question[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0" * 4 + question[12:end] + record, peer)
+            self.turn += is_a
+            addresses = [self.address, *self.others] if is_a else []
+            first = self.turn % max(1, len(addresses))
+            records = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(each)
+                               for each in addresses[first:] + addresses[:first])
+            self.end.sendto(question[:2] + b"\x81\x80\0\1" + bytes([0, len(addresses)]) + b"\0" * 4 + question[12:end] + records, peer)
 
 
 def name_server_that_is_silent(context):
@@ -412,6 +417,56 @@ def name_server_that_is_silent(context):
             lab.forward()
     names.end.close()
     return f"back {took:.2f} s after the name server answered again"
+
+
+def rotating_names(context):
+    """The server's name leads to two servers, in another order at each question. Outages reset nobody, and a session whose streams are over
+    here waits for its own server to acknowledge its last bytes."""
+    lab = context.lab()
+    subprocess.run(["ip", "-n", lab.server.name, "address", "add", f"{OTHER_ADDRESS}/24", "dev", "eth0"], check=True)
+    lab.client.write_etc("hosts", "127.0.0.1 localhost\n")
+    lab.client.write_etc("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    names = NameServer(lab, SERVER_ADDRESS, others=[OTHER_ADDRESS])
+    for address in (SERVER_ADDRESS, OTHER_ADDRESS):
+        server = lab.start(f"server-{address}", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", f"-out={address}:{CARRIER_PORT}",
+                                                 "-control=none", *security_flags("server")], host=lab.server)
+        if not context.until(5, lambda server=server: "listening" in server.errors):
+            raise Failure("a server does not start")
+    path = context.path(lab, ORIGIN_PORT, start=False)
+    path.carrier_host = "tele-server.test"
+    path.start_client()
+    slowest = 0
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pair = call(lab, path, switchboard)
+        exchange(*pair)
+        home = next(address for address in (SERVER_ADDRESS, OTHER_ADDRESS) if f"peer={address}:" in path.client.errors)
+        asked = names.turn
+        for _ in range(12 if not context.options.long else 60):
+            lab.forward("meta l4proto tcp reject with tcp reset", "drop")
+            context.sleep(0.8)
+            lab.forward()
+            began = time.monotonic()
+            exchange(*pair)
+            slowest = max(slowest, time.monotonic() - began)
+        if names.turn - asked < 3:
+            raise Failure("the name was hardly asked for")
+        # The origin has ended, and the user writes its last bytes and ends while only the other server can be reached.
+        user, origin = call(lab, path, switchboard)
+        origin.shutdown(socket.SHUT_WR)
+        if observe(user, time.monotonic() + 2)[1] != "eof":
+            raise Failure("the origin's end did not come")
+        for each in pair:
+            each.close()
+        context.sleep(0.5)
+        lab.forward(f"ip daddr {home} reject with tcp reset", f"ip saddr {home} drop")
+        user.sendall(b"last")
+        user.close()
+        context.sleep(3)
+        lab.forward()
+        if receive_exactly(origin, 4) != b"last" or observe(origin, time.monotonic() + 5)[1] != "eof":
+            raise Failure("last bytes were given up because another server did not know the session")
+    names.end.close()
+    return f"{names.turn} answers in turn; at most {slowest:.2f} s after an outage"
 
 
 def storm_of_links(context):
@@ -465,6 +520,7 @@ def both_loopbacks(context):
 def cases():
     return [
         Case("edges.both-loopbacks", both_loopbacks, only_tele=True),
+        Case("edges.rotating-names", rotating_names, only_tele=True, drivers="both"),
         Case("edges.silent-name-server", name_server_that_is_silent, only_tele=True),
         Case("edges.storm-of-links", storm_of_links, drivers="both", only_tele=True),
         Case("edges.probes", probes, only_tele=True),

@@ -14,7 +14,7 @@ import time
 from oracle import DOWN, UP, Misplaced, Stream
 from path import HERE
 from process import Failure, last_line
-from runner import Case
+from runner import CAPACITY, Case
 
 ORIGIN_PORT = 7500
 OTHERS = 999
@@ -226,6 +226,6 @@ class Writer:
 
 
 def cases():
-    yield Case("stuck.user", stuck("user"), weight=8, canaries=(
+    yield Case("stuck.user", stuck("user"), weight=CAPACITY, canaries=(
         ("bad-greedy", "were taken for a reader that sleeps"), ("bad-lane", "stand still")))
-    yield Case("stuck.origin", stuck("origin"), weight=8)
+    yield Case("stuck.origin", stuck("origin"), weight=CAPACITY)

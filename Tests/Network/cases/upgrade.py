@@ -15,7 +15,7 @@ import time
 import programs
 from ends import Switchboard, call, exchange, observe, receive_exactly, require_reset, reset, wait_unread
 from lab import SERVER_ADDRESS
-from path import binary, status_of
+from path import binary, security_flags, status_of
 from process import Failure
 from runner import CAPACITY, Case
 
@@ -23,6 +23,7 @@ from . import chaos
 from .mappings import CARRIER, Files, Route
 
 ORIGIN_PORT = 8700
+METRICS_PORT = 9140
 #: A process that was told to stand still for this long is suspected by nobody's users.
 WORST_PAUSE = 0.5
 
@@ -211,6 +212,97 @@ def silent_origin(context):
     return "an origin's connect went on as another one"
 
 
+def unix_connection(lab, listener, path):
+    """A connection by a Unix-domain socket of tele, to one of the origin's: both ends."""
+    user = socket.socket(socket.AF_UNIX)
+    user.settimeout(5)
+    user.connect(path)
+    origin, _ = listener.accept()
+    return user, origin
+
+
+def numbers(lab):
+    """The server's metrics, by name and labels."""
+    with lab.server.connect(("127.0.0.1", METRICS_PORT)) as end:
+        end.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        page = b""
+        while part := end.recv(1 << 16):
+            page += part
+    lines = [line for line in page.decode().splitlines() if line and not line.startswith("#") and line.startswith(("tele_", "process_"))]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def kinds(context):
+    """Unix-domain sockets on both sides, a PROXY header, a listener of the service manager's, metrics, a server that is not there."""
+    lab = context.lab()
+    folder = lab.directory
+    listener = socket.socket(socket.AF_UNIX)
+    listener.settimeout(5)
+    listener.bind(f"{folder}/origin")
+    listener.listen(100)
+    user = ORIGIN_PORT + 10000
+    path = Files(context, lab, {"u": f"unix:{folder}/user", "p": f'{{ address = "127.0.0.1:{user}", proxy-protocol = true }}'},
+                 {"u": f"unix:{folder}/origin", "p": f"127.0.0.1:{ORIGIN_PORT}"}, server=f'metrics = "127.0.0.1:{METRICS_PORT}"')
+    roles = ("server", "client", "server", "client")
+    pair = unix_connection(lab, listener, f"{folder}/user")
+    exchange(*pair)
+    before = numbers(lab)
+    for role in roles:
+        pair[0].sendall(b"across")
+        upgrade(path.control(role))
+        if receive_exactly(pair[1], 6) != b"across":
+            raise Failure("bytes of a Unix-domain socket came out wrong")
+        exchange(*pair)
+        exchange(*unix_connection(lab, listener, f"{folder}/user"))
+    after = numbers(lab)
+    fallen = [name for name, value in before.items() if name.partition("{")[0].endswith(("_total", "_count", "_bucket")) and after.get(name, 0) < value]
+    if fallen or after["tele_upgrades_total"] != 2 or abs(after["process_start_time_seconds"] - before["process_start_time_seconds"]) > 0.1:
+        raise Failure(f"after upgrades {fallen or after} fell, or the start time moved")
+    # The PROXY header of a connection that comes during the upgrade is whole, and the user's address is in it.
+    with lab.server.listen(ORIGIN_PORT) as origins:
+        origins.settimeout(10)
+        asking = threading.Thread(target=upgrade, args=(path.control("client"),), daemon=True)
+        asking.start()
+        ends = [lab.client.connect(("127.0.0.1", user)) for _ in range(20)]
+        asking.join(20)
+        ports = {end.getsockname()[1] for end in ends}
+        seen = set()
+        for _ in ends:
+            origin, _ = origins.accept()
+            origin.settimeout(5)
+            header = receive_exactly(origin, 28)
+            if header[:12] != b"\r\n\r\n\0\r\nQUIT\n" or header[12:16] != b"\x21\x11\0\x0c":
+                raise Failure(f"the PROXY header is {header.hex()}")
+            seen.add(int.from_bytes(header[24:26], "big"))
+        if seen != ports:
+            raise Failure("a PROXY header names another user")
+    # A client upgraded before it has ever reached its server keeps its users.
+    adopted = lab.client.listen(9200)
+    argv = ["bash", "-c", f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{adopted.fileno()}', "bash",
+            binary(), "-client", "-in=127.0.0.1:9201", f"-out={SERVER_ADDRESS}:{CARRIER + 7}", f"-control={folder}/late.sock", *security_flags("client")]
+    late = lab.start("tele-late", argv, host=lab.client, pass_fds=(adopted.fileno(),))
+    if not context.until(5, lambda: "listening" in late.errors):
+        raise Failure("the client with a listener of the service manager's does not start")
+    early = lab.client.connect(("127.0.0.1", 9200))
+    early.sendall(b"early")
+    context.sleep(0.2)
+    for _ in range(2):
+        upgrade(f"{folder}/late.sock")
+    with lab.server.listen(ORIGIN_PORT) as origins:
+        origins.settimeout(10)
+        lab.start("tele-late-server", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", f"-out=:{CARRIER + 7}", "-control=none",
+                                       *security_flags("server")], host=lab.server)
+        origin, _ = origins.accept()
+        origin.settimeout(5)
+        if receive_exactly(origin, 5) != b"early":
+            raise Failure("what a user wrote before there was a server came out wrong")
+        upgrade(f"{folder}/late.sock")
+        exchange(early, origin)
+        second = lab.client.connect(("127.0.0.1", 9200))
+        exchange(second, origins.accept()[0])
+    return "Unix-domain sockets, PROXY headers, an adopted listener, counters, and a client that has no server yet"
+
+
 def crowd(context):
     """As many connections as a process may have, a tenth of them busy, and keystrokes beside them."""
     count = 9000 if context.options.long else 2500
@@ -285,7 +377,7 @@ def refused(context):
                 os.chmod(program, 0o755)
             for program, words in (("older", "no flag"), ("hanging", "does not answer"), ("dying", "failed its check"), ("missing", "cannot run")):
                 run = subprocess.run([binary(), "upgrade", f"-control={control}", f"-binary={folder}/{program}"], capture_output=True, text=True)
-                if run.returncode == 0 or words not in run.stderr or "goes on as it was" not in run.stderr:
+                if run.returncode == 0 or words not in run.stderr or "the running program continues" not in run.stderr:
                     raise Failure(f"an upgrade to a {program} program: {run.returncode}, “{run.stderr.strip()}”")
                 exchange(*pair)
             if status_of(control)["upgrades"] != 0:
@@ -366,6 +458,7 @@ def cases():
     yield Case("upgrade.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
     yield Case("upgrade.outages", in_outages, weight=2, only_tele=True, drivers="both")
     yield Case("upgrade.ends", ends, weight=2, only_tele=True, drivers="both")
+    yield Case("upgrade.kinds", kinds, only_tele=True, drivers="both")
     yield Case("upgrade.silent-origin", silent_origin, only_tele=True)
     yield Case("upgrade.refused", refused, only_tele=True)
     yield Case("upgrade.restart", changed, only_tele=True, only_plain=True)

@@ -49,10 +49,10 @@ final class AdminServer {
         }
     }
 
-    /// An answer is on its way.
+    /// An answer is being sent.
     var isAnswering: Bool { (readers + privileged).contains { $0.answer != nil && !$0.isClosing } }
 
-    /// The rest is up to whoever takes the descriptor: one answer, by `answerAndClose`.
+    /// The caller owns the descriptor from here on, and sends the answer with `answerAndClose`.
     private func giveAway(_ connection: AdminConnection) -> Int32 {
         privileged.removeAll { $0 === connection }
         relay.timers.cancel(connection.token(.adminDeadline))
@@ -60,7 +60,7 @@ final class AdminServer {
         return connection.fd
     }
 
-    /// A short answer to a connection that was given away. What its socket does not take at once is lost.
+    /// Sends a short answer without waiting, and closes the connection.
     func answerAndClose(_ fd: Int32, _ answer: HTTPAnswer) {
         answer.bytes.withUnsafeBytes { bytes in
             relay.iovecs[0] = iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
@@ -124,7 +124,7 @@ final class AdminServer {
         }
     }
 
-    /// A path as a request writes it (RFC 3986 §2.1).
+    /// Percent-decoding (RFC 3986 §2.1).
     private static func decoded(_ text: Substring) -> String {
         var bytes: [UInt8] = []
         var rest = Array(text.utf8)[...]

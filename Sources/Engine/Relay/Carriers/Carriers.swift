@@ -103,7 +103,7 @@ final class Carriers {
         }
     }
 
-    /// None is left soon, also none that has last words.
+    /// Closes all, also those that still send CLOSE or REFUSE.
     func closeAll() {
         for carrier in table.all {
             if carrier.state == .closing {

@@ -222,9 +222,10 @@ final class Client: Host {
     }
 
     private func detach() {
+        let isFruitless = session.endpoint.isFruitless
         relay.sessions.detach(session)
         home.handleCarrierLost()
-        dialer.handleCarrierLost(now: relay.instant)
+        dialer.handleCarrierLost(isFruitless: isFruitless, now: relay.instant)
     }
 
     // MARK: Handing over
@@ -261,7 +262,7 @@ final class Client: Host {
         home = SessionHome(address)
     }
 
-    /// The one that was made at the start is no longer needed.
+    /// Replaces the session that was made at the start.
     func restored(_ restored: Session) {
         let unused = session
         session = restored

@@ -40,7 +40,8 @@ package final class Inheritance {
     private(set) var formerCarrierAddress: HostPort?
     /// Descriptors of connections that no local socket has claimed yet.
     private var unclaimed: Set<Int32> = []
-    private var latest: (name: String, place: UInt16?)?
+    /// Places of mappings in this program, by those in the program before.
+    var places: [UInt16: UInt16] = [:]
     var archive: StateArchive
 
     /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.
@@ -92,14 +93,6 @@ package final class Inheritance {
 
     /// Claims a connection. False: it was not left open, or is claimed already.
     func take(_ descriptor: Int32) -> Bool { unclaimed.remove(descriptor) != nil }
-
-    /// The place of a mapping; `find` is asked once for those that follow each other.
-    func place(of name: String, _ find: () -> UInt16?) -> UInt16? {
-        if let latest, latest.name == name { return latest.place }
-        let place = find()
-        latest = (name, place)
-        return place
-    }
 
     /// Closes connections that were not claimed.
     func closeRest() {

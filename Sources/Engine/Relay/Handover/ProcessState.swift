@@ -21,6 +21,7 @@ extension RelayProcess {
         try Inheritance.head(&archive, &descriptors, &facts, &listening)
         try archiveTelemetry(&archive)
         try archiveNames(&archive)
+        try savePlaces(&archive)
         let sessions = self.sessions.all
         for index in 0..<(try archive.count(sessions.count, most: .max)) { try archiveSession(sessions[index], &archive) }
         var flushing: [UInt32] = []
@@ -36,6 +37,7 @@ extension RelayProcess {
         startedAt = inheritance.facts.startedAt
         try archiveTelemetry(&inheritance.archive)
         try archiveNames(&inheritance.archive)
+        try restorePlaces(inheritance)
         for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreSession(inheritance) }
         for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreFlushing(inheritance) }
         try inheritance.archive.mark(0x656e_6400)
@@ -60,6 +62,35 @@ extension RelayProcess {
             }
         }
         if !archive.isSaving { host.know(known) }
+    }
+
+    /// The mappings of local sockets, by their places, which may be others in the new program.
+    private func savePlaces(_ archive: inout StateArchive) throws(StateFault) {
+        var used: Set<UInt16> = []
+        locals.table.forEach { _, user in used.insert(user.pointee.mapping) }
+        var list = used.sorted().map { Place(number: $0, name: host.mappingName($0), address: host.mappingAddress($0).map { "\($0)" } ?? "") }
+        try archive.list(&list, most: .max, blank: Place()) { (place, archive) throws(StateFault) in try place.archive(&archive) }
+    }
+
+    private func restorePlaces(_ inheritance: Inheritance) throws(StateFault) {
+        var list: [Place] = []
+        try inheritance.archive.list(&list, most: 1 << 16, blank: Place()) { (place, archive) throws(StateFault) in try place.archive(&archive) }
+        for place in list {
+            guard let now = host.place(of: place.name, address: try? HostPort(parsing: place.address)) else { throw StateFault("there are too many mappings") }
+            inheritance.places[place.number] = now
+        }
+    }
+
+    private struct Place {
+        var number: UInt16 = 0
+        var name = ""
+        var address = ""
+
+        mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+            try archive.number(&number)
+            try archive.text(&name, most: 256)
+            try archive.text(&address, most: 1024)
+        }
     }
 
     // MARK: Sessions
@@ -127,11 +158,9 @@ extension RelayProcess {
 
     private func saveLocal(_ index: UInt32, _ archive: inout StateArchive) throws(StateFault) {
         let user = locals[index]
-        var (fd, name) = (user.pointee.fd, host.mappingName(user.pointee.mapping))
-        var address = host.mappingAddress(user.pointee.mapping).map { "\($0)" } ?? ""
+        var (fd, place) = (user.pointee.fd, user.pointee.mapping)
         try archive.number(&fd)
-        try archive.text(&name, most: 256)
-        try archive.text(&address, most: 1024)
+        try archive.number(&place)
         try user.pointee.life.archive(&archive)
         archive.queue(user.pointee.inbound, arena)
         archive.queue(user.pointee.outbound, arena)
@@ -139,12 +168,11 @@ extension RelayProcess {
 
     /// `session` nil: its stream is gone, and it waits until its user has taken the rest.
     private func restoreLocal(_ inheritance: Inheritance, _ session: Session?, _ slot: StreamSlot) throws(StateFault) -> UInt32 {
-        var (fd, name, address): (Int32, String, String) = (-1, "", "")
+        var (fd, place): (Int32, UInt16) = (-1, 0)
         try inheritance.archive.number(&fd, in: -1...Int32.max)
-        try inheritance.archive.text(&name, most: 256)
-        try inheritance.archive.text(&address, most: 1024)
+        try inheritance.archive.number(&place)
         guard fd < 0 || inheritance.take(fd) else { throw StateFault("a socket that was not left open, or twice") }
-        let place = inheritance.place(of: name) { host.place(of: name, address: try? HostPort(parsing: address)) } ?? 0
+        guard let place = inheritance.places[place] else { throw StateFault("a socket of a mapping that is not named") }
         let index = locals.restore(fd: fd, session, slot, mapping: place)
         let user = locals[index]
         try user.pointee.life.archive(&inheritance.archive)

@@ -104,7 +104,7 @@ final class Listeners {
         for index in entries.indices { arm(index) }
     }
 
-    /// Nobody is accepted until `resume`: who comes waits in the kernel's queue.
+    /// Cancels all accepts; none begins before `resume`. New connections wait in the kernel's backlog.
     func suspend() {
         for entry in entries where entry.state == .accepting { relay.loop.cancel(entry.fd) }
     }
@@ -197,7 +197,7 @@ final class Listeners {
 
     // MARK: Handing over
 
-    /// What each of them is, for a successor. They must be quiet.
+    /// All open listeners, for the new program.
     var inherited: [Inheritance.Listener] {
         entries.compactMap { entry in
             guard !entry.state.isClosed else { return nil }
@@ -215,7 +215,7 @@ final class Listeners {
         }
     }
 
-    /// The place of a mapping that is not listened for any more, and whose users go on.
+    /// A place for a mapping that has no listener any more, but open connections.
     func place(ofFormer mapping: Mapping) -> UInt16? {
         guard entries.count < 4 * Mapping.countMaximum else { return nil }
         entries.append(Entry(fd: -1, address: Address(path: ""), purpose: .users(mapping), state: .gone, socket: nil))

@@ -114,7 +114,7 @@ struct ListeningSocket {
         isAdopted = true
     }
 
-    /// One that the program before had in this process. `link`: as `linkName`, or empty. Nil: it is none.
+    /// An inherited one (`Inheritance`). `link`: as `linkName`, or empty. Nil: not a listening socket.
     init?(inherited fd: Int32, isAdopted: Bool, link: String) {
         guard let address = Socket.localAddress(fd) else { return nil }
         (self.fd, self.address, self.isAdopted) = (fd, address, isAdopted)

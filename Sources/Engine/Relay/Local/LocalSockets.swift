@@ -59,7 +59,7 @@ final class LocalSockets {
         return index
     }
 
-    /// A socket that another program in this process had; its stream is `slot` of `session`, or gone.
+    /// An inherited socket. `session` nil: its stream has ended.
     func restore(fd: Int32, _ session: Session?, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
         let index = table.insert(fd: fd, isConnecting: fd < 0)
         table[index].pointee.mapping = mapping
@@ -255,15 +255,15 @@ final class LocalSockets {
 
     // MARK: Handing over
 
-    /// No operation on any of them is under way soon, and none begins until `resume`.
+    /// Cancels all operations; none begins before `resume`.
     func suspend() {
         table.forEach { _, user in if !user.pointee.life.inFlight.isEmpty { relay.loop.cancel(user.pointee.fd) } }
     }
 
-    /// No operation on any of them is under way.
+    /// No operation is in flight.
     var isQuiet: Bool { !table.contains { !$0.pointee.life.inFlight.isEmpty || $0.pointee.flushesOnce } }
 
-    /// What lies in pipes lies in memory. False: there is none.
+    /// Reads bytes in pipes into memory. False: out of memory.
     func copyIntoMemory() -> Bool {
         var isDone = true
         table.forEach { index, _ in if isDone { isDone = receiveSplice.copyIntoMemory(index) } }

@@ -57,7 +57,7 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
-    /// Where this program was started from: what lies there later may be a newer one, which takes the process over. Nil: not known.
+    /// The path that this program was started from, where an upgrade finds the new one. Nil: not known.
     public var program: String?
 
     /// The version, for status and metrics.
@@ -89,7 +89,7 @@ public struct Configuration: Equatable, Sendable {
         ].filter { !$0.0 }.map(\.1)
     }
 
-    /// All that it listens on, as it is written.
+    /// All configured listening addresses.
     var listeningAddresses: Set<String> {
         var all = role == .client ? mappings.map { "\($0.address)" } : ["\(output)"]
         if let metrics { all.append("\(metrics)") }

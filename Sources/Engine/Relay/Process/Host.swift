@@ -45,21 +45,21 @@ protocol Host: AnyObject {
     var summaryWords: String { get }
     /// No new streams from now on.
     func drain()
-    /// Its sessions have no carriers any more, and it begins nothing until `resume`.
+    /// Detaches all sessions; nothing is dialled before `resume`.
     func suspend()
-    /// Nothing of its own is under way.
+    /// No connect is in flight.
     var isQuiet: Bool { get }
     func resume()
 
-    // What outlives the program.
-    /// Addresses of names, and those that were saved.
+    // Upgrades.
+    /// Resolved addresses of names, to be saved.
     var knownAddresses: [(String, [Address])] { get }
     func know(_ addresses: [(String, [Address])])
-    /// What it has of a session besides.
+    /// Saves or restores what this side knows of a session.
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault)
-    /// All of the session has been restored.
+    /// A session has been restored as a whole.
     func restored(_ session: Session)
-    /// The place of the mapping of this name: one that is there no more gets one, under the address that it had. Nil: there are too many.
+    /// The place of a mapping. One that the configuration no longer has gets a place, with `address`. Nil: too many mappings.
     func place(of name: String, address: HostPort?) -> UInt16?
     func mappingAddress(_ place: UInt16) -> HostPort?
     /// The sessions are over.

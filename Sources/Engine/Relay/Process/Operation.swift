@@ -9,7 +9,7 @@ enum Operation: UInt8 {
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents, wakeEvents, fileEvents
     case adminReceive, adminSend
-    /// A program that was asked to take over has ended.
+    /// The check of an upgrade has exited.
     case successorChecked
     // Timers of one listener, session, carrier or user.
     case acceptPause
@@ -39,7 +39,7 @@ enum Operation: UInt8 {
     case watchdog
     /// The server has had no session for -idle-exit.
     case idleExit
-    /// A program that was asked to take over is silent, or what is under way does not end.
+    /// An upgrade's check, or its settling, takes too long.
     case successorLate
     // Look-ups of names.
     case serverLookup, originLookup

@@ -216,10 +216,10 @@ enum Policy {
     /// What the kernel takes ahead of sending cannot be reordered any more.
     static let notSentLowWater: Int32 = 128 << 10
 
-    // MARK: Handing over to another program
+    // MARK: Upgrades
 
-    /// It says within this whether it can.
+    /// Time for the check.
     static let successorMaximum = Interval.seconds(5)
-    /// Within this all that is under way has ended.
+    /// Time for operations in flight to end.
     static let settleMaximum = Interval.seconds(2)
 }
