@@ -222,7 +222,8 @@ enum Help {
     static let restart = """
         tele restart is tele upgrade with the same program: it keeps all connections,
         and applies changes of the -config file that a reload (SIGHUP) ignores, as
-        -out, -buffer, -io and -key.
+        -out, -buffer, -memory, -io and -splice. A session belongs to its server and
+        to the client's key: if these change, its connections are reset.
 
         usage
           tele restart
