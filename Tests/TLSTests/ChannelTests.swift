@@ -69,6 +69,24 @@ final class Ends {
         return count < 0 ? [] : Array(sealed[..<count])
     }
 
+    /// What the channel makes of ciphertext that comes in pieces of `step` bytes, when it has room for `room` plain bytes at a time.
+    func open(_ channel: OpaquePointer, _ sealed: [UInt8], step: Int, room: Int) -> [UInt8]? {
+        var plain: [UInt8] = []
+        var block = [UInt8](repeating: 0, count: room)
+        for begin in stride(from: 0, to: sealed.count, by: step) {
+            var piece = Array(sealed[begin..<min(begin + step, sealed.count)])
+            feed(channel, &piece)
+            while true {
+                let count = tls_open(channel, &block, room)
+                guard count >= 0 else { return nil }
+                guard count > 0 else { break }
+                plain += block[..<count]
+            }
+            #expect(tls_fed(channel) == 0)
+        }
+        return plain
+    }
+
     /// Nil: it failed.
     func open(_ channel: OpaquePointer, _ sealed: [UInt8]) -> [UInt8]? {
         var sealed = sealed
@@ -112,6 +130,71 @@ final class Ends {
         #expect(ends.shakeHands())
         let pieces = lengths.enumerated().map { turn, length in (0..<length).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ turn) } }
         #expect(ends.open(ends.server, Ends.seal(ends.client, pieces: pieces)) == Array(pieces.joined()))
+    }
+
+    /// Records end where they end, whatever the network or the room for them makes of it.
+    @Test func recordsArriveInPiecesOfAnySize() {
+        let bytes = (0..<70_000).map { UInt8(truncatingIfNeeded: $0 &* 13 &+ $0 >> 8) }
+        for (step, room) in [(1, 4096), (4, 1), (5, 16_384), (21, 100), (4096, 20_000), (16_406, 16_384), (16_407, 3), (70_000, 5000), (90_000, 1)] {
+            let ends = pair()
+            #expect(ends.shakeHands())
+            #expect(ends.open(ends.server, Ends.seal(ends.client, bytes), step: step, room: room) == bytes, "\(step) and \(room)")
+            #expect(ends.open(ends.client, Ends.seal(ends.server, bytes), step: step, room: room) == bytes, "\(step) and \(room)")
+        }
+    }
+
+    /// An update is asked for in both directions: the side that is asked owes one.
+    @Test func keysAreRenewedOnTheWay() {
+        let ends = pair()
+        #expect(ends.shakeHands())
+        for turn in 0..<5 {
+            let bytes = (0..<40_000).map { UInt8(truncatingIfNeeded: $0 &+ turn) }
+            tls_renew_keys(turn % 2 == 0 ? ends.client : ends.server)
+            if turn == 3 { tls_renew_keys(ends.client) }
+            #expect(ends.open(ends.server, Ends.seal(ends.client, bytes), step: 1000, room: 1 << 14) == bytes)
+            #expect((tls_owed(ends.server) > 0) == (turn % 2 == 0 || turn == 3))
+            #expect(ends.open(ends.client, Ends.seal(ends.server, bytes), step: 7, room: 999) == bytes)
+            #expect(tls_owed(ends.server) == 0)
+            #expect(ends.open(ends.server, Ends.seal(ends.client, []), step: 50, room: 50) == [])
+            #expect(tls_owed(ends.client) == 0)
+        }
+    }
+
+    @Test func anIdleChannelGivesItsKeysBackAndMakesThemAgain() {
+        let ends = pair()
+        #expect(ends.shakeHands())
+        for keeps in [true, false, true] {
+            tls_keep_buffers(ends.client, keeps)
+            tls_keep_buffers(ends.server, !keeps)
+            for _ in 0..<3 { #expect(ends.open(ends.server, Ends.seal(ends.client, [1, 2, 3])) == [1, 2, 3]) }
+        }
+    }
+
+    /// A record again, a record left out, two in the wrong order: each has a number that only its place has.
+    @Test func recordsHaveTheirPlace() {
+        for order in [[0, 0], [1], [1, 0], [0, 2]] {
+            let ends = pair()
+            #expect(ends.shakeHands())
+            let records = (0..<3).map { Ends.seal(ends.client, [UInt8($0)]) }
+            let opened = ends.open(ends.server, order.flatMap { records[$0] }, step: 1, room: 10)
+            #expect(opened == nil, "\(order)")
+            var room: [UInt8] = [0]
+            #expect(tls_open(ends.server, &room, 1) == -1, "what has failed stays so")
+        }
+    }
+
+    @Test func whatIsNoRecordIsRefusedAtOnce() {
+        let headers: [[UInt8]] = [
+            [22, 3, 3, 0, 40], [20, 3, 3, 0, 1, 1], [23, 3, 3, 0, 16], [23, 3, 3, 0, 0], [23, 3, 3, 0x41, 1], Array("GET / HTTP/1.1".utf8),
+        ]
+        for header in headers {
+            let ends = pair()
+            #expect(ends.shakeHands())
+            #expect(ends.open(ends.server, header) == nil, "\(header)")
+        }
+        let ends = pair()
+        #expect(ends.shakeHands())
+        #expect(ends.open(ends.server, [23, 3, 3, 0x41, 0]) == [], "the longest record")
     }
 
     /// Two libraries, one cipher. A processor without vectors has OpenSSL's alone.

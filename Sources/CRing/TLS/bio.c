@@ -23,12 +23,7 @@ static int bio_write(BIO *bio, const char *bytes, int count)
 {
     tls_channel *channel = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    if (channel->out && channel->out_room - channel->out_count >= (size_t)count) {
-        memcpy(channel->out + channel->out_count, bytes, (size_t)count);
-        channel->out_count += (size_t)count;
-        return count;
-    }
-    /* A handshake, a key update or an alert: small, and so is what a peer can make of it. */
+    /* A handshake or an alert: small, and so is what a peer can make of it. */
     if (channel->spill_count + (size_t)count > SPILL_MAXIMUM) return -1;
     uint8_t *larger = realloc(channel->spill, channel->spill_count + (size_t)count);
     if (!larger) return -1;

@@ -54,12 +54,13 @@ static int find_key(SSL *ssl, const unsigned char *identity, size_t count, SSL_S
     uint8_t nobody[TLS_KEY_BYTES];
     if (RAND_bytes(nobody, sizeof nobody) != 1) return 0;
     const uint8_t *key = nobody;
-    channel->peer[0] = 0;
+    free(channel->peer);
+    channel->peer = NULL;
     for (size_t index = 0; index < context->count; index++) {
         const tls_key *known = &context->keys[index];
         if (strlen(known->identity) != count || memcmp(known->identity, identity, count) != 0) continue;
         key = known->key;
-        memcpy(channel->peer, known->identity, count + 1);
+        channel->peer = strdup(known->identity);
     }
     *session = session_of(ssl, key);
     return *session != NULL;
@@ -71,14 +72,15 @@ static tls_context *context_new(bool is_server, char *why, size_t why_bytes)
     if (!context) return NULL;
     context->is_server = is_server;
     context->references = 1;
-    context->ssl = SSL_CTX_new_ex(NULL, gcm_properties(), is_server ? TLS_server_method() : TLS_client_method());
+    context->ssl = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
     if (context->ssl && SSL_CTX_set_min_proto_version(context->ssl, TLS1_3_VERSION)
         && SSL_CTX_set_max_proto_version(context->ssl, TLS1_3_VERSION) && SSL_CTX_set_ciphersuites(context->ssl, suite)
         && SSL_CTX_set_num_tickets(context->ssl, 0)) {
         SSL_CTX_set_app_data(context->ssl, context);
         SSL_CTX_set_session_cache_mode(context->ssl, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_max_early_data(context->ssl, 0);
-        SSL_CTX_set_mode(context->ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE);
+        SSL_CTX_set_mode(context->ssl, SSL_MODE_RELEASE_BUFFERS);
+        SSL_CTX_set_keylog_callback(context->ssl, tls_note_secret);
         SSL_CTX_set_verify(context->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
         return context;
     }

@@ -201,27 +201,31 @@ def stopped_readers(context):
     return note
 
 
-def idle_sessions(context):
-    """2000 idle sessions: another's download is as fast as on an empty server, and each costs little memory."""
-    count = 10_000 if context.options.long else 2000
-    lab = context.lab()
-    path = context.path(lab, ORIGIN_PORT, server_flags=["-max-sessions=20000", "-memory=256MiB"])
-    depot = Depot(context, lab)
-    free = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
-    before = path.server.memory()
-    crowd = lab.start("idle", [sys.executable, os.path.join(HERE, "workers", "idle.py"), SERVER_ADDRESS, str(CARRIER_PORT), str(count)],
-                      host=lab.client)
-    if not context.until(60, lambda: "ready" in crowd.output):
-        raise Failure(f"{count} sessions were not welcomed within 60 s: {last_line(crowd.errors)}")
-    # The first PINGs have been answered, and nothing came for more than a second.
-    context.sleep(6)
-    each = (path.server.memory() - before) / count
-    beside = depot.fetch_as_fast(path.address, 64 * MIB, 0.7 * free)
-    gone = int(crowd.output.split()[-1])
-    note = f"{beside / MIB:.0f} MiB/s beside {count} idle sessions, {free / MIB:.0f} without; {each / 1024:.1f} KiB each, {gone} ended"
-    if beside < 0.7 * free or each > 8192 or gone:
-        raise Failure(note)
-    return note
+def idle_sessions(has_key):
+    def run(context):
+        """Thousands of idle sessions: another's download is as fast as on an empty server, and each costs little memory."""
+        count = 10_000 if context.options.long else 2000
+        lab = context.lab()
+        key = f"{paths.secrets()}/key" if has_key else None
+        flags = [f"-key={key}"] if has_key else []
+        path = context.path(lab, ORIGIN_PORT, server_flags=["-max-sessions=20000", "-memory=256MiB", *flags], client_flags=flags)
+        depot = Depot(context, lab)
+        free = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
+        before = path.server.memory()
+        crowd = lab.start("idle", [sys.executable, os.path.join(HERE, "workers", "idle.py"), SERVER_ADDRESS, str(CARRIER_PORT), str(count),
+                                   *([key] if key else [])], host=lab.client)
+        if not context.until(120, lambda: "ready" in crowd.output):
+            raise Failure(f"{count} sessions were not welcomed within 120 s: {last_line(crowd.errors)}")
+        # The first PINGs have been answered, and nothing came for more than a second.
+        context.sleep(6)
+        each = (path.server.memory() - before) / count
+        beside = depot.fetch_as_fast(path.address, 64 * MIB, 0.7 * free)
+        gone = int(crowd.output.split()[-1])
+        note = f"{beside / MIB:.0f} MiB/s beside {count} idle sessions, {free / MIB:.0f} without; {each / 1024:.1f} KiB each, {gone} ended"
+        if beside < 0.7 * free or each > 8192 or gone:
+            raise Failure(note)
+        return note
+    return run
 
 
 def refusals(context):
@@ -518,7 +522,8 @@ def cases():
             yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="both")
     yield Case("load.one-after-another", read_one_after_another, weight=3, drivers="both")
     yield Case("load.stopped-readers", stopped_readers, weight=8, only_tele=True)
-    yield Case("load.idle-sessions", idle_sessions, weight=CAPACITY, only_tele=True, only_plain=True)
+    yield Case("load.idle-sessions", idle_sessions(False), weight=CAPACITY, only_tele=True, only_plain=True)
+    yield Case("load.idle-sessions-key", idle_sessions(True), weight=CAPACITY, only_tele=True, only_plain=True)
     yield Case("load.refusals", refusals, weight=8, only_tele=True, drivers="both")
     yield Case("load.outage-memory", outage_within_memory(False), weight=8, only_tele=True, drivers="long")
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=8, only_tele=True, only_plain=True, drivers="long")

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Sessions that only live: idle.py HOST PORT COUNT greets COUNT times, answers each PING and sends
-nothing else. Prints "ready" when all have been welcomed, then how many are gone, once a second."""
+"""Sessions that only live: idle.py HOST PORT COUNT [KEY-FILE] greets COUNT times, answers each PING and sends
+nothing else. Prints "ready" when all have been welcomed, then how many are gone, once a second. With a key each
+session's keys are renewed once, on both sides."""
 
 import selectors
 import socket
 import struct
 import sys
 import time
+
+import psk
 
 HELLO = b"TELE\x01\x01\x00\x54" + bytes(16) + struct.pack(">QQQIQ", 1, 0, 0, 0, 1 << 26) + bytes(32)
 WELCOME, PING = 0x11, 0x02
@@ -15,9 +18,11 @@ PROOF = bytes([PING, 1, 1])
 
 
 class Session:
-    def __init__(self, address):
+    def __init__(self, address, key):
         self.socket = socket.create_connection(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if key:
+            self.socket = psk.SecureSocket(self.socket, key)
         self.socket.sendall(HELLO)
         self.bytes = b""
         self.is_welcome = False
@@ -38,6 +43,8 @@ class Session:
             kind, body = frame
             if kind == WELCOME:
                 self.is_welcome = True
+                if isinstance(self.socket, psk.SecureSocket):
+                    self.socket.renew_keys()
                 self.socket.sendall(PROOF)
             elif kind == PING:
                 self.socket.sendall(bytes([0x03, len(body)]) + body)
@@ -59,10 +66,11 @@ class Session:
 
 def main():
     address, count = (sys.argv[1], int(sys.argv[2])), int(sys.argv[3])
+    secret = psk.Key(sys.argv[4]) if len(sys.argv) > 4 else None
     waiting = selectors.DefaultSelector()
     sessions = 0
     for _ in range(count):
-        session = Session(address)
+        session = Session(address, secret)
         while not session.is_welcome:
             if not session.read():
                 sys.exit("a session was refused")

@@ -1,5 +1,6 @@
 /*
- * TLS 1.3 between two pieces of memory, by OpenSSL: no sockets, no files but those that are named, no read-ahead.
+ * TLS 1.3 between two pieces of memory: no sockets, no files but those that are named, no read-ahead. OpenSSL shakes hands and
+ * proves who is there; the records behind the handshake are our own (record.c), so that an idle connection costs half a KiB.
  *
  * A context is what a process authenticates with: a set of pre-shared keys, or a certificate and the authority that must
  * have signed the peer's. A channel is one connection. Ciphertext that arrived is fed to it, plain bytes are taken from
@@ -52,7 +53,7 @@ void tls_channel_close(tls_channel *channel);
 
 /* Ciphertext that arrived: stays valid until all of it has been taken by the calls below. */
 void tls_feed(tls_channel *channel, const void *bytes, size_t count);
-/* Bytes that were fed and not taken yet. */
+/* Bytes that were fed and not taken yet, as ciphertext or, where the room was too small for a record, as plain bytes. */
 size_t tls_fed(const tls_channel *channel);
 
 /* One step of the handshake. 1: it is complete, and the peer is who it must be. 0: more bytes must come. -1: failed. */
@@ -63,10 +64,13 @@ ssize_t tls_open(tls_channel *channel, void *room, size_t count);
  * (handshake, key update), into `sealed`. Returns the bytes to send, or -1; `taken` receives how many plain bytes are in
  * them. Without iovecs: only the channel's own. */
 ssize_t tls_seal(tls_channel *channel, const struct iovec *iovecs, size_t count, void *sealed, size_t room, size_t *taken);
-/* Whether the channel keeps its record buffers (about 34 KiB) between calls: a busy one should, an idle one should not. */
+/* Whether the channel keeps its expanded keys (2.4 KiB) between calls: a busy one should, an idle one should not. */
 void tls_keep_buffers(tls_channel *channel, bool keeps);
-/* Bytes that the channel itself has to say. */
+/* Whether the channel itself has something to say: about how many bytes, or 0. */
 size_t tls_owed(const tls_channel *channel);
+
+/* The next call of tls_seal begins with a key update, as it does by itself each 64 GiB. */
+void tls_renew_keys(tls_channel *channel);
 
 /* Whether the peer's certificate, apart from its age, would be accepted by another context of the same side: the one that was read
  * again. */
@@ -75,7 +79,7 @@ bool tls_is_trusted(const tls_channel *channel, const tls_context *context);
 /* Who the peer proved to be: the identity of its key, or a name of its certificate. Empty before the handshake. */
 const char *tls_peer(const tls_channel *channel);
 /* Keying material that only the two ends of this connection share. 0, or -1. */
-int tls_exporter(tls_channel *channel, uint8_t material[TLS_EXPORTER_BYTES]);
+int tls_exporter(const tls_channel *channel, uint8_t material[TLS_EXPORTER_BYTES]);
 /* Why the last call failed, as the rest of a sentence. */
 const char *tls_reason(const tls_channel *channel);
 
