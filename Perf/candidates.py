@@ -249,6 +249,8 @@ def candidates() -> list[Candidate]:
                   _tele("epoll", path=before_path), on_request=True),
         Candidate("stunnel", "stunnel pair, TLS 1.3 PSK", "stunnel", "apt-get install stunnel4", _stunnel,
                   idle_maximum=250, on_request=True),
+        Candidate("before-key", "tele before, with a key, io_uring", before_path(), "set TELE_BEFORE to its path",
+                  _tele("uring", keyed=True, path=before_path), on_request=True),
         Candidate("tele-key", "tele with a key, io_uring", tele_path(), build, _tele("uring", keyed=True), on_request=True),
         Candidate("tele-key-epoll", "tele with a key, epoll", tele_path(), build, _tele("epoll", keyed=True), on_request=True),
     ]

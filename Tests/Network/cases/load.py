@@ -456,21 +456,19 @@ def all_together(context):
         raise Failure(f"2000 sessions were not welcomed: {last_line(idle.errors)}")
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         user, origin = call(lab, Route(9101), switchboard)
-        quiet = keystrokes(context, user, origin, 3)
+        # The suite's two processors run the programs at the ends, too, which want all of them. Whoever types, and what is measured, goes
+        # first: the rest is the scheduler's.
+        for task in (files.client.pid, files.server.pid, 0):
+            os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        context.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
+        quiet = keystrokes(context, user, origin, 30 if context.options.long else 3)
         stopped = [depot.ask(("127.0.0.1", 9103), 64 * MIB) for _ in range(40)]
         stop, counts = multiprocessing.Event(), multiprocessing.Array("Q", 2)
         knocker = multiprocessing.Process(target=knock, args=(lab, 9102, 0, stop, counts), daemon=True)
         knocker.start()
-        crowd, transferred, trouble = [], [], []
-
-        def transfer():
-            try:
-                while not stop.is_set():
-                    depot.fetch(("127.0.0.1", 9103), 64 * MIB, 60)
-                    transferred.append(64)
-            except Failure as failure:
-                trouble.append(failure)
-        mover = threading.Thread(target=transfer, daemon=True)
+        crowd, moved, trouble = [], multiprocessing.Value("Q", 0), multiprocessing.Queue()
+        # In a process of its own: a thread of this one would hold Python's lock for 5 ms at a time, three times in each keystroke.
+        mover = multiprocessing.Process(target=move, args=(depot, ("127.0.0.1", 9103), stop, moved, trouble), daemon=True)
         mover.start()
         try:
             began, loud = time.monotonic(), []
@@ -486,18 +484,30 @@ def all_together(context):
             knocker.join(5)
             knocker.kill()
         mover.join(60)
-        if trouble:
-            raise trouble[0]
+        if not trouble.empty():
+            raise Failure(trouble.get())
         for end in stopped:
             end.close()
     memory = files.server.memory("VmHWM") // MIB
     p99 = [sorted(times)[len(times) * 99 // 100] * 1000 for times in (quiet, loud)]
-    note = (f"{sum(transferred)} MiB right, keystrokes' p99 {p99[1]:.1f} ms (quiet {p99[0]:.1f}), {counts[0] / seconds:.0f} refused a second, "
+    note = (f"{moved.value} MiB right, keystrokes' p99 {p99[1]:.1f} ms (quiet {p99[0]:.1f}), {counts[0] / seconds:.0f} refused a second, "
             f"server at most {memory} MiB")
-    # Everything runs on the suite's own two processors: the limit is that of the floods.
-    if p99[1] > 150 or memory > 256 * 1.05 + 32 or not transferred:
+    # Ten minutes have a quiet value to hold against; a quarter of a minute on a busy machine has none.
+    limit = max(2 * p99[0], 6) if context.options.long else 60
+    if p99[1] > limit or memory > 256 * 1.05 + 32 or not moved.value:
         raise Failure(note)
     return note
+
+
+def move(depot, address, stop, moved, trouble):
+    """Downloads, one after another, every byte compared."""
+    depot.lab.client.after_fork()
+    try:
+        while not stop.is_set():
+            depot.fetch(address, 64 * MIB, 60)
+            moved.value += 64
+    except (Failure, OSError) as failure:
+        trouble.put(str(failure))
 
 
 def keystrokes(context, user, origin, seconds):

@@ -186,6 +186,7 @@ enum Policy {
     static let nearMicroseconds = 1000
     /// Bytes that are spliced before other streams get their turn.
     static let spliceTurnByteCount = 2 << 20
+    static let spliceTurnBesideOthers = 512 << 10
     /// Payload is spliced to a local socket from this length on, and to this many sockets at a time.
     static let passAbove = 48 << 10
     /// Its pieces are mostly at least this long.

@@ -13,8 +13,8 @@ import Tunnel
 final class SendSplice {
     unowned(unsafe) private let relay: RelayProcess
     private let table: LocalTable
-    /// Bytes that may still be spliced in this iteration.
-    private var allowance = 0
+    /// Bytes that were spliced in this turn.
+    private var spent = 0
     /// Bytes of users that were spliced.
     private(set) var byteCount: UInt64 = 0
 
@@ -46,7 +46,12 @@ final class SendSplice {
         return window.openWorth(Policy.spliceTime)
     }
 
-    func beginTurn() { allowance = Policy.spliceTurnByteCount }
+    func beginTurn() { spent = 0 }
+
+    /// Streams that are not spliced wait for the end of the turn: one may be somebody who types.
+    private func turnMaximum(_ session: Session) -> Int {
+        session.endpoint.streamCount > session.splicing.count ? Policy.spliceTurnBesideOthers : Policy.spliceTurnByteCount
+    }
 
     /// Users whose bytes are spliced take so many turns. Returns how many are left.
     func splice(_ session: Session, _ carrier: Carrier, most: Int, rounds: Int) -> Int {
@@ -56,7 +61,7 @@ final class SendSplice {
                 stopAll(of: session)
                 return 0
             }
-            guard allowance > 0 else {
+            guard spent < turnMaximum(session) else {
                 relay.sessions.postpone(session)
                 return rounds
             }
@@ -90,7 +95,7 @@ final class SendSplice {
 
     /// `count` bytes of the user, of `room` that might be, lie in `transit`.
     private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ room: Int, _ transit: Pipe) {
-        allowance -= count
+        spent += count
         guard let keeper = relay.pipes.take(now: relay.now) else { return refused(index, transit, count) }
         let copied = transit.copy(to: keeper, count)
         guard case .success(count) = copied else {
