@@ -49,6 +49,26 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal("demo -second=9", "there is no flag -second", "did you mean -seconds?"),
     ]
 
+    static let proxyURL = "write -proxy=http://HOST:PORT or -proxy=socks5://HOST:PORT"
+    static let proxies = [
+        Refusal("-client -out=h:1 -proxy=proxy:3128", "-proxy=proxy:3128 is not a proxy's URL", proxyURL),
+        Refusal("-client -out=h:1 -proxy=ftp://proxy:1", "-proxy=ftp://proxy:1 is not a proxy's URL", proxyURL),
+        Refusal("-client -out=h:1 -proxy=http://proxy", "-proxy=http://proxy has no port", proxyURL),
+        Refusal("-client -out=h:1 -proxy=http://:3128", "-proxy=http://:3128 has no host and port to dial", proxyURL),
+        Refusal(
+            "-client -out=h:1 -proxy=http://me:secret@proxy:3128", "-proxy contains a password, which everybody on this host could see",
+            "put USER:PASSWORD into a file: -proxy-auth=FILE"),
+        Refusal(
+            "-client -out=h:1 -proxy=http://me@proxy:3128", "-proxy names a user, whose password is missing",
+            "put USER:PASSWORD into a file: -proxy-auth=FILE"),
+        Refusal("-client -out=h:1 -proxy-auth=f", "-proxy-auth needs -proxy", "write -proxy=http://HOST:PORT too, or leave it out"),
+        Refusal(
+            "-server -in=:22 -proxy=http://proxy:3128", "-proxy is a flag of the client, which dials the server", "leave it out, or use it with -client"),
+        Refusal("-client -out=unix:/tmp/a -proxy=http://proxy:1", "-proxy cannot reach unix:/tmp/a, a socket on this host", "leave -proxy out"),
+        Refusal("-server -in=:22 -refuse-after=3s", "-refuse-after is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal("-client -out=h:1 -refuse-after=soon", "-refuse-after cannot be \"soon\", which is not a duration", durations),
+    ]
+
     static let roles = [
         Refusal(
             "-client -server -in=:1 -out=:2", "-client and -server are both given",
@@ -152,7 +172,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal("-server -in=\u{1b}[31m:1", "-in=?[31m:1 is not a host name or an address", addresses),
     ]
 
-    @Test(arguments: unknown + roles + unusable + others)
+    @Test(arguments: unknown + roles + proxies + unusable + others)
     func isOneSentenceOneHintAndStatus64(_ refusal: Refusal) throws {
         try check(refusal, words: refusal.words)
     }

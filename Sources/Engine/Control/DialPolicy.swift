@@ -33,6 +33,8 @@ public enum DialPolicy {
     public static let lastingPause = Interval.milliseconds(900)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)
+    /// Through a proxy each attempt is a connection to the proxy, and one of the proxy's to the server.
+    public static let proxyPace = Interval.milliseconds(250)
     /// Some firewalls ban an address that opens connections too often, and each further attempt renews the ban. `ufw limit` bans for 30 s.
     /// When all attempts have gone unanswered for `unansweredMaximum`, nothing is dialled for `banPause`.
     public static let banPause = Interval.seconds(33)

@@ -96,6 +96,8 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var candidates: [Candidate] = []
     private var nextID: CandidateID = 1
     private let isSecure: Bool
+    /// Between two attempts, at least.
+    private let minimumPace: Interval
     /// TLS handshakes begun since a carrier was missed.
     private var handshakesInRow: UInt64 = 0
     /// What the connect of the last carrier took.
@@ -109,9 +111,11 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var segments = SegmentSize()
     private var actions: [Action] = []
 
-    /// `isSecure`: a TLS handshake goes before HELLO. `attempt`: the last one of a restored session.
-    public init(isSecure: Bool = false, attempt: UInt64 = 0, now: Instant) {
+    /// `isSecure`: a TLS handshake goes before HELLO. `isProxied`: each attempt costs a proxy two connections. `attempt`: the last one of
+    /// a restored session.
+    public init(isSecure: Bool = false, isProxied: Bool = false, attempt: UInt64 = 0, now: Instant) {
         self.isSecure = isSecure
+        minimumPace = isProxied ? DialPolicy.proxyPace : .zero
         self.attempt = attempt
         pace = DialPace(now: now)
         dialAt = now
@@ -334,7 +338,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         if !hasSpare(turn, now) { dial(turn, now) }
         // On a long path four attempts in a round trip are enough.
         let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
-        dialAt = now + max(pace.next(now: now, using: &generator), least)
+        dialAt = now + max(pace.next(now: now, using: &generator), least, minimumPace)
     }
 
     /// Whether nothing shall be dialled now. A pause begins when nobody has answered for long enough: with it end the attempts that TCP

@@ -109,6 +109,11 @@ struct ConfigurationFile {
                 throw entry.fault(path, "\(quoted(entry.string)) is not a file mode", hint: "write mode = \"0660\" for user and group, \"0666\" for everyone")
             }
             mappings[place(entry)].access.mode = mode
+        case (4, TOML_STRING) where entry.keys[3] == "refuse-after" && section == "client" && !entry.isElement:
+            guard let seconds = Settings.refusal(entry.string) else {
+                throw entry.fault(path, "\(quoted(entry.string)) is not a duration from 0s to 31d", hint: "write refuse-after = \"30s\" or \"never\"")
+            }
+            mappings[place(entry)].refuseAfterSeconds = seconds
         case (4, TOML_STRING) where entry.keys[3] == "group" && section == "client" && !entry.isElement:
             guard SocketAccess.number(of: entry.string) != nil else {
                 throw entry.fault(path, "\(quoted(entry.string)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
@@ -126,13 +131,13 @@ struct ConfigurationFile {
             throw entry.fault(
                 path, "a mapping has no key \(visible(entry.keys[3]))",
                 hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
-                    ?? "it has address and, on the client, proxy-protocol, mode and group")
+                    ?? "it has address and, on the client, proxy-protocol, refuse-after, mode and group")
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
         }
     }
 
-    private static let keysOfMapping = ["address", "proxy-protocol", "mode", "group"]
+    private static let keysOfMapping = ["address", "proxy-protocol", "refuse-after", "mode", "group"]
 
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]

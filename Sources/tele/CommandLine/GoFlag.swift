@@ -23,6 +23,7 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
+        .value("refuse-after", "30s"), .value("proxy", "http://proxy:3128"), .value("proxy-auth", "FILE"),
         .value("config", "FILE"), .toggle("proxy-protocol"), .value("socket-mode", "0660"), .value("socket-group", "www-data"), .toggle("exit-on-failure"),
         .value("metrics", "localhost:9140"), .value("control", "/run/tele/a.sock"),
         .toggle("version"), .toggle("help"), .toggle("h"),
@@ -38,7 +39,7 @@ struct GoFlag: Equatable {
     /// `tele connect`: those of a client that make sense for one connection.
     static let ofConnect: [GoFlag] = ofTele.filter {
         [
-            "out", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key",
+            "out", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key", "proxy", "proxy-auth",
             "log-format", "log-level", "config", "help", "h",
         ].contains($0.name)
     }

@@ -78,6 +78,11 @@ enum Help {
                                    the same with certificates, PEM; on both sides
           -allow=NAME,NAME         with certificates: only these names
           -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
+          -refuse-after=TIME       client: refuse new connections when there has been
+                                   no carrier for this long; otherwise they wait
+          -proxy=URL               client: reach the server through a proxy,
+                                   http://[USER@]HOST:PORT or socks5://...
+          -proxy-auth=FILE         client: a line USER:PASSWORD for the proxy
           -proxy-protocol          client: the origin learns the user's address (PROXY)
           -exit-on-failure         client: exits if it cannot reach the server at
                                    startup: 77 if it is rejected, otherwise 69

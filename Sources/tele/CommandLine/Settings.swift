@@ -57,6 +57,8 @@ struct Settings {
         try readLimits(arguments)
         try readSecurity(arguments)
         try readAccess(arguments)
+        try readRefusal(arguments)
+        try readProxy(arguments)
         if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
         if let control = arguments.control, control != "none" {
             guard control.hasPrefix("/"), control.utf8.count <= Address.pathMaximum else {
@@ -75,6 +77,73 @@ struct Settings {
         }
         configuration.version = Version.number
         try checkListeners()
+    }
+
+    /// Of mappings that do not say otherwise.
+    private mutating func readRefusal(_ arguments: Tele) throws(CommandError) {
+        let usual = try Settings.seconds(arguments.refuseAfter, "refuse-after", 0, 31 * 86400, "0s to 31d")
+        guard usual == nil || configuration.role == .client else {
+            throw CommandError("-refuse-after is a flag of the client, where users connect", hint: "leave it out, or use it with -client")
+        }
+        for index in configuration.mappings.indices where configuration.mappings[index].refuseAfterSeconds == nil {
+            configuration.mappings[index].refuseAfterSeconds = usual
+        }
+    }
+
+    /// `refuse-after` of one mapping: a duration or never. Nil: neither.
+    static func refusal(_ text: String) -> Int? {
+        text == "never" ? .max : try? seconds(text, "refuse-after", 0, 31 * 86400, "0s to 31d")
+    }
+
+    private mutating func readProxy(_ arguments: Tele) throws(CommandError) {
+        guard let text = arguments.proxy else {
+            guard arguments.proxyAuth == nil else { throw CommandError("-proxy-auth needs -proxy", hint: "write -proxy=http://HOST:PORT too, or leave it out") }
+            return
+        }
+        guard configuration.role == .client else {
+            throw CommandError("-proxy is a flag of the client, which dials the server", hint: "leave it out, or use it with -client")
+        }
+        guard configuration.output.path == nil else {
+            throw CommandError("-proxy cannot reach \(configuration.output), a socket on this host", hint: "leave -proxy out")
+        }
+        guard configuration.output.host.utf8.count <= 253, !configuration.output.host.contains("%") else {
+            throw CommandError("-proxy cannot reach \(configuration.output), an address of a link of this host", hint: "leave -proxy out")
+        }
+        configuration.proxy = try Settings.proxy(text, arguments.proxyAuth)
+    }
+
+    private static let proxyExample = "write -proxy=http://HOST:PORT or -proxy=socks5://HOST:PORT"
+
+    /// `SCHEME://[USER@]HOST:PORT`, as curl(1) writes it. A password would be in the list of processes.
+    private static func proxy(_ text: String, _ file: String?) throws(CommandError) -> Proxy {
+        let kinds: [String: Proxy.Kind] = ["http": .http, "socks5": .socks5, "socks5h": .socks5]
+        let scheme = text.prefix { $0 != ":" }
+        guard let kind = kinds[scheme.lowercased()], text.dropFirst(scheme.count).hasPrefix("://") else {
+            throw CommandError("-proxy=\(visible(text)) is not a proxy's URL", hint: proxyExample)
+        }
+        var rest = text.dropFirst(scheme.count + 3)
+        if rest.hasSuffix("/") { rest = rest.dropLast() }
+        var user: String?
+        if let at = rest.lastIndex(of: "@") {
+            let name = rest[..<at]
+            guard !name.contains(":") else {
+                throw CommandError(
+                    "-proxy contains a password, which everybody on this host could see", hint: "put USER:PASSWORD into a file: -proxy-auth=FILE")
+            }
+            guard file != nil else {
+                throw CommandError("-proxy names a user, whose password is missing", hint: "put USER:PASSWORD into a file: -proxy-auth=FILE")
+            }
+            user = String(name)
+            rest = rest[rest.index(after: at)...]
+        }
+        let address: HostPort
+        do throws(HostPort.Malformed) { address = try HostPort(parsing: String(rest)) } catch {
+            throw CommandError("-proxy=\(visible(text)) \(error.reason)", hint: proxyExample)
+        }
+        guard address.path == nil, address.port != 0, !address.host.isEmpty else {
+            throw CommandError("-proxy=\(visible(text)) has no host and port to dial", hint: proxyExample)
+        }
+        return Proxy(kind: kind, address: address, user: user, file: file)
     }
 
     /// Who may connect to Unix listeners, where their own table does not say.

@@ -54,6 +54,15 @@ struct Tele: ParsableCommand {
     @Option(name: .go("ca"), help: "Who must have signed the other side's, PEM.", completion: .file()) var authority: String?
     @Option(name: .go("allow"), help: ArgumentHelp("With certificates: the names that may come; all unless given.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
+    @Option(
+        name: .go("refuse-after"),
+        help: ArgumentHelp("Client: refuse new connections when there has been no carrier for this long: never; 0s to 31d.", valueName: "duration"))
+    var refuseAfter: String?
+    @Option(
+        name: .go("proxy"),
+        help: ArgumentHelp("Client: reach the server through a proxy, http://[user@]host:port or socks5://[user@]host:port.", valueName: "url"))
+    var proxy: String?
+    @Option(name: .go("proxy-auth"), help: "Client: a file with a line USER:PASSWORD for the proxy.", completion: .file()) var proxyAuth: String?
     @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
     @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
     @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?

@@ -15,6 +15,7 @@ from . import (
     operations,
     programs,
     promises,
+    proxies,
     recovery,
     restart,
     robust,
@@ -27,6 +28,6 @@ from . import (
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, machine, command,
+    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, machine, command,
                mappings, operations, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -8,7 +8,7 @@ import socket
 import threading
 
 import programs
-from ends import Switchboard, call, exchange
+from ends import NAME, Switchboard, call, exchange, receive_exactly
 from faults import FAULTS
 from lab import CLIENT_NETWORK, SERVER_ADDRESS
 from path import Path, binary, security_flags, status_of
@@ -222,8 +222,59 @@ def unix_sockets(context):
     return program.check(user)
 
 
+def refuse_after(context):
+    """Without a carrier for a while new connections of one mapping are refused, of another they wait; open ones wait in both. Twice."""
+    lab = context.lab()
+    path = Files(context, lab, {"web": '{ address = "127.0.0.1:9101", refuse-after = "never" }', "pool": "127.0.0.1:9102"},
+                 {"web": f"127.0.0.1:{KEPT}", "pool": f"127.0.0.1:{CHANGED}"}, client='refuse-after = "3s"')
+    with Switchboard(lab, KEPT) as web, Switchboard(lab, CHANGED) as pool:
+        pairs = [call(lab, Route(9101), web), call(lab, Route(9102), pool)]
+        for fault in ("blackhole", "unreachable"):
+            FAULTS[fault].inflict(lab, path)
+            for user, _ in pairs:
+                user.sendall(b"w" * 100)
+            context.sleep(1)
+            # Not yet.
+            early, early_name = lab.client.connect(("127.0.0.1", 9102)), pool.name()
+            early.sendall(NAME.pack(early_name))
+            if not context.until(10, lambda: refuses(lab, 9102)):
+                raise Failure(f"{fault}: a new connection is not refused after 3 s without a carrier")
+            waiting, waiting_name = lab.client.connect(("127.0.0.1", 9101)), web.name()
+            waiting.sendall(NAME.pack(waiting_name))
+            FAULTS[fault].heal(lab, path)
+            for _, origin in pairs:
+                origin.settimeout(10)
+                receive_exactly(origin, 100)
+            for user, origin in ((waiting, web.accepted(waiting_name, 10)), (early, pool.accepted(early_name, 10)), call(lab, Route(9102), pool)):
+                exchange(user, origin)
+                user.close()
+                origin.close()
+        for user, origin in pairs:
+            exchange(user, origin)
+    if "connection refused" not in path.client.errors or "mapping=pool" not in path.client.errors:
+        raise Failure("the log does not say that a connection was refused")
+    return "new connections refused after 3 s, open ones and those of the other mapping went on"
+
+
+def refuses(lab, port):
+    """Whether a new connection is reset at once."""
+    end = lab.client.socket()
+    end.settimeout(0.3)
+    try:
+        end.connect(("127.0.0.1", port))
+        end.sendall(b"?")
+        return end.recv(1) == b"?"
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
+    finally:
+        end.close()
+
+
 def cases():
     return [
+        Case("mappings.refuse-after", refuse_after, drivers="both", only_tele=True),
         Case("mappings.reload", reload, drivers="both", weight=2, only_tele=True),
         Case("mappings.proxy-protocol", proxy_protocol, needs=("haproxy", "nginx"), only_tele=True),
         Case("mappings.unix", unix_sockets, needs=programs.Pgbench.needs, only_tele=True),

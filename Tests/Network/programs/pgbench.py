@@ -33,7 +33,7 @@ class Pgbench(Program):
             file.write("host all all 0.0.0.0/0 trust\n")
         self.origin([*self.as_postgres, self.program("postgres"), "-D", data, "-p", str(self.origin_port),
                      "-c", "listen_addresses=0.0.0.0", "-c", f"unix_socket_directories={self.directory}",
-                     "-c", "fsync=off", "-c", "autovacuum=off", "-c", "max_connections=30"])
+                     "-c", "dynamic_shared_memory_type=mmap", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "max_connections=30"])
         if not self.context.until(15, lambda: self._ready()):
             raise Failure("postgres does not answer")
         self.at_server("pgbench-initialise", [

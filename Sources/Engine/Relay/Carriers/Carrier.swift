@@ -7,13 +7,13 @@ import Wire
 
 /// One TCP connection between tele client and tele server. It may die at any byte; its session does not.
 ///
-///     client:  connecting ─▶ (securing) ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
+///     client:  connecting ─▶ (tunnelling) ─▶ (securing) ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
 ///     server:  (TLS) ─▶ awaitingHello ─HELLO holds─▶ established ─▶ closing
 ///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
 ///
 /// Its stored properties are three small types (block, greeting, operations in flight) and what identifies it.
 final class Carrier {
-    enum State: Equatable { case connecting, securing, connected, greeted, awaitingHello, refusing, established, closing, closed }
+    enum State: Equatable { case connecting, tunnelling, securing, connected, greeted, awaitingHello, refusing, established, closing, closed }
 
     /// Where received bytes lie: memory[parsed..<filled] is to be read.
     struct Block {
@@ -108,6 +108,8 @@ final class Carrier {
     /// Client: what its dialer calls it until it has won, and what its HELLO offered.
     var candidate: Dialer<Address>.CandidateID = 0
     var offer: Endpoint.Offer?
+    /// Client, while it is tunnelling: what it says to the proxy.
+    var proxy: ProxyHandshake?
     /// Unsequenced frames of the batch in flight, or the greeting that is: must outlive the send.
     let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Carrier.controlByteCount, alignment: 8)
     static let controlByteCount = max(Endpoint.controlBufferByteCount, Specification.controlFrameMaximum)

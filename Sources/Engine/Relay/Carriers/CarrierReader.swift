@@ -50,7 +50,7 @@ final class CarrierReader {
             case .established: receiveSplice.pass(carrier)
             case .securing: readers.append(carrier)
             case .connected: carriers.lost(carrier, "closed by the other side")
-            case .connecting, .greeted, .awaitingHello, .refusing, .closing, .closed: break
+            case .connecting, .tunnelling, .greeted, .awaitingHello, .refusing, .closing, .closed: break
             }
         default:
             preconditionFailure("not an operation of a reader")

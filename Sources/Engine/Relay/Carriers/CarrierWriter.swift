@@ -22,12 +22,12 @@ final class CarrierWriter {
     /// Starts the greeting, or goes on with it.
     func sendGreeting(_ carrier: Carrier) {
         guard !carrier.inFlight.send, !carrier.isRefused, !carrier.greeting.isSent, !carrier.isOver, carrier.isClear else { return }
-        precondition(carrier.greeting.bytes.count <= carrier.control.count, "a greeting that is too long")
         var count = 0
         // In a packet of its own, which is small: on some paths those of full size are lost, and then the peer would never hear of us.
         if !carrier.greeting.bytes.isEmpty {
-            carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: $0) }
-            relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: carrier.greeting.bytes.count)
+            let part = min(carrier.greeting.bytes.count, carrier.control.count)
+            carrier.greeting.bytes.withUnsafeBytes { carrier.control.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[..<part])) }
+            relay.iovecs[0] = iovec(iov_base: carrier.control.baseAddress, iov_len: part)
             count = 1
         } else if carrier.greeting.earlyCount > 0, let session = carrier.session {
             sessions.copyIntoMemory(session)

@@ -33,7 +33,8 @@ final class Carriers {
         let carrier = table.insert { index, generation in
             Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: relay.now)
         }
-        if !peer.isLoopback { carrier.window = PathWindow() }
+        // A proxy on this host is not the end of the path.
+        if !peer.isLoopback || relay.configuration.proxy != nil { carrier.window = PathWindow() }
         return carrier
     }
 
@@ -141,7 +142,7 @@ final class Carriers {
         case .closing:
             carrier.hasLastWords = false
             relay.loop.cancel(carrier.fd)
-        case .connecting, .connected, .greeted, .established, .closed: break
+        case .connecting, .tunnelling, .connected, .greeted, .established, .closed: break
         }
     }
 

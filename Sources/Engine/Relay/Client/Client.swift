@@ -14,7 +14,10 @@ final class Client: Host {
     private(set) var session: Session
     var dialer: Dialer<Address>
     var candidates: [Dialer<Address>.CandidateID: Carrier] = [:]
+    /// What is dialled: the server's name, or the proxy's.
     let server: ResolvedName
+    /// The proxy's, as read last.
+    private var proxyCredentials: ProxyHandshake.Credentials?
     /// Whose word ends the session.
     var home = SessionHome<Address>()
     /// The local address from which the server is reached, when the network last changed.
@@ -38,11 +41,17 @@ final class Client: Host {
         case gone(Ending)
     }
 
-    init(_ relay: RelayProcess, server: HostPort) {
+    init(_ relay: RelayProcess) throws(StartFault) {
         self.relay = relay
-        self.server = ResolvedName(server)
+        let configuration = relay.configuration
+        server = ResolvedName(configuration.proxy?.address ?? configuration.output)
+        proxyCredentials = try configuration.proxy?.credentials()
         session = Client.makeSession(relay)
-        dialer = Dialer(isSecure: relay.credentials != nil, now: relay.instant)
+        dialer = Client.makeDialer(relay)
+    }
+
+    private static func makeDialer(_ relay: RelayProcess, attempt: UInt64 = 0) -> Dialer<Address> {
+        Dialer(isSecure: relay.credentials != nil, isProxied: relay.configuration.proxy != nil, attempt: attempt, now: relay.instant)
     }
 
     private static func makeSession(_ relay: RelayProcess) -> Session {
@@ -89,7 +98,7 @@ final class Client: Host {
             if let carrier = candidates[id] { greet(carrier, attempt) }
         case .abandon(let id, let reason):
             guard let carrier = candidates.removeValue(forKey: id) else { return }
-            if reason == .unanswered { noteFailure(ReachFailure(SystemError(ETIMEDOUT).whenConnecting)) }
+            if reason == .unanswered { noteFailure(unanswered(carrier)) }
             relay.carriers.close(carrier)
         case .keep(let id):
             if let offer = candidates[id]?.offer { session.endpoint.keep(offer) }
@@ -108,9 +117,20 @@ final class Client: Host {
             candidates[id] = carrier
             if !relay.carriers.connect(carrier, to: address) { relay.carriers.lost(carrier, "out of memory") }
         } catch {
-            noteFailure(ReachFailure(error.whenConnecting))
+            noteFailure(unreachable(error))
             dialer.handleFailed(id, now: relay.instant)
         }
+    }
+
+    private func unanswered(_ carrier: Carrier) -> ReachFailure {
+        guard let proxy = relay.configuration.proxy, carrier.state == .tunnelling else { return unreachable(SystemError(ETIMEDOUT)) }
+        return ReachFailure("the proxy \(proxy.address) does not answer: is it \(proxy.kind == .http ? "an HTTP" : "a SOCKS5") proxy?")
+    }
+
+    /// What is dialled did not answer, or refused.
+    private func unreachable(_ error: SystemError) -> ReachFailure {
+        guard let proxy = relay.configuration.proxy else { return ReachFailure(error.whenConnecting) }
+        return ReachFailure("the proxy \(proxy.address) cannot be reached: \(error.whenConnecting)")
     }
 
     func handleTimer(_ operation: Operation, _ token: Token) {
@@ -126,12 +146,44 @@ final class Client: Host {
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
         if let error {
             guard error.code == ETIMEDOUT, candidates.removeValue(forKey: carrier.candidate) != nil else {
-                return relay.carriers.lost(carrier, error.whenConnecting)
+                return relay.carriers.lost(carrier, unreachable(error).reason)
             }
             dialer.handleUnanswered(carrier.candidate)
             relay.carriers.close(carrier)
-            return noteFailure(ReachFailure(error.whenConnecting))
+            return noteFailure(unreachable(error))
         }
+        guard let proxy = relay.configuration.proxy else { return reached(carrier) }
+        let handshake = proxy.handshake(to: relay.configuration.output, proxyCredentials)
+        carrier.state = .tunnelling
+        carrier.proxy = handshake
+        tell(carrier, handshake.greeting)
+        relay.carriers.reader.arm(carrier)
+    }
+
+    /// The next bytes for the proxy, which answers before it gets more.
+    private func tell(_ carrier: Carrier, _ bytes: [UInt8]) {
+        carrier.greeting = Carrier.Greeting(bytes: bytes)
+        relay.carriers.writer.sendGreeting(carrier)
+    }
+
+    /// The proxy has said something.
+    func readProxy(_ carrier: Carrier) {
+        guard carrier.greeting.isSent, !carrier.inFlight.send, let step = carrier.proxy?.take(carrier.block.unread) else {
+            return relay.carriers.lost(carrier, "the proxy answers before it is asked")
+        }
+        carrier.block.parsed = carrier.block.filled
+        switch step {
+        case .send(let bytes): tell(carrier, bytes)
+        case .more: break
+        case .connected:
+            carrier.proxy = nil
+            reached(carrier)
+        case .failed(let failure): fail(carrier, ReachFailure(failure))
+        }
+    }
+
+    /// There is a connection to the server.
+    private func reached(_ carrier: Carrier) {
         carrier.state = .connected
         relay.carriers.reader.arm(carrier)
         relay.sessions.probeAnswered(session)
@@ -164,6 +216,12 @@ final class Client: Host {
         else { return }
         relay.carriers.lost(carrier, "the server's certificate is not accepted any more")
     }
+
+    /// The proxy's password, as its file has it now.
+    func readProxyCredentials() throws(StartFault) -> ProxyHandshake.Credentials? { try relay.configuration.proxy?.credentials() }
+
+    /// For the next attempt.
+    func use(_ credentials: ProxyHandshake.Credentials?) { proxyCredentials = credentials }
 
     /// Links, addresses or routes changed, or time was lost.
     func pathMayHaveChanged() {
@@ -258,7 +316,7 @@ final class Client: Host {
         try archive.counter(&attempt)
         try archive.optional(&address, blank: Address(path: "")) { (address, archive) throws(StateFault) in try archive.address(&address) }
         guard !archive.isSaving else { return }
-        dialer = Dialer(isSecure: relay.credentials != nil, attempt: attempt, now: relay.instant)
+        dialer = Client.makeDialer(relay, attempt: attempt)
         home = SessionHome(address)
     }
 
@@ -270,9 +328,15 @@ final class Client: Host {
         if session.endpoint.isEstablished { noteReached() }
     }
 
-    func handleFailed(_ carrier: Carrier, _ reason: String) {
+    func handleFailed(_ carrier: Carrier, _ reason: String) { failed(carrier, ReachFailure(explained(reason, carrier))) }
+
+    private func fail(_ carrier: Carrier, _ failure: ReachFailure) {
+        relay.carriers.close(carrier)
+        failed(carrier, failure)
+    }
+
+    private func failed(_ carrier: Carrier, _ failure: ReachFailure) {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
-        let failure = ReachFailure(explained(reason, carrier))
         // What does not pass by itself is not asked twenty times a second, as long as nobody has anything to lose.
         dialer.handleFailed(carrier.candidate, isLasting: failure.isLasting && !hasReached, now: relay.instant)
         noteFailure(failure)
@@ -346,7 +410,8 @@ final class Client: Host {
         case .changed:
             dialer.handleAddresses(server.addresses, foreign: Set(server.addresses.filter { home.isStranger($0) }), now: relay.instant)
         case .failed(let reason):
-            noteFailure(ReachFailure("cannot resolve \(server.name.host): \(reason)"))
+            let whose = relay.configuration.proxy == nil ? "" : "the proxy "
+            noteFailure(ReachFailure("cannot resolve \(whose)\(server.name.host): \(reason)"))
         }
         run()
     }
@@ -359,7 +424,7 @@ final class Client: Host {
         guard failure.reason != lastFailure else { return }
         lastFailure = failure.reason
         let isUrgent = relay.configuration.stream != nil && !session.endpoint.isEstablished
-        relay.events.note(.serverUnreachable(server.name, failure, isUrgent: isUrgent))
+        relay.events.note(.serverUnreachable(relay.configuration.output, failure, isUrgent: isUrgent))
     }
 
     /// Ends the process when another attempt has no purpose.
@@ -374,7 +439,9 @@ final class Client: Host {
             let isGone = state.refusedSince.map { relay.now - $0 >= Policy.goneAfter.nanoseconds } ?? false
             fault =
                 isGone && relay.configuration.stream != nil
-                ? StartFault(.unavailable, "the tele server at \(server.name) is no longer running, the connection is lost", hint: "was the host restarted?")
+                ? StartFault(
+                    .unavailable, "the tele server at \(relay.configuration.output) is no longer running, the connection is lost",
+                    hint: "was the host restarted?")
                 : nil
         } else if !hasReached, let seconds = relay.configuration.exitsOnFailureAfterSeconds {
             let age = relay.now - state.since
@@ -382,7 +449,7 @@ final class Client: Host {
             fault =
                 isLasting || age >= UInt64(seconds) * 1_000_000_000
                 ? StartFault(
-                    failure.kind == .denied ? .denied : .unavailable, "cannot reach the server at \(server.name) (\(failure.reason))",
+                    failure.isDenied ? .denied : .unavailable, "cannot reach the server at \(relay.configuration.output) (\(failure.reason))",
                     hint: failure.hint) : nil
         } else {
             fault = nil

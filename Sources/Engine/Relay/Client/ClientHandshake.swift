@@ -30,6 +30,7 @@ extension Client {
 
     /// The server's answer to HELLO.
     func readHandshake(_ carrier: Carrier) {
+        if carrier.state == .tunnelling { return readProxy(carrier) }
         guard carrier.state == .greeted || carrier.state == .connected else { return }
         let bytes = carrier.block.unread
         let decoded: (frame: Frame, byteCount: Int)?
@@ -91,7 +92,8 @@ extension Client {
     }
 
     private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {
-        let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds
+        // A proxy acknowledges what its own peer has not seen yet.
+        let roundTrip = relay.configuration.proxy == nil ? PathFacts(carrier.fd)?.leastRoundTripMicroseconds : nil
         if let roundTrip { session.endpoint.pathMeasured(.microseconds(UInt64(roundTrip))) }
         relay.events.note(
             isNew
@@ -141,6 +143,7 @@ extension Client {
     /// What a person can make of a handshake that ended without a word.
     func explained(_ reason: String, _ carrier: Carrier) -> String {
         let isEnd = reason.hasPrefix("closed") || reason.hasPrefix("connection reset")
+        if carrier.proxy != nil, isEnd { return "the proxy closed the connection without an answer" }
         guard let channel = carrier.transport.channel else {
             return carrier.hasGreeted && reason.hasPrefix("closed")
                 ? "closed without an answer: does the server want a key (-key)?"

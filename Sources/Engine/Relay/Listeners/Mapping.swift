@@ -10,6 +10,8 @@ public struct Mapping: Equatable, Sendable {
     public var address: HostPort
     /// Client: each connection begins with a PROXY protocol header, version 2, that tells the origin the user's address.
     public var tellsAddress = false
+    /// Client: without a carrier, or with a suspected one, for this many seconds new connections are refused. Nil: they wait.
+    public var refuseAfterSeconds: Int?
     /// Client: of the socket's file, where the address is a path.
     public var access = SocketAccess()
 

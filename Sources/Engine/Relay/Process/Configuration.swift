@@ -20,6 +20,8 @@ public struct Configuration: Equatable, Sendable {
     public var output: HostPort
     /// Server: of the socket's file, where `output` is a path.
     public var outputAccess = SocketAccess()
+    /// Client: through which the server is reached. Nil: straight.
+    public var proxy: Proxy?
     public var driver: Loop.Driver = .auto
     public var splicing = Splicing.auto
     public var security = Security.none
@@ -78,7 +80,8 @@ public struct Configuration: Equatable, Sendable {
     /// Settings besides the mappings that differ in `fresh`, by the names of their flags. A running process does not change them.
     func differences(from fresh: Configuration) -> [String] {
         [
-            (role == fresh.role, "the role"), (output == fresh.output, "out"), (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
+            (role == fresh.role, "the role"), (output == fresh.output, "out"), (proxy == fresh.proxy, "proxy"),
+            (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
             (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),

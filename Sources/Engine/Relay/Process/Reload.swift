@@ -23,13 +23,15 @@ final class Reload {
 
     /// SIGHUP. A fault in the configuration or in the keys changes nothing.
     func run() {
-        guard reconfigure != nil || relay.credentials != nil else { return relay.events.note(.nothingToReload) }
+        guard reconfigure != nil || relay.credentials != nil || relay.configuration.proxy?.file != nil else { return relay.events.note(.nothingToReload) }
         relay.manager.reloading()
         defer { relay.manager.ready() }
         let ignored: [String]
         do throws(StartFault) {
             let fresh = try reconfigure?() ?? relay.configuration
+            let password = try relay.client?.readProxyCredentials()
             try relay.credentials?.reload()
+            relay.client?.use(password ?? nil)
             ignored = relay.configuration.differences(from: fresh)
             relay.configuration.mappings = fresh.mappings
         } catch {

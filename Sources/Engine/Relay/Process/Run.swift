@@ -114,7 +114,7 @@ public func rehearse(_ configuration: Configuration, for question: String) throw
 public typealias Reconfigure = () throws(StartFault) -> Configuration
 
 private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? {
-    relay.become(Client(relay, server: relay.configuration.output))
+    relay.become(try Client(relay))
     guard relay.configuration.stream == nil else { return nil }
     var first: Address?
     for mapping in relay.configuration.mappings {
@@ -211,6 +211,7 @@ private func listeningSockets(
 /// what a person should know, as sentences.
 public func verify(_ configuration: Configuration) throws(StartFault) -> [String] {
     let credentials = try Credentials(configuration, acceptsKeysOfOthers: geteuid() == 0)
+    _ = try configuration.proxy?.credentials(acceptsOthers: geteuid() == 0)
     var notes: [String] = []
     if let expiry = credentials?.expiry {
         let days = (expiry - Int64(time(nil))) / 86400

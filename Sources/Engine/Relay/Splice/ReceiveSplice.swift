@@ -46,19 +46,22 @@ final class ReceiveSplice {
 
     /// The carrier is readable.
     func pass(_ carrier: Carrier) {
-        var left = Policy.spliceTurnByteCount
+        // Streams whose payload is not passed on wait for the end of the turn: one may be somebody who types.
+        let hasOthers = carrier.session.map { $0.endpoint.streamCount > passed.count } ?? false
+        let most = hasOthers ? Policy.spliceTurnBesideOthers : Policy.spliceTurnByteCount
+        var left = most
         while left > 0, carrier.passes, !carrier.isUnfinished, let session = carrier.session, session.carrier === carrier,
             let count = passNext(carrier, session)
         {
             left -= count
         }
         guard !carrier.isOver else { return }
-        if left < Policy.spliceTurnByteCount {
+        if left < most {
             carrier.arrivedAt = relay.now
             carriers.reader.keepWarm(carrier)
         }
         // The kernel reported it readable and no call moved a byte: a receive finds out why (`SendSplice.failed`).
-        if left == Policy.spliceTurnByteCount { carrier.passes = false }
+        if left == most { carrier.passes = false }
         carriers.reader.readAgain(carrier)
     }
 

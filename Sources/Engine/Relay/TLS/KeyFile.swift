@@ -25,59 +25,16 @@ public struct KeyFile: Sendable {
     }
 
     public static let nameMaximum = 64
-    private static let byteCountMaximum = 1 << 20
 
     public let keys: [Key]
 
     /// Reads a file that only its owner may read. `acceptsOthers`: whoever that is.
     public init(path: String, acceptsOthers: Bool = false) throws(StartFault) {
-        keys = try KeyFile.parse(KeyFile.text(path, acceptsOthers), path)
+        keys = try KeyFile.parse(
+            SecretFile.read(path, "key file", hint: "\"tele keygen -out=FILE\" makes one; copy it to the other side", acceptsOthers: acceptsOthers), path)
     }
 
     // MARK: Reading
-
-    /// The text of a regular file that this user may read, of this user or root, that nobody else may change, and nobody may read but
-    /// named groups: so service managers hand secrets over (systemd's credentials since 254, Kubernetes' secrets), whose lists of users
-    /// (ACL) show as bits of the group.
-    private static func text(_ path: String, _ acceptsOthers: Bool) throws(StartFault) -> String {
-        let fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard fd >= 0 else {
-            throw StartFault(
-                .configuration, "cannot read the key file \(path) (\(SystemError.last))",
-                hint: "\"tele keygen -out=FILE\" makes one; copy it to the other side")
-        }
-        defer { close(fd) }
-        var status = stat()
-        guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            throw StartFault(.configuration, "the key file \(path) is not a regular file", hint: "name the file itself")
-        }
-        guard acceptsOthers || status.st_uid == geteuid() || status.st_uid == 0 else {
-            throw StartFault(
-                .configuration, "the key file \(path) belongs to user \(status.st_uid)",
-                hint: "it must belong to root or to the user that runs tele, \(geteuid())")
-        }
-        guard status.st_mode & 0o027 == 0 else {
-            let mode = String(status.st_mode & 0o7777, radix: 8)
-            throw StartFault(
-                .configuration, "the key file \(path) is accessible to others (mode \(mode), owner \(status.st_uid))",
-                hint: "chmod 600 \(path), or 640 for a group")
-        }
-        guard status.st_size <= byteCountMaximum else {
-            throw StartFault(.configuration, "the key file \(path) is too large", hint: "it has a line NAME:KEY for each client")
-        }
-        var bytes = [UInt8](repeating: 0, count: Int(status.st_size) + 1)
-        defer { tls_forget(&bytes, bytes.count) }
-        var filled = 0
-        while filled < bytes.count {
-            let count = read(fd, &bytes[filled], bytes.count - filled)
-            guard count >= 0 else {
-                throw StartFault(.configuration, "cannot read the key file \(path) (\(SystemError.last))", hint: "check the file")
-            }
-            if count == 0 { break }
-            filled += count
-        }
-        return String(decoding: bytes[..<filled], as: UTF8.self)
-    }
 
     static func parse(_ text: String, _ path: String) throws(StartFault) -> [Key] {
         var keys: [Key] = []

@@ -73,6 +73,8 @@ enum Event {
 
     // Streams.
     case streamOpened
+    /// `-refuse-after` has passed.
+    case connectionRefused(Mapping, downForSeconds: Int)
     case originConnected(after: UInt64)
     case streamReset(Session, ResetCode, mapping: String)
     case originUnreachable(Session, Mapping, SystemError)

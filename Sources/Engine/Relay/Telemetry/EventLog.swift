@@ -106,7 +106,7 @@ struct EventLog {
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .answeredByAnother, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
+            .answeredByAnother, .connectionRefused, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
             break
         }
     }
@@ -340,6 +340,10 @@ private struct Line {
                 .info, "stream reset",
                 ["session": "\(session.name)", "reason": "\(code)"]
                     .merging(name(mapping)) { $1 })
+        case .connectionRefused(let mapping, let down):
+            Line(
+                .warning, "connection refused",
+                ["reason": "no carrier for \(down)s", "hint": "-refuse-after decides this; open connections wait"].merging(name(mapping.name)) { $1 })
         case .originUnreachable(let session, let origin, let error):
             Line(
                 .warning, "origin not reached",
