@@ -268,7 +268,7 @@ public struct Endpoint: ~Copyable {
     /// The stream's window is larger than its share of the receive budget, and a grant may be due when its user has taken `count`
     /// bytes more: the room in the user's socket decides how much of the window it gets. Bytes that the socket takes at once
     /// need no memory, so a user who stops reading has no more than its share here.
-    public func measuresRoom(_ slot: StreamSlot, _ count: Int) -> Bool {
+    public mutating func measuresRoom(_ slot: StreamSlot, _ count: Int) -> Bool {
         let receive = table[slot].receive
         return receive.isOpen && receive.window.isDue(receive.consumed + UInt64(count))
             && min(receive.window.size, Endpoint.ampleShare) > share(of: slot)
@@ -343,9 +343,13 @@ public struct Endpoint: ~Copyable {
 
     /// While a batch is with the carrier nothing else can be handed over, so nothing but suspicion has a deadline:
     /// a carrier that takes no bytes must not keep its owner awake.
+    ///
+    /// Mutating, as some other questions, so that the endpoint is passed by its address: a borrowed one of this size would be copied.
     public var nextTimeout: Instant {
-        guard isAttached else { return .never }
-        return isBatchOut ? min(liveness.doubtAt, liveness.suspicionAt) : min(acknowledgmentDue, liveness.deadline, resetAt)
+        mutating get {
+            guard isAttached else { return .never }
+            return isBatchOut ? min(liveness.doubtAt, liveness.suspicionAt) : min(acknowledgmentDue, liveness.deadline, resetAt)
+        }
     }
 
     /// What silence makes of the carrier.

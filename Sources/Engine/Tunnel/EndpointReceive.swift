@@ -193,7 +193,7 @@ extension Endpoint {
     static let streamSlack = 1024
 
     /// Nil for a stream that is gone; a fault for one that never was.
-    private func find(_ id: UInt64) throws(ProtocolFault) -> StreamSlot? {
+    private mutating func find(_ id: UInt64) throws(ProtocolFault) -> StreamSlot? {
         if let slot = table.find(id) {
             guard !table[slot].pending.contains(.open) else { throw ProtocolFault("a frame for a stream that was never opened") }
             return slot

@@ -169,8 +169,8 @@ extension Endpoint {
     /// The owner's greeting, with what follows it, has left: batches may follow.
     public mutating func greetingSent() { isBatchOut = false }
 
-    /// Something is to be handed over, now.
-    public func wantsBatch(now: Instant) -> Bool {
+    /// Something is to be handed over, now. Mutating as `nextTimeout` is.
+    public mutating func wantsBatch(now: Instant) -> Bool {
         isAttached && !isBatchOut && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
     }
 
