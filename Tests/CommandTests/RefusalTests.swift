@@ -38,6 +38,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal("---server", "unexpected argument \"---server\"", flags),
         Refusal("server", "unexpected argument \"server\"", "flags begin with a dash: -server"),
         Refusal("in=:22", "unexpected argument \"in=:22\"", "flags begin with a dash: -in=:22"),
+        Refusal("stop", "there is no command \"stop\"", "did you mean \"tele drain\"?"),
         Refusal("dmeo", "there is no command \"dmeo\"", "did you mean \"tele demo\"?"),
         Refusal("serve-me", "unexpected argument \"serve-me\"", flags),
         Refusal(

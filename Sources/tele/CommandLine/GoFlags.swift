@@ -75,6 +75,15 @@ struct GoFlags {
         return word
     }
 
+    /// Words of other programs for what tele calls otherwise.
+    private static let otherWords = [
+        "stop": "did you mean \"tele drain\"?", "quit": "did you mean \"tele drain\"?", "kill": "did you mean \"tele drain -now\"?",
+        "version": "did you mean \"tele -version\"?", "reload": "\"systemctl reload\" or \"kill -HUP PID\" reloads the configuration",
+        "start": "\"tele -client\", \"tele -server\" or \"tele -config=FILE\" starts a process",
+        "run": "\"tele -client\", \"tele -server\" or \"tele -config=FILE\" starts a process",
+        "genkey": "did you mean \"tele keygen\"?", "metrics": "\"tele help metrics\" explains -metrics", "proxy": "did you mean \"-proxy=URL\"?",
+    ]
+
     private func unexpected(_ word: String) -> CommandError {
         let written = flags.first { word == $0.name || word.hasPrefix("\($0.name)=") }
         if written != nil {
@@ -85,6 +94,9 @@ struct GoFlags {
             return CommandError(
                 "unexpected argument \(quoted(word))",
                 hint: "a flag without a value of its own takes it after =, as in -server=\(word)")
+        }
+        if let other = GoFlags.otherWords[word.lowercased()] {
+            return CommandError("there is no command \(quoted(word))", hint: other)
         }
         if let near = Spelling.nearest(to: word, among: Completions.topics + ["help"]) {
             return CommandError("there is no command \(quoted(word))", hint: "did you mean \"tele \(near)\"?")

@@ -5,7 +5,8 @@ enum Help {
         switch words {
         case []: return screen
         case ["demo"]: return demo
-        case ["keygen"]: return keygen
+        case ["keygen"], ["keys"]: return keygen
+        case ["metrics"]: return metrics
         case ["check"], ["config"]: return check
         case ["connect"]: return connect
         case ["ssh"]: return ssh
@@ -23,7 +24,7 @@ enum Help {
     }
 
     static let screen = #"""
-        tele carries TCP connections over a network that fails: they pause and go on.
+        tele keeps TCP connections alive through network outages.
 
                               -in of the client
                                       |
@@ -48,9 +49,9 @@ enum Help {
           tele keygen -out=tele.key                   a key for -key on both sides
           tele -config=FILE                           many mappings; "tele help check"
           tele connect -out=host:40300 [NAME]         one connection, for ProxyCommand
-          tele ssh host                               ssh that survives, in one word
-          tele status                                 what runs here, and what waits
-          tele demo                                   all of it here, with faults
+          tele ssh host                               ssh that survives outages
+          tele status                                 running processes, their backlog
+          tele demo                                   a demonstration on this machine
 
         addresses
           HOST:PORT, [IPV6]:PORT, unix:/PATH; :PORT listens on every interface, and
@@ -59,51 +60,51 @@ enum Help {
           stdout.
 
         flags, with one dash or two, as -name=value or -name value
-          -client, -server         which of the two this process is
-          -in=ADDRESS              client: where your clients connect
-                                   server: where your server listens
-          -out=ADDRESS             client: where the tele server is
-                                   server: where tele clients connect
+          -client, -server         which side this process is
+          -in=ADDRESS              client: listens here; your clients connect to it
+                                   server: dials there; your server listens on it
+          -out=ADDRESS             client: dials there; the tele server listens on it
+                                   server: listens here; tele clients connect to it
           -buffer=64MiB            bytes held per session and direction, 1MiB to 16GiB;
                                    when it is full, tele stops reading the sender
           -memory=1GiB             bytes held by all sessions, at least -buffer; less
                                    where the machine or container has less than 2GiB
           -hold=7d                 server: how long a lost session is kept, 1s to 31d
-          -drain=10s               how long streams may go on after SIGTERM, 0s to 1d
-          -idle-exit=TIME          server: ends when it has had no session for so long
+          -drain=10s               how long streams may last after SIGTERM, 0s to 1d
+          -idle-exit=TIME          server: exits after this time without a session
           -max-streams=100000      streams in one session, 1 to 1000000
           -max-sessions=1024       sessions on a server, 1 to 100000
-          -key=FILE                encrypts, and lets in who has the key; on both sides
+          -key=FILE                encrypts and authenticates; on both sides
           -cert, -cert-key, -ca=FILE
                                    the same with certificates, PEM; on both sides
-          -allow=NAME,NAME         with certificates: only these names
-          -require-key             refuses to run without; TELE_REQUIRE_KEY=1 too
+          -allow=NAME,NAME         with certificates: admit only these names
+          -require-key             refuse to run without either; TELE_REQUIRE_KEY=1 too
           -refuse-after=TIME       client: refuse new connections when there has been
                                    no carrier for this long; otherwise they wait
           -proxy=URL               client: reach the server through a proxy,
                                    http://[USER@]HOST:PORT or socks5://...
           -proxy-auth=FILE         client: a line USER:PASSWORD for the proxy
-          -proxy-protocol          client: the origin learns the user's address (PROXY)
-          -exit-on-failure         client: exits if it cannot reach the server at
+          -proxy-protocol          client: tell the origin the user's address (PROXY)
+          -exit-on-failure         client: exit if it cannot reach the server at
                                    startup: 77 if it is rejected, otherwise 69
-          -config=FILE             a file with all this; SIGHUP reads it again
+          -config=FILE             settings and mappings; SIGHUP reloads it
           -metrics=ADDRESS         for Prometheus: /metrics and /healthz by HTTP
-          -control=PATH            the socket for tele status and its like; or none
-          -socket-mode=0660        who may connect where tele listens at unix:/PATH:
-          -socket-group=NAME       mode and group of that file
+          -control=PATH            the socket for tele status and others; or none
+          -socket-mode=0660        mode and group of listeners at unix:/PATH, which
+          -socket-group=NAME       say who can connect
           -io=auto                 auto, uring or epoll
-          -splice=auto             fast bytes go past memory: auto, always, never
+          -splice=auto             zero-copy relay: auto, always, never
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
           -version, -help
 
         exit status
-          0 fine, 64 wrong command line, 69 address or server not available, 77 not
-          accepted by the server, 78 cannot work as configured on this machine, 1 else
+          0 success, 64 usage error, 69 address or server not available, 77 rejected
+          by the server, 78 configuration error, 1 any other error
 
         more
           tele help check|connect|demo|drain|keygen|reconnect|restart|ssh|status|top
-          tele help upgrade
+          tele help upgrade|keys|config|metrics
           tele --generate-completion-script bash|zsh|fish
         """#
 
@@ -127,7 +128,7 @@ enum Help {
           app = { address = "unix:/run/tele/app", mode = "0660", group = "www-data" }
 
         The two sides find each other by the name. SIGHUP applies a changed file:
-        connections of a mapping that did not change, or was removed, go on.
+        connections of an unchanged or removed mapping continue.
 
         exit status
           0 it is fine, 78 it is not
@@ -183,9 +184,22 @@ enum Help {
         -control says otherwise. It answers its user only.
         """
 
+    static let metrics = """
+        -metrics=ADDRESS serves HTTP for Prometheus and for probes.
+
+          /metrics                 of the process, and of each mapping and client
+          /healthz                 200 while the event loop runs
+          /readyz                  503, and the reason, while a new connection would
+                                   wait: no carrier, draining, stopping
+
+        usage
+          tele -client -in=:22999 -out=host:40300 -metrics=localhost:9140
+          curl http://localhost:9140/metrics
+        """
+
     static let top = """
-        tele top shows one tele process each second: how fast bytes go, how many wait,
-        and how long they will take. q ends it. Into a pipe it writes a line a second.
+        tele top shows one tele process, every second: throughput, backlog, and the
+        time that the backlog needs. q quits. Into a pipe it writes a line a second.
 
         usage
           tele top
@@ -193,19 +207,19 @@ enum Help {
         """
 
     static let drain = """
-        tele drain has a process end when what is open has ended, after its -drain at
-        the latest, as SIGTERM does, and says which process that is. Asked again, it
-        changes nothing.
+        tele drain ends a process when its open connections have ended, or after its
+        -drain, as SIGTERM does, and says which process it is. Repeating it changes
+        nothing.
 
         usage
           tele drain
           tele drain -control=PATH
-          tele drain -now                             resets what is open, at once
+          tele drain -now                             resets open connections, at once
         """
 
     static let reconnect = """
-        tele reconnect has a client dial a new carrier now. The old one goes when the
-        new one works. (SIGUSR1 does so only when the old one does not answer.)
+        tele reconnect makes a client dial a new carrier now. The old one is closed
+        when the new one works. (SIGUSR1 does so only if the old one is silent.)
 
         usage
           tele reconnect
@@ -244,8 +258,8 @@ enum Help {
           tele keygen -name=notebook >> keys       with umask 077
 
         flags
-          -out=FILE                where to write it, never over a file. Else stdout
-          -name=tele               whose it is, for logs: letters, digits, . - _
+          -out=FILE                the file, which must not exist; otherwise stdout
+          -name=tele               the owner, for logs: letters, digits, . - _
           -help
         """
 

@@ -4,7 +4,7 @@ import ArgumentParser
 /// refusal is one sentence and one hint of ours.
 struct Tele: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "tele", abstract: "Carries TCP connections over a network that fails.",
+        commandName: "tele", abstract: "Keeps TCP connections alive through network outages.",
         version: Version.text,
         subcommands: [
             CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
@@ -23,10 +23,10 @@ struct Tele: ParsableCommand {
         help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
     var output: String?
     @Option(
-        name: .go("io"), help: "How to talk to the kernel: auto (default), uring or epoll.", completion: .list(["auto", "uring", "epoll"]))
+        name: .go("io"), help: "How tele talks to the kernel: auto (default), uring or epoll.", completion: .list(["auto", "uring", "epoll"]))
     var io: String?
     @Option(
-        name: .go("splice"), help: "Whether fast bytes go past memory: auto (default), always or never.", completion: .list(["auto", "always", "never"]))
+        name: .go("splice"), help: "Zero-copy relay: auto (default), always or never.", completion: .list(["auto", "always", "never"]))
     var splice: String?
     @Option(
         name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction: 64MiB; 1MiB to 16GiB.", valueName: "size"))
@@ -43,16 +43,16 @@ struct Tele: ParsableCommand {
     var maxStreams: String?
     @Option(name: .go("max-sessions"), help: ArgumentHelp("Server: sessions: 1024; 1 to 100000.", valueName: "count"))
     var maxSessions: String?
-    @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may go on after SIGTERM: 10s; 0s to 1d.", valueName: "duration"))
+    @Option(name: .go("drain"), help: ArgumentHelp("How long open streams may continue after SIGTERM: 10s; 0s to 1d.", valueName: "duration"))
     var drain: String?
-    @Option(name: .go("idle-exit"), help: ArgumentHelp("Server: it ends when it has had no session for so long: never; 1s to 31d.", valueName: "duration"))
+    @Option(name: .go("idle-exit"), help: ArgumentHelp("Server: exit after this time without a session: never; 1s to 31d.", valueName: "duration"))
     var idleExit: String?
     @Option(name: .go("key"), help: "The file with the key, or on a server with the keys.", completion: .file())
     var key: String?
     @Option(name: .go("cert"), help: "This side's certificate chain, PEM.", completion: .file()) var certificate: String?
     @Option(name: .go("cert-key"), help: "Its private key, PEM.", completion: .file()) var certificateKey: String?
-    @Option(name: .go("ca"), help: "Who must have signed the other side's, PEM.", completion: .file()) var authority: String?
-    @Option(name: .go("allow"), help: ArgumentHelp("With certificates: the names that may come; all unless given.", valueName: "names")) var allow: String?
+    @Option(name: .go("ca"), help: "The authorities that must have signed the other side's, PEM.", completion: .file()) var authority: String?
+    @Option(name: .go("allow"), help: ArgumentHelp("With certificates: the names to admit; all unless given.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
     @Option(
         name: .go("refuse-after"),
@@ -63,11 +63,12 @@ struct Tele: ParsableCommand {
         help: ArgumentHelp("Client: reach the server through a proxy, http://[user@]host:port or socks5://[user@]host:port.", valueName: "url"))
     var proxy: String?
     @Option(name: .go("proxy-auth"), help: "Client: a file with a line USER:PASSWORD for the proxy.", completion: .file()) var proxyAuth: String?
-    @Option(name: .go("config"), help: "A file with all this, and mappings.", completion: .file()) var config: String?
+    @Option(name: .go("config"), help: "A file with settings and mappings.", completion: .file()) var config: String?
     @Flag(name: .go("exit-on-failure"), help: "Exit if the server cannot be reached at startup.") var exitOnFailure = false
-    @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus may scrape.", valueName: "address")) var metrics: String?
+    @Option(name: .go("metrics"), help: ArgumentHelp("Where Prometheus can scrape.", valueName: "address")) var metrics: String?
     @Option(name: .go("control"), help: "The socket for tele status; or none.", completion: .file()) var control: String?
-    @Option(name: .go("socket-mode"), help: ArgumentHelp("Who may connect to unix: listeners, as chmod(1) has it: the umask unless given.", valueName: "mode"))
+    @Option(
+        name: .go("socket-mode"), help: ArgumentHelp("Mode of unix: listeners, which says who can connect: from the umask unless given.", valueName: "mode"))
     var socketMode: String?
     @Option(
         name: .go("socket-group"), help: ArgumentHelp("The group of unix: listeners, by name or number: the process's own unless given.", valueName: "group"))
@@ -76,7 +77,7 @@ struct Tele: ParsableCommand {
     @Option(name: .go("log-format"), help: "Lines on stderr: text (default) or json.", completion: .list(["text", "json"]))
     var logFormat: String?
     @Option(
-        name: .go("log-level"), help: "The least important lines to show: info; trace to critical.",
+        name: .go("log-level"), help: "The lowest level to log: info; trace to critical.",
         completion: .list(Settings.logLevelNames))
     var logLevel: String?
 

@@ -442,6 +442,54 @@ def crowd_returns(context):
     return note
 
 
+def grants(context):
+    """30 clients on a path of 100 ms: the last uploads as fast as the first, and so does one that was killed and restarted twenty times,
+    whose old sessions the server keeps."""
+    late_port, first_port, size = CARRIER_PORT + 1, 21000, 24 * MIB
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, start=False)
+    path.start_server()
+    depot = Depot(context, lab)
+    late = lab.start("late", [sys.executable, os.path.join(HERE, "workers", "late.py"), str(late_port), str(CARRIER_PORT), "0.05"],
+                     host=lab.server)
+    late.wait_for_port(late_port)
+
+    def start(number):
+        client = lab.start(f"client-{number}", [
+            paths.binary(), "-client", f"-in=127.0.0.1:{first_port + number}", "-control=none", f"-out={SERVER_ADDRESS}:{late_port}",
+            f"-io={path.driver}", *paths.security_flags("client")], host=lab.client)
+        client.wait_for_port(first_port + number)
+        return client
+
+    def rate(number):
+        """MiB a second, at best of two: the first teaches the window."""
+        best = 0
+        for _ in range(2):
+            began = time.monotonic()
+            end = depot.offer(("127.0.0.1", first_port + number))
+            end.settimeout(60)
+            depot.put(end, 0, size)
+            depot.accepted(end, size, 60)
+            best = max(best, size / MIB / (time.monotonic() - began))
+        return best
+
+    clients = [start(number) for number in range(30)]
+    if not context.until(20, lambda: all("carrier up" in client.errors for client in clients)):
+        raise Failure("not every client has a carrier")
+    rates = {number: rate(number) for number in (0, 9, 19, 29)}
+    for _ in range(20):
+        clients[0].kill()
+        clients[0].wait(5)
+        clients[0] = start(0)
+        exchanged = depot.offer(("127.0.0.1", first_port))
+        depot.accepted(exchanged, 0, 20)
+    rates["restarted"] = rate(0)
+    note = ", ".join(f"{name} {value:.1f} MiB/s" for name, value in rates.items())
+    if min(rates.values()) < max(rates.values()) / 2:
+        raise Failure(note)
+    return note
+
+
 def all_together(context):
     """Idle sessions, a mapping that refuses, stopped readers, a crowd that restarts, a transfer and keystrokes, at a time."""
     seconds = 600 if context.options.long else 15
@@ -540,4 +588,5 @@ def cases():
     yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)
     yield Case("load.never-acknowledging", never_acknowledging, weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
     yield Case("load.crowd-returns", crowd_returns, weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
+    yield Case("load.grants", grants, weight=CAPACITY, only_tele=True, only_plain=True, drivers="long", short=False)
     yield Case("load.all-together", all_together, weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")

@@ -133,7 +133,7 @@ def reload(context):
             with open(path._file("client"), "a", encoding="utf-8") as file:
                 file.write("this is no TOML\n")
             path.client.signal(signal.SIGHUP)
-            if not context.until(5, lambda: path.client.errors.count("cannot reload, all stays as it was") == rounds):
+            if not context.until(5, lambda: path.client.errors.count("reload failed, configuration unchanged") == rounds):
                 raise Failure("a bad file is not told")
             exchange(*call(lab, Route(9104), added))
         reloaded.set()

@@ -148,8 +148,8 @@ private struct Line {
                     "origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")",
                 ])
         case .mappingRemoved(let mapping):
-            Line(.notice, "mapping removed, its connections go on", ["mapping": "\(words(mapping))"])
-        case .mappingFailed(let fault): Line(.error, "mapping left out", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+            Line(.notice, "mapping removed, open connections continue", ["mapping": "\(words(mapping))"])
+        case .mappingFailed(let fault): Line(.error, "mapping not started", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .mappingChanged(let mapping): Line(.notice, "mapping changed", ["mapping": "\(words(mapping))"])
         case .originSet(let mapping): Line(.notice, "origin set", ["origin": "\(words(mapping))"])
         case .isOpenToStrangers(let address):
@@ -167,7 +167,7 @@ private struct Line {
                     "address": "\(address)", "for": "\(seconds(Policy.bindPatience.nanoseconds))",
                     "hint": "a tele that was killed holds its port for a moment",
                 ])
-        case .ringUnavailable(let reason): Line(.notice, "io_uring not used", ["reason": "\(reason)"])
+        case .ringUnavailable(let reason): Line(.notice, "io_uring not available, using epoll", ["reason": "\(reason)"])
         case .memoryBeyondLimit(let configured, let limit):
             Line(
                 .warning, "-memory exceeds the memory limit",
@@ -181,22 +181,22 @@ private struct Line {
                 .warning, "cannot accept",
                 [
                     "reason": "\(error)",
-                    "hint": "who connects waits; a higher limit of descriptors or memory lets them in",
+                    "hint": "new connections wait; raise the limit of open files or of memory",
                 ])
         case .servesAdmin(let address): Line(.info, "metrics", ["address": "\(address)", "path": "/metrics"])
         case .controlUnavailable(let fault):
-            Line(.debug, "no control socket, so no \"tele status\"", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
-        case .idleTooLong: Line(.notice, "nobody has had a session for as long as -idle-exit says")
+            Line(.debug, "control socket not available", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+        case .idleTooLong: Line(.notice, "idle timeout reached, exiting")
         case .nothingToReload: Line(.notice, "nothing to reload")
         case .reloaded(let ignored) where ignored.isEmpty: Line(.notice, "reloaded")
         case .reloaded(let ignored):
             Line(
-                .warning, "reloaded, but not all of it",
+                .warning, "reloaded, some changes need a restart",
                 [
-                    "unchanged": "\(ignored.joined(separator: ", "))", "hint": "these take a restart",
+                    "unchanged": "\(ignored.joined(separator: ", "))", "hint": "\"tele restart\" applies them",
                 ])
         case .reloadFailed(let fault):
-            Line(.error, "cannot reload, all stays as it was", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
+            Line(.error, "reload failed, configuration unchanged", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])
         case .certificatesRenewed(let expiry):
             Line(.notice, "certificates reloaded", ["valid-for": "\(max(0, expiry - Int64(time(nil))) / 86400)d"])
         case .certificateExpires(let seconds) where seconds < 0:
@@ -212,7 +212,7 @@ private struct Line {
                     "days": "\(seconds / 86400)", "hint": "renew the file given by -cert or -ca; tele reloads it automatically",
                 ])
         case .draining(let streams, let most):
-            Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "again": "ends at once"])
+            Line(.notice, "draining", ["streams": "\(streams)", "at-most": "\(most)s", "hint": "a second SIGTERM resets what is still open"])
         case .handoverRefused(let reason):
             Line(.warning, "upgrade failed, the running program continues", ["reason": "\(reason)"])
         case .tookOver(let version, let connections, let pause):
@@ -275,9 +275,9 @@ private struct Line {
         case .handshakeFailed(let peer, let reason):
             Line(.debug, "carrier ended before a session", ["peer": "\(peer)", "reason": "\(reason)"])
         case .unauthenticated(let peer, let reason):
-            Line(.warning, "stranger kept out", ["peer": "\(peer)", "reason": "\(reason)"])
+            Line(.warning, "authentication failed", ["peer": "\(peer)", "reason": "\(reason)"])
         case .strangerTurnedAway(let peer, let reason):
-            Line(.info, "stranger turned away", ["peer": "\(peer)", "reason": "\(reason)"])
+            Line(.info, "handshake rejected", ["peer": "\(peer)", "reason": "\(reason)"])
         case .helloRefused(let peer, let code, let reason):
             Line(
                 code == .tooManySessions ? .warning : .info,
@@ -294,7 +294,7 @@ private struct Line {
                 .warning, "session lost",
                 [
                     "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
-                    "carried-over": "\(carried)", "reason": "the server does not know it any more",
+                    "carried-over": "\(carried)", "reason": "the server no longer knows it",
                     "hint": "was the server restarted? users are reset",
                 ])
         case .answeredByAnother(let session, let peer, let home):
@@ -325,10 +325,10 @@ private struct Line {
                 .notice, "session ended",
                 [
                     "session": "\(session.name)", "name": "\(session.peerName)",
-                    "reason": "its key is not accepted any more",
+                    "reason": "its key is no longer accepted",
                 ])
         case .protocolBroken(let session, let rule):
-            Line(.error, "peer broke the protocol, session ended", ["session": "\(session.name)", "rule": "\(rule)"])
+            Line(.error, "protocol violation, session closed", ["session": "\(session.name)", "rule": "\(rule)"])
         default: nil
         }
     }
@@ -353,7 +353,7 @@ private struct Line {
                 ])
         case .targetUnknown(let session, let target, let known):
             Line(
-                .warning, "no origin has the name that the client asks for",
+                .warning, "no origin has the name that the client requests",
                 [
                     "session": "\(session.name)", "target": "\(String(target, radix: 16))",
                     "known": "\(known.joined(separator: ", "))",
@@ -380,13 +380,13 @@ private struct Line {
     private static func hint(_ error: SystemError) -> String {
         switch error.code {
         case ECONNREFUSED, ENOENT: "is the user's server running?"
-        case ETIMEDOUT: "is the host up, and does a firewall drop what comes from here?"
-        case EHOSTUNREACH, ENETUNREACH, ENETDOWN: "is there a route to it, and does its name lead to the right address?"
+        case ETIMEDOUT: "is the host up, and does a firewall drop packets from this host?"
+        case EHOSTUNREACH, ENETUNREACH, ENETDOWN: "is there a route to it, and does its name resolve to the right address?"
         case EADDRNOTAVAIL: "raise net.ipv4.ip_local_port_range, or give the origin more addresses"
         case EMFILE, ENFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)"
         case ENOBUFS, ENOMEM: "the system is short of memory"
         case EACCES, EPERM: "a firewall or a sandbox of this machine forbids it"
-        default: "is the user's server all right?"
+        default: "does the user's server work?"
         }
     }
 

@@ -76,7 +76,7 @@ enum Metrics {
         page.counter("tele_sessions_lost_total", "Sessions that the server did not know any more.", counters.sessionsLost)
         page.counter("tele_sessions_expired_total", "Sessions that stayed away for too long.", counters.sessionsExpired)
         page.counter("tele_sessions_evicted_total", "Sessions that gave way or were revoked.", counters.sessionsEvicted)
-        page.counter("tele_protocol_faults_total", "Peers that broke the protocol.", counters.faults)
+        page.counter("tele_protocol_faults_total", "Protocol violations by peers.", counters.faults)
         page.counter("tele_streams_total", "Streams that were opened.", counters.streams)
         page.counter("tele_streams_reset_total", "Streams that the other side reset.", counters.streamsReset)
         page.counter("tele_origin_failures_total", "Streams whose origin was not reached.", counters.originFailures)
