@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 from lab import SERVER_ADDRESS
 from process import Failure
@@ -36,6 +37,8 @@ class Path:
     #: The processes between, if any; faults stop them.
     client = None
     server = None
+    #: How often it was started: its log goes on.
+    client_starts = 0
 
     def __init__(self, lab, kind, driver, origin_port, user_port=None, client_flags=(), server_flags=(),
                  server_limits=(), client_limits=(), start=True):
@@ -82,6 +85,12 @@ class Path:
             f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *splice_flags(), *security_flags("client"),
             *self.client_flags], host=self.lab.client)
         self.client.wait_for_port(self.user_port)
+        # The listener of a client that was killed a moment ago may be seen still, and is gone in the next.
+        for _ in range(100 if self.client_starts else 0):
+            if self.client.errors.count("listening for users") > self.client_starts:
+                break
+            time.sleep(0.02)
+        self.client_starts += 1
 
     def check_alive(self):
         for process in (self.client, self.server):

@@ -160,6 +160,22 @@ final class Ends {
         }
     }
 
+    /// Each update costs as much as a record: a peer that sends nothing else is no peer.
+    @Test func updatesInARowEnd() {
+        let ends = pair()
+        #expect(ends.shakeHands())
+        func update() -> [UInt8] {
+            tls_renew_keys(ends.client)
+            return Ends.seal(ends.client, [])
+        }
+        for _ in 0..<3 {
+            for _ in 0..<32 { #expect(ends.open(ends.server, update()) == []) }
+            #expect(ends.open(ends.server, Ends.seal(ends.client, [1])) == [1])
+        }
+        for _ in 0..<32 { #expect(ends.open(ends.server, update()) == []) }
+        #expect(ends.open(ends.server, update()) == nil)
+    }
+
     @Test func anIdleChannelGivesItsKeysBackAndMakesThemAgain() {
         let ends = pair()
         #expect(ends.shakeHands())

@@ -40,6 +40,7 @@ struct tls_channel {
     size_t plain_begin, plain_end;
     ssize_t end;                     /* What tls_open says when nothing is left to take; 0: more may come. */
     uint64_t sealed;                 /* Plain bytes under the key of `sends`. */
+    unsigned empty_in_row;           /* Records that brought nothing. */
     bool is_open, keeps_buffers, owes_update;
 
     uint8_t exporter[TLS_EXPORTER_BYTES];

@@ -18,6 +18,7 @@ enum {
     CIPHERTEXT_MAXIMUM = TLS_RECORD_BYTES + 256,
     ALERT = 21, HANDSHAKE = 22, APPLICATION_DATA = 23,
     NEW_SESSION_TICKET = 4, KEY_UPDATE = 24, CLOSE_NOTIFY = 0,
+    EMPTY_MAXIMUM = 32,              /* Records in a row that bring the application nothing: each costs as much as one with bytes. */
     GATHERED_BYTES = 1024,           /* Pieces below are copied together, others encrypted where they are. */
     UPDATE_BIT = 36,                 /* A new key each 64 GiB, */
     UPDATE_RECORDS_BIT = 23          /* and each 2^23 records (RFC 8446, 5.5: at most 2^24.5). */
@@ -206,6 +207,8 @@ static ssize_t open_record(tls_channel *channel, const uint8_t *record, size_t c
     while (inner > 0 && out[inner - 1] == 0) inner--;
     if (inner == 0 || inner > INNER_MAXIMUM) return tls_fail(channel, "a record without a type");
     inner--;
+    channel->empty_in_row = out[inner] == APPLICATION_DATA && inner > 0 ? 0 : channel->empty_in_row + 1;
+    if (channel->empty_in_row > EMPTY_MAXIMUM) return tls_fail(channel, "too many records without bytes");
     const char *fault = NULL;
     switch (out[inner]) {
     case APPLICATION_DATA: return (ssize_t)inner;

@@ -154,7 +154,7 @@ def removed_key(context):
             if seen != "reset":
                 raise Failure(f"the {who} of a removed key saw “{seen}”")
         exchange(user, origin)
-        if "all stays as it was" not in good.server.errors:
+        if "configuration unchanged" not in good.server.errors:
             raise Failure("the bad file was not complained about")
         if open(f"{folder}/key", encoding="utf-8").read().split(":")[1].strip() in good.server.errors:
             raise Failure("the log holds a key")
@@ -186,7 +186,7 @@ def renewed_certificates(context):
         os.rename(f"{folder}/renewed.key", f"{folder}/server.key")
         if not context.until(10, lambda: "certificates reloaded" in path.server.errors):
             raise Failure("renewed files are not read")
-        if "cannot reload" in path.server.errors:
+        if "reload failed" in path.server.errors:
             raise Failure("files that were half renewed are complained about")
         exchange(user, origin)
         # The first authority is taken out on the client, which the server does not need any more.
