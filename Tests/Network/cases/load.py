@@ -454,11 +454,13 @@ def grants(context):
                      host=lab.server)
     late.wait_for_port(late_port)
 
-    def start(number):
+    def start(number, before=0):
+        """`before`: how often it was started; the listener of a killed one may be seen for a moment."""
         client = lab.start(f"client-{number}", [
             paths.binary(), "-client", f"-in=127.0.0.1:{first_port + number}", "-control=none", f"-out={SERVER_ADDRESS}:{late_port}",
             f"-io={path.driver}", *paths.security_flags("client")], host=lab.client)
-        client.wait_for_port(first_port + number)
+        if not context.until(10, lambda: client.errors.count("listening for users") > before):
+            raise Failure(f"client {number} does not listen: {last_line(client.errors)}")
         return client
 
     def rate(number):
@@ -477,10 +479,10 @@ def grants(context):
     if not context.until(20, lambda: all("carrier up" in client.errors for client in clients)):
         raise Failure("not every client has a carrier")
     rates = {number: rate(number) for number in (0, 9, 19, 29)}
-    for _ in range(20):
+    for turn in range(1, 21):
         clients[0].kill()
         clients[0].wait(5)
-        clients[0] = start(0)
+        clients[0] = start(0, turn)
         exchanged = depot.offer(("127.0.0.1", first_port))
         depot.accepted(exchanged, 0, 20)
     rates["restarted"] = rate(0)
