@@ -13,10 +13,13 @@ extension Client {
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         guard mayAccept, let mapping else { return relay.loop.close(fd) }
-        if let since = session.link.downSince, let limit = mapping.refuseAfterSeconds, (relay.now - min(since, relay.now)) / 1_000_000_000 >= UInt64(limit) {
-            relay.events.note(.connectionRefused(mapping, downForSeconds: Int((relay.now - since) / 1_000_000_000)))
-            Socket.abortOnClose(fd)
-            return relay.loop.close(fd)
+        if let since = session.link.downSince, let limit = mapping.refuseAfterSeconds {
+            let down = Int((relay.now - min(since, relay.now)) / 1_000_000_000)
+            if down >= limit {
+                relay.events.note(.connectionRefused(mapping, downForSeconds: down))
+                Socket.abortOnClose(fd)
+                return relay.loop.close(fd)
+            }
         }
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
