@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""An origin for thousands of connections: depot.py PORT. A connection begins with a letter and eight bytes.
+"""An origin for thousands of connections: depot.py PORT [SEND-BUFFER]. A connection begins with a
+letter and eight bytes.
 
     D count   it is sent so many bytes of the pattern, then FIN
     U 0       what it sends is compared with the pattern; behind its FIN it gets the count, eight bytes, and FIN
+
+SEND-BUFFER: bytes that the kernel keeps for each connection; otherwise what it likes, 2.5 MiB and more on loopback.
 """
 
 import resource
@@ -70,6 +73,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     listener = socket.create_server(("0.0.0.0", int(sys.argv[1])), backlog=4096)
     listener.setblocking(False)
+    if len(sys.argv) > 2:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(sys.argv[2]))
     waiting = selectors.DefaultSelector()
     waiting.register(listener, selectors.EVENT_READ)
     while True:
