@@ -33,6 +33,19 @@ def status_of(control):
     return json.loads(run.stdout)
 
 
+def late(lab, port, seconds):
+    """A long path at the server's side: it listens at `port`, and each byte to the tele server and back is late by `seconds`."""
+    # While nobody listens there, one of so many connects might meet itself, and hold the port.
+    lab.server.sysctl("net.ipv4.ip_local_reserved_ports", CARRIER_PORT)
+    program = os.path.join(lab.directory, "late")
+    built = subprocess.run(["gcc", "-O2", "-o", program, os.path.join(HERE, "workers", "late.c")], capture_output=True, text=True)
+    if built.returncode:
+        raise Failure(f"gcc: {built.stderr}")
+    process = lab.start("late", [program, str(port), str(CARRIER_PORT), str(seconds)], host=lab.server)
+    process.wait_for_port(port)
+    return process
+
+
 class Path:
     #: The processes between, if any; faults stop them.
     client = None

@@ -6,7 +6,8 @@ public enum DialPolicy {
     /// An attempt is abandoned when it is this old: a fresh one reaches a path that is whole again sooner.
     public static let attemptMaximum = Interval.seconds(3)
     /// One connect at a time may take longer: this at first, twice as much each time, up to what TCP itself bears (RFC
-    /// 9293 §3.8.3). So a path with a round trip of many seconds gets a carrier too.
+    /// 9293 §3.8.3). So a path with a round trip of many seconds gets a carrier too. The same holds for one handshake to each address: a
+    /// server that a crowd has reached answers in the order of arrival, and who always comes anew is never answered.
     public static let patienceMinimum = Interval.seconds(6)
     public static let patienceMaximum = Interval.seconds(120)
     /// An unanswered HELLO keeps the next one on the same way back for this, or for twice what its connect took. Shorter
@@ -33,6 +34,9 @@ public enum DialPolicy {
     public static let lastingPause = Interval.milliseconds(900)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)
+    /// While connections are made and none is welcomed, the network is well and somebody is slow: with two of them open attempts follow each
+    /// other at 100 ms, with more at this. No slower, because a middlebox may accept what it cannot pass on.
+    public static let connectedPace = Interval.milliseconds(200)
     /// Through a proxy each attempt is a connection to the proxy, and one of the proxy's to the server.
     public static let proxyPace = Interval.milliseconds(250)
     /// Some firewalls ban an address that opens connections too often, and each further attempt renews the ban. `ufw limit` bans for 30 s.
@@ -64,6 +68,7 @@ public struct DialPace {
     public static let eagerFor = Interval.seconds(60)
     public static let fast = Interval.milliseconds(200)
     public static let slow = Interval.milliseconds(900)
+    public static let turnedAway = Interval.milliseconds(500)
     public static let fastFor = Interval.seconds(600)
 
     private var startedAt: Instant
@@ -71,6 +76,13 @@ public struct DialPace {
     public init(now: Instant) { startedAt = now }
 
     public mutating func restart(now: Instant) { startedAt = now }
+
+    /// Where the host answers and the server does not, attempts follow each other at a tenth of the time that this has lasted, at most
+    /// `turnedAway`: the server's program is being started, and hundreds of clients that knock twenty times a second would keep its host from
+    /// doing so.
+    public func nextWhenTurnedAway(now: Instant) -> Interval {
+        min(Interval(nanoseconds: now.since(startedAt).nanoseconds / 10), DialPace.turnedAway)
+    }
 
     /// Until the next attempt; up to a tenth less than the pace.
     public func next(now: Instant, using generator: inout some RandomNumberGenerator) -> Interval {

@@ -44,6 +44,15 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         case crowded
     }
 
+    /// Why an attempt failed, as far as it shows when the next one is worth its price.
+    public enum Failure: Equatable, Sendable {
+        case passing
+        /// The host is there, and nothing listens at the port.
+        case refused
+        /// The next one will fail too, until somebody mends something.
+        case lasting
+    }
+
     private enum Need: Equatable {
         /// A carrier works.
         case settled
@@ -60,8 +69,11 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         var phase: Phase = .connecting
         let startedAt: Instant
         var deadline: Instant
-        /// It may outlive the others: on a long path only patience connects.
-        let isPatient: Bool
+        /// It may outlive the others: on a long path only patience connects, and a server or proxy with a crowd before it answers first
+        /// who has waited longest.
+        var isPatient: Bool
+        /// The deadline of one that is not patient.
+        var usualDeadline: Instant
         var connectTook = Interval.zero
         var connectedAt = Instant.never
         var securedFrom = Instant.never
@@ -91,6 +103,9 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var foreign: Set<Address> = []
     /// Addresses that failed since the last dial at its time: the next one is tried at once, but each only once.
     private var failuresInRow = 0
+    /// The host answered the last attempt, by a refusal or by an end without WELCOME: the network is well, and nobody is lost who comes a
+    /// little later.
+    private var isTurnedAway = false
     /// Carriers in a row that were lost before anything was answered.
     private var fruitlessInRow = 0
     private var candidates: [Candidate] = []
@@ -102,7 +117,8 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var handshakesInRow: UInt64 = 0
     /// What the connect of the last carrier took.
     private var connectTook = Interval.zero
-    private var patience = DialPolicy.patienceMinimum
+    private var connectPatience = DialPolicy.patienceMinimum
+    private var answerPatience = DialPolicy.patienceMinimum
     /// Since when no attempt was answered, neither with a connection nor with an error.
     private var unansweredSince: Instant?
     /// Pauses of this outage, and the end of the current one.
@@ -158,6 +174,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         segments.handleAnswered()
         need = .settled
         abandon(.notNeeded) { $0.attempt == nil }
+        endPatience()
         withdrawIfNoneGreeted()
     }
 
@@ -181,9 +198,11 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     public mutating func handlePathChanged(now: Instant) {
         pace.restart(now: now)
         endPause()
+        isTurnedAway = false
         guard isSeeking else { return }
         dialAt = now
         // Refusals on the old path do not delay attempts on the new one.
+        endPatience()
         for index in candidates.indices where candidates[index].attempt != nil {
             candidates[index].greetedAt = Instant(nanoseconds: 0)
             candidates[index].connectTook = .zero
@@ -214,6 +233,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         if need == .settled {
             pace.restart(now: now)
             endPause()
+            isTurnedAway = false
         }
         if pausedUntil != nil {
             pausedUntil = nil
@@ -239,7 +259,9 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         candidates[index].phase = .connected
         candidates[index].connectedAt = now
         candidates[index].connectTook = now.since(candidates[index].startedAt)
-        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        candidates[index].usualDeadline = now + answerTime(candidates[index].connectTook)
+        candidates[index].deadline = candidates[index].usualDeadline
+        candidates[index].isPatient = false
         // One connection to an address waits for its turn, the newest.
         let address = candidates[index].address
         abandon(.crowded) { $0.phase == .connected && $0.address == address && $0.id != id }
@@ -257,13 +279,13 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     public mutating func handleHeard(_ id: CandidateID, now: Instant) {
         guard let index = index(id), !candidates[index].isHeard else { return }
         candidates[index].isHeard = true
-        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        extend(index, now)
     }
 
-    /// The candidate is gone: the connect failed, or the connection ended before WELCOME. `isLasting`: so will the next one, until
-    /// somebody mends something.
-    public mutating func handleFailed(_ id: CandidateID, isLasting: Bool = false, now: Instant) {
+    /// The candidate is gone: the connect failed, or the connection ended before WELCOME.
+    public mutating func handleFailed(_ id: CandidateID, _ failure: Failure = .passing, now: Instant) {
         guard let index = index(id) else { return }
+        isTurnedAway = failure == .refused || candidates[index].phase != .connecting
         candidates.remove(at: index)
         withdrawIfNoneGreeted()
         guard isSeeking else { return }
@@ -274,7 +296,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         // The next address at once (RFC 8305 §5), unless each has had its turn.
         if failuresInRow < usable {
             dialAt = min(dialAt, now)
-        } else if isLasting {
+        } else if failure == .lasting {
             dialAt = max(dialAt, now + DialPolicy.lastingPause)
         }
     }
@@ -309,7 +331,8 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         hasCarrier = true
         need = .settled
         segments.handleWon()
-        patience = DialPolicy.patienceMinimum
+        connectPatience = DialPolicy.patienceMinimum
+        endPatience()
         // What worked last is tried first next time.
         nextAddress = addresses.firstIndex(of: address) ?? 0
         abandon(.notNeeded) { $0.attempt.map { $0 < won } ?? true }
@@ -337,7 +360,10 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         if failuresInRow >= usable { failuresInRow = 0 }
         if !hasSpare(turn, now) { dial(turn, now) }
         // On a long path four attempts in a round trip are enough.
-        let least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
+        var least = min(Interval(nanoseconds: connectTook.nanoseconds / 4), DialPolicy.longPathPace)
+        if isTurnedAway { least = max(least, pace.nextWhenTurnedAway(now: now)) }
+        let connected = candidates.count { $0.phase != .connecting && $0.address == turn }
+        if connected > 1 { least = max(least, min(DialPace.eager * (1 << UInt64(connected - 1)), DialPolicy.connectedPace)) }
         dialAt = now + max(pace.next(now: now, using: &generator), least, minimumPace)
     }
 
@@ -386,11 +412,11 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private mutating func dial(_ address: Address, _ now: Instant) {
         if candidates.count >= DialPolicy.candidatesMaximum { makeRoom() }
         let isPatient = !candidates.contains { $0.isPatient && $0.phase == .connecting }
-        let allowed = isPatient ? patience : DialPolicy.attemptMaximum
-        if isPatient, patience < DialPolicy.patienceMaximum { patience = min(patience * 2, DialPolicy.patienceMaximum) }
+        let usual = now + DialPolicy.attemptMaximum
         let candidate = Candidate(
-            id: nextID, address: address, startedAt: now, deadline: now + allowed,
-            isPatient: isPatient)
+            id: nextID, address: address, startedAt: now, deadline: isPatient ? now + connectPatience : usual,
+            isPatient: isPatient, usualDeadline: usual)
+        if isPatient { connectPatience = min(connectPatience * 2, DialPolicy.patienceMaximum) }
         nextID += 1
         nextAddress = ((addresses.firstIndex(of: address) ?? 0) + 1) % addresses.count
         candidates.append(candidate)
@@ -399,9 +425,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
 
     /// The oldest gives way, one that has not said HELLO before one that has, and a patient one last.
     private mutating func makeRoom() {
-        func rank(_ candidate: Candidate) -> Int {
-            candidate.isPatient && candidate.phase == .connecting ? 2 : candidate.isBegun ? 1 : 0
-        }
+        func rank(_ candidate: Candidate) -> Int { candidate.isPatient ? 2 : candidate.isBegun ? 1 : 0 }
         guard let oldest = candidates.min(by: { (rank($0), $0.id) < (rank($1), $1.id) }) else { return }
         abandon(.crowded) { $0.id == oldest.id }
         withdrawIfNoneGreeted()
@@ -434,7 +458,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         let candidate = candidates[index]
         // A server that was stopped answers all of them, one after the other.
         let others = candidates.filter { $0.attempt != nil && $0.address == candidate.address }
-        if !isSecure, others.count >= DialPolicy.handshakesMaximum, let oldest = others.map(\.id).min() {
+        if !isSecure, others.count >= DialPolicy.handshakesMaximum, let oldest = others.filter({ !$0.isPatient }).map(\.id).min() {
             abandon(.crowded) { $0.id == oldest }
         }
         greet(candidate.id, now)
@@ -445,7 +469,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         attempt += 1
         candidates[index].phase = .greeted(attempt: attempt)
         candidates[index].greetedAt = now
-        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        isSecure ? extend(index, now) : begin(index, now)
         actions.append(.greet(candidates[index].id, attempt: attempt))
     }
 
@@ -464,7 +488,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
             at = max(at, other.securedFrom + min(usual * (1 << min(max(handshakesInRow, 1) - 1, 8)), most))
             // The server works on it.
             if other.isHeard { at = max(at, other.securedFrom + DialPolicy.handshakeHeard) }
-            if !other.isHeard, oldest == nil {
+            if !other.isHeard, !other.isPatient, oldest == nil {
                 oldest = (other.id, other.securedFrom + max(DialPolicy.handshakeSilence, other.connectTook * 6))
             }
         }
@@ -477,7 +501,7 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         guard isSeeking, let (index, at, instead) = nextToSecure, at <= now else { return }
         candidates[index].phase = .securing
         candidates[index].securedFrom = now
-        candidates[index].deadline = now + answerTime(candidates[index].connectTook)
+        begin(index, now)
         handshakesInRow += 1
         actions.append(.secure(candidates[index].id))
         if let instead {
@@ -489,6 +513,33 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     /// A handshake takes a round trip, as the connect did.
     private func answerTime(_ connectTook: Interval) -> Interval {
         min(max(DialPolicy.attemptMaximum, connectTook * 4), DialPolicy.answerMaximum)
+    }
+
+    /// A handshake begins. One to each address may take long.
+    private mutating func begin(_ index: Int, _ now: Instant) {
+        let address = candidates[index].address
+        candidates[index].usualDeadline = now + answerTime(candidates[index].connectTook)
+        candidates[index].deadline = candidates[index].usualDeadline
+        guard !candidates.contains(where: { $0.isPatient && $0.isBegun && $0.address == address }) else { return }
+        candidates[index].isPatient = true
+        candidates[index].deadline = max(candidates[index].deadline, now + answerPatience)
+        answerPatience = min(answerPatience * 2, DialPolicy.patienceMaximum)
+    }
+
+    /// The handshake goes on.
+    private mutating func extend(_ index: Int, _ now: Instant) {
+        candidates[index].usualDeadline = now + answerTime(candidates[index].connectTook)
+        candidates[index].deadline = max(candidates[index].deadline, candidates[index].usualDeadline)
+    }
+
+    /// What waits longer than usual is needed no more: acknowledgments are held back for each HELLO that is open, and an old way may
+    /// lead nowhere.
+    private mutating func endPatience() {
+        answerPatience = DialPolicy.patienceMinimum
+        for index in candidates.indices where candidates[index].isBegun {
+            candidates[index].isPatient = false
+            candidates[index].deadline = min(candidates[index].deadline, candidates[index].usualDeadline)
+        }
     }
 
     // MARK: Helpers

@@ -70,6 +70,15 @@ public enum Socket {
     public static func localAddress(_ fd: Int32) -> Address? { name(fd, system_local_name) }
     public static func peerAddress(_ fd: Int32) -> Address? { name(fd, system_peer_name) }
 
+    /// How a connect to `address` ended. Where nobody listens at a port of this machine, the kernel may choose that very port for the
+    /// connect, which then meets itself (RFC 9293 §3.5, simultaneous open): what is sent comes back, and no listener gets the port. Such
+    /// a connect was refused; the socket is reset when it is closed.
+    public static func ending(ofConnect fd: Int32, to address: Address, _ error: SystemError?) -> SystemError? {
+        guard error == nil, localAddress(fd) == address else { return error }
+        abortOnClose(fd)
+        return SystemError(ECONNREFUSED)
+    }
+
     /// Small writes leave at once; a peer on this machine gets cubic, which costs a third less than bbr there. An urgent byte
     /// (RFC 9293 §3.8.5) stays in its place among the others: without SO_OOBINLINE a receive skips it. Accepted sockets
     /// inherit this from their listener, so no byte arrives before it is set.

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -13,7 +12,7 @@ from ends import NAME as NAME_OF_END
 from ends import Switchboard, call, exchange, observe, receive_exactly
 from faults import FAULTS
 from lab import SERVER_ADDRESS
-from path import CARRIER_PORT, HERE, binary, security_flags
+from path import CARRIER_PORT, binary, late, security_flags
 from process import Failure
 from runner import Case
 
@@ -174,6 +173,27 @@ def dead_first_address(context):
     if first > 2 or second > 0.2:
         raise Failure(note)
     return note
+
+
+def connect_that_meets_itself(context):
+    """Nobody listens at the origin's port, and the kernel has no other to connect from: the user is not connected to itself."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, start=False)
+    path.start_server()
+    path.start_client()
+    lab.server.sysctl("net.ipv4.ip_local_port_range", f"{ORIGIN_PORT} {ORIGIN_PORT + 1}")
+    for _ in range(3):
+        end = lab.client.connect(path.address)
+        end.settimeout(5)
+        try:
+            end.sendall(b"who is there?")
+            heard = end.recv(100)
+        except ConnectionResetError:
+            heard = None
+        end.close()
+        if heard is not None:
+            raise Failure(f"the user heard {heard!r} instead of a reset")
+    return "reset three times"
 
 
 def moved_origin(context):
@@ -344,14 +364,14 @@ def activation(context):
 def address_that_comes(context):
     """The address to listen on comes later, as a VPN's does: tele waits for it with one line."""
     lab = context.lab()
-    late = "10.99.0.1"
+    place = "10.99.0.1"
     path = context.path(lab, ORIGIN_PORT)
-    client = lab.start("late", [binary(), "-client", f"-in={late}:9204", f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none",
+    client = lab.start("late", [binary(), "-client", f"-in={place}:9204", f"-out={SERVER_ADDRESS}:{CARRIER_PORT}", "-control=none",
                                 *security_flags("client")], host=lab.client)
     if not context.until(5, lambda: "listen address does not exist yet" in client.errors):
         raise Failure(f"an address that is not there yet: {client.status} {client.errors}")
-    subprocess.run(["ip", "-n", lab.client.name, "address", "add", f"{late}/32", "dev", "lo"], check=True)
-    path.address = (late, 9204)
+    subprocess.run(["ip", "-n", lab.client.name, "address", "add", f"{place}/32", "dev", "lo"], check=True)
+    path.address = (place, 9204)
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
         exchange(*call(lab, path, switchboard))
     return "served as soon as the address was there"
@@ -474,8 +494,7 @@ def storm_of_links(context):
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT, start=False)
     path.start_server()
-    late = lab.start("late", [sys.executable, os.path.join(HERE, "workers", "late.py"), "40301", str(CARRIER_PORT), "0.075"], host=lab.server)
-    late.wait_for_port(40301)
+    late(lab, 40301, 0.075)
     path.carrier_port = 40301
     path.start_client()
     with Switchboard(lab, ORIGIN_PORT) as switchboard:
@@ -529,6 +548,7 @@ def cases():
         Case("edges.half-closed", half_closed(""), drivers="both", only_tele=True),
         Case("edges.half-closed-without-stdout", half_closed(">&- 2>&-"), only_tele=True),
         Case("edges.two-servers", two_servers, drivers="both", only_tele=True),
+        Case("edges.connect-that-meets-itself", connect_that_meets_itself, drivers="both", only_tele=True),
         Case("edges.dead-first-address", dead_first_address, drivers="both", only_tele=True),
         Case("edges.moved-origin", moved_origin, drivers="both", only_tele=True),
         Case("edges.name-that-appears", name_that_appears, only_tele=True),

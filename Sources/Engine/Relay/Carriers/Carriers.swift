@@ -52,7 +52,9 @@ final class Carriers {
         switch operation {
         case .carrierConnect:
             carrier.inFlight.connect = false
-            if carrier.state == .connecting { relay.client?.handleConnected(carrier, completion.error) }
+            if carrier.state == .connecting {
+                relay.client?.handleConnected(carrier, Socket.ending(ofConnect: carrier.fd, to: carrier.peer, completion.error))
+            }
         case .carrierReceive, .carrierReceivePooled, .carrierReadable:
             reader.completed(operation, carrier, completion)
         case .carrierWritable:

@@ -338,7 +338,8 @@ final class Client: Host {
     private func failed(_ carrier: Carrier, _ failure: ReachFailure) {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
         // What does not pass by itself is not asked twenty times a second, as long as nobody has anything to lose.
-        dialer.handleFailed(carrier.candidate, isLasting: failure.isLasting && !hasReached, now: relay.instant)
+        let cause: Dialer<Address>.Failure = failure.isLasting && !hasReached ? .lasting : failure.kind == .refused ? .refused : .passing
+        dialer.handleFailed(carrier.candidate, cause, now: relay.instant)
         noteFailure(failure)
         run()
     }

@@ -345,7 +345,7 @@ final class Origins {
         entries[Int(opening.place)].underWay -= 1
         guard !opening.isOver else { return relay.loop.close(attempt.fd) }
         opening.attempts.removeAll { $0 === attempt }
-        if let error {
+        if let error = Socket.ending(ofConnect: attempt.fd, to: attempt.address, error) {
             relay.loop.close(attempt.fd)
             attemptFailed(relay, opening, error)
             return wait(opening)
