@@ -183,14 +183,13 @@ def connect_that_meets_itself(context):
     path.start_client()
     lab.server.sysctl("net.ipv4.ip_local_port_range", f"{ORIGIN_PORT} {ORIGIN_PORT + 1}")
     for _ in range(3):
-        end = lab.client.connect(path.address)
-        end.settimeout(5)
         try:
-            end.sendall(b"who is there?")
-            heard = end.recv(100)
+            with lab.client.connect(path.address) as end:
+                end.settimeout(5)
+                end.sendall(b"who is there?")
+                heard = end.recv(100)
         except ConnectionResetError:
             heard = None
-        end.close()
         if heard is not None:
             raise Failure(f"the user heard {heard!r} instead of a reset")
     return "reset three times"

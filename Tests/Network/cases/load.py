@@ -138,6 +138,21 @@ class Depot:
             best = max(best, self.fetch(address, count))
         return best
 
+    def keystrokes(self, address, seconds):
+        """What a byte there and back took, in seconds, the shortest first; one each 5 ms."""
+        times, until = [], time.monotonic() + seconds
+        with self.lab.client.connect(address, 20) as end:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.sendall(b"E" + bytes(8))
+            while time.monotonic() < until:
+                began = time.monotonic()
+                end.sendall(b"k")
+                if end.recv(1) != b"k":
+                    raise Failure("a keystroke was not answered")
+                times.append(time.monotonic() - began)
+                time.sleep(0.005)
+        return sorted(times)
+
     def put(self, end, start, count):
         send_pattern(end, start, count)
 
@@ -204,6 +219,10 @@ def stopped_readers(context):
     return note
 
 
+def p99(times):
+    return sorted(times)[len(times) * 99 // 100]
+
+
 def idle_sessions(has_key):
     def run(context):
         """Thousands of idle sessions: another's download is as fast as on an empty server, and each costs little memory."""
@@ -213,7 +232,11 @@ def idle_sessions(has_key):
         flags = [f"-key={key}"] if has_key else []
         path = context.path(lab, ORIGIN_PORT, server_flags=["-max-sessions=20000", "-memory=256MiB", *flags], client_flags=flags)
         depot = Depot(context, lab)
+        # The sessions' other ends want the suite's two processors, too: whoever types, and what is measured, goes first.
+        run_first(path.client.pid, path.server.pid, depot.process.pid, 0)
+        context.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
         free = max(depot.fetch(path.address, 64 * MIB) for _ in range(5))
+        quiet = p99(depot.keystrokes(path.address, 5))
         before = path.server.memory()
         crowd = lab.start("idle", [sys.executable, os.path.join(HERE, "workers", "idle.py"), SERVER_ADDRESS, str(CARRIER_PORT), str(count),
                                    *([key] if key else [])], host=lab.client)
@@ -222,10 +245,12 @@ def idle_sessions(has_key):
         # The first PINGs have been answered, and nothing came for more than a second.
         context.sleep(6)
         each = (path.server.memory() - before) / count
-        beside = depot.fetch_as_fast(path.address, 64 * MIB, 0.7 * free)
+        beside = depot.fetch_as_fast(path.address, 64 * MIB, (0.95 if context.options.long else 0.7) * free)
+        loud = p99(depot.keystrokes(path.address, 15))
         gone = int(crowd.output.split()[-1])
-        note = f"{beside / MIB:.0f} MiB/s beside {count} idle sessions, {free / MIB:.0f} without; {each / 1024:.1f} KiB each, {gone} ended"
-        if beside < 0.7 * free or each > 8192 or gone:
+        note = (f"{beside / MIB:.0f} MiB/s beside {count} idle sessions, {free / MIB:.0f} without; keystrokes' p99 {loud * 1000:.2f} ms, "
+                f"{quiet * 1000:.2f} without; {each / 1024:.1f} KiB each, {gone} ended")
+        if beside < 0.7 * free or loud > 2 * quiet + 0.001 or each > 8192 or gone:
             raise Failure(note)
         return note
     return run
@@ -548,12 +573,12 @@ def all_together(context):
         for end in stopped:
             end.close()
     memory = files.server.memory("VmHWM") // MIB
-    p99 = [sorted(times)[len(times) * 99 // 100] * 1000 for times in (quiet, loud)]
-    note = (f"{moved.value} MiB right, keystrokes' p99 {p99[1]:.1f} ms (quiet {p99[0]:.1f}), {counts[0] / seconds:.0f} refused a second, "
+    quiet, loud = p99(quiet), p99(loud)
+    note = (f"{moved.value} MiB right, keystrokes' p99 {loud * 1000:.1f} ms (quiet {quiet * 1000:.1f}), {counts[0] / seconds:.0f} refused a second, "
             f"server at most {memory} MiB")
     # Ten minutes have a quiet value to hold against; a quarter of a minute on a busy machine has none.
-    limit = max(2 * p99[0], 6) if context.options.long else 60
-    if p99[1] > limit or memory > 256 * 1.05 + 32 or not moved.value:
+    limit = max(2 * quiet, 0.006) if context.options.long else 0.06
+    if loud > limit or memory > 256 * 1.05 + 32 or not moved.value:
         raise Failure(note)
     return note
 
@@ -591,8 +616,8 @@ def cases():
             yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="both")
     yield Case("load.one-after-another", read_one_after_another, weight=6, drivers="both")
     yield Case("load.stopped-readers", stopped_readers, weight=8, only_tele=True)
-    yield Case("load.idle-sessions", idle_sessions(False), weight=CAPACITY, only_tele=True, only_plain=True)
-    yield Case("load.idle-sessions-key", idle_sessions(True), weight=CAPACITY, only_tele=True, only_plain=True)
+    yield Case("load.idle-sessions", idle_sessions(False), weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
+    yield Case("load.idle-sessions-key", idle_sessions(True), weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
     yield Case("load.refusals", refusals, weight=8, only_tele=True, drivers="both")
     yield Case("load.outage-memory", outage_within_memory(False), weight=8, only_tele=True, drivers="long")
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=8, only_tele=True, only_plain=True, drivers="long")

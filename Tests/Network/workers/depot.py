@@ -3,6 +3,7 @@
 letter and eight bytes.
 
     D count   it is sent so many bytes of the pattern, then FIN
+    E 0       it hears what it says
     U 0       what it sends is compared with the pattern; behind its FIN it gets the count, eight bytes, and FIN
 
 SEND-BUFFER: bytes that the kernel keeps for each connection; otherwise what it likes, 2.5 MiB and more on loopback.
@@ -40,6 +41,9 @@ class Connection:
                 return selectors.EVENT_WRITE if self.kind == b"D" else selectors.EVENT_READ
             return selectors.EVENT_READ
         data = self.end.recv(1 << 20)
+        if self.kind == b"E":
+            self.end.sendall(data)
+            return selectors.EVENT_READ if data else 0
         if not data:
             if self.kind == b"U":
                 self.end.send(struct.pack(">Q", self.position))
