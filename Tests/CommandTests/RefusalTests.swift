@@ -67,6 +67,14 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "-server -in=:22 -proxy=http://proxy:3128", "-proxy is a flag of the client, which dials the server", "leave it out, or use it with -client"),
         Refusal("-client -out=unix:/tmp/a -proxy=http://proxy:1", "-proxy cannot reach unix:/tmp/a, a socket on this host", "leave -proxy out"),
         Refusal("-server -in=:22 -refuse-after=3s", "-refuse-after is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal("-server -in=:22 -kind=socks5", "-kind is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal("-client -out=h:1 -kind=sock", "-kind cannot be \"sock\"", "-kind is fixed, socks5, http-connect or transparent"),
+        Refusal("-client -out=h:1 -destinations=a:1", "-destinations is a flag of the server, which dials them", "leave it out, or use it with -server"),
+        Refusal(
+            "-server -destinations=127.1:80", "-destinations has \"127.1:80\", which is not HOST:PORT",
+            "write a name (* stands for any characters but a dot), an address or a network, and a port, a range or *: \"*.example.com:443\", \"10.2.0.0/16:8000-8100\""
+        ),
+        Refusal("-server -destinations=,", "-destinations lists nothing", "write HOST:PORT, or leave it out to allow no destination"),
         Refusal("-client -out=h:1 -refuse-after=soon", "-refuse-after cannot be \"soon\", which is not a duration", durations),
     ]
 

@@ -70,6 +70,21 @@ public enum Socket {
     public static func localAddress(_ fd: Int32) -> Address? { name(fd, system_local_name) }
     public static func peerAddress(_ fd: Int32) -> Address? { name(fd, system_peer_name) }
 
+    /// Where an accepted connection was going before a rule of the packet filter led it here. Nil: none did.
+    public static func originalDestination(_ fd: Int32) -> Address? {
+        // SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and its like of linux/netfilter_ipv6/ip6_tables.h.
+        let option: Int32 = 80
+        let family = localAddress(fd)?.family
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        // A socket of IPv6 may carry IPv4.
+        for level in family == AF_INET6 ? [Int32(IPPROTO_IPV6), Int32(IPPROTO_IP)] : [Int32(IPPROTO_IP)] {
+            guard system_get_option(fd, level, option, &storage, &length) == 0 else { continue }
+            return withUnsafePointer(to: &storage) { $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { Address($0, length) } }
+        }
+        return nil
+    }
+
     /// How a connect to `address` ended. Where nobody listens at a port of this machine, the kernel may choose that very port for the
     /// connect, which then meets itself (RFC 9293 §3.5, simultaneous open): what is sent comes back, and no listener gets the port. Such
     /// a connect was refused; the socket is reset when it is closed.

@@ -17,6 +17,8 @@ public struct ResetCode: RawRepresentable, Equatable, Hashable, Sendable {
     public static let stopping = ResetCode(rawValue: 5)
     /// No origin has the name that OPEN asked for.
     public static let unknownTarget = ResetCode(rawValue: 6)
+    /// The server does not let this client go there.
+    public static let forbidden = ResetCode(rawValue: 7)
 }
 
 /// Why a session ended or a carrier was refused.

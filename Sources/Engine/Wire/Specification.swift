@@ -34,6 +34,9 @@ public enum Specification {
         for byte in name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
         return max(1, hash & Varint.maximum)
     }
+
+    /// The target of streams that begin with their destination (docs/protocol.md 6.16): the number of a name that no mapping has.
+    public static let destinationTarget = target(of: "destination:")
 }
 
 /// The first byte of a frame. Two bits speak for frames that a reader does not know: `sequenced` says whether the

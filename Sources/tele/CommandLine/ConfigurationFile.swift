@@ -76,7 +76,7 @@ struct ConfigurationFile {
             if entry.isElement { return try append(entry, name) }
             return "--\(name)=\(entry.string)"
         case (.value, TOML_INTEGER) where !entry.isElement: return "--\(name)=\(entry.integer)"
-        case (.value, TOML_ARRAY) where name == "allow" && !entry.isElement: return "--\(name)="
+        case (.value, TOML_ARRAY) where ["allow", "destinations"].contains(name) && !entry.isElement: return "--\(name)="
         case (.value(let example), _):
             throw entry.fault(
                 path, "\(name) has a value of a kind that it does not take",
@@ -114,6 +114,13 @@ struct ConfigurationFile {
                 throw entry.fault(path, "\(quoted(entry.string)) is not a duration from 0s to 31d", hint: "write refuse-after = \"30s\" or \"never\"")
             }
             mappings[place(entry)].refuseAfterSeconds = seconds
+        case (4, TOML_STRING) where entry.keys[3] == "kind" && section == "client" && !entry.isElement:
+            guard let kind = Mapping.Kind(rawValue: entry.string) else {
+                throw entry.fault(
+                    path, "\(quoted(entry.string)) is not a kind of listener",
+                    hint: "the kinds are \(Mapping.Kind.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            mappings[place(entry)].kind = kind
         case (4, TOML_STRING) where entry.keys[3] == "group" && section == "client" && !entry.isElement:
             guard SocketAccess.number(of: entry.string) != nil else {
                 throw entry.fault(path, "\(quoted(entry.string)) is not a group on this host", hint: "use a name from /etc/group, or a group ID")
@@ -131,13 +138,13 @@ struct ConfigurationFile {
             throw entry.fault(
                 path, "a mapping has no key \(visible(entry.keys[3]))",
                 hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
-                    ?? "it has address and, on the client, proxy-protocol, refuse-after, mode and group")
+                    ?? "it has address and, on the client, kind, proxy-protocol, refuse-after, mode and group")
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
         }
     }
 
-    private static let keysOfMapping = ["address", "proxy-protocol", "refuse-after", "mode", "group"]
+    private static let keysOfMapping = ["address", "kind", "proxy-protocol", "refuse-after", "mode", "group"]
 
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]

@@ -79,6 +79,10 @@ enum Help {
                                    the same with certificates, PEM; on both sides
           -allow=NAME,NAME         with certificates: admit only these names
           -require-key             refuse to run without either; TELE_REQUIRE_KEY=1 too
+          -kind=KIND               client: who chooses where users of -in go: fixed
+                                   (nobody), socks5, http-connect or transparent
+          -destinations=LIST       server: where they may go then, HOST:PORT with *
+                                   and networks; nowhere unless given
           -refuse-after=TIME       client: refuse new connections when there has been
                                    no carrier for this long; otherwise they wait
           -proxy=URL               client: reach the server through a proxy,

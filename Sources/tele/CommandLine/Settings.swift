@@ -32,9 +32,12 @@ struct Settings {
                 // Beside the user's client: a default port listens on localhost only.
                 let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
                 mappings.insert(Mapping(address: input, tellsAddress: arguments.proxyProtocol), at: 0)
+                mappings[0].kind = try Settings.choice(arguments.kind, "kind", among: Mapping.Kind.self) ?? .fixed
+            } else if arguments.kind != nil {
+                throw CommandError("-kind is about -in, which is missing", hint: "write kind = \"socks5\" in the mapping's table")
             }
         case .server:
-            guard arguments.input != nil || !mappings.isEmpty else {
+            guard arguments.input != nil || !mappings.isEmpty || arguments.destinations != nil else {
                 throw CommandError(
                     "-in is missing, the address of your server",
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
@@ -58,6 +61,7 @@ struct Settings {
         try readSecurity(arguments)
         try readAccess(arguments)
         try readRefusal(arguments)
+        try readDestinations(arguments)
         try readProxy(arguments)
         if let metrics = arguments.metrics { configuration.metrics = try Settings.address(metrics, "metrics") }
         if let control = arguments.control, control != "none" {
@@ -87,6 +91,31 @@ struct Settings {
         }
         for index in configuration.mappings.indices where configuration.mappings[index].refuseAfterSeconds == nil {
             configuration.mappings[index].refuseAfterSeconds = usual
+        }
+    }
+
+    private mutating func readDestinations(_ arguments: Tele) throws(CommandError) {
+        guard configuration.role == .server else {
+            guard arguments.destinations == nil else {
+                throw CommandError("-destinations is a flag of the server, which dials them", hint: "leave it out, or use it with -server")
+            }
+            return
+        }
+        guard arguments.kind == nil else {
+            throw CommandError("-kind is a flag of the client, where users connect", hint: "leave it out, or use it with -client")
+        }
+        guard let list = arguments.destinations else { return }
+        for text in list.split(separator: ",", omittingEmptySubsequences: true).map({ $0.filter { $0 != " " } }) where !text.isEmpty {
+            guard configuration.allowDestination(text) else {
+                throw CommandError(
+                    "-destinations has \(quoted(text)), which is not HOST:PORT",
+                    hint:
+                        "write a name (* stands for any characters but a dot), an address or a network, and a port, a range or *: \"*.example.com:443\", \"10.2.0.0/16:8000-8100\""
+                )
+            }
+        }
+        guard configuration.allowsDestinations else {
+            throw CommandError("-destinations lists nothing", hint: "write HOST:PORT, or leave it out to allow no destination")
         }
     }
 

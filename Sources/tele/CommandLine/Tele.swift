@@ -1,4 +1,5 @@
 import ArgumentParser
+import Relay
 
 /// The flags as ArgumentParser knows them. Values stay text here; `Settings` reads them, so that every
 /// refusal is one sentence and one hint of ours.
@@ -54,6 +55,14 @@ struct Tele: ParsableCommand {
     @Option(name: .go("ca"), help: "The authorities that must have signed the other side's, PEM.", completion: .file()) var authority: String?
     @Option(name: .go("allow"), help: ArgumentHelp("With certificates: the names to admit; all unless given.", valueName: "names")) var allow: String?
     @Flag(name: .go("require-key"), help: "Refuse to run without a key.") var requireKey = false
+    @Option(
+        name: .go("kind"), help: "Client: who chooses where users of -in go: fixed (default), socks5, http-connect or transparent.",
+        completion: .list(Mapping.Kind.allCases.map(\.rawValue)))
+    var kind: String?
+    @Option(
+        name: .go("destinations"),
+        help: ArgumentHelp("Server: where the programs of clients may go beside the origins, HOST:PORT, with * and networks: nowhere.", valueName: "list"))
+    var destinations: String?
     @Option(
         name: .go("refuse-after"),
         help: ArgumentHelp("Client: refuse new connections when there has been no carrier for this long: never; 0s to 31d.", valueName: "duration"))

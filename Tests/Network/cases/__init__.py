@@ -5,6 +5,7 @@ from . import (
     close,
     command,
     crowd,
+    destinations,
     edges,
     floods,
     keys,
@@ -28,6 +29,6 @@ from . import (
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, machine, command,
-               mappings, operations, ssh, splice, programs)
+    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, machine,
+               command, mappings, operations, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -18,6 +18,8 @@ final class Client: Host {
     let server: ResolvedName
     /// The proxy's, as read last.
     private var proxyCredentials: ProxyHandshake.Credentials?
+    /// Users who say where they want to go.
+    let requests: ProxyRequests
     /// Whose word ends the session.
     var home = SessionHome<Address>()
     /// The local address from which the server is reached, when the network last changed.
@@ -43,6 +45,7 @@ final class Client: Host {
 
     init(_ relay: RelayProcess) throws(StartFault) {
         self.relay = relay
+        requests = ProxyRequests(relay)
         let configuration = relay.configuration
         server = ResolvedName(configuration.proxy?.address ?? configuration.output)
         proxyCredentials = try configuration.proxy?.credentials()
@@ -289,6 +292,7 @@ final class Client: Host {
     // MARK: Handing over
 
     func suspend() {
+        requests.closeAll()
         let carriers = candidates
         candidates = [:]
         for (id, carrier) in carriers {
@@ -301,7 +305,7 @@ final class Client: Host {
         detach()
     }
 
-    var isQuiet: Bool { true }
+    var isQuiet: Bool { requests.isQuiet }
 
     func resume() { run() }
 

@@ -24,8 +24,26 @@ extension Client {
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
         Socket.tuneUser(fd, unsentMaximum: relay.locals.unsentMaximum)
-        let header = mapping.tellsAddress ? ProxyHeader(from: peer, to: Socket.localAddress(fd)).bytes : []
-        add(fd, target: mapping.target, place, header)
+        if let kind = mapping.kind.request { return requests.begin(fd, mapping, place, kind) }
+        guard mapping.kind == .transparent else { return add(fd, target: mapping.target, place, header(fd, mapping)) }
+        let original = Socket.originalDestination(fd)
+        guard let original, original != Socket.localAddress(fd), let destination = Destination(address: Array(original.host), port: original.port)
+        else {
+            relay.events.note(.requestRefused(mapping, reason: "no rule of the packet filter has redirected it"))
+            Socket.abortOnClose(fd)
+            return relay.loop.close(fd)
+        }
+        go(fd, to: destination, mapping, place, [])
+    }
+
+    /// `rest`: what the user has sent already.
+    func go(_ fd: Int32, to destination: Destination, _ mapping: Mapping, _ place: UInt16, _ rest: [UInt8]) {
+        add(fd, target: Specification.destinationTarget, place, destination.head + header(fd, mapping) + rest)
+    }
+
+    /// What the origin hears before the user.
+    private func header(_ fd: Int32, _ mapping: Mapping) -> [UInt8] {
+        mapping.tellsAddress ? ProxyHeader(from: Socket.peerAddress(fd), to: Socket.localAddress(fd)).bytes : []
     }
 
     /// `header`: bytes that go before the user's own.

@@ -1,3 +1,4 @@
+import Control
 import Loop
 import Wire
 
@@ -12,8 +13,29 @@ public struct Mapping: Equatable, Sendable {
     public var tellsAddress = false
     /// Client: without a carrier, or with a suspected one, for this many seconds new connections are refused. Nil: they wait.
     public var refuseAfterSeconds: Int?
+    /// Client: how its users say where they want to go.
+    public var kind = Kind.fixed
     /// Client: of the socket's file, where the address is a path.
     public var access = SocketAccess()
+
+    /// Who chooses the destination.
+    public enum Kind: String, Sendable, CaseIterable {
+        /// The mapping: the origin of the same name.
+        case fixed
+        /// The user's program, by a request: a proxy's.
+        case socks5
+        case httpConnect = "http-connect"
+        /// The address that the user's program dialled, before a rule of the packet filter led it here (SO_ORIGINAL_DST).
+        case transparent
+
+        var request: DestinationRequest.Kind? {
+            switch self {
+            case .socks5: .socks5
+            case .httpConnect: .httpConnect
+            case .fixed, .transparent: nil
+            }
+        }
+    }
 
     public init(name: String = "", address: HostPort, tellsAddress: Bool = false) {
         self.name = name

@@ -25,6 +25,8 @@ struct LocalSocket {
         static let readable = Lists(rawValue: 32)
         /// A pooled receive is under way, for which the session's account has room set apart.
         static let expecting = Lists(rawValue: 64)
+        /// Server: where its stream leads is not known yet; its first bytes say so.
+        static let unnamed = Lists(rawValue: 128)
     }
 
     /// -1 while it connects: attempts have descriptors of their own.

@@ -33,6 +33,7 @@ final class LocalWriter {
         }
         budget.addPending(piped)
         markDirty(index)
+        if user.pointee.lists.contains(.unnamed) { relay.server?.handleDelivered(index) }
         return piped == count || wait(user, bytes + piped, count - piped)
     }
 
@@ -120,6 +121,21 @@ final class LocalWriter {
         } else if waiting {
             locals.retryLater(index)
         }
+    }
+
+    /// Of those that wait in memory, at most `most`.
+    func firstBytes(_ user: UnsafeMutablePointer<LocalSocket>, _ most: Int) -> [UInt8] {
+        var gathered = 0
+        let count = queue_gather(
+            &user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs, UInt32(Policy.userIovecMaximum), &gathered)
+        return (0..<Int(count)).flatMap { UnsafeRawBufferPointer(start: relay.iovecs[$0].iov_base, count: relay.iovecs[$0].iov_len) }
+    }
+
+    /// Bytes that were for us are not passed on.
+    func drop(_ index: UInt32, _ count: Int) {
+        let user = table[index]
+        queue_release(&user.pointee.outbound, relay.arena, user.pointee.outbound.head + UInt64(count))
+        took(user, count)
     }
 
     /// The user's socket took `count` bytes.

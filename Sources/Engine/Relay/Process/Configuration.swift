@@ -1,3 +1,4 @@
+import Control
 import Loop
 
 /// Everything a person can set, checked and complete. One value describes one tele process.
@@ -22,6 +23,8 @@ public struct Configuration: Equatable, Sendable {
     public var outputAccess = SocketAccess()
     /// Client: through which the server is reached. Nil: straight.
     public var proxy: Proxy?
+    /// Server: where the programs of clients may go beside the mappings.
+    var destinations = DestinationRules()
     public var driver: Loop.Driver = .auto
     public var splicing = Splicing.auto
     public var security = Security.none
@@ -70,6 +73,16 @@ public struct Configuration: Equatable, Sendable {
     public var control: String?
     /// Without it the process does not start.
     public var requiresControl = false
+
+    /// Server: programs of clients may go there. `rule`: HOST:PORT, where the host is a name (`*` stands for any characters but a dot, alone
+    /// for every name), an address or a network, and the port a number, a range or `*`. False: it is none.
+    public mutating func allowDestination(_ rule: String) -> Bool {
+        guard let rule = DestinationRules.Rule(rule) else { return false }
+        destinations.rules.append(rule)
+        return true
+    }
+
+    public var allowsDestinations: Bool { !destinations.isEmpty }
 
     public init(role: Role, mappings: [Mapping], output: HostPort) {
         self.role = role

@@ -9,6 +9,7 @@ enum Operation: UInt8 {
     case carrierConnect, carrierReceive, carrierReceivePooled, carrierReadable, carrierSend, carrierWritable
     case signals, networkEvents, wakeEvents, fileEvents
     case adminReceive, adminSend
+    case requestReadable, requestSend
     /// The check of an upgrade has exited.
     case successorChecked
     // Timers of one listener, session, carrier or user.
@@ -23,6 +24,8 @@ enum Operation: UInt8 {
     case originDeadline, originAttempt, flushDeadline
     /// An admin connection takes too long.
     case adminDeadline
+    /// A user takes too long to say where it wants to go.
+    case requestDeadline
     /// An origin's name may be looked up again.
     case originQuestion
     // Timers of the process.

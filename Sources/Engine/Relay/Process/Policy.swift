@@ -86,6 +86,11 @@ enum Policy {
     /// Connects to one origin under way at a time; the others wait their turn, and cost little if they are reset meanwhile.
     static let connectsMaximum = 512
 
+    /// Users at a time who have not said where they want to go, how long each may take, and how much is read of one at a time.
+    static let requestsMaximum = 512
+    static let requestTimeout = Interval.seconds(10)
+    static let requestReadByteCount = 4096
+
     /// Admin connections at a time, of each kind; beyond that the oldest idle one is closed.
     static let adminConnectionsMaximum = 16
     /// Names of mappings, or of clients, that metrics and status tell apart.

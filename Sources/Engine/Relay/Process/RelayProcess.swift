@@ -273,6 +273,8 @@ package final class RelayProcess {
             listeners.handle(completion)
         case .adminReceive, .adminSend:
             admin.handle(operation, completion)
+        case .requestReadable, .requestSend:
+            client?.requests.handle(operation, completion)
         case .successorChecked:
             handover.handleChecked()
         case .signals, .wakeEvents, .fileEvents, .networkEvents:
@@ -295,6 +297,7 @@ package final class RelayProcess {
         case .coolDown: locals.reader.handleCoolDown()
         case .carriersCoolDown: carriers.reader.handleCoolDown()
         case .adminDeadline: admin.handleDeadline(token)
+        case .requestDeadline: client?.requests.handleDeadline(token)
         case .watchesRetry: watches.arm()
         case .networkSettled: handleNetworkEvents()
         case .filesSettled: reload.renewCertificates()

@@ -34,6 +34,7 @@ final class Reload {
             relay.client?.use(password ?? nil)
             ignored = relay.configuration.differences(from: fresh)
             relay.configuration.mappings = fresh.mappings
+            relay.configuration.destinations = fresh.destinations
         } catch {
             return relay.events.note(.reloadFailed(error))
         }

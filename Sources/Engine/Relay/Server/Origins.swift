@@ -13,6 +13,8 @@ final class Origins {
         var mapping: Mapping
         var name: ResolvedName
         var isRemoved = false
+        /// What a client's program asked for; no mapping's origin.
+        var destination: Destination?
         /// Whose next connect may start. It does when the turn's bytes have all been read, so that a stream that is
         /// reset in the same breath costs no connect.
         var waiting: [Opening] = []
@@ -32,6 +34,8 @@ final class Origins {
         fileprivate var error: SystemError?
         /// Its timer for the next step is set.
         fileprivate var isTimed = false
+        /// Its destination has an address to which no rule leads.
+        fileprivate var forbidden: Address?
         /// There is a connection, or nobody wants one any more.
         fileprivate var isOver = false
 
@@ -61,6 +65,11 @@ final class Origins {
 
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
+    /// Those of destinations, and of all users whose programs choose them.
+    private var destinations: [Destination: UInt16] = [:]
+    private var destinationsPlace: UInt16?
+    /// Users whose stream has brought bytes, in which the destination may be.
+    private var unread: [Token] = []
     /// Where the search for a free place goes on.
     private var nextFree = 0
     /// Of those that were not removed, for a person.
@@ -119,8 +128,14 @@ final class Origins {
             let place = nextFree
             nextFree = (nextFree + 1) % entries.count
             let entry = entries[place]
-            guard entry.isRemoved, entry.underWay == 0, entry.waiting.isEmpty, entry.asking.isEmpty, !entry.name.isLookingUp else { continue }
-            places[entry.mapping.target] = nil
+            guard entry.isRemoved, place != destinationsPlace.map(Int.init), entry.underWay == 0, entry.waiting.isEmpty, entry.asking.isEmpty,
+                !entry.name.isLookingUp
+            else { continue }
+            if let destination = entry.destination {
+                destinations[destination] = nil
+            } else {
+                places[entry.mapping.target] = nil
+            }
             return place
         }
         throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
@@ -136,6 +151,7 @@ final class Origins {
 
     /// The place of the origin of this name; one that is there no more gets one, as if it had been removed just now.
     func place(of name: String, address: HostPort?) -> UInt16? {
+        if name == Origins.destinationsName { return placeOfDestinations() }
         let mapping = Mapping(name: name, address: address ?? HostPort(host: "", port: 0))
         if let place = places[mapping.target], entries[Int(place)].mapping.name == name { return place }
         guard (try? set(mapping)) == true, let place = places[mapping.target] else { return nil }
@@ -210,8 +226,11 @@ final class Origins {
 
     /// The peer opened a stream.
     func open(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, target: UInt64) {
-        guard let place = places[target], !entries[Int(place)].isRemoved else { return refuse(relay, session, slot, target) }
-        lookUpIfUseful(relay, place)
+        let isChosen = target == Specification.destinationTarget && !relay.configuration.destinations.isEmpty
+        guard let place = isChosen ? placeOfDestinations() : places[target], isChosen || !entries[Int(place)].isRemoved else {
+            return refuse(relay, session, slot, target)
+        }
+        if !isChosen { lookUpIfUseful(relay, place) }
         guard relay.locals.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: relay.instant) }
         let index = relay.locals.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
@@ -221,12 +240,105 @@ final class Origins {
     /// Dials for a user who has no connection.
     func begin(_ relay: RelayProcess, _ index: UInt32) {
         let place = relay.locals[index].pointee.mapping
+        guard place != destinationsPlace else { return awaitDestination(relay, index) }
+        dial(relay, index, place)
+    }
+
+    private func dial(_ relay: RelayProcess, _ index: UInt32, _ place: UInt16) {
         let name = entries[Int(place)].name
         let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
         relay.locals[index].pointee.opening = .passRetained(opening)
         // Waiting for its turn counts: the user is told in time.
         relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
         wait(opening)
+    }
+
+    // MARK: Destinations
+
+    /// No mapping can be called so.
+    private static let destinationsName = "destination:"
+    /// Places of destinations that were asked for, in use or not.
+    private static let destinationsMaximum = 4096
+
+    /// The place of all users whose programs choose their destinations.
+    private func placeOfDestinations() -> UInt16? {
+        if let destinationsPlace { return destinationsPlace }
+        let mapping = Mapping(name: Origins.destinationsName, address: HostPort(host: "", port: 0))
+        destinationsPlace = add(mapping, nil)
+        return destinationsPlace
+    }
+
+    private func place(of destination: Destination) -> UInt16? {
+        if let place = destinations[destination] { return place }
+        let mapping = Mapping(name: "\(destination)", address: HostPort(host: destination.hostText, port: destination.port))
+        guard let place = add(mapping, destination) else { return nil }
+        destinations[destination] = place
+        return place
+    }
+
+    /// Nil: no place is free.
+    private func add(_ mapping: Mapping, _ destination: Destination?) -> UInt16? {
+        if destinations.count >= Origins.destinationsMaximum {
+            // One that nobody is dialling gives way.
+            guard let idle = destinations.first(where: { isIdle(Int($0.value)) }) else { return nil }
+            destinations[idle.key] = nil
+            entries[Int(idle.value)] = Entry(mapping: mapping, name: ResolvedName(mapping.address), isRemoved: true, destination: destination)
+            return idle.value
+        }
+        guard let place = try? freePlace(mapping) else { return nil }
+        let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address), isRemoved: true, destination: destination)
+        if place == entries.count { entries.append(entry) } else { entries[place] = entry }
+        return UInt16(place)
+    }
+
+    private func isIdle(_ place: Int) -> Bool {
+        let entry = entries[place]
+        return entry.underWay == 0 && entry.waiting.isEmpty && entry.asking.isEmpty && !entry.name.isLookingUp
+    }
+
+    /// The first bytes of the stream say where it leads.
+    private func awaitDestination(_ relay: RelayProcess, _ index: UInt32) {
+        relay.locals[index].pointee.lists.insert(.unnamed)
+        relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
+        handleDelivered(relay, index)
+    }
+
+    /// Bytes came for a user who has no destination yet. They are read when this turn's have all been.
+    func handleDelivered(_ relay: RelayProcess, _ index: UInt32) { unread.append(relay.locals.token(index, .originDeadline)) }
+
+    private func readDestinations(_ relay: RelayProcess) {
+        guard !unread.isEmpty else { return }
+        for token in unread {
+            guard let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed), user.pointee.life.phase == .connecting else { continue }
+            switch Destination.head(of: relay.locals.writer.firstBytes(user, Destination.headMaximum)) {
+            case .incomplete: break
+            case .invalid: refuse(relay, token.index, .unknownTarget)
+            case .whole(let destination, _): begin(relay, token.index, destination)
+            }
+        }
+        unread.removeAll(keepingCapacity: true)
+    }
+
+    private func begin(_ relay: RelayProcess, _ index: UInt32, _ destination: Destination) {
+        let user = relay.locals[index]
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        user.pointee.lists.remove(.unnamed)
+        guard relay.configuration.destinations.mayPermit(destination) else {
+            relay.events.note(.destinationForbidden(session, destination, address: nil))
+            return refuse(relay, index, .forbidden)
+        }
+        guard let place = place(of: destination) else { return refuse(relay, index, .tooMany) }
+        lookUpIfUseful(relay, place)
+        dial(relay, index, place)
+    }
+
+    private func refuse(_ relay: RelayProcess, _ index: UInt32, _ code: ResetCode) {
+        let user = relay.locals[index]
+        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        relay.timers.cancel(relay.locals.token(index, .originDeadline))
+        session.endpoint.reset(user.pointee.slot, code, now: relay.instant)
+        relay.sessions.markDirty(session)
+        relay.locals.close(index, .reset)
     }
 
     /// A connect is under way.
@@ -246,6 +358,7 @@ final class Origins {
 
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
     func connectWaiting(_ relay: RelayProcess) {
+        readDestinations(relay)
         if !refused.isEmpty, relay.now >= retryAt {
             let again = refused
             refused = []
@@ -309,6 +422,12 @@ final class Origins {
             attemptFailed(relay, opening, SystemError(EMFILE))
             return true
         }
+        // The address that is judged is the one that is dialled.
+        if let destination = entries[Int(opening.place)].destination, !relay.configuration.destinations.permits(destination, Array(address.host)) {
+            opening.forbidden = address
+            attemptFailed(relay, opening, SystemError(EACCES))
+            return true
+        }
         let fd: Int32
         do throws(SystemError) { fd = try Socket.dialling(address) } catch {
             attemptFailed(relay, opening, error)
@@ -354,6 +473,8 @@ final class Origins {
         entries[Int(opening.place)].name.prefer(attempt.address)
         relay.events.note(.originConnected(after: relay.now - attempt.startedAt))
         relay.locals.connected(opening.user, fd: attempt.fd)
+        // What the stream began with was for us.
+        if let destination = entries[Int(opening.place)].destination { relay.locals.writer.drop(opening.user, destination.head.count) }
     }
 
     /// The connection is no longer wanted.
@@ -376,6 +497,7 @@ final class Origins {
     }
 
     func handleDeadline(_ relay: RelayProcess, _ token: Token) {
+        if let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed) { return refuse(relay, token.index, .timedOut) }
         guard let opening = opening(relay, token) else { return }
         fail(relay, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
     }
@@ -383,6 +505,12 @@ final class Origins {
     private func fail(_ relay: RelayProcess, _ index: UInt32, _ error: SystemError) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
+        let opening = user.pointee.opening?.takeUnretainedValue()
+        let place = Int(opening?.place ?? user.pointee.mapping)
+        if let destination = entries[place].destination, let address = opening?.forbidden, error.code == EACCES {
+            relay.events.note(.destinationForbidden(session, destination, address: address))
+            return refuse(relay, index, .forbidden)
+        }
         let code: ResetCode =
             switch error.code {
             case ECONNREFUSED, ECONNRESET: .refused
@@ -390,7 +518,7 @@ final class Origins {
             case EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN: .tooMany
             default: .unreachable
             }
-        relay.events.note(.originUnreachable(session, entries[Int(user.pointee.mapping)].mapping, error))
+        relay.events.note(.originUnreachable(session, entries[place].mapping, error))
         session.endpoint.reset(user.pointee.slot, code, now: relay.instant)
         relay.sessions.markDirty(session)
         relay.locals.close(index, .reset)

@@ -11,6 +11,8 @@ extension Server {
 
     func handleOriginConnected(_ token: Token, _ error: SystemError?) { origins.handleConnected(relay, token, error) }
 
+    func handleDelivered(_ index: UInt32) { origins.handleDelivered(relay, index) }
+
     func handleConnectAbandoned(_ index: UInt32) { origins.forget(relay, index) }
 
     func finishTurn() { if !relay.handover.isUnderWay { origins.connectWaiting(relay) } }

@@ -1,3 +1,4 @@
+import Control
 import Loop
 import State
 import Tunnel
@@ -79,6 +80,10 @@ enum Event {
     case streamReset(Session, ResetCode, mapping: String)
     case originUnreachable(Session, Mapping, SystemError)
     case targetUnknown(Session, target: UInt64, known: [String])
+    /// Client: a user of a listener for proxy requests asked for what tele cannot do.
+    case requestRefused(Mapping, reason: String)
+    /// Server: no rule of -destinations allows it. `address`: the one that was judged, where the name has been looked up.
+    case destinationForbidden(Session, Destination, address: Address?)
     case nameUnresolved(HostPort, reason: String)
     case outOfMemory(Session?, what: StaticString)
 }

@@ -99,14 +99,15 @@ struct EventLog {
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
         case .streamReset: counters.streamsReset += 1
-        case .originUnreachable, .targetUnknown: counters.originFailures += 1
+        case .originUnreachable, .targetUnknown, .destinationForbidden: counters.originFailures += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .answeredByAnother, .connectionRefused, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires, .memoryBeyondLimit:
+            .answeredByAnother, .connectionRefused, .requestRefused, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires,
+            .memoryBeyondLimit:
             break
         }
     }
@@ -359,6 +360,20 @@ private struct Line {
                     "known": "\(known.joined(separator: ", "))",
                     "hint": "the client's log has the name; the user's connection was reset",
                 ])
+        case .requestRefused(let mapping, let reason):
+            Line(
+                .warning, "proxy request refused",
+                [
+                    "listener": "\(words(mapping))", "reason": "\(reason)",
+                    "hint": "this listener takes \(mapping.kind.rawValue); the user's connection was closed",
+                ])
+        case .destinationForbidden(let session, let destination, let address):
+            Line(
+                .warning, "destination not allowed",
+                (address.map { ["address": "\($0)"] } ?? [:]).merging([
+                    "session": "\(session.name)", "destination": "\(destination)",
+                    "hint": "-destinations decides this; the user's connection was reset",
+                ]) { $1 })
         case .nameUnresolved(let origin, let reason):
             Line(.warning, "cannot resolve the origin", ["origin": "\(origin)", "reason": "\(reason)"])
         case .outOfMemory(let session, let what):

@@ -11,6 +11,7 @@ extension ResetCode: CustomStringConvertible {
         case .tooMany: "the server has no room for one more connection"
         case .stopping: "the server is stopping"
         case .unknownTarget: "the server has no origin of this name"
+        case .forbidden: "the server does not let this client go there"
         default: "code \(rawValue)"
         }
     }

@@ -1,0 +1,213 @@
+"""Listeners at which the user's program says where it wants to go: SOCKS5, CONNECT of HTTP, and redirected connections."""
+
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+from ends import NAME, Switchboard, exchange, observe
+from lab import SERVER_ADDRESS
+from process import Failure
+from runner import Case
+
+from cases.mappings import Files
+from cases.upgrade import upgrade
+
+ORIGIN = 8111
+SOCKS, HTTP, TRANSPARENT = 9111, 9112, 9113
+LISTEN = {
+    "socks": f'{{ address = "127.0.0.1:{SOCKS}", kind = "socks5" }}',
+    "http": f'{{ address = "127.0.0.1:{HTTP}", kind = "http-connect" }}',
+    "all": f'{{ address = ":{TRANSPARENT}", kind = "transparent" }}',
+}
+#: What the server's own configuration allows, unless a case says otherwise.
+ALLOWED = f'destinations = ["127.0.0.0/8:{ORIGIN}", "{SERVER_ADDRESS}:{ORIGIN}", "*:81"]'
+
+
+def files(context, lab, allowed=ALLOWED):
+    return Files(context, lab, LISTEN, {}, server=allowed)
+
+
+def receive(end, count):
+    data = b""
+    while len(data) < count:
+        part = end.recv(count - len(data))
+        if not part:
+            raise ConnectionResetError("closed")
+        data += part
+    return data
+
+
+def socks(lab, host, port=ORIGIN, hurried=False):
+    """A connection by SOCKS5. `hurried`: everything in one write, before any answer."""
+    end = lab.client.connect(("127.0.0.1", SOCKS))
+    end.settimeout(10)
+    try:
+        place = b"\1" + socket.inet_aton(host)
+    except OSError:
+        place = b"\4" + socket.inet_pton(socket.AF_INET6, host) if ":" in host else b"\3" + bytes([len(host)]) + host.encode()
+    request = b"\5\1\0" + place + struct.pack(">H", port)
+    if hurried:
+        end.sendall(b"\5\1\0" + request)
+    else:
+        end.sendall(b"\5\1\0")
+    if receive(end, 2) != b"\5\0":
+        raise Failure("SOCKS5 wants a password")
+    if not hurried:
+        end.sendall(request)
+    answer = receive(end, 10)
+    if answer[:2] != b"\5\0":
+        raise Failure(f"SOCKS5 answered {answer[1]}")
+    return end
+
+
+def connect(lab, host, port=ORIGIN):
+    """A connection by CONNECT of HTTP."""
+    end = lab.client.connect(("127.0.0.1", HTTP))
+    end.settimeout(10)
+    end.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(end, 1)
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise Failure(f"CONNECT was answered {head!r}")
+    return end
+
+
+def seen(end, seconds):
+    """What becomes of a connection, without its bytes."""
+    return observe(end, time.monotonic() + seconds)[1]
+
+
+def call(end, switchboard):
+    """The origin's end of the user's."""
+    name = switchboard.name()
+    end.sendall(NAME.pack(name))
+    return switchboard.accepted(name, 10)
+
+
+def requests(context):
+    """SOCKS5 by name, by addresses and in a hurry, and CONNECT: bytes and ends as on a mapping, through silence and an upgrade."""
+    lab = context.lab()
+    path = files(context, lab)
+    with Switchboard(lab, ORIGIN) as switchboard:
+        ends = [socks(lab, "127.0.0.1"), socks(lab, "localhost"), socks(lab, "127.0.0.1", hurried=True), socks(lab, SERVER_ADDRESS),
+                connect(lab, "127.0.0.1"), connect(lab, "LOCALHOST.")]
+        pairs = [(end, call(end, switchboard)) for end in ends]
+        for user, origin in pairs:
+            exchange(user, origin, 100_000)
+        lab.forward("drop")
+        context.sleep(2)
+        late = socks(lab, "127.0.0.1")      # Answered at once; its bytes wait.
+        lab.forward("accept")
+        pairs.append((late, call(late, switchboard)))
+        for user, origin in pairs:
+            exchange(user, origin, 100_000)
+        for role in ("client", "server"):
+            upgrade(path.control(role))
+        for user, origin in pairs:
+            exchange(user, origin, 100_000)
+            user.shutdown(socket.SHUT_WR)
+            if origin.recv(1) != b"":
+                raise Failure("the origin heard something behind the user's end")
+            origin.sendall(b"answer")
+            origin.close()
+            if receive(user, 6) != b"answer" or user.recv(1) != b"":
+                raise Failure("the answer behind the user's end was lost")
+    return f"{len(pairs)} connections"
+
+
+def transparent(context):
+    """A rule of the packet filter leads what goes to the origin's own address into tele: the program knows of nothing."""
+    lab = context.lab()
+    files(context, lab)
+    rules = (f"add table ip tele\nadd chain ip tele out {{ type nat hook output priority -100; }}\n"
+             f"add rule ip tele out ip daddr 127.5.5.5 tcp dport {ORIGIN} redirect to :{TRANSPARENT}\n")
+    run = subprocess.run(["ip", "netns", "exec", lab.client.name, "nft", "-f", "-"], input=rules, text=True, capture_output=True)
+    if run.returncode:
+        raise Failure(f"nft: {run.stderr.strip()}")
+    with Switchboard(lab, ORIGIN) as switchboard:
+        for _ in range(2):
+            user = lab.client.connect(("127.5.5.5", ORIGIN))
+            origin = call(user, switchboard)
+            exchange(user, origin, 100_000)
+            lab.forward("drop")
+            context.sleep(1.5)
+            lab.forward("accept")
+            exchange(user, origin)
+    # Whoever connects to the listener itself has no other destination: it would lead to itself.
+    try:
+        if seen(lab.client.connect(("127.0.0.1", TRANSPARENT)), 5) != "reset":
+            raise Failure("a connection that nothing redirected was not reset")
+    except ConnectionResetError:
+        pass    # Before connect returned.
+    return "twice, through silence"
+
+
+def forbidden(context):
+    """What no rule allows is reset, says why in both logs, and concerns nobody else."""
+    lab = context.lab()
+    names = "".join(f"{address} {name}\n" for address, name in (
+        ("127.0.0.1", "inside.example.com"), ("169.254.169.254", "metadata.example.com"), ("10.1.2.3", "private.example.com")))
+    lab.server.write_etc("hosts", f"127.0.0.1 localhost\n{names}")
+    path = files(context, lab)
+    with Switchboard(lab, ORIGIN) as switchboard:
+        user = socks(lab, "127.0.0.1")
+        origin = call(user, switchboard)
+        for host, port in (("127.0.0.1", 22), ("localhost", 22), ("::1", ORIGIN), ("::ffff:127.0.0.1", 22), ("10.0.0.1", ORIGIN), ("0.0.0.0", ORIGIN),
+                           ("inside.example.com", 81), ("metadata.example.com", 81), ("private.example.com", 81), ("localhost", 81)):
+            end = socks(lab, host, port)
+            if seen(end, 5) != "reset":
+                raise Failure(f"{host}:{port} was not reset")
+            exchange(user, origin)
+        for text in (b"127.1", b"2130706433", b"0x7f.1", b"0177.0.0.1", b"[127.0.0.1]", b"a b"):
+            end = lab.client.connect(("127.0.0.1", SOCKS))
+            end.settimeout(5)
+            end.sendall(b"\5\1\0\5\1\0\3" + bytes([len(text)]) + text + struct.pack(">H", ORIGIN))
+            if receive(end, 12)[2:4] != b"\5\1" or end.recv(1) != b"":
+                raise Failure(f"{text!r} was not refused")
+        exchange(user, origin)
+        if not context.until(3, lambda: "the server does not let this client go there" in path.client.errors):
+            raise Failure("the client's log does not say why")
+        if "destination not allowed" not in path.server.errors:
+            raise Failure("the server's log does not say what was asked for")
+        # Without a rule there is no destination at all; what is open goes on.
+        path.write("server", 'out = ":40300"', "origins", {"other": "127.0.0.1:9"})
+        path.server.signal(signal.SIGHUP)
+        context.until(5, lambda: "configuration reloaded" in path.server.errors)
+        context.sleep(0.3)
+        if seen(socks(lab, "127.0.0.1"), 5) != "reset":
+            raise Failure("a destination was reached that the configuration no longer allows")
+        exchange(user, origin)
+    return "16 requests"
+
+
+def silent_programs(context):
+    """Programs that connect and say nothing keep nobody out, and are gone after a while."""
+    lab = context.lab()
+    files(context, lab)
+    silent = [lab.client.connect(("127.0.0.1", port)) for port in (SOCKS, HTTP) for _ in range(400)]
+    halves = [lab.client.connect(("127.0.0.1", SOCKS)) for _ in range(50)]
+    for end in halves:
+        end.sendall(b"\5\1\0\5\1")
+    began = time.monotonic()
+    with Switchboard(lab, ORIGIN) as switchboard:
+        user = socks(lab, "127.0.0.1")
+        taken = time.monotonic() - began
+        exchange(user, call(user, switchboard))
+        if taken > 1:
+            raise Failure(f"answered after {taken:.1f} s")
+        for end in (silent[-1], halves[-1]):
+            if seen(end, 15) == "nothing":
+                raise Failure("a silent program was kept for 15 s")
+    return f"850 silent, a new one answered after {taken * 1000:.0f} ms"
+
+
+def cases():
+    return [
+        Case("destinations.requests", requests, drivers="both", only_tele=True),
+        Case("destinations.transparent", transparent, drivers="both", only_tele=True),
+        Case("destinations.forbidden", forbidden, drivers="both", only_tele=True),
+        Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),
+    ]
