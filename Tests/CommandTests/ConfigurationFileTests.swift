@@ -87,6 +87,23 @@ import Testing
     @Test(
         arguments: [
             ("[client]\nout = \"h:1\"\nbufer = 1", 3, "there is no key bufer in [client]", "did you mean buffer?"),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\na = { address = \":1\", kind = \"sock\" }", 4, "\"sock\" is not a kind of listener",
+                "the kinds are fixed"
+            ),
+            ("[server]\ndestinations = [\"a\"]", 2, "destinations has \"a\", which is not HOST:PORT", "write a name"),
+            ("[server]\nin = \":22\"\n[server.clients.bob]\nmappings = []", 3, "clients have names only with keys or certificates", "set key"),
+            (
+                "[server]\nkey = \"k\"\n[server.origins]\nssh = \":22\"\n[server.clients.bob]\nmappings = [\"shh\"]", 6, "there is no origin \"shh\"",
+                "did you mean ssh?"
+            ),
+            ("[server]\nkey = \"k\"\nin = \":22\"\n[server.clients.bob]\nmapping = [\"ssh\"]", 5, "a client has no key mapping", "did you mean mappings?"),
+            (
+                "[server]\nkey = \"k\"\nin = \":22\"\n[server.clients.bob]\nmappings = \"ssh\"", 5, "mappings is a list of strings",
+                "write [server.clients.NAME]"
+            ),
+            ("[server]\nkey = \"k\"\nin = \":22\"\n[server.clients.bob]\ndestinations = [\"a\"]", 5, "\"a\" is not HOST:PORT", "write a name"),
+            ("[server]\nkey = \"k\"\nin = \":22\"\nclients = 3", 4, "clients holds a table for each client", "write [server.clients.NAME]"),
             ("[client]\nout = \"h:1\"\nfrobnicate = 1", 3, "there is no key frobnicate", "the keys are the flags"),
             ("[clent]\nout = \"h:1\"", 1, "there is no section [clent]", "did you mean client?"),
             ("client = 1", 1, "client is a section", "write [client]"),

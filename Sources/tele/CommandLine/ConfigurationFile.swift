@@ -13,6 +13,8 @@ struct ConfigurationFile {
     /// What the section says, as flags: `--name` or `--name=value`.
     private(set) var flags: [(name: String, spelled: String, line: Int)] = []
     private(set) var mappings: [Mapping] = []
+    /// Of the server's clients, by name.
+    private(set) var clients: [String: ClientTable] = [:]
     private var mappingLines: [Int] = []
     /// The index in `mappings` of each name.
     private var places: [String: Int] = [:]
@@ -44,17 +46,63 @@ struct ConfigurationFile {
         for entry in entries where entry.keys[0] == section && entry.keys.count > 1 {
             if entry.keys[1] == table {
                 try readMapping(entry)
+            } else if section == "server", entry.keys[1] == "clients" {
+                try readClient(entry)
             } else if let flag = try readFlag(entry) {
                 flags.append((entry.keys[1], flag, entry.line))
                 if entry.keys[1] == "proxy-protocol" { tellsAddress = true }
             }
         }
         if tellsAddress { for index in mappings.indices { mappings[index].tellsAddress = true } }
+        // An empty list is what holds without one: nowhere.
+        flags.removeAll { $0.spelled == "--destinations=" }
         try checkMappings()
+        try checkClients()
     }
 
     /// The table with the mappings.
     private var table: String { section == "client" ? "listen" : "origins" }
+
+    // MARK: Clients
+
+    /// `[server.clients.NAME]`. Nil: nothing is said.
+    struct ClientTable {
+        var mappings: [(name: String, line: Int)]?
+        var destinations: [(rule: String, line: Int)]?
+        let line: Int
+    }
+
+    private mutating func readClient(_ entry: TOMLEntry) throws(CommandError) {
+        let example = "write [\(section).clients.NAME] with mappings = [\"ssh\"] and destinations = [\"10.2.0.0/16:*\"]"
+        if entry.keys.count == 2, entry.kind == TOML_TABLE { return }
+        guard entry.keys.count >= 3 else { throw entry.fault(path, "clients holds a table for each client", hint: example) }
+        let name = entry.keys[2]
+        guard (1...256).contains(name.utf8.count) else { throw entry.fault(path, "\(quoted(name)) is no name of a client", hint: example) }
+        var client = clients[name] ?? ClientTable(line: entry.line)
+        switch (entry.keys.count, entry.keys.last, entry.kind) {
+        case (3, _, TOML_TABLE): break
+        case (4, "mappings", TOML_ARRAY) where !entry.isElement: client.mappings = []
+        case (4, "destinations", TOML_ARRAY) where !entry.isElement: client.destinations = []
+        case (4, "mappings", TOML_STRING) where entry.isElement: client.mappings?.append((entry.string, entry.line))
+        case (4, "destinations", TOML_STRING) where entry.isElement: client.destinations?.append((entry.string, entry.line))
+        case (4, "mappings", _), (4, "destinations", _): throw entry.fault(path, "\(entry.keys[3]) is a list of strings", hint: example)
+        default:
+            throw entry.fault(
+                path, "a client has no key \(visible(entry.keys.last ?? ""))",
+                hint: ConfigurationFile.nearest(entry.keys.last ?? "", ["mappings", "destinations"]) ?? example)
+        }
+        clients[name] = client
+    }
+
+    private func checkClients() throws(CommandError) {
+        for (_, client) in clients.sorted(by: { $0.value.line < $1.value.line }) {
+            for (name, line) in client.mappings ?? [] where places[name] == nil {
+                throw CommandError.configuration(
+                    "\(path):\(line): there is no origin \(quoted(name))",
+                    hint: ConfigurationFile.nearest(name, mappings.map(\.name)) ?? "mappings lists names of [server.origins]")
+            }
+        }
+    }
 
     // MARK: Flags
 
@@ -63,7 +111,7 @@ struct ConfigurationFile {
     private mutating func readFlag(_ entry: TOMLEntry) throws(CommandError) -> String? {
         let name = entry.keys[1]
         guard let flag = GoFlag.ofTele.first(where: { $0.name == name && !ConfigurationFile.notInFiles.contains(name) }) else {
-            let names = GoFlag.ofTele.map(\.name).filter { !ConfigurationFile.notInFiles.contains($0) } + [table]
+            let names = GoFlag.ofTele.map(\.name).filter { !ConfigurationFile.notInFiles.contains($0) } + [table] + (section == "server" ? ["clients"] : [])
             throw entry.fault(
                 path, "there is no key \(visible(name)) in [\(section)]",
                 hint: ConfigurationFile.nearest(name, names) ?? "the keys are the flags of \"tele -help\", and \(table)")

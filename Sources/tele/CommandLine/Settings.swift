@@ -16,7 +16,9 @@ struct Settings {
     static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
 
     /// `mappings`: of a configuration file, besides `-in`.
-    init(_ arguments: Tele, mappings: [Mapping] = []) throws(CommandError) {
+    init(_ arguments: Tele, mappings: [Mapping] = [], clients: [String: ConfigurationFile.ClientTable] = [:], path: String = "")
+        throws(CommandError)
+    {
         let role = try Settings.role(arguments)
         var mappings = mappings
         let output: HostPort
@@ -37,7 +39,8 @@ struct Settings {
                 throw CommandError("-kind is about -in, which is missing", hint: "write kind = \"socks5\" in the mapping's table")
             }
         case .server:
-            guard arguments.input != nil || !mappings.isEmpty || arguments.destinations != nil else {
+            guard arguments.input != nil || !mappings.isEmpty || arguments.destinations != nil || clients.values.contains(where: { $0.destinations != nil })
+            else {
                 throw CommandError(
                     "-in is missing, the address of your server",
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
@@ -59,6 +62,7 @@ struct Settings {
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
         try readLimits(arguments)
         try readSecurity(arguments)
+        try readClients(clients, path)
         try readAccess(arguments)
         try readRefusal(arguments)
         try readDestinations(arguments)
@@ -107,15 +111,29 @@ struct Settings {
         guard let list = arguments.destinations else { return }
         for text in list.split(separator: ",", omittingEmptySubsequences: true).map({ $0.filter { $0 != " " } }) where !text.isEmpty {
             guard configuration.allowDestination(text) else {
-                throw CommandError(
-                    "-destinations has \(quoted(text)), which is not HOST:PORT",
-                    hint:
-                        "write a name (* stands for any characters but a dot), an address or a network, and a port, a range or *: \"*.example.com:443\", \"10.2.0.0/16:8000-8100\""
-                )
+                throw CommandError("-destinations has \(quoted(text)), which is not HOST:PORT", hint: Settings.destinationHint)
             }
         }
         guard configuration.allowsDestinations else {
             throw CommandError("-destinations lists nothing", hint: "write HOST:PORT, or leave it out to allow no destination")
+        }
+    }
+
+    private static let destinationHint =
+        "write a name (* stands for any characters but a dot), an address or a network, and a port, a range or *: \"*.example.com:443\", \"10.2.0.0/16:8000-8100\""
+
+    /// What the file says of each client.
+    private mutating func readClients(_ clients: [String: ConfigurationFile.ClientTable], _ path: String) throws(CommandError) {
+        guard let first = clients.values.map(\.line).min() else { return }
+        guard configuration.security != .none else {
+            throw CommandError.configuration(
+                "\(path):\(first): clients have names only with keys or certificates", hint: "set key, or cert, cert-key and ca, or leave [server.clients] out")
+        }
+        for (name, client) in clients {
+            configuration.limit(client: name, toMappings: client.mappings.map { Set($0.map(\.name)) }, hasDestinations: client.destinations != nil)
+            for (rule, line) in client.destinations ?? [] where !configuration.allowDestination(rule, client: name) {
+                throw CommandError.configuration("\(path):\(line): \(quoted(rule)) is not HOST:PORT", hint: Settings.destinationHint)
+            }
         }
     }
 
@@ -354,7 +372,7 @@ extension Settings {
         do throws(CommandError) {
             let parsed: Tele
             do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? CommandError ?? CommandError("\(error)", hint: "") }
-            return try Settings(parsed, mappings: file.mappings)
+            return try Settings(parsed, mappings: file.mappings, clients: file.clients, path: file.path)
         } catch {
             throw file.fault(error, besides: given) as any Error
         }

@@ -1,5 +1,6 @@
 """Listeners at which the user's program says where it wants to go: SOCKS5, CONNECT of HTTP, and redirected connections."""
 
+import os
 import signal
 import socket
 import struct
@@ -8,6 +9,7 @@ import time
 
 from ends import NAME, Switchboard, exchange, observe
 from lab import SERVER_ADDRESS
+from path import binary
 from process import Failure
 from runner import Case
 
@@ -39,9 +41,9 @@ def receive(end, count):
     return data
 
 
-def socks(lab, host, port=ORIGIN, hurried=False):
+def socks(lab, host, port=ORIGIN, hurried=False, listener=SOCKS):
     """A connection by SOCKS5. `hurried`: everything in one write, before any answer."""
-    end = lab.client.connect(("127.0.0.1", SOCKS))
+    end = lab.client.connect(("127.0.0.1", listener))
     end.settimeout(10)
     try:
         place = b"\1" + socket.inet_aton(host)
@@ -172,15 +174,107 @@ def forbidden(context):
             raise Failure("the client's log does not say why")
         if "destination not allowed" not in path.server.errors:
             raise Failure("the server's log does not say what was asked for")
-        # Without a rule there is no destination at all; what is open goes on.
+        # Without a rule there is no destination at all.
         path.write("server", 'out = ":40300"', "origins", {"other": "127.0.0.1:9"})
         path.server.signal(signal.SIGHUP)
-        context.until(5, lambda: "configuration reloaded" in path.server.errors)
-        context.sleep(0.3)
-        if seen(socks(lab, "127.0.0.1"), 5) != "reset":
-            raise Failure("a destination was reached that the configuration no longer allows")
-        exchange(user, origin)
+        if not context.until(5, lambda: "notice reloaded" in path.server.errors):
+            raise Failure("the server did not reload")
+        for end in (user, socks(lab, "127.0.0.1")):
+            if seen(end, 5) != "reset":
+                raise Failure("a destination is reached that the configuration no longer allows")
     return "16 requests"
+
+
+class Clients:
+    """A server with keys for several clients, each with one."""
+
+    def __init__(self, context, lab, server):
+        self.lab, self.context = lab, context
+        self.keys = {name: os.path.join(lab.directory, f"{name}.key") for name in ("boss", "contractor", "guest")}
+        for name, path in self.keys.items():
+            subprocess.run([binary(), "keygen", f"-out={path}", f"-name={name}"], check=True, capture_output=True)
+        self.all = os.path.join(lab.directory, "keys")
+        with open(os.open(self.all, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+            for path in self.keys.values():
+                with open(path, encoding="utf-8") as key:
+                    file.write(key.read())
+        self.file = os.path.join(lab.directory, "server.toml")
+        self.write(server)
+        self.server = lab.start("tele-server", [binary(), f"-config={self.file}", "-control=none"], host=lab.server)
+        self.server.wait_for_port(40300)
+        self.logs = {name: self.start(name, 9200 + 10 * place) for place, name in enumerate(self.keys)}
+
+    def write(self, text):
+        origins = f'[server.origins]\nweb = "127.0.0.1:{ORIGIN}"\ndb = "127.0.0.1:{ORIGIN}"\n'
+        with open(self.file, "w", encoding="utf-8") as file:
+            file.write(f'[server]\nio = "{self.context.job.driver or "auto"}"\nout = ":40300"\nkey = "{self.all}"\n{text[0]}\n{origins}{text[1]}')
+
+    def reload(self, text):
+        count = self.server.errors.count("notice reloaded")
+        self.write(text)
+        self.server.signal(signal.SIGHUP)
+        if not self.context.until(5, lambda: self.server.errors.count("notice reloaded") > count):
+            raise Failure("the server did not reload")
+
+    def start(self, name, port):
+        file = os.path.join(self.lab.directory, f"{name}.toml")
+        with open(file, "w", encoding="utf-8") as text:
+            text.write(f'[client]\nout = "{SERVER_ADDRESS}:40300"\nkey = "{self.keys[name]}"\n[client.listen]\nweb = "127.0.0.1:{port}"\n'
+                       f'db = "127.0.0.1:{port + 1}"\nany = {{ address = "127.0.0.1:{port + 2}", kind = "socks5" }}\n')
+        client = self.lab.start(name, [binary(), f"-config={file}", "-control=none"], host=self.lab.client)
+        if not self.context.until(10, lambda: "carrier up" in client.errors):
+            raise Failure(f"{name} has no carrier: {client.errors}")
+        return client
+
+    def open(self, name, what, switchboard):
+        """Both ends of a connection. Nil: the user was reset."""
+        port = 9200 + 10 * list(self.keys).index(name) + ["web", "db", "any"].index(what)
+        try:
+            end = socks(self.lab, "127.0.0.1", listener=port) if what == "any" else self.lab.client.connect(("127.0.0.1", port))
+            name = switchboard.name()
+            end.sendall(NAME.pack(name))
+            end.settimeout(0.5)
+            try:
+                if end.recv(1) == b"":
+                    raise Failure("a connection that is not allowed ended as if all were well")
+            except TimeoutError:
+                return end, switchboard.accepted(name, 5)
+        except ConnectionResetError:
+            pass
+        return None
+
+
+def clients(context):
+    """What each key may do: mappings and destinations, for all, for one, and for those of whom nothing is said; changed by a reload."""
+    lab = context.lab()
+    some = (f'destinations = ["127.0.0.1:{ORIGIN}"]', '[server.clients.contractor]\nmappings = ["web"]\ndestinations = []\n'
+            '[server.clients.stranger]\nmappings = []\n')
+    with Switchboard(lab, ORIGIN) as switchboard:
+        keys = Clients(context, lab, some)
+
+        def check(**wanted):
+            for name, may in wanted.items():
+                for what in ("web", "db", "any"):
+                    pair = keys.open(name, what, switchboard)
+                    if (pair is not None) != (what in may):
+                        raise Failure(f"{name} {'may' if pair else 'may not'} use {what}")
+                    if pair:
+                        exchange(*pair)
+        check(boss=("web", "db", "any"), contractor=("web",), guest=("web", "db", "any"))
+        if "name=stranger" not in keys.server.errors:
+            raise Failure("a table that belongs to no key was not told")
+        if not context.until(3, lambda: "the server does not let this client go there" in keys.logs["contractor"].errors):
+            raise Failure("the contractor's log does not say why")
+        kept, lost = keys.open("boss", "db", switchboard), keys.open("guest", "db", switchboard)
+        gone = keys.open("guest", "any", switchboard)
+        keys.reload(("", f'[server.clients.boss]\n[server.clients."*"]\nmappings = ["web"]\n[server.clients.contractor]\n'
+                         f'destinations = ["127.0.0.1:{ORIGIN}"]\n'))
+        for user, _ in (lost, gone):
+            if seen(user, 5) != "reset":
+                raise Failure("an open connection went on that is not allowed any more")
+        exchange(*kept)
+        check(boss=("web", "db"), contractor=("web", "db", "any"), guest=("web",))
+    return "18 kinds of connections, 3 open ones"
 
 
 def silent_programs(context):
@@ -209,5 +303,6 @@ def cases():
         Case("destinations.requests", requests, drivers="both", only_tele=True),
         Case("destinations.transparent", transparent, drivers="both", only_tele=True),
         Case("destinations.forbidden", forbidden, drivers="both", only_tele=True),
+        Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
         Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),
     ]

@@ -23,8 +23,8 @@ public struct Configuration: Equatable, Sendable {
     public var outputAccess = SocketAccess()
     /// Client: through which the server is reached. Nil: straight.
     public var proxy: Proxy?
-    /// Server: where the programs of clients may go beside the mappings.
-    var destinations = DestinationRules()
+    /// Server: which mappings each client may use, and where its programs may go beside them.
+    var permissions = Permissions()
     public var driver: Loop.Driver = .auto
     public var splicing = Splicing.auto
     public var security = Security.none
@@ -75,14 +75,29 @@ public struct Configuration: Equatable, Sendable {
     public var requiresControl = false
 
     /// Server: programs of clients may go there. `rule`: HOST:PORT, where the host is a name (`*` stands for any characters but a dot, alone
-    /// for every name), an address or a network, and the port a number, a range or `*`. False: it is none.
-    public mutating func allowDestination(_ rule: String) -> Bool {
+    /// for every name), an address or a network, and the port a number, a range or `*`. `client`: the only one that may; nil: all. False: it
+    /// is none.
+    public mutating func allowDestination(_ rule: String, client: String? = nil) -> Bool {
         guard let rule = DestinationRules.Rule(rule) else { return false }
-        destinations.rules.append(rule)
+        guard let client else {
+            permissions.destinations.rules.append(rule)
+            return true
+        }
+        permissions.change(client) { $0.destinations = DestinationRules(($0.destinations?.rules ?? []) + [rule]) }
         return true
     }
 
-    public var allowsDestinations: Bool { !destinations.isEmpty }
+    /// Server: the client may use these mappings only, and, unless `allowDestination` names some for it, go nowhere else if
+    /// `hasDestinations`. `client`: the name of its key or certificate, or `*` for all that have no limits of their own.
+    public mutating func limit(client: String, toMappings mappings: Set<String>?, hasDestinations: Bool) {
+        permissions.change(client) {
+            $0.mappings = mappings
+            if hasDestinations { $0.destinations = $0.destinations ?? DestinationRules() }
+        }
+    }
+
+    /// Server: some client's programs may go somewhere.
+    public var allowsDestinations: Bool { !permissions.destinations.isEmpty }
 
     public init(role: Role, mappings: [Mapping], output: HostPort) {
         self.role = role

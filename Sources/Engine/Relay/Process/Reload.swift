@@ -34,12 +34,13 @@ final class Reload {
             relay.client?.use(password ?? nil)
             ignored = relay.configuration.differences(from: fresh)
             relay.configuration.mappings = fresh.mappings
-            relay.configuration.destinations = fresh.destinations
+            relay.configuration.permissions = fresh.permissions
         } catch {
             return relay.events.note(.reloadFailed(error))
         }
         relay.events.note(.reloaded(ignored: ignored))
         if relay.credentials != nil { relay.host.handleReloaded() }
+        relay.server?.applyPermissions()
         noteCertificateAge()
         lookUpListeners()
     }

@@ -226,11 +226,18 @@ final class Origins {
 
     /// The peer opened a stream.
     func open(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, target: UInt64) {
-        let isChosen = target == Specification.destinationTarget && !relay.configuration.destinations.isEmpty
+        let permissions = relay.configuration.permissions
+        let isChosen = target == Specification.destinationTarget && !permissions.destinations(of: session.peerName).isEmpty
         guard let place = isChosen ? placeOfDestinations() : places[target], isChosen || !entries[Int(place)].isRemoved else {
             return refuse(relay, session, slot, target)
         }
-        if !isChosen { lookUpIfUseful(relay, place) }
+        if !isChosen {
+            guard permissions.allow(session.peerName, mapping: entries[Int(place)].mapping.name) else {
+                relay.events.note(.mappingForbidden(session, entries[Int(place)].mapping))
+                return session.endpoint.reset(slot, .forbidden, now: relay.instant)
+            }
+            lookUpIfUseful(relay, place)
+        }
         guard relay.locals.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: relay.instant) }
         let index = relay.locals.add(fd: nil, session, slot, mapping: place)
         session.endpoint.adopt(slot, owner: index)
@@ -323,7 +330,7 @@ final class Origins {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         user.pointee.lists.remove(.unnamed)
-        guard relay.configuration.destinations.mayPermit(destination) else {
+        guard relay.configuration.permissions.destinations(of: session.peerName).mayPermit(destination) else {
             relay.events.note(.destinationForbidden(session, destination, address: nil))
             return refuse(relay, index, .forbidden)
         }
@@ -423,7 +430,7 @@ final class Origins {
             return true
         }
         // The address that is judged is the one that is dialled.
-        if let destination = entries[Int(opening.place)].destination, !relay.configuration.destinations.permits(destination, Array(address.host)) {
+        if let destination = entries[Int(opening.place)].destination, !isPermitted(relay, opening.user, destination, address) {
             opening.forbidden = address
             attemptFailed(relay, opening, SystemError(EACCES))
             return true
@@ -449,6 +456,19 @@ final class Origins {
         entries[Int(opening.place)].underWay += 1
         opening.attempts.append(attempt)
         return true
+    }
+
+    private func isPermitted(_ relay: RelayProcess, _ user: UInt32, _ destination: Destination, _ address: Address) -> Bool {
+        guard let session = relay.locals[user].pointee.session?.takeUnretainedValue() else { return false }
+        return relay.configuration.permissions.destinations(of: session.peerName).permits(destination, Array(address.host))
+    }
+
+    /// What the user's client may not do any more ends: a mapping that was taken from it, or, when it may go nowhere, a destination. Which
+    /// destinations are left is judged when the next connection is made.
+    func isAllowed(_ relay: RelayProcess, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Bool {
+        let permissions = relay.configuration.permissions
+        guard user.pointee.mapping != destinationsPlace else { return !permissions.destinations(of: session.peerName).isEmpty }
+        return permissions.allow(session.peerName, mapping: entries[Int(user.pointee.mapping)].mapping.name)
     }
 
     private func attemptFailed(_ relay: RelayProcess, _ opening: Opening, _ error: SystemError) {

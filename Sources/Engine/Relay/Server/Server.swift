@@ -29,6 +29,7 @@ final class Server: Host {
     /// Names are looked up off the loop; the first connections may come at once, so numbers and quick answers are awaited.
     func start() {
         awaitIdleness()
+        warnOfStrangers()
         origins.lookUp(relay)
         let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
         while origins.isLookingUp, Clock.now() < patience {

@@ -1,3 +1,4 @@
+import Control
 import Loop
 import Time
 import Tunnel
@@ -10,6 +11,27 @@ extension Server {
     }
 
     func handleOriginConnected(_ token: Token, _ error: SystemError?) { origins.handleConnected(relay, token, error) }
+
+    /// They were read again: connections that a client may not have any more are reset.
+    func applyPermissions() {
+        relay.locals.table.forEach { index, user in
+            guard let session = user.pointee.session?.takeUnretainedValue(), !origins.isAllowed(relay, user, session) else { return }
+            relay.events.note(
+                .mappingForbidden(session, Mapping(name: origins.mappingName(user.pointee.mapping), address: origins.address(user.pointee.mapping))))
+            session.endpoint.reset(user.pointee.slot, .forbidden, now: relay.instant)
+            relay.sessions.markDirty(session)
+            relay.locals.close(index, .reset)
+        }
+        warnOfStrangers()
+    }
+
+    /// Tables of clients that no key belongs to: a name that is misspelled limits nobody.
+    func warnOfStrangers() {
+        guard let names = relay.credentials?.keyNames else { return }
+        for name in relay.configuration.permissions.clients.keys.sorted() where name != Permissions.others && !names.contains(name) {
+            relay.events.note(.clientUnknown(name: name))
+        }
+    }
 
     func handleDelivered(_ index: UInt32) { origins.handleDelivered(relay, index) }
 

@@ -75,6 +75,12 @@ final class Credentials {
         return SecureChannel(channel)
     }
 
+    /// Whose keys open, on a server. Nil with certificates, whose names are not known beforehand.
+    var keyNames: Set<String>? {
+        guard case .keys = security else { return nil }
+        return Set(identities.compactMap { $0.split(separator: ":").dropFirst().first.map(String.init) })
+    }
+
     /// The name by which a peer that authenticated is known; nil when it is not, or no more, among those who may come.
     func name(of peer: String) -> String? {
         switch security {

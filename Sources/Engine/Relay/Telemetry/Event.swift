@@ -82,6 +82,10 @@ enum Event {
     case targetUnknown(Session, target: UInt64, known: [String])
     /// Client: a user of a listener for proxy requests asked for what tele cannot do.
     case requestRefused(Mapping, reason: String)
+    /// Server: the client's table does not name it.
+    case mappingForbidden(Session, Mapping)
+    /// Server: no key has the name of a client's table.
+    case clientUnknown(name: String)
     /// Server: no rule of -destinations allows it. `address`: the one that was judged, where the name has been looked up.
     case destinationForbidden(Session, Destination, address: Address?)
     case nameUnresolved(HostPort, reason: String)

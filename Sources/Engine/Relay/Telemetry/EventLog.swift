@@ -99,14 +99,15 @@ struct EventLog {
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
         case .streamReset: counters.streamsReset += 1
-        case .originUnreachable, .targetUnknown, .destinationForbidden: counters.originFailures += 1
+        case .originUnreachable, .targetUnknown, .destinationForbidden, .mappingForbidden: counters.originFailures += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .answeredByAnother, .connectionRefused, .requestRefused, .pausesForBan, .usesSmallSegments, .certificatesRenewed, .certificateExpires,
+            .answeredByAnother, .connectionRefused, .requestRefused, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
+            .certificateExpires,
             .memoryBeyondLimit:
             break
         }
@@ -367,6 +368,14 @@ private struct Line {
                     "listener": "\(words(mapping))", "reason": "\(reason)",
                     "hint": "this listener takes \(mapping.kind.rawValue); the user's connection was closed",
                 ])
+        case .mappingForbidden(let session, let mapping):
+            Line(
+                .warning, "mapping not allowed",
+                ["session": "\(session.name)", "name": "\(session.peerName)", "hint": "the tables of [server.clients] decide this; the connection was reset"]
+                    .merging(name(mapping.name)) { $1 })
+        case .clientUnknown(let name):
+            Line(
+                .warning, "no key has this client's name", ["name": "\(name)", "hint": "its table in [server.clients] limits nobody; is the name right?"])
         case .destinationForbidden(let session, let destination, let address):
             Line(
                 .warning, "destination not allowed",
