@@ -29,6 +29,7 @@ enum Command {
             case nil: return try StandardStreams.print(Help.screen)
             case "help": return try StandardStreams.print(Help.topic(Array(arguments.dropFirst())))
             case "check": return try check(Array(arguments.dropFirst()))
+            case "hosts": return try hosts(Array(arguments.dropFirst()))
             case "connect": return try connect(Array(arguments.dropFirst()))
             case "ssh": return try SshCommand(Array(arguments.dropFirst())).run()
             case "ssh-proxy": return try SshProxy(Array(arguments.dropFirst())).run()
@@ -181,6 +182,42 @@ enum Command {
         return try StandardStreams.print(
             (["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
                 .joined(separator: "\n"))
+    }
+
+    /// The lines of /etc/hosts for mappings that have names of their own.
+    private static func hosts(_ arguments: [String]) throws -> ExitStatus {
+        let spelled = try GoFlags(GoFlag.ofHosts, listedBy: "tele hosts -help").normalised(arguments)
+        if spelled.contains("--help") { return try StandardStreams.print(Help.hosts) }
+        guard let flag = spelled.first(where: { $0.hasPrefix("--config=") }) else {
+            throw CommandError("-config is missing, the client's file", hint: "write tele hosts -config=FILE")
+        }
+        let mappings = try Settings.read([flag, "--client"]).configuration.mappings
+        var names: [(name: String, address: String)] = []
+        for mapping in mappings {
+            guard let name = mapping.dialledName, !names.contains(where: { $0.name == name }) else { continue }
+            names.append((name, mapping.address.host))
+        }
+        guard !names.isEmpty else {
+            throw CommandError.configuration("\(flag.dropFirst(9)) has no mapping with names", hint: "\"tele help hosts\" shows one")
+        }
+        guard spelled.contains("--check") else {
+            return try StandardStreams.print(names.map { "\($0.address)  \($0.name)" }.joined(separator: "\n"))
+        }
+        var wrong: [String] = []
+        for (name, address) in names {
+            let expected = HostPort(host: address, port: 1)
+            switch Resolver.lookUp(HostPort(host: name, port: 1), passive: false) {
+            case .success(let found) where found == [Resolver.number(expected)]: continue
+            case .success(let found):
+                wrong.append("\(name) leads to \(found.map { "\($0)".dropLast(2) }.joined(separator: ", ")), not to \(address)")
+            case .failure(let failure): wrong.append("\(name) leads nowhere (\(failure.description)), not to \(address)")
+            }
+        }
+        guard wrong.isEmpty else {
+            _ = try StandardStreams.print((wrong + ["\"tele hosts \(flag.dropFirst())\" prints the lines for /etc/hosts"]).joined(separator: "\n"))
+            return .failure
+        }
+        return try StandardStreams.print("all \(names.count) names lead to tele")
     }
 
     private static func keygen(_ arguments: [String]) throws -> ExitStatus {

@@ -91,6 +91,24 @@ import Testing
                 "[client]\nout = \"h:1\"\n[client.listen]\na = { address = \":1\", kind = \"sock\" }", 4, "\"sock\" is not a kind of listener",
                 "the kinds are fixed"
             ),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"10.0.0.1:9092\"] }", 4, "\"10.0.0.1:9092\" is not NAME:PORT",
+                "write the name that the cluster"
+            ),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [] }", 4, "k has names, and an address or kind besides, or no names",
+                "write k = { names"
+            ),
+            ("[client]\nout = \"h:1\"\n[client.listen]\nk = { address = \":1\", names = [\"a:1\"] }", 4, "k has names, and an address", "write k = { names"),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a:1\"], loopback = \"10.0.0.1\" }", 4, "\"10.0.0.1\" is no address of 127.0.0.0/8",
+                "write loopback"
+            ),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a:1\", \"b:1\"], loopback = \"127.255.255.255\" }", 4,
+                "no loopback address is left for b:1", "write a lower"
+            ),
+            ("[client]\nout = \"h:1\"\n[client.listen]\nk = { names = \"a:1\" }", 4, "names is a list of strings", "write { address"),
             ("[server]\ndestinations = [\"a\"]", 2, "destinations has \"a\", which is not HOST:PORT", "write a name"),
             ("[server]\nin = \":22\"\n[server.clients.bob]\nmappings = []", 3, "clients have names only with keys or certificates", "set key"),
             (

@@ -1,6 +1,6 @@
 /// What the shells' completion scripts lack as ArgumentParser makes them: values behind an equals sign, and the words of `tele help`.
 enum Completions {
-    static let topics = ["check", "connect", "demo", "drain", "keygen", "reconnect", "restart", "ssh", "status", "top", "upgrade"]
+    static let topics = ["check", "connect", "demo", "drain", "hosts", "keygen", "reconnect", "restart", "ssh", "status", "top", "upgrade"]
 
     static func completed(_ script: String, for shell: String) -> String {
         switch shell {

@@ -16,6 +16,8 @@ struct ConfigurationFile {
     /// Of the server's clients, by name.
     private(set) var clients: [String: ClientTable] = [:]
     private var mappingLines: [Int] = []
+    /// Hosts that keep their own names, of the mapping at each index, and the first of their loopback addresses.
+    private var clusters: [Int: Cluster] = [:]
     /// The index in `mappings` of each name.
     private var places: [String: Int] = [:]
 
@@ -54,6 +56,7 @@ struct ConfigurationFile {
             }
         }
         if tellsAddress { for index in mappings.indices { mappings[index].tellsAddress = true } }
+        try expandClusters()
         // An empty list is what holds without one: nowhere.
         flags.removeAll { $0.spelled == "--destinations=" }
         try checkMappings()
@@ -162,6 +165,15 @@ struct ConfigurationFile {
                 throw entry.fault(path, "\(quoted(entry.string)) is not a duration from 0s to 31d", hint: "write refuse-after = \"30s\" or \"never\"")
             }
             mappings[place(entry)].refuseAfterSeconds = seconds
+        case (4, TOML_ARRAY) where entry.keys[3] == "names" && section == "client" && !entry.isElement:
+            clusters[place(entry), default: Cluster()].names = []
+        case (4, TOML_STRING) where entry.keys[3] == "names" && section == "client" && entry.isElement:
+            clusters[place(entry), default: Cluster()].names.append((entry.string, entry.line))
+        case (4, TOML_STRING) where entry.keys[3] == "loopback" && section == "client" && !entry.isElement:
+            guard let first = Cluster.number(entry.string) else {
+                throw entry.fault(path, "\(quoted(entry.string)) is no address of 127.0.0.0/8", hint: "write loopback = \"127.77.0.1\"")
+            }
+            clusters[place(entry), default: Cluster()].first = first
         case (4, TOML_STRING) where entry.keys[3] == "kind" && section == "client" && !entry.isElement:
             guard let kind = Mapping.Kind(rawValue: entry.string) else {
                 throw entry.fault(
@@ -179,6 +191,7 @@ struct ConfigurationFile {
                 switch entry.keys[3] {
                 case "address": "an address is a string"
                 case "proxy-protocol": "proxy-protocol is true or false, on the client"
+                case "names": "names is a list of strings, on the client"
                 default: "\(entry.keys[3]) is a string, on the client"
                 }
             throw entry.fault(path, why, hint: "write { address = \"unix:/run/tele/db\", mode = \"0660\", group = \"staff\" }")
@@ -186,13 +199,13 @@ struct ConfigurationFile {
             throw entry.fault(
                 path, "a mapping has no key \(visible(entry.keys[3]))",
                 hint: ConfigurationFile.nearest(entry.keys[3], ConfigurationFile.keysOfMapping)
-                    ?? "it has address and, on the client, kind, proxy-protocol, refuse-after, mode and group")
+                    ?? "it has address and, on the client, kind, names, loopback, proxy-protocol, refuse-after, mode and group")
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(table)]")
         }
     }
 
-    private static let keysOfMapping = ["address", "kind", "proxy-protocol", "refuse-after", "mode", "group"]
+    private static let keysOfMapping = ["address", "kind", "names", "loopback", "proxy-protocol", "refuse-after", "mode", "group"]
 
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]
@@ -220,6 +233,63 @@ struct ConfigurationFile {
             throw entry.fault(path, "\(quoted(text)) has port 0, which cannot be dialled", hint: "write the port that is listened on there")
         }
         return address
+    }
+
+    /// `names = ["kafka-1.corp:9092", …]`: each host has a loopback address of its own, at which its ports are those that it has itself.
+    private struct Cluster {
+        var names: [(text: String, line: Int)] = []
+        var first: UInt32?
+
+        static let usual: UInt32 = 0x7f4d_0001
+
+        /// An address of 127.0.0.0/8 as a number.
+        static func number(_ text: String) -> UInt32? {
+            let parts = text.split(separator: ".", omittingEmptySubsequences: false).map { UInt8($0) }
+            guard parts.count == 4, !parts.contains(nil), parts[0] == 127 else { return nil }
+            return parts.reduce(0) { $0 << 8 | UInt32($1!) }
+        }
+
+        static func text(_ number: UInt32) -> String { [24, 16, 8, 0].map { "\(number >> $0 & 0xff)" }.joined(separator: ".") }
+    }
+
+    /// Each name becomes a mapping. Names that are added at the end of a list leave the addresses of the others as they were.
+    private mutating func expandClusters() throws(CommandError) {
+        var expanded: [Mapping] = []
+        var lines: [Int] = []
+        var next = Cluster.usual
+        for (index, mapping) in mappings.enumerated() {
+            guard let cluster = clusters[index] else {
+                expanded.append(mapping)
+                lines.append(mappingLines[index])
+                continue
+            }
+            func fault(_ line: Int, _ sentence: String, _ hint: String) -> CommandError {
+                CommandError.configuration("\(path):\(line): \(sentence)", hint: hint)
+            }
+            guard mapping.address == HostPort(host: "", port: 0), mapping.kind == .fixed, !cluster.names.isEmpty else {
+                throw fault(
+                    mappingLines[index], "\(mapping.name) has names, and an address or kind besides, or no names",
+                    "write \(mapping.name) = { names = [\"kafka-1.corp:9092\", \"kafka-2.corp:9092\"] }")
+            }
+            next = cluster.first ?? next
+            var addresses: [String: UInt32] = [:]
+            for (text, line) in cluster.names {
+                var one = mapping
+                guard one.lead(to: text), let name = one.dialledName, let port = one.destinationPort else {
+                    throw fault(line, "\(quoted(text)) is not NAME:PORT", "write the name that the cluster tells its clients, and its port")
+                }
+                if addresses[name] == nil {
+                    guard next >> 24 == 127 else { throw fault(line, "no loopback address is left for \(text)", "write a lower loopback = …") }
+                    addresses[name] = next
+                    next += 1
+                }
+                one.name = String("\(mapping.name)/\(name):\(port)".prefix(200))
+                one.address = HostPort(host: Cluster.text(addresses[name]!), port: port)
+                expanded.append(one)
+                lines.append(line)
+            }
+        }
+        (mappings, mappingLines) = (expanded, lines)
     }
 
     private func checkMappings() throws(CommandError) {

@@ -49,6 +49,8 @@ struct GoFlag: Equatable {
         .value("config", "FILE"), .toggle("client"), .toggle("server"), .toggle("help"), .toggle("h"),
     ]
 
+    static let ofHosts: [GoFlag] = [.value("config", "FILE"), .toggle("check"), .toggle("help"), .toggle("h")]
+
     static let ofKeygen: [GoFlag] = [.value("out", "FILE"), .value("name", "notebook"), .toggle("help"), .toggle("h")]
 
     static let ofDemo: [GoFlag] = [

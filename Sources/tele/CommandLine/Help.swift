@@ -5,6 +5,7 @@ enum Help {
         switch words {
         case []: return screen
         case ["demo"]: return demo
+        case ["hosts"]: return hosts
         case ["keygen"], ["keys"]: return keygen
         case ["metrics"]: return metrics
         case ["check"], ["config"]: return check
@@ -107,10 +108,31 @@ enum Help {
           by the server, 78 configuration error, 1 any other error
 
         more
-          tele help check|connect|demo|drain|keygen|reconnect|restart|ssh|status|top
-          tele help upgrade|keys|config|metrics
+          tele help check|connect|demo|drain|hosts|keygen|reconnect|restart|ssh|status
+          tele help top|upgrade|keys|config|metrics
           tele --generate-completion-script bash|zsh|fish
         """#
+
+    static let hosts = """
+        tele hosts prints the lines of /etc/hosts by which programs on this host reach
+        the members of a cluster by their own names, through the tele client of a
+        configuration file.
+
+        usage
+          tele hosts -config=FILE                    prints the lines
+          tele hosts -config=FILE -check             says which names lead elsewhere
+
+        the file
+          [client.listen]
+          kafka = { names = ["kafka-1.corp:9092", "kafka-2.corp:9092"] }
+
+        Each name gets an address of its own, 127.77.0.1 and so on, in the order of
+        the list; loopback = "127.78.0.1" in the table begins elsewhere. The server
+        must allow the names: destinations = ["kafka-*.corp:9092"].
+
+        exit status
+          0 fine, 1 a name leads elsewhere, 78 configuration error
+        """
 
     static let check = """
         tele check reads a configuration file, and the keys that it names, as

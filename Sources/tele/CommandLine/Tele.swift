@@ -8,7 +8,7 @@ struct Tele: ParsableCommand {
         commandName: "tele", abstract: "Keeps TCP connections alive through network outages.",
         version: Version.text,
         subcommands: [
-            CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, KeygenArguments.self,
+            CheckArguments.self, ConnectArguments.self, DemoArguments.self, DrainArguments.self, HostsArguments.self, KeygenArguments.self,
             ReconnectArguments.self, RestartArguments.self, SshArguments.self, StatusArguments.self, TopArguments.self,
             UpgradeArguments.self,
         ], helpNames: [.long, .short, .goLong("help")])
@@ -121,6 +121,14 @@ struct CheckArguments: ParsableCommand {
     @Option(name: .go("config"), help: "The file.", completion: .file()) var config: String?
     @Flag(name: .go("client"), help: "Its client, when it has both.") var client = false
     @Flag(name: .go("server"), help: "Its server, when it has both.") var server = false
+}
+
+struct HostsArguments: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "hosts", abstract: "The lines of /etc/hosts for a cluster's names.", helpNames: [.long, .short, .goLong("help")])
+
+    @Option(name: .go("config"), help: "The file.", completion: .file()) var config: String?
+    @Flag(name: .go("check"), help: "Say which names lead elsewhere.") var check = false
 }
 
 // Commands that `GoFlags` parses; here for completions and the man page.

@@ -1,5 +1,6 @@
 """Listeners at which the user's program says where it wants to go: SOCKS5, CONNECT of HTTP, and redirected connections."""
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 
 from ends import NAME, Switchboard, exchange, observe
 from lab import SERVER_ADDRESS
-from path import binary
+from path import HERE, binary
 from process import Failure
 from runner import Case
 
@@ -277,6 +278,86 @@ def clients(context):
     return "18 kinds of connections, 3 open ones"
 
 
+def redis_cluster(context):
+    """Three masters that tell their clients names of their own (MOVED redis-2.corp:7002): an unchanged client reaches each by its name, with
+    the lines of `tele hosts`, through silence."""
+    lab = context.lab()
+    ports = (7001, 7002, 7003)
+    lab.server.write_etc("hosts", "127.0.0.1 localhost\n" + "".join(f"127.0.0.1 redis-{port % 10}.corp\n" for port in ports))
+    for port in ports:
+        folder = os.path.join(lab.directory, str(port))
+        os.mkdir(folder)
+        node = lab.start(f"redis-{port}", [
+            context.options.programs["redis-server"], "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder,
+            "--cluster-enabled", "yes", "--cluster-announce-hostname", f"redis-{port % 10}.corp", "--cluster-preferred-endpoint-type", "hostname"],
+            host=lab.server)
+        node.wait_for_port(port)
+    cli = context.options.programs["redis-cli"]
+
+    def run(host, *command):
+        return subprocess.run(["ip", "netns", "exec", host.name, *command], capture_output=True, text=True, timeout=60)
+    made = run(lab.server, cli, "--cluster", "create", *[f"127.0.0.1:{port}" for port in ports], "--cluster-yes")
+    if "All 16384 slots covered" not in made.stdout:
+        raise Failure(f"no cluster: {made.stdout[-300:]}")
+    names = ", ".join(f'"redis-{port % 10}.corp:{port}"' for port in ports)
+    path = Files(context, lab, {"redis": f"{{ names = [{names}] }}"}, {}, server='destinations = ["127.0.0.0/8:7001-7003"]')
+    config = os.path.join(lab.directory, "client.toml")
+    lines = run(lab.client, binary(), "hosts", f"-config={config}").stdout
+    if run(lab.client, binary(), "hosts", f"-config={config}", "-check").returncode != 1:
+        raise Failure("tele hosts -check finds names that nobody resolves")
+    lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{lines}")
+    check = run(lab.client, binary(), "hosts", f"-config={config}", "-check")
+    if check.returncode:
+        raise Failure(f"tele hosts -check: {check.stdout}{check.stderr}")
+    count = 150
+    user = lab.start("redis-cli", ["bash", "-c", f"for ((i = 0; i < {count}; i++)); do echo SET key$i $i; sleep 0.03; done | "
+                                   f"{cli} -c -h redis-1.corp -p 7001"], host=lab.client)
+    context.sleep(1)
+    lab.forward("drop")
+    context.sleep(10 if context.options.long else 3)
+    lab.forward("accept")
+    user.wait(60)
+    done = sum(line.endswith("OK") for line in user.output.splitlines())
+    kept = [int(run(lab.server, cli, "-p", str(port), "DBSIZE").stdout) for port in ports]
+    if done != count or sum(kept) != count or not all(kept):
+        raise Failure(f"{done} of {count} were acknowledged, the masters have {kept}: {user.output[-200:]} {user.errors[-200:]}")
+    if "session lost" in path.client.errors:
+        raise Failure("the session was lost")
+    return f"{count} keys on masters with {kept}"
+
+
+def kafka_by_name(context):
+    """A broker that tells its clients a name of its own, and is told nothing of tele: every message arrives once, through silence."""
+    count = 6000
+    lab = context.lab()
+    lab.server.write_etc("hosts", "127.0.0.1 localhost\n127.0.0.1 kafka-1.corp\n")
+    tansu = context.options.programs["tansu"]
+    broker = lab.start("broker", [
+        tansu, "broker", "--listener-url", "tcp://0.0.0.0:9092", "--advertised-listener-url", "tcp://kafka-1.corp:9092", "--storage-engine",
+        "memory://tansu/"], host=lab.server, environment={"RUST_LOG": "error"})
+    broker.wait_for_port(9092)
+    subprocess.run(["ip", "netns", "exec", lab.server.name, tansu, "topic", "create", "--broker", "tcp://127.0.0.1:9092", "--partitions", "1", "numbers"],
+                   check=True, capture_output=True, timeout=30)
+    path = Files(context, lab, {"kafka": '{ names = ["kafka-1.corp:9092"] }'}, {}, server='destinations = ["127.0.0.0/8:9092"]')
+    config = os.path.join(lab.directory, "client.toml")
+    lines = subprocess.run([binary(), "hosts", f"-config={config}"], capture_output=True, text=True, check=True).stdout
+    lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{lines}")
+    user = lab.start("kafka-client", [
+        os.path.join(context.options.venv, "bin", "python"), os.path.join(HERE, "workers", "kafka_client.py"), "kafka-1.corp:9092", "numbers", str(count),
+        "1500"], host=lab.client)
+    context.sleep(1.5)
+    lab.forward("drop")
+    context.sleep(10 if context.options.long else 3)
+    lab.forward("accept")
+    user.wait(90)
+    report = json.loads(user.output.splitlines()[-1])
+    if report["wrong"] or report["disconnects"] or report["consumed"] != count or report["delivered"] != count:
+        raise Failure(f"{report}")
+    if "session lost" in path.client.errors:
+        raise Failure("the session was lost")
+    return f"{count} messages in order"
+
+
 def silent_programs(context):
     """Programs that connect and say nothing keep nobody out, and are gone after a while."""
     lab = context.lab()
@@ -304,5 +385,7 @@ def cases():
         Case("destinations.transparent", transparent, drivers="both", only_tele=True),
         Case("destinations.forbidden", forbidden, drivers="both", only_tele=True),
         Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
+        Case("destinations.redis-cluster", redis_cluster, needs=("redis-server", "redis-cli"), only_tele=True),
+        Case("destinations.kafka-by-name", kafka_by_name, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True),
         Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),
     ]

@@ -8,7 +8,7 @@ import Wire
 /// Users of the client: a stream for each, and the listeners that they come by.
 extension Client {
     var mayAccept: Bool {
-        relay.stopping.isRunning && relay.locals.hasRoom && session.endpoint.canOpen
+        relay.stopping.isRunning && relay.locals.count + requests.count < relay.locals.maximum && session.endpoint.canOpen
     }
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
@@ -24,11 +24,13 @@ extension Client {
         let peer = Socket.peerAddress(fd)
         Socket.tune(fd, peer?.isLoopback ?? false)
         Socket.tuneUser(fd, unsentMaximum: relay.locals.unsentMaximum)
+        if let destination = mapping.destination { return go(fd, to: destination, mapping, place, []) }
         if let kind = mapping.kind.request { return requests.begin(fd, mapping, place, kind) }
         guard mapping.kind == .transparent else { return add(fd, target: mapping.target, place, header(fd, mapping)) }
-        let original = Socket.originalDestination(fd)
-        guard let original, original != Socket.localAddress(fd), let destination = Destination(address: Array(original.host), port: original.port)
-        else {
+        let (original, own) = (Socket.originalDestination(fd), Socket.localAddress(fd))
+        // A socket of IPv6 has its own address as one of IPv6, also when it carries IPv4.
+        let isOwn = original?.host == own?.host && original?.port == own?.port
+        guard let original, !isOwn, let destination = Destination(address: Array(original.host), port: original.port) else {
             relay.events.note(.requestRefused(mapping, reason: "no rule of the packet filter has redirected it"))
             Socket.abortOnClose(fd)
             return relay.loop.close(fd)

@@ -52,12 +52,13 @@ final class ProxyRequests {
 
     deinit { scratch.deallocate() }
 
+    var count: Int { table.count }
     /// None is under way.
     var isQuiet: Bool { table.count == 0 }
 
     /// `fd` is ours from here on. The oldest gives way when there are too many: silent programs keep nobody out.
     func begin(_ fd: Int32, _ mapping: Mapping, _ place: UInt16, _ kind: DestinationRequest.Kind) {
-        if order.count >= Policy.requestsMaximum { close(order[0]) }
+        if order.count >= Policy.requestsMaximum, let oldest = order.first(where: { !$0.isClosing }) { close(oldest) }
         Socket.abortOnClose(fd)
         let request = table.insert { Request(fd: fd, index: $0, generation: $1, mapping: mapping, place: place, kind) }
         order.append(request)

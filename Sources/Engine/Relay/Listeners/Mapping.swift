@@ -15,6 +15,8 @@ public struct Mapping: Equatable, Sendable {
     public var refuseAfterSeconds: Int?
     /// Client: how its users say where they want to go.
     public var kind = Kind.fixed
+    /// Client: where its users go, on the server's side, instead of to the origin of the same name.
+    var destination: Destination?
     /// Client: of the socket's file, where the address is a path.
     public var access = SocketAccess()
 
@@ -42,6 +44,21 @@ public struct Mapping: Equatable, Sendable {
         self.address = address
         self.tellsAddress = tellsAddress
     }
+
+    /// Client: its users go to this host and port, a name or an address, if the server allows it. False: it is neither.
+    public mutating func lead(to text: String) -> Bool {
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else { return false }
+        destination = Destination(host: text[..<colon], port: port)
+        return destination != nil
+    }
+
+    /// The name that its users dial, which this host must resolve to `address`. Nil: they dial `address`.
+    public var dialledName: String? {
+        if case .name(let name) = destination?.host { name } else { nil }
+    }
+
+    /// The port of `lead(to:)`.
+    public var destinationPort: UInt16? { destination?.port }
 
     public static let nameMaximum = 64
     /// Mappings of one process. Their places are numbers of 16 bits, of which those that were removed keep theirs for a while.
