@@ -60,13 +60,13 @@ struct FixedChance: RandomNumberGenerator {
         }
         #expect(connects.prefix(11).elementsEqual(stride(from: 0, through: 500, by: 50)))
         for (earlier, later) in zip(connects, connects.dropFirst()) {
-            #expect(later - earlier >= max(50, min(earlier / 10, 500)) && later - earlier <= max(50, min(earlier / 10, 500) + 10))
+            #expect(later - earlier >= max(50, min(earlier / 10, 100)) && later - earlier <= max(50, min(earlier / 10, 100) + 10))
         }
         // No route, for example: it may be there again in the next moment.
-        guard case .connect(let id, _)? = bench.tick(8600).first else { return #expect(Bool(false), "no attempt") }
-        #expect(bench.failed(id, 8600) == [])
-        guard case .connect? = bench.tick(9100).first else { return #expect(Bool(false), "no attempt") }
-        #expect(bench.tick(9150).count == 1)
+        guard case .connect(let id, _)? = bench.tick(8200).first else { return #expect(Bool(false), "no attempt") }
+        #expect(bench.failed(id, 8200) == [])
+        guard case .connect? = bench.tick(8300).first else { return #expect(Bool(false), "no attempt") }
+        #expect(bench.tick(8350).count == 1)
     }
 
     /// protocol 4.6

@@ -68,7 +68,7 @@ public struct DialPace {
     public static let eagerFor = Interval.seconds(60)
     public static let fast = Interval.milliseconds(200)
     public static let slow = Interval.milliseconds(900)
-    public static let turnedAway = Interval.milliseconds(500)
+    public static let turnedAway = Interval.milliseconds(100)
     public static let fastFor = Interval.seconds(600)
 
     private var startedAt: Instant
@@ -79,7 +79,7 @@ public struct DialPace {
 
     /// Where the host answers and the server does not, attempts follow each other at a tenth of the time that this has lasted, at most
     /// `turnedAway`: the server's program is being started, and hundreds of clients that knock twenty times a second would keep its host from
-    /// doing so.
+    /// doing so. No slower, because a middlebox may answer so while the path is down.
     public func nextWhenTurnedAway(now: Instant) -> Interval {
         min(Interval(nanoseconds: now.since(startedAt).nanoseconds / 10), DialPace.turnedAway)
     }
