@@ -178,7 +178,10 @@ enum Command {
             return .configuration
         }
         let role = configuration.role == .client ? "client of" : "server at"
-        let lines = configuration.mappings.map { "  \($0.name.isEmpty ? "-" : $0.name)  \($0.address)" }
+        func line(_ mapping: Mapping, _ how: String) -> String { "  \(mapping.name.isEmpty ? "-" : mapping.name)  \(mapping.address)\(how)" }
+        let lines =
+            configuration.mappings.map { line($0, $0.kind == .fixed ? "" : "  \($0.kind.rawValue)") }
+            + configuration.reverseMappings.map { line($0, "  reverse") }
         return try StandardStreams.print(
             (["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
                 .joined(separator: "\n"))

@@ -53,6 +53,34 @@ import Testing
             ])
     }
 
+    /// Users of the server's listeners, and origins beside the client; both directions in one file.
+    @Test func reverseMappingsHaveTheOtherTable() throws {
+        let server = try settings(
+            """
+            [server]
+            out = ":40300"
+            key = "k"
+            refuse-after = "30s"
+            [server.origins]
+            ssh = ":22"
+            [server.listen]
+            ssh = { address = ":2222", proxy-protocol = true, refuse-after = "never" }
+            web = ":8080"
+            [server.clients.pi]
+            listeners = ["web"]
+            """
+        ).configuration
+        var ssh = Mapping(name: "ssh", address: HostPort(host: "", port: 2222), tellsAddress: true)
+        ssh.refuseAfterSeconds = .max
+        var web = Mapping(name: "web", address: HostPort(host: "", port: 8080))
+        web.refuseAfterSeconds = 30
+        #expect(server.reverseMappings == [ssh, web])
+        #expect(server.mappings == [Mapping(name: "ssh", address: HostPort(host: "", port: 22))])
+        let client = try settings("[client]\nout = \"h:1\"\n[client.origins]\nweb = \"localhost:80\"").configuration
+        #expect(client.reverseMappings == [Mapping(name: "web", address: HostPort(host: "localhost", port: 80))])
+        #expect(client.mappings.isEmpty)
+    }
+
     @Test func aServerHasItsOriginsAndNames() throws {
         let configuration = try settings(ConfigurationFileTests.server).configuration
         #expect(configuration.role == .server)
@@ -121,6 +149,14 @@ import Testing
                 "write [server.clients.NAME]"
             ),
             ("[server]\nkey = \"k\"\nin = \":22\"\n[server.clients.bob]\ndestinations = [\"a\"]", 5, "\"a\" is not HOST:PORT", "write a name"),
+            (
+                "[server]\nkey = \"k\"\nin = \":22\"\n[server.listen]\nweb = \":80\"\n[server.clients.bob]\nlisteners = [\"wbe\"]", 7,
+                "there is no listener \"wbe\"", "did you mean web?"
+            ),
+            ("[server]\nin = \":22\"\n[server.listen]\nweb = { address = \":80\", kind = \"socks5\" }", 4, "kind is a string, in [client.listen]", "write"),
+            ("[client]\nout = \"h:1\"\n[client.origins]\nweb = { address = \":80\", mode = \"0660\" }", 4, "mode is a string, where users connect", "write"),
+            ("[client]\nout = \"h:1\"\n[client.origins]\nweb = \":0\"", 4, "\":0\" has port 0, which cannot be dialled", "write the port"),
+            ("[server]\nin = \":22\"\n[server.listen]\nweb = \":80\"\nshop = \":80\"", 5, "shop and web listen on the same address", "give each its own"),
             ("[server]\nkey = \"k\"\nin = \":22\"\nclients = 3", 4, "clients holds a table for each client", "write [server.clients.NAME]"),
             ("[client]\nout = \"h:1\"\nfrobnicate = 1", 3, "there is no key frobnicate", "the keys are the flags"),
             ("[clent]\nout = \"h:1\"", 1, "there is no section [clent]", "did you mean client?"),
@@ -142,8 +178,8 @@ import Testing
             ("[client]\nout = \"h:1\"\n[client.listen]\na = \":1\"\nb = \":1\"", 5, "b and a listen on the same address", ""),
             ("[client]\nout = \"h:1\"\n[client.listen]\na = { adress = \":1\" }", 4, "a mapping has no key adress", "did you mean address?"),
             ("[client]\nout = \"h:1\"\n[client.listen]\na = {}", 4, "a has no port", ""),
-            ("[client]\nout = \"h:1\"\n[client.origins]\na = \":1\"", 3, "there is no key origins in [client]", ""),
-            ("[server]\n[server.origins]\na = { address = \":1\", proxy-protocol = true }", 3, "on the client", ""),
+            ("[client]\nout = \"h:1\"\n[client.origin]\na = \":1\"", 3, "there is no key origin in [client]", "did you mean origins?"),
+            ("[server]\n[server.origins]\na = { address = \":1\", proxy-protocol = true }", 3, "where users connect", ""),
             ("[server]\n[server.origins]\na = \":0\"", 3, "has port 0", ""),
             ("[server]\n[server.origins]\na = \"unix:run/x\"", 3, "needs an absolute path", ""),
             ("[client]\nout = \"h:1\"\nkey = \"k\"\nallow = [\"a\"]", 3, "key and certificates are both given", "take one of them"),

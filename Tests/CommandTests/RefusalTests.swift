@@ -66,7 +66,16 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal(
             "-server -in=:22 -proxy=http://proxy:3128", "-proxy is a flag of the client, which dials the server", "leave it out, or use it with -client"),
         Refusal("-client -out=unix:/tmp/a -proxy=http://proxy:1", "-proxy cannot reach unix:/tmp/a, a socket on this host", "leave -proxy out"),
-        Refusal("-server -in=:22 -refuse-after=3s", "-refuse-after is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal(
+            "-server -in=:22 -refuse-after=3s", "-refuse-after is a flag of the side where users connect, here the client",
+            "leave it out, or use it with -client"),
+        Refusal("-server -reverse=:0", "-reverse=:0 has port 0", "write the port that users of the server connect to, for example -reverse=:8080"),
+        Refusal("-client -out=h:1 -reverse=:0", "-reverse=:0 has port 0, which cannot be dialled", "write the port that is listened on there"),
+        Refusal(
+            "-client -out=h:1 -in=:80 -reverse=localhost:80", "-reverse is localhost:80, where this tele client itself listens",
+            "on a client, -reverse is the address of a server beside it"),
+        Refusal(
+            "-server -out=:80 -reverse=127.0.0.1:80", "-reverse and -out both listen at :80 (127.0.0.1:80)", "give one of them another port or address"),
         Refusal("-server -in=:22 -kind=socks5", "-kind is a flag of the client, where users connect", "leave it out, or use it with -client"),
         Refusal("-client -out=h:1 -kind=sock", "-kind cannot be \"sock\"", "-kind is fixed, socks5, http-connect or transparent"),
         Refusal("-client -out=h:1 -destinations=a:1", "-destinations is a flag of the server, which dials them", "leave it out, or use it with -server"),

@@ -30,8 +30,8 @@ private func fuzzFrames(_ bytes: UnsafeRawBufferPointer) {
 
 private func fuzzHandshake(_ bytes: UnsafeRawBufferPointer) {
     guard let (hello, count) = try? Hello.decode(bytes.bytes) else { return }
-    precondition(count >= Hello.byteCount && count <= bytes.count, "a HELLO longer than its bytes")
-    var again = [UInt8](repeating: 0, count: Hello.byteCount)
+    precondition(count >= Hello.leastByteCount && count <= bytes.count, "a HELLO longer than its bytes")
+    var again = [UInt8](repeating: 0, count: hello.byteCount)
     again.withUnsafeMutableBytes { buffer in
         var writer = ByteWriter(buffer)
         hello.encode(into: &writer)

@@ -16,7 +16,8 @@ class Fault:
     stops: str | None = None
 
     def applies(self, path):
-        return self.stops is None or getattr(path, self.stops) is not None
+        # Of a reverse path the client's host has the tele server, which stays where it is.
+        return (self.stops is None or getattr(path, self.stops) is not None) and not (self.name == "address" and path.kind == "reverse")
 
 
 def rules(name, *lines):

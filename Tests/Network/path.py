@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 
-from lab import SERVER_ADDRESS
+from lab import CLIENT_NETWORK, SERVER_ADDRESS
 from process import Failure
 
 CARRIER_PORT = 40300
@@ -64,8 +64,11 @@ class Path:
         if start:
             self.start()
 
+    #: "reverse": the users' side has the tele server, the origins' side the tele client.
+    WITH_TELE = ("tele", "reverse")
+
     def start(self):
-        if self.kind == "tele":
+        if self.kind in self.WITH_TELE:
             self.start_server()
             self.start_client()
         elif self.kind == "relay":
@@ -86,17 +89,25 @@ class Path:
     # tele
 
     def start_server(self):
+        is_reverse = self.kind == "reverse"
+        flag = f"-reverse=127.0.0.1:{self.user_port}" if is_reverse else f"-in=127.0.0.1:{self.origin_port}"
         self.server = self.lab.start("tele-server", [
-            *self.server_limits, binary(), "-server", f"-in=127.0.0.1:{self.origin_port}",
+            *self.server_limits, binary(), "-server", flag,
             f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *splice_flags(), *security_flags("server"), *self.server_flags],
-            host=self.lab.server)
+            host=self.lab.client if is_reverse else self.lab.server)
         self.server.wait_for_port(CARRIER_PORT)
 
     def start_client(self):
+        is_reverse = self.kind == "reverse"
+        flag = f"-reverse=127.0.0.1:{self.origin_port}" if is_reverse else f"-in=127.0.0.1:{self.user_port}"
+        host = f"{CLIENT_NETWORK}.{self.lab.host_octet}" if is_reverse else self.carrier_host
         self.client = self.lab.start("tele-client", [
-            *self.client_limits, binary(), "-client", f"-in=127.0.0.1:{self.user_port}",
-            f"-out={self.carrier_host}:{self.carrier_port}", f"-io={self.driver}", *splice_flags(), *security_flags("client"),
-            *self.client_flags], host=self.lab.client)
+            *self.client_limits, binary(), "-client", flag,
+            f"-out={host}:{self.carrier_port}", f"-io={self.driver}", *splice_flags(), *security_flags("client"),
+            *self.client_flags], host=self.lab.server if is_reverse else self.lab.client)
+        if is_reverse:
+            self.server.wait_for_port(self.user_port)
+            return
         self.client.wait_for_port(self.user_port)
         # The listener of a client that was killed a moment ago may be seen still, and is gone in the next.
         for _ in range(100 if self.client_starts else 0):
@@ -146,7 +157,8 @@ def secrets():
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             quietly([binary(), "keygen", f"-out={folder}/key", "-name=suite"])
             make_authority(folder, "ca")
-            make_certificate(folder, "server", "ca", f"DNS:tele-server,DNS:tele-server.test,IP:{SERVER_ADDRESS},IP:127.0.0.1,IP:fe80::ff:fe00:102")
+            make_certificate(folder, "server", "ca",
+                             f"DNS:tele-server,DNS:tele-server.test,IP:{SERVER_ADDRESS},IP:{CLIENT_NETWORK}.2,IP:127.0.0.1,IP:fe80::ff:fe00:102")
             make_certificate(folder, "client", "ca", "DNS:tele-client")
             credentials = folder
         return credentials

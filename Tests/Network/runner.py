@@ -40,6 +40,8 @@ class Case:
     short: bool = True
     #: Measured directly: it has no tele and so no driver.
     direct: bool = False
+    #: Always over this path.
+    path: str | None = None
     #: What must be wrong when it runs over another path: (path, text that the failure contains).
     canaries: tuple = ()
 
@@ -261,10 +263,10 @@ def jobs_of(cases, options):
     for case in cases:
         if not case.short and not options.long and not options.named:
             continue
-        path = "direct" if case.direct else options.path
-        if case.only_tele and path != "tele" or case.only_plain and options.security != "none":
+        path = "direct" if case.direct else case.path or options.path
+        if case.only_tele and path not in Path.WITH_TELE or case.only_plain and options.security != "none":
             continue
-        if path != "tele":
+        if path not in Path.WITH_TELE:
             drivers = [None]
         elif options.driver == "both" or options.driver is None and (case.drivers == "both" or case.drivers == "long" and options.long):
             drivers = ["uring", "epoll"]

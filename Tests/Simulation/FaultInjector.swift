@@ -107,14 +107,14 @@ final class FaultInjector {
     /// HELLOs that a server has seen come once more, with their early bytes, from somebody else, who then says nothing for a while. (Who
     /// repeats a whole carrier without a key is believed: docs/protocol.md 12.)
     private func repeatHellos(to host: Int) {
-        let seen = world.carriers.filter { $0.server.host == host && $0.client.record.count >= Hello.byteCount }
+        let seen = world.carriers.filter { $0.server.host == host && $0.client.record.count >= Hello.leastByteCount }
         guard !seen.isEmpty else { return }
         for _ in 0..<4 {
             let carrier = kernel.chance.pick(seen), record = carrier.client.record
             let early = plan.hasKey ? record.count : record[48..<52].reduce(0) { $0 << 8 | Int($1) }
             // One that was answered is old; one that asks for a new session gets one.
             let isOld = !plan.hasKey && carrier.server.record.first == FrameType.welcome && record[8..<24].contains { $0 != 0 }
-            send(record.prefix(Hello.byteCount + early), to: host, isOld: isOld)
+            send(record.prefix(Hello.leastByteCount + early), to: host, isOld: isOld)
         }
     }
 

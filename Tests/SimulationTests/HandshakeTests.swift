@@ -7,7 +7,7 @@ extension SimulationTests {
     private func hello(received: UInt64 = 0, version: UInt8 = 1) -> [UInt8] {
         var hello = Hello(identity: .none, attempt: 7, received: received, replay: 0, earlyByteCount: 0, dataLimit: 1 << 20)
         (hello.versionMinimum, hello.versionMaximum) = (version, version)
-        return withUnsafeTemporaryAllocation(byteCount: Hello.byteCount, alignment: 8) { buffer in
+        return withUnsafeTemporaryAllocation(byteCount: Hello.leastByteCount, alignment: 8) { buffer in
             var writer = ByteWriter(buffer)
             hello.encode(into: &writer)
             return Array(buffer[..<writer.count])

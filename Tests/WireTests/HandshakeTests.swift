@@ -46,19 +46,55 @@ struct HandshakeTests {
     /// protocol 2.7
     @Test func parametersOfLaterVersionsArePassedOver() {
         for more in [1, 64, 940] {
-            var bytes = goldenHellos[1].bytes
-            let length = 84 + more
-            bytes[6] = UInt8(length >> 8)
-            bytes[7] = UInt8(length & 0xff)
-            bytes += [UInt8](repeating: 0xee, count: more)
+            let bytes = hello(with: [0] + [UInt8](repeating: 0xee, count: more - 1))
             #expect(brink.hello(bytes) == .value(goldenHellos[1].message, byteCount: 92 + more))
             #expect(brink.hello(bytes.dropLast()) == .incomplete)
         }
         for more in [1, 64, 899] {
             let golden = goldenAnswers[1]
-            let body = Array(golden.bytes[3...]) + [UInt8](repeating: 0xee, count: more)
+            let body = Array(golden.bytes[3...]) + [0] + [UInt8](repeating: 0xee, count: more - 1)
             #expect(brink.frame(frame(FrameType.welcome, body)) == .value(golden.message, byteCount: 128 + more))
         }
+    }
+
+    /// A HELLO with more bytes behind its proof.
+    private func hello(with more: [UInt8]) -> [UInt8] {
+        var bytes = goldenHellos[1].bytes
+        let length = 84 + more.count
+        bytes[6] = UInt8(length >> 8)
+        bytes[7] = UInt8(length & 0xff)
+        return bytes + more
+    }
+
+    /// protocol 4.1, 4.2, 4.23
+    @Test func originsStandBehindTheProof() {
+        let one: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 5]
+        for count in [1, 2, Specification.clientOriginsMaximum] {
+            var expected = goldenHellos[1].message
+            expected.origins = [UInt64](repeating: 5, count: count)
+            let bytes = hello(with: [UInt8(count)] + (0..<count).flatMap { _ in one })
+            #expect(brink.hello(bytes) == .value(expected, byteCount: 93 + 8 * count))
+            #expect(expected.byteCount == bytes.count && encoded(expected) == bytes)
+            #expect(brink.hello(hello(with: bytes[92...] + [9, 9])) == .value(expected, byteCount: 95 + 8 * count), "and a later version's bytes")
+        }
+        let tooMany = Specification.clientOriginsMaximum + 1
+        let wrongs: [[UInt8]] = [[1], [1] + one.dropLast(), [2] + one, [UInt8(tooMany)] + (0..<tooMany).flatMap { _ in one }]
+        for wrong in wrongs {
+            #expect(brink.hello(hello(with: wrong)) == .fault("HELLO names more origins than it holds"))
+        }
+        #expect(brink.hello(hello(with: [1, 0x40] + one.dropFirst())) == .fault("HELLO names an impossible origin"))
+    }
+
+    /// protocol 4.2, 4.23
+    @Test func answersStandBehindTheProof() {
+        guard case .welcome(var welcome) = goldenAnswers[1].message else {
+            Issue.record("no WELCOME")
+            return
+        }
+        welcome.answers = [.served, .unknown, .forbidden, .unknown]
+        let body = Array(goldenAnswers[1].bytes[3...]) + [4, 0, 1, 2, 77]
+        #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 133))
+        #expect(brink.frame(frame(FrameType.welcome, body.dropLast())) == .fault("WELCOME ends inside a field"))
     }
 
     /// protocol 2.3

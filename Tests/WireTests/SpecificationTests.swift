@@ -36,7 +36,7 @@ struct SpecificationTests {
         #expect(encoded(open)?.count == 34)
         #expect(encoded(close)?.count == 1 + 2 + 8 + 256)
         #expect(encoded(data)?.count == Specification.dataHeaderMaximum)
-        #expect(Welcome.byteCount <= Specification.controlFrameMaximum)
-        #expect(Hello.byteCount <= Specification.prefaceByteCount + Specification.helloBodyMaximum)
+        #expect(Welcome.leastByteCount <= Specification.controlFrameMaximum)
+        #expect(Hello.leastByteCount <= Specification.prefaceByteCount + Specification.helloBodyMaximum)
     }
 }

@@ -1,10 +1,12 @@
-/// What a server lets each of its clients do, by the name of the client's key or certificate. Nothing said means every mapping, and the
-/// destinations that hold for all.
+/// What a server lets each of its clients do, by the name of the client's key or certificate. Nothing said means every mapping, every
+/// listener, and the destinations that hold for all.
 public struct Permissions: Equatable, Sendable {
     /// Of one client. Nil: as for those of whom nothing is said.
     public struct Client: Equatable, Sendable {
         /// The names of the origins that it may use.
         public var mappings: Set<String>?
+        /// The names of the server's listeners whose users it may serve.
+        public var listeners: Set<String>?
         /// Where its programs may go.
         public var destinations: DestinationRules?
 
@@ -25,6 +27,8 @@ public struct Permissions: Equatable, Sendable {
     private func client(_ name: String) -> Client? { clients[name] ?? clients[Permissions.others] }
 
     public func allow(_ name: String, mapping: String) -> Bool { client(name)?.mappings?.contains(mapping) ?? true }
+
+    public func allow(_ name: String, listener: String) -> Bool { client(name)?.listeners?.contains(listener) ?? true }
 
     public func destinations(of name: String) -> DestinationRules { client(name)?.destinations ?? destinations }
 }

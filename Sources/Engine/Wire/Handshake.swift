@@ -55,6 +55,8 @@ public struct Hello: Equatable, Sendable {
     public var dataLimit: UInt64
     /// A MAC over all of HELLO before this field, keyed with the session's secret. Zero for a new session.
     public var proof: MAC
+    /// The targets of the client's own origins, to which the server may open streams. At most `Specification.clientOriginsMaximum`.
+    public var origins: [UInt64] = []
 
     public init(
         identity: SessionIdentity, attempt: UInt64, received: UInt64, replay: UInt64, earlyByteCount: UInt32,
@@ -70,15 +72,18 @@ public struct Hello: Equatable, Sendable {
     }
 
     static let fixedBodyByteCount = 16 + 8 + 8 + 8 + 4 + 8 + 32
-    public static let byteCount = Specification.prefaceByteCount + fixedBodyByteCount
     /// Where the proof starts: the bytes that it covers.
-    public static let provenByteCount = byteCount - 32
+    public static let provenByteCount = Specification.prefaceByteCount + fixedBodyByteCount - 32
+    /// Without origins.
+    public static let leastByteCount = Specification.prefaceByteCount + fixedBodyByteCount
+    private var bodyByteCount: Int { Hello.fixedBodyByteCount + (origins.isEmpty ? 0 : 1 + 8 * origins.count) }
+    public var byteCount: Int { Specification.prefaceByteCount + bodyByteCount }
 
     public func encode(into writer: inout ByteWriter) {
         writer.append(contentsOf: Specification.magic)
         writer.append(versionMinimum)
         writer.append(versionMaximum)
-        writer.append(integer: UInt16(Hello.fixedBodyByteCount))
+        writer.append(integer: UInt16(bodyByteCount))
         writer.append(identity)
         writer.append(integer: attempt)
         writer.append(integer: received)
@@ -86,6 +91,9 @@ public struct Hello: Equatable, Sendable {
         writer.append(integer: earlyByteCount)
         writer.append(integer: dataLimit)
         writer.append(proof)
+        guard !origins.isEmpty else { return }
+        writer.append(UInt8(origins.count))
+        for target in origins { writer.append(integer: target) }
     }
 
     /// Reads the HELLO at the start of `bytes`; nil when more bytes are needed. A fault as soon as a byte is wrong, so
@@ -124,7 +132,22 @@ public struct Hello: Equatable, Sendable {
             earlyByteCount: early, dataLimit: limit, proof: proof)
         hello.versionMinimum = minimum
         hello.versionMaximum = maximum
+        if offset < end { hello.origins = try origins(bytes, at: &offset, before: end) }
         return (hello, end)
+    }
+
+    private static func origins(_ bytes: RawSpan, at offset: inout Int, before end: Int) throws(ProtocolFault) -> [UInt64] {
+        guard let count = bytes.byte(at: &offset), count <= Specification.clientOriginsMaximum, offset + 8 * Int(count) <= end else {
+            throw ProtocolFault("HELLO names more origins than it holds")
+        }
+        var origins: [UInt64] = []
+        for _ in 0..<count {
+            guard let target = bytes.integer(UInt64.self, at: &offset), target <= Varint.maximum else {
+                throw ProtocolFault("HELLO names an impossible origin")
+            }
+            origins.append(target)
+        }
+        return origins
     }
 }
 
@@ -148,6 +171,17 @@ public struct Welcome: Equatable, Sendable {
     public var initialCredit: UInt64
     /// A MAC over all of WELCOME's body before this field, keyed with the session's secret. Zero for a new session.
     public var proof: MAC
+    /// What the server says to each of HELLO's origins, in their order. Empty: it does not know them.
+    public var answers: [OriginAnswer] = []
+
+    public enum OriginAnswer: UInt8, Sendable {
+        /// Streams may come.
+        case served = 0
+        /// The server has no listener of this name.
+        case unknown = 1
+        /// This client may not serve it.
+        case forbidden = 2
+    }
 
     public init(
         identity: SessionIdentity, secret: Secret, attempt: UInt64, epoch: UInt32, received: UInt64,
@@ -164,14 +198,17 @@ public struct Welcome: Equatable, Sendable {
         self.proof = proof
     }
 
-    static let bodyByteCount = 1 + 16 + 32 + 8 + 4 + 8 + 8 + 8 + 8 + 32
-    public static let byteCount = 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount
-    /// Where the proof starts: the bytes that it covers.
-    public static let provenByteCount = byteCount - 32
+    static let fixedBodyByteCount = 1 + 16 + 32 + 8 + 4 + 8 + 8 + 8 + 8 + 32
+    /// Without answers.
+    public static let leastByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount
+    private var bodyByteCount: Int { Welcome.fixedBodyByteCount + (answers.isEmpty ? 0 : 1 + answers.count) }
+    public var byteCount: Int { 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount }
+    /// Where the proof starts: the bytes that it covers. The length takes two bytes, with and without answers.
+    public static let provenByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount - 32
 
     public func encode(into writer: inout ByteWriter) {
         writer.append(FrameType.welcome)
-        writer.append(varint: UInt64(Welcome.bodyByteCount))
+        writer.append(varint: UInt64(bodyByteCount))
         writer.append(version)
         writer.append(identity)
         writer.append(secret)
@@ -182,6 +219,9 @@ public struct Welcome: Equatable, Sendable {
         writer.append(integer: maximumStreams)
         writer.append(integer: initialCredit)
         writer.append(proof)
+        guard !answers.isEmpty else { return }
+        writer.append(UInt8(answers.count))
+        for answer in answers { writer.append(answer.rawValue) }
     }
 
     init(decoding body: RawSpan) throws(ProtocolFault) {
@@ -204,6 +244,12 @@ public struct Welcome: Equatable, Sendable {
             identity: identity, secret: secret, attempt: attempt, epoch: epoch, received: received,
             dataLimit: dataLimit, maximumStreams: maximumStreams, initialCredit: initialCredit, proof: proof)
         self.version = version
+        guard let count = body.byte(at: &offset) else { return }
+        for _ in 0..<count {
+            // A later version may have more to say: what it is, this one does not know.
+            guard let answer = body.byte(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
+            answers.append(OriginAnswer(rawValue: answer) ?? .unknown)
+        }
     }
 }
 

@@ -35,6 +35,9 @@ public enum Specification {
         return max(1, hash & Varint.maximum)
     }
 
+    /// Origins that one client can have, so that HELLO and WELCOME name them all (docs/protocol.md 4.23).
+    public static let clientOriginsMaximum = 100
+
     /// The target of streams that begin with their destination (docs/protocol.md 6.16): the number of a name that no mapping has.
     public static let destinationTarget = target(of: "destination:")
 }

@@ -66,6 +66,8 @@ enum Help {
                                    server: dials there; your server listens on it
           -out=ADDRESS             client: dials there; the tele server listens on it
                                    server: listens here; tele clients connect to it
+          -reverse=ADDRESS         the other way: server: your users connect to it;
+                                   client: dials there, to your service
           -buffer=64MiB            bytes held per session and direction, 1MiB to 16GiB;
                                    when it is full, tele stops reading the sender
           -memory=1GiB             bytes held by all sessions, at least -buffer; less
@@ -84,12 +86,12 @@ enum Help {
                                    (nobody), socks5, http-connect or transparent
           -destinations=LIST       server: where they may go then, HOST:PORT with *
                                    and networks; nowhere unless given
-          -refuse-after=TIME       client: refuse new connections when there has been
-                                   no carrier for this long; otherwise they wait
+          -refuse-after=TIME       refuse new connections when there has been no
+                                   carrier for this long; otherwise they wait
           -proxy=URL               client: reach the server through a proxy,
                                    http://[USER@]HOST:PORT or socks5://...
           -proxy-auth=FILE         client: a line USER:PASSWORD for the proxy
-          -proxy-protocol          client: tell the origin the user's address (PROXY)
+          -proxy-protocol          tell the origin the user's address (PROXY header)
           -exit-on-failure         client: exit if it cannot reach the server at
                                    startup: 77 if it is rejected, otherwise 69
           -config=FILE             settings and mappings; SIGHUP reloads it

@@ -15,12 +15,22 @@ struct Settings {
 
     static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
 
-    /// `mappings`: of a configuration file, besides `-in`.
-    init(_ arguments: Tele, mappings: [Mapping] = [], clients: [String: ConfigurationFile.ClientTable] = [:], path: String = "")
-        throws(CommandError)
-    {
+    /// `mappings`, `reverse`: of a configuration file, besides `-in` and `-reverse`.
+    init(
+        _ arguments: Tele, mappings: [Mapping] = [], reverse: [Mapping] = [], clients: [String: ConfigurationFile.ClientTable] = [:],
+        path: String = ""
+    ) throws(CommandError) {
         let role = try Settings.role(arguments)
         var mappings = mappings
+        var reverse = reverse
+        if let text = arguments.reverse {
+            let address = role == .client ? try Settings.remote(text, "reverse") : try Settings.address(text, "reverse")
+            guard address.port != 0 || address.path != nil else {
+                throw CommandError(
+                    "-reverse=\(visible(text)) has port 0", hint: "write the port that users of the server connect to, for example -reverse=:8080")
+            }
+            reverse.insert(Mapping(address: address), at: 0)
+        }
         let output: HostPort
         switch role {
         case .client:
@@ -30,7 +40,7 @@ struct Settings {
                     hint: "write -out=HOST:PORT, the same as -out of the tele server")
             }
             output = try Settings.remote(server, "out")
-            if arguments.input != nil || mappings.isEmpty {
+            if arguments.input != nil || mappings.isEmpty && reverse.isEmpty {
                 // Beside the user's client: a default port listens on localhost only.
                 let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
                 mappings.insert(Mapping(address: input, tellsAddress: arguments.proxyProtocol), at: 0)
@@ -39,24 +49,28 @@ struct Settings {
                 throw CommandError("-kind is about -in, which is missing", hint: "write kind = \"socks5\" in the mapping's table")
             }
         case .server:
-            guard arguments.input != nil || !mappings.isEmpty || arguments.destinations != nil || clients.values.contains(where: { $0.destinations != nil })
+            guard
+                arguments.input != nil || !mappings.isEmpty || !reverse.isEmpty || arguments.destinations != nil
+                    || clients.values.contains(where: { $0.destinations != nil })
             else {
                 throw CommandError(
                     "-in is missing, the address of your server",
                     hint: "write -in=HOST:PORT, for example -in=:22 for sshd on this machine")
             }
-            guard !arguments.proxyProtocol else {
+            guard !arguments.proxyProtocol || !reverse.isEmpty else {
                 throw CommandError(
-                    "-proxy-protocol is a flag of the client, which sees the user's address",
+                    "-proxy-protocol is a flag of the side where users connect, here the client",
                     hint: "leave it out, or use it with -client")
             }
+            if arguments.proxyProtocol, arguments.reverse != nil { reverse[0].tellsAddress = true }
             // Every interface: the tele client comes from elsewhere.
             output = try Settings.address(arguments.output ?? ":0", "out")
             if let input = arguments.input { mappings.insert(Mapping(address: try Settings.remote(input, "in")), at: 0) }
         }
         configuration = Configuration(role: role, mappings: mappings, output: output)
-        let listening = role == .client ? mappings[0].address : output
-        printsAddress = listening.port == 0 && listening.path == nil
+        configuration.reverseMappings = reverse
+        let listening = role == .client ? mappings.first?.address : output
+        printsAddress = listening.map { $0.port == 0 && $0.path == nil } ?? false
         wantsControl = arguments.control != "none"
         logFormat = try Settings.choice(arguments.logFormat, "log-format", among: LogFormat.self) ?? .text
         logLevel = try Settings.choice(arguments.logLevel, "log-level", among: Logger.Level.self) ?? .info
@@ -90,11 +104,18 @@ struct Settings {
     /// Of mappings that do not say otherwise.
     private mutating func readRefusal(_ arguments: Tele) throws(CommandError) {
         let usual = try Settings.seconds(arguments.refuseAfter, "refuse-after", 0, 31 * 86400, "0s to 31d")
-        guard usual == nil || configuration.role == .client else {
-            throw CommandError("-refuse-after is a flag of the client, where users connect", hint: "leave it out, or use it with -client")
+        guard usual == nil || configuration.role == .client || !configuration.reverseMappings.isEmpty else {
+            throw CommandError("-refuse-after is a flag of the side where users connect, here the client", hint: "leave it out, or use it with -client")
         }
-        for index in configuration.mappings.indices where configuration.mappings[index].refuseAfterSeconds == nil {
-            configuration.mappings[index].refuseAfterSeconds = usual
+        changeListened { if $0.refuseAfterSeconds == nil { $0.refuseAfterSeconds = usual } }
+    }
+
+    /// Changes each mapping whose users connect to this process.
+    private mutating func changeListened(_ body: (inout Mapping) -> Void) {
+        if configuration.role == .client {
+            for index in configuration.mappings.indices { body(&configuration.mappings[index]) }
+        } else {
+            for index in configuration.reverseMappings.indices { body(&configuration.reverseMappings[index]) }
         }
     }
 
@@ -130,7 +151,9 @@ struct Settings {
                 "\(path):\(first): clients have names only with keys or certificates", hint: "set key, or cert, cert-key and ca, or leave [server.clients] out")
         }
         for (name, client) in clients {
-            configuration.limit(client: name, toMappings: client.mappings.map { Set($0.map(\.name)) }, hasDestinations: client.destinations != nil)
+            configuration.limit(
+                client: name, toMappings: client.mappings.map { Set($0.map(\.name)) }, toListeners: client.listeners.map { Set($0.map(\.name)) },
+                hasDestinations: client.destinations != nil)
             for (rule, line) in client.destinations ?? [] where !configuration.allowDestination(rule, client: name) {
                 throw CommandError.configuration("\(path):\(line): \(quoted(rule)) is not HOST:PORT", hint: Settings.destinationHint)
             }
@@ -209,9 +232,8 @@ struct Settings {
             access.group = group
         }
         configuration.outputAccess = access
-        for index in configuration.mappings.indices where configuration.mappings[index].address.path != nil {
-            let own = configuration.mappings[index].access
-            configuration.mappings[index].access = SocketAccess(mode: own.mode ?? access.mode, group: own.group ?? access.group)
+        changeListened {
+            if $0.address.path != nil { $0.access = SocketAccess(mode: $0.access.mode ?? access.mode, group: $0.access.group ?? access.group) }
         }
     }
 
@@ -227,7 +249,7 @@ struct Settings {
         var all =
             isClient
             ? configuration.mappings.map { ($0.name.isEmpty ? "-in" : "the mapping \($0.name)", $0.address) }
-            : [("-out", configuration.output)]
+            : configuration.reverseMappings.map { ($0.name.isEmpty ? "-reverse" : "the listener \($0.name)", $0.address) } + [("-out", configuration.output)]
         if let metrics = configuration.metrics { all.append(("-metrics", metrics)) }
         var byPort: [UInt16: [(String, HostPort)]] = [:]
         for (name, address) in all where address.port != 0 {
@@ -238,13 +260,31 @@ struct Settings {
             }
             byPort[address.port, default: []].append((name, address))
         }
-        guard !isClient else { return }
+        guard !isClient else { return try checkOriginsOfClient() }
         for mapping in configuration.mappings where mapping.address.port != 0 && mapping.address.port == configuration.output.port {
             let host = Settings.dialled(mapping.address)
             guard Settings.overlap(HostPort(host: host, port: mapping.address.port), configuration.output), Settings.isLoopback(host) else { continue }
             throw CommandError(
                 "\(mapping.name.isEmpty ? "-in" : "the origin \(mapping.name)") is \(mapping.address), where this tele server itself listens",
                 hint: "-in is your server's address, -out is tele's own")
+        }
+    }
+
+    private func checkOriginsOfClient() throws(CommandError) {
+        let origins = configuration.reverseMappings
+        guard origins.count <= Configuration.clientOriginsMaximum else {
+            throw CommandError(
+                "a client has at most \(Configuration.clientOriginsMaximum) origins, and this one \(origins.count)", hint: "start several clients")
+        }
+        // The connection would come back to the client, and go round for ever.
+        for origin in origins {
+            for mapping in configuration.mappings where mapping.address.port != 0 && mapping.address.port == origin.address.port {
+                let host = Settings.dialled(origin.address)
+                guard Settings.overlap(HostPort(host: host, port: origin.address.port), mapping.address), Settings.isLoopback(host) else { continue }
+                throw CommandError(
+                    "\(origin.name.isEmpty ? "-reverse" : "the origin \(origin.name)") is \(origin.address), where this tele client itself listens",
+                    hint: "on a client, -reverse is the address of a server beside it")
+            }
         }
     }
 
@@ -372,7 +412,7 @@ extension Settings {
         do throws(CommandError) {
             let parsed: Tele
             do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? CommandError ?? CommandError("\(error)", hint: "") }
-            return try Settings(parsed, mappings: file.mappings, clients: file.clients, path: file.path)
+            return try Settings(parsed, mappings: file.mappings, reverse: file.reverseMappings, clients: file.clients, path: file.path)
         } catch {
             throw file.fault(error, besides: given) as any Error
         }

@@ -24,6 +24,10 @@ struct Tele: ParsableCommand {
         help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
     var output: String?
     @Option(
+        name: .go("reverse"),
+        help: ArgumentHelp("The other way: Server: where its users connect. Client: where their connections go.", valueName: "address"))
+    var reverse: String?
+    @Option(
         name: .go("io"), help: "How tele talks to the kernel: auto (default), uring or epoll.", completion: .list(["auto", "uring", "epoll"]))
     var io: String?
     @Option(
@@ -65,7 +69,7 @@ struct Tele: ParsableCommand {
     var destinations: String?
     @Option(
         name: .go("refuse-after"),
-        help: ArgumentHelp("Client: refuse new connections when there has been no carrier for this long: never; 0s to 31d.", valueName: "duration"))
+        help: ArgumentHelp("Refuse new connections when there has been no carrier for this long: never; 0s to 31d.", valueName: "duration"))
     var refuseAfter: String?
     @Option(
         name: .go("proxy"),

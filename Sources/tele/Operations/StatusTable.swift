@@ -35,9 +35,14 @@ struct StatusTable {
     }
 
     private var mappings: [String] {
-        let width = status.mappings.map(\.name.count).max() ?? 0
-        guard width > 0 else { return [] }
-        return status.mappings.map { "  \(padded($0.name, width))  \($0.address)" }
+        guard status.mappings.contains(where: { !$0.name.isEmpty || $0.kind != nil || $0.isReverse == true }) else { return [] }
+        let names = status.mappings.map { $0.name.isEmpty ? "-" : $0.name }
+        let width = names.map(\.count).max() ?? 0
+        let addressWidth = status.mappings.map(\.address.count).max() ?? 0
+        return zip(names, status.mappings).map { name, mapping in
+            let how = ([mapping.kind] + [mapping.isReverse == true ? "reverse" : nil]).compactMap { $0 }.joined(separator: ", ")
+            return "  \(padded(name, width))  \(how.isEmpty ? mapping.address : "\(padded(mapping.address, addressWidth))  \(how)")"
+        }
     }
 
     private var sessions: [String] {

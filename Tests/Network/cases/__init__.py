@@ -19,6 +19,7 @@ from . import (
     proxies,
     recovery,
     restart,
+    reverse,
     robust,
     splice,
     ssh,
@@ -29,6 +30,6 @@ from . import (
 
 
 def all_cases():
-    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, machine,
-               command, mappings, operations, ssh, splice, programs)
+    modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, reverse,
+               machine, command, mappings, operations, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -108,6 +108,8 @@ final class Carrier {
     /// Client: what its dialer calls it until it has won, and what its HELLO offered.
     var candidate: Dialer<Address>.CandidateID = 0
     var offer: Endpoint.Offer?
+    /// Client: the names of its own origins, as its HELLO lists them.
+    var origins: [String] = []
     /// Client, while it is tunnelling: what it says to the proxy.
     var proxy: ProxyHandshake?
     /// Unsequenced frames of the batch in flight, or the greeting that is: must outlive the send.

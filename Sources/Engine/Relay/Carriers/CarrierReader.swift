@@ -329,7 +329,7 @@ final class CarrierReader {
         case .finished(let owner):
             localWriter.finish(owner)
         case .reset(let owner, let code):
-            let mapping = code == .reset ? "" : relay.host.mappingName(relay.locals[owner].pointee.mapping)
+            let mapping = code == .reset ? "" : relay.mapping(at: relay.locals[owner].pointee.mapping)?.name ?? ""
             relay.events.note(.streamReset(session, code, mapping: mapping))
             relay.client?.handleStreamReset(owner, code)
             // First: the endpoint does not know the owner any more, so the session's end would not end it.

@@ -18,6 +18,8 @@ final class Client: Host {
     let server: ResolvedName
     /// The proxy's, as read last.
     private var proxyCredentials: ProxyHandshake.Credentials?
+    /// What the server has said to each of this side's origins, by name.
+    var answers: [String: Welcome.OriginAnswer?] = [:]
     /// Users who say where they want to go.
     let requests: ProxyRequests
     /// Whose word ends the session.
@@ -309,11 +311,8 @@ final class Client: Host {
 
     func resume() { run() }
 
-    var knownAddresses: [(String, [Address])] { [("\(server.name)", server.addresses)] }
-
-    func know(_ addresses: [(String, [Address])]) {
-        for (name, addresses) in addresses where name == "\(server.name)" { server.know(addresses) }
-    }
+    /// Another configuration has other origins for users of the server, which learns them by HELLO.
+    func handleOriginsChanged() { if session.link.hasCarrier { reconnect() } }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
         var (attempt, address) = (dialer.attempt, home.address)
@@ -353,28 +352,13 @@ final class Client: Host {
     func handleSessionEnded(_ lost: Session) {
         guard lost === session, !relay.stopping.isClosing else { return }
         session = Client.makeSession(relay)
-        var unopened: [(order: UInt64, owner: UInt32)] = []
-        lost.endpoint.forEachUnopened { unopened.append(($0, $1)) }
-        var carried = 0
-        for (_, index) in unopened.sorted(by: { $0.order < $1.order }) where session.endpoint.canOpen {
-            carryOver(index, from: lost)
-            carried += 1
-        }
+        let carried = relay.sessions.carryOver(from: lost, to: session)
         home = SessionHome()
         if wasUnknown { relay.events.note(.sessionLost(lost, carriedOver: carried)) }
         wasUnknown = false
         dialer.handleSessionReplaced(now: relay.instant)
         run()
         relay.sessions.markDirty(session)
-    }
-
-    private func carryOver(_ index: UInt32, from lost: Session) {
-        let user = relay.locals[index]
-        let target = lost.endpoint.forget(unopened: user.pointee.slot)
-        let slot = session.endpoint.open(owner: index, target: target, now: relay.instant)
-        relay.locals.move(index, from: lost, to: session, slot)
-        if user.pointee.inboundCount > 0 { session.endpoint.write(slot, user.pointee.inboundCount) }
-        if user.pointee.life.inward == .ended { session.endpoint.finish(slot) }
     }
 
     // MARK: The end
@@ -388,7 +372,11 @@ final class Client: Host {
     var summary: Int { !session.link.hasCarrier ? 0 : session.link.isDown ? 1 : 2 }
     var summaryWords: String { ["no carrier, users wait", "carrier suspected", "carrier up"][summary] }
 
-    func drain() { relay.listeners.close() }
+    func drain() {
+        relay.listeners.close()
+        // Users of the server go to another client, or wait for one.
+        if !relay.configuration.reverseMappings.isEmpty { reconnect() }
+    }
 
     func sayGoodbye() {
         relay.listeners.close()

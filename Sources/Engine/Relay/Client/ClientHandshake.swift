@@ -10,9 +10,12 @@ import Wire
 extension Client {
     func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
-        let hello = Hello(
+        var hello = Hello(
             identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
             earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
+        // A client that stops serves nobody new.
+        if relay.stopping.isRunning { hello.origins = relay.configuration.dialled.map(\.target) }
+        carrier.origins = relay.configuration.dialled.prefix(hello.origins.count).map(\.name)
         guard let binding = carrier.binding,
             let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding)
         else {
@@ -89,6 +92,17 @@ extension Client {
         dialer.handleWon(carrier.candidate)
         run()
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
+        noteAnswers(welcome.answers, carrier)
+    }
+
+    /// What the server says to this side's origins; told when it is new.
+    private func noteAnswers(_ answers: [Welcome.OriginAnswer], _ carrier: Carrier) {
+        for (place, name) in carrier.origins.enumerated() {
+            // A server that does not know reverse mappings says nothing.
+            let answer = place < answers.count ? answers[place] : nil
+            guard self.answers.updateValue(answer, forKey: name) != .some(answer) else { continue }
+            relay.events.note(.originAnswered(session, name: name, answer))
+        }
     }
 
     private func noteUp(_ carrier: Carrier, isNew: Bool, outage: UInt64, replayed: UInt64) {

@@ -131,7 +131,7 @@ final class ProxyRequests {
         case .readMore: take(request, request.request.take([]))
         case .close: close(request)
         case .go(let destination, let rest):
-            guard relay.host.mayAccept else { return close(request) }
+            guard relay.client?.mayAccept == true else { return close(request) }
             forget(request)
             relay.client?.go(request.fd, to: destination, request.mapping, request.place, rest)
         }

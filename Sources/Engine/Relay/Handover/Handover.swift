@@ -107,6 +107,7 @@ final class Handover {
         relay.timers.set(Operation.successorLate.token(), at: settledSince + Policy.settleMaximum.nanoseconds)
         relay.listeners.suspend()
         relay.host.suspend()
+        relay.origins.suspend()
         relay.carriers.closeAll()
         relay.locals.suspend()
     }
@@ -123,7 +124,8 @@ final class Handover {
     }
 
     private var isQuiet: Bool {
-        relay.carriers.all.isEmpty && relay.listeners.isQuiet && relay.host.isQuiet && relay.locals.isQuiet && !relay.admin.isAnswering
+        relay.carriers.all.isEmpty && relay.listeners.isQuiet && relay.host.isQuiet && !relay.origins.isConnecting && relay.locals.isQuiet
+            && !relay.admin.isAnswering
     }
 
     /// This program continues.
@@ -143,6 +145,7 @@ final class Handover {
         relay.timers.cancel(Operation.successorLate.token())
         relay.listeners.resume()
         relay.locals.resume()
+        relay.origins.resume()
         relay.host.resume()
         for session in relay.sessions.all { relay.sessions.markDirty(session) }
     }

@@ -41,7 +41,7 @@ package final class Inheritance {
     /// Descriptors of connections that no local socket has claimed yet.
     private var unclaimed: Set<Int32> = []
     /// Places of mappings in this program, by those in the program before.
-    var places: [UInt16: UInt16] = [:]
+    var places: [UInt16: MappingPlace] = [:]
     var archive: StateArchive
 
     /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.

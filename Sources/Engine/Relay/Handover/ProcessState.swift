@@ -49,26 +49,31 @@ extension RelayProcess {
     private func archiveTelemetry(_ archive: inout StateArchive) throws(StateFault) {
         try events.archive(&archive)
         try sessions.archiveClients(&archive)
-        try locals.table.traffic.archive(&archive, name: { host.mappingName($0) }, place: { (name) in host.place(of: name, address: nil) })
+        try locals.table.traffic.archive(&archive, name: { mapping(at: $0)?.name ?? "" }, place: { place(of: $0, isOrigin: $1, address: nil) })
     }
 
     /// Addresses of names: the name server may not answer during the upgrade.
     private func archiveNames(_ archive: inout StateArchive) throws(StateFault) {
-        var known = archive.isSaving ? host.knownAddresses : []
-        try archive.list(&known, most: Mapping.countMaximum, blank: ("", [])) { (entry, archive) throws(StateFault) in
+        var known = archive.isSaving ? origins.knownAddresses + (client.map { [("\($0.server.name)", $0.server.addresses)] } ?? []) : []
+        try archive.list(&known, most: Mapping.countMaximum + 1, blank: ("", [])) { (entry, archive) throws(StateFault) in
             try archive.text(&entry.0, most: 1024)
             try archive.list(&entry.1, most: 256, blank: Address(path: "")) { (address, archive) throws(StateFault) in
                 try archive.address(&address)
             }
         }
-        if !archive.isSaving { host.know(known) }
+        guard !archive.isSaving else { return }
+        origins.know(known)
+        for (name, addresses) in known where name == client.map({ "\($0.server.name)" }) { client?.server.know(addresses) }
     }
 
     /// The mappings of local sockets, by their places, which may be others in the new program.
     private func savePlaces(_ archive: inout StateArchive) throws(StateFault) {
-        var used: Set<UInt16> = []
+        var used: Set<MappingPlace> = []
         locals.table.forEach { _, user in used.insert(user.pointee.mapping) }
-        var list = used.sorted().map { Place(number: $0, name: host.mappingName($0), address: host.mappingAddress($0).map { "\($0)" } ?? "") }
+        var list = used.sorted { $0.rawValue < $1.rawValue }.map { place in
+            let mapping = mapping(at: place)
+            return Place(number: place.rawValue, name: mapping?.name ?? "", address: mapping.map { "\($0.address)" } ?? "")
+        }
         try archive.list(&list, most: .max, blank: Place()) { (place, archive) throws(StateFault) in try place.archive(&archive) }
     }
 
@@ -76,7 +81,10 @@ extension RelayProcess {
         var list: [Place] = []
         try inheritance.archive.list(&list, most: 1 << 16, blank: Place()) { (place, archive) throws(StateFault) in try place.archive(&archive) }
         for place in list {
-            guard let now = host.place(of: place.name, address: try? HostPort(parsing: place.address)) else { throw StateFault("there are too many mappings") }
+            let isOrigin = MappingPlace(rawValue: place.number).isOrigin
+            guard let now = self.place(of: place.name, isOrigin: isOrigin, address: try? HostPort(parsing: place.address)) else {
+                throw StateFault("there are too many mappings")
+            }
             inheritance.places[place.number] = now
         }
     }
@@ -158,7 +166,7 @@ extension RelayProcess {
 
     private func saveLocal(_ index: UInt32, _ archive: inout StateArchive) throws(StateFault) {
         let user = locals[index]
-        var (fd, place) = (user.pointee.fd, user.pointee.mapping)
+        var (fd, place) = (user.pointee.fd, user.pointee.mapping.rawValue)
         try archive.number(&fd)
         try archive.number(&place)
         try user.pointee.life.archive(&archive)

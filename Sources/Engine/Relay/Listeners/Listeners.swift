@@ -17,6 +17,15 @@ final class Listeners {
         var outlivesDrain: Bool { if case .admin = self { true } else { false } }
     }
 
+    /// Whether a connection may be accepted.
+    enum Readiness {
+        case ready
+        /// There is no room: later, perhaps in the next turn.
+        case full
+        /// Nobody serves it yet. `until`: then connections are refused.
+        case unserved(until: UInt64?)
+    }
+
     fileprivate enum State {
         /// No accept is under way: there is no room for another connection, or none was started yet.
         case waiting
@@ -24,6 +33,8 @@ final class Listeners {
         case accepting
         /// Accepting failed; its timer starts the next attempt.
         case paused
+        /// Nobody serves it; whoever connects waits in the kernel's queue. Its timer, if it has one, ends that.
+        case unserved
         /// It is closed, and an accept under way holds its descriptor.
         case closing
         /// The place is free.
@@ -65,7 +76,7 @@ final class Listeners {
     }
 
     private func freePlace() -> Int? {
-        guard entries.count >= 4 * Mapping.countMaximum else { return nil }
+        guard entries.count >= MappingPlace.countMaximum else { return nil }
         for _ in entries.indices {
             nextFree = (nextFree + 1) % entries.count
             if entries[nextFree].state == .gone { return nextFree }
@@ -74,7 +85,7 @@ final class Listeners {
     }
 
     /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
-    func mapping(at place: UInt16) -> Mapping? { Int(place) < entries.count ? entries[Int(place)].purpose.mapping : nil }
+    func mapping(at place: Int) -> Mapping? { place < entries.count ? entries[place].purpose.mapping : nil }
 
     /// Where carriers come.
     var carrierAddress: Address? { entries.first { !$0.state.isClosed && $0.purpose == .carriers }?.address }
@@ -114,12 +125,38 @@ final class Listeners {
 
     func resume() { isHeldBack = true }
 
-    private func mayAccept(_ purpose: Purpose) -> Bool { !relay.handover.isUnderWay && (purpose.outlivesDrain || relay.host.mayAccept) }
+    private func readiness(_ purpose: Purpose) -> Readiness {
+        guard !relay.handover.isUnderWay else { return .full }
+        if purpose.outlivesDrain { return .ready }
+        if let mapping = purpose.mapping, let server = relay.server { return server.reverse.readiness(mapping) }
+        return relay.host.mayAccept(purpose) ? .ready : .full
+    }
+
+    /// Others serve users now, or nobody does.
+    func handleReadinessChanged() {
+        for index in entries.indices where entries[index].purpose.mapping != nil {
+            switch entries[index].state {
+            case .unserved:
+                relay.timers.cancel(Operation.acceptPause.token(UInt32(index)))
+                entries[index].state = .waiting
+                isHeldBack = true
+            case .accepting:
+                if case .unserved = readiness(entries[index].purpose) { relay.loop.cancel(entries[index].fd) }
+            case .waiting, .paused, .closing, .gone: break
+            }
+        }
+    }
 
     private func arm(_ index: Int) {
         guard entries[index].state == .waiting else { return }
-        guard mayAccept(entries[index].purpose) else {
+        switch readiness(entries[index].purpose) {
+        case .ready: break
+        case .full:
             isHeldBack = true
+            return
+        case .unserved(let until):
+            entries[index].state = .unserved
+            if let until { relay.timers.set(Operation.acceptPause.token(UInt32(index)), at: until) }
             return
         }
         guard relay.loop.accept(entries[index].fd, Operation.accept.token(UInt32(index))) else { return pause(index) }
@@ -133,7 +170,7 @@ final class Listeners {
 
     func handlePauseOver(_ token: Token) {
         let index = Int(token.index)
-        guard entries[index].state == .paused else { return }
+        guard entries[index].state == .paused || entries[index].state == .unserved else { return }
         entries[index].state = .waiting
         arm(index)
     }
@@ -162,7 +199,7 @@ final class Listeners {
     /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
     private func acceptMore(_ index: Int) {
         for _ in 1..<Policy.acceptsAtOnce {
-            guard !entries[index].state.isClosed, mayAccept(entries[index].purpose),
+            guard !entries[index].state.isClosed, case .ready = readiness(entries[index].purpose),
                 let fd = Socket.accept(entries[index].fd)
             else { return }
             accepted(fd, index)
@@ -216,14 +253,14 @@ final class Listeners {
     }
 
     /// A place for a mapping that has no listener any more, but open connections.
-    func place(ofFormer mapping: Mapping) -> UInt16? {
-        guard entries.count < 4 * Mapping.countMaximum else { return nil }
+    func place(ofFormer mapping: Mapping) -> MappingPlace? {
+        guard entries.count < MappingPlace.countMaximum else { return nil }
         entries.append(Entry(fd: -1, address: Address(path: ""), purpose: .users(mapping), state: .gone, socket: nil))
-        return UInt16(entries.count - 1)
+        return .listener(entries.count - 1)
     }
 
     /// The place of the mapping of this name.
-    func place(of name: String) -> UInt16? { entries.firstIndex { $0.purpose.mapping?.name == name }.map { UInt16($0) } }
+    func place(of name: String) -> MappingPlace? { entries.firstIndex { $0.purpose.mapping?.name == name }.map { .listener($0) } }
 
     // MARK: Ends
 
@@ -234,6 +271,11 @@ final class Listeners {
 
     func closeAll() {
         for index in entries.indices { close(index) }
+    }
+
+    /// No new users. Connections that were accepted go on.
+    func closeToUsers() {
+        for index in entries.indices where entries[index].purpose.mapping != nil { close(index) }
     }
 
     /// Connections that were accepted go on.

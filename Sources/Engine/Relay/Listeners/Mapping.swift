@@ -2,22 +2,22 @@ import Control
 import Loop
 import Wire
 
-/// One way through the tunnel: where users connect on the client, where the origin is on the server. The two sides find
-/// each other by the name.
+/// One way through the tunnel: where users connect on one side, where the origin is on the other. The two sides find each other by the
+/// name. Users of most mappings connect to the client, users of a reverse mapping to the server.
 public struct Mapping: Equatable, Sendable {
     /// Empty: the one of the command line, `-in`.
     public var name: String
-    /// Client: where users connect (port 0: a free one). Server: the origin's address.
+    /// Where users connect (port 0: a free one), or the origin's address.
     public var address: HostPort
-    /// Client: each connection begins with a PROXY protocol header, version 2, that tells the origin the user's address.
+    /// Listener: each connection begins with a PROXY protocol header, version 2, that tells the origin the user's address.
     public var tellsAddress = false
-    /// Client: without a carrier, or with a suspected one, for this many seconds new connections are refused. Nil: they wait.
+    /// Listener: without a carrier, or with a suspected one, for this many seconds new connections are refused. Nil: they wait.
     public var refuseAfterSeconds: Int?
     /// Client: how its users say where they want to go.
     public var kind = Kind.fixed
     /// Client: where its users go, on the server's side, instead of to the origin of the same name.
     var destination: Destination?
-    /// Client: of the socket's file, where the address is a path.
+    /// Listener: of the socket's file, where the address is a path.
     public var access = SocketAccess()
 
     /// Who chooses the destination.
@@ -51,6 +51,9 @@ public struct Mapping: Equatable, Sendable {
         destination = Destination(host: text[..<colon], port: port)
         return destination != nil
     }
+
+    /// What its origin hears before the bytes of a user, who has been accepted as `fd`.
+    func header(_ fd: Int32) -> [UInt8] { tellsAddress ? ProxyHeader(from: Socket.peerAddress(fd), to: Socket.localAddress(fd)).bytes : [] }
 
     /// The name that its users dial, which this host must resolve to `address`. Nil: they dial `address`.
     public var dialledName: String? {

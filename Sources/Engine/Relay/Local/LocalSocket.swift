@@ -38,11 +38,10 @@ struct LocalSocket {
     /// While flushing: only what the socket takes at once is delivered, and that was tried.
     var flushesOnce = false
     var flushed = false
-    /// The place of its mapping: among the listeners on a client, among the origins on a server.
-    var mapping: UInt16 = 0
+    var mapping = MappingPlace.listener(0)
     var generation: UInt32
     var slot: StreamSlot = 0
-    /// Server: while it waits for a connection to its origin; `Origins` owns it.
+    /// While it waits for a connection to its origin; `Origins` owns it.
     var opening: Unmanaged<Origins.Opening>?
     /// While it has a stream.
     var session: Unmanaged<Session>?

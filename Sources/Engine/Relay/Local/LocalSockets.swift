@@ -47,7 +47,7 @@ final class LocalSockets {
 
     /// A socket with a stream of `session`. From the start its end is a reset, also that of the whole process: only an end
     /// in order lifts that. Without a descriptor it waits for `connected`.
-    func add(fd: Int32?, _ session: Session, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
+    func add(fd: Int32?, _ session: Session, _ slot: StreamSlot, mapping: MappingPlace) -> UInt32 {
         if let fd { Socket.abortOnClose(fd) }
         let index = table.insert(fd: fd ?? -1, isConnecting: fd == nil)
         table[index].pointee.mapping = mapping
@@ -59,8 +59,31 @@ final class LocalSockets {
         return index
     }
 
+    /// The connection of a user who was accepted at a listener, with a new stream of the session, which `canOpen`. `first`: bytes that go before
+    /// the user's own. Nil: there is no memory for them, and the connection is reset.
+    func open(fd: Int32, _ session: Session, target: UInt64, _ place: MappingPlace, first: [UInt8] = []) -> UInt32? {
+        let index = add(fd: fd, session, 0, mapping: place)
+        let slot = session.endpoint.open(owner: index, target: target, now: relay.instant)
+        table[index].pointee.slot = slot
+        relay.sessions.markDirty(session)
+        if !first.isEmpty, !reader.prepend(first, index) {
+            relay.events.note(.outOfMemory(session, what: "a user's bytes, connection reset"))
+            session.endpoint.reset(slot, .tooMany, now: relay.instant)
+            close(index, .reset)
+            return nil
+        }
+        reader.arm(index)
+        return index
+    }
+
+    /// Sets the options of an accepted connection.
+    func tuneAccepted(_ fd: Int32) {
+        Socket.tune(fd, Socket.peerAddress(fd)?.isLoopback ?? false)
+        Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
+    }
+
     /// An inherited socket. `session` nil: its stream has ended.
-    func restore(fd: Int32, _ session: Session?, _ slot: StreamSlot, mapping: UInt16) -> UInt32 {
+    func restore(fd: Int32, _ session: Session?, _ slot: StreamSlot, mapping: MappingPlace) -> UInt32 {
         let index = table.insert(fd: fd, isConnecting: fd < 0)
         table[index].pointee.mapping = mapping
         guard let session else { return index }
@@ -239,7 +262,7 @@ final class LocalSockets {
     private func release(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
         relay.timers.cancel(token(index, .flushDeadline))
-        if user.pointee.opening != nil { relay.server?.handleConnectAbandoned(index) }
+        relay.origins.forget(index)
         if user.pointee.fd >= 0 {
             if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
             relay.loop.close(user.pointee.fd)

@@ -1,5 +1,6 @@
 import Control
 import Loop
+import Wire
 
 /// Everything a person can set, checked and complete. One value describes one tele process.
 public struct Configuration: Equatable, Sendable {
@@ -15,8 +16,12 @@ public struct Configuration: Equatable, Sendable {
     public enum Splicing: String, Sendable, CaseIterable { case auto, always, never }
 
     public var role: Role
-    /// At least one, at most `Mapping.countMaximum`; names, and targets, differ.
+    /// From the client's side to the server's: listeners of a client, origins of a server. At most `Mapping.countMaximum`; names, and
+    /// targets, differ.
     public var mappings: [Mapping]
+    /// From the server's side to the client's: listeners of a server, at most `Mapping.countMaximum`; origins of a client, at most
+    /// `clientOriginsMaximum`. Names, and targets, differ.
+    public var reverseMappings: [Mapping] = []
     /// Client: the tele server's address. Server: where carriers are accepted (port 0: a free one).
     public var output: HostPort
     /// Server: of the socket's file, where `output` is a path.
@@ -87,14 +92,22 @@ public struct Configuration: Equatable, Sendable {
         return true
     }
 
-    /// Server: the client may use these mappings only, and, unless `allowDestination` names some for it, go nowhere else if
+    /// Server: the client may use these mappings only, serve the users of these listeners only, and, unless `allowDestination` names some for it, go nowhere else if
     /// `hasDestinations`. `client`: the name of its key or certificate, or `*` for all that have no limits of their own.
-    public mutating func limit(client: String, toMappings mappings: Set<String>?, hasDestinations: Bool) {
+    public mutating func limit(client: String, toMappings mappings: Set<String>?, toListeners listeners: Set<String>?, hasDestinations: Bool) {
         permissions.change(client) {
             $0.mappings = mappings
+            $0.listeners = listeners
             if hasDestinations { $0.destinations = $0.destinations ?? DestinationRules() }
         }
     }
+
+    /// Origins that a client can have.
+    public static let clientOriginsMaximum = Specification.clientOriginsMaximum
+
+    /// Mappings whose users connect to this process, and those whose origins it dials.
+    var listened: [Mapping] { role == .client ? mappings : reverseMappings }
+    var dialled: [Mapping] { role == .client ? reverseMappings : mappings }
 
     /// Server: some client's programs may go somewhere.
     public var allowsDestinations: Bool { !permissions.destinations.isEmpty }
@@ -122,7 +135,8 @@ public struct Configuration: Equatable, Sendable {
 
     /// All configured listening addresses.
     var listeningAddresses: Set<String> {
-        var all = role == .client ? mappings.map { "\($0.address)" } : ["\(output)"]
+        var all = listened.map { "\($0.address)" }
+        if role == .server { all.append("\(output)") }
         if let metrics { all.append("\(metrics)") }
         if let control { all.append("\(HostPort(path: control))") }
         return Set(all)

@@ -6,8 +6,8 @@ import Tunnel
 /// is asked of it: `RelayProcess.client`, `RelayProcess.server`.
 protocol Host: AnyObject {
     // Listeners.
-    /// Room for one more connection.
-    var mayAccept: Bool { get }
+    /// Room for one more connection of this kind: a user of a client, or a carrier of a server.
+    func mayAccept(_ purpose: Listeners.Purpose) -> Bool
     /// `mapping` and its `place`: of the listener.
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16)
 
@@ -25,19 +25,13 @@ protocol Host: AnyObject {
     /// The session is about to be discarded, its users still there.
     func handleSessionEnded(_ session: Session)
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64)
-    /// The name of a user socket's mapping, for people.
-    func mappingName(_ place: UInt16) -> String
 
     // The process.
     /// Before the first iteration.
     func start()
     func handleTimer(_ operation: Operation, _ token: Token)
-    func handleLookup(_ answer: Resolver.Answer)
     /// The credentials were read again.
     func handleReloaded()
-    /// The mappings were read again; those that did not change are not touched. `found`: the addresses of those to listen on that are
-    /// names. Returns what could not be done.
-    func apply(_ mappings: [Mapping], _ found: [HostPort: Resolver.Answer]) -> [StartFault]
     /// Why a new user would wait. Nil: it would not.
     var unreadiness: String? { get }
     /// Its current state: as a number, which is cheap to compare, and in a few words.
@@ -52,16 +46,10 @@ protocol Host: AnyObject {
     func resume()
 
     // Upgrades.
-    /// Resolved addresses of names, to be saved.
-    var knownAddresses: [(String, [Address])] { get }
-    func know(_ addresses: [(String, [Address])])
     /// Saves or restores what this side knows of a session.
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault)
     /// A session has been restored as a whole.
     func restored(_ session: Session)
-    /// The place of a mapping. One that the configuration no longer has gets a place, with `address`. Nil: too many mappings.
-    func place(of name: String, address: HostPort?) -> UInt16?
-    func mappingAddress(_ place: UInt16) -> HostPort?
     /// The sessions are over.
     func sayGoodbye()
     /// How the process ends, as far as its own side knows.

@@ -36,6 +36,7 @@ package final class RelayProcess {
     private(set) var receiveSplice: ReceiveSplice!
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
+    private(set) var origins: Origins!
     private(set) var watches: Watches!
     private(set) var reload: Reload!
     private(set) var admin: AdminServer!
@@ -103,6 +104,7 @@ package final class RelayProcess {
         locals = LocalSockets(self, table, sendSplice, receiveSplice)
         carriers = Carriers(self, receiveSplice, locals.writer)
         listeners = Listeners(self)
+        origins = Origins(self)
         reload = Reload(self, reconfigure)
         admin = AdminServer(self)
         handover = Handover(self)
@@ -134,6 +136,24 @@ package final class RelayProcess {
 
     func become(_ server: Server) { (self.server, host) = (server, server) }
 
+    // MARK: Mappings
+
+    func mapping(at place: MappingPlace) -> Mapping? { place.isOrigin ? origins.mapping(at: place.index) : listeners.mapping(at: place.index) }
+
+    /// The place of a mapping. One that the configuration no longer has gets a place, with `address`. Nil: too many mappings.
+    func place(of name: String, isOrigin: Bool, address: HostPort?) -> MappingPlace? {
+        if isOrigin { return origins.place(of: name, address: address) }
+        return listeners.place(of: name) ?? listeners.place(ofFormer: Mapping(name: name, address: address ?? HostPort(host: "", port: 0)))
+    }
+
+    /// What metrics and status call it. A name may be that of a mapping and of a reverse one; no name has a parenthesis or a colon.
+    func label(_ place: MappingPlace) -> String {
+        if place.isOrigin, origins.isOfDestinations(place.index) { return "(destinations)" }
+        let name = mapping(at: place)?.name ?? ""
+        let isReverse = place.isOrigin == (configuration.role == .client)
+        return isReverse ? name.isEmpty ? "(reverse)" : "reverse:\(name)" : name.isEmpty ? "(in)" : name
+    }
+
     // MARK: The event loop
 
     /// Runs until the process is told to stop. Blocks the calling thread.
@@ -152,6 +172,7 @@ package final class RelayProcess {
 
     /// Before the first iteration. A caller that does not use `run` calls this, then `iterate` until it returns false, then `finish`.
     package func begin() {
+        origins.lookUp()
         host.start()
         inheritance.map { handover.takeOver($0) }
         inheritance = nil
@@ -192,9 +213,7 @@ package final class RelayProcess {
         sessions.beginTurn()
         carriers.reader.readOn()
         noticePause(since: before, deadline)
-        for answer in resolver.takeAnswers() {
-            if Token(rawValue: answer.token).kind == Operation.listenerLookup.rawValue { reload.handleLookup(answer) } else { host.handleLookup(answer) }
-        }
+        for answer in resolver.takeAnswers() { handleLookup(answer) }
         flush()
         var hasMore = hasWork
         while let token = timers.takeExpired(now: now) {
@@ -247,7 +266,7 @@ package final class RelayProcess {
 
     /// Starts one send for each socket and session that has work, then re-arms the receives.
     private func flush() {
-        server?.finishTurn()
+        if !handover.isUnderWay { origins.connectWaiting() }
         var rounds = 0
         while hasWork, rounds < 4 {
             rounds += 1
@@ -260,13 +279,21 @@ package final class RelayProcess {
         listeners.arm()
     }
 
+    func handleLookup(_ answer: Resolver.Answer) {
+        switch Operation(rawValue: Token(rawValue: answer.token).kind) {
+        case .listenerLookup: reload.handleLookup(answer)
+        case .originLookup: origins.handleLookup(answer)
+        default: client?.handleLookup(answer)
+        }
+    }
+
     private func handle(_ completion: Completion) {
         guard let operation = Operation(rawValue: completion.token.kind) else { return }
         switch operation {
         case .userReceivePooled, .userReceive, .userReadable, .userSend, .userWritable, .userWatch:
             locals.handle(operation, completion)
         case .originConnect:
-            server?.handleOriginConnected(completion.token, completion.error)
+            origins.handleConnected(completion.token, completion.error)
         case .carrierConnect, .carrierReceive, .carrierReceivePooled, .carrierReadable, .carrierSend, .carrierWritable:
             carriers.handle(operation, completion)
         case .accept:
@@ -291,6 +318,9 @@ package final class RelayProcess {
         case .carrierDeadline: carriers.handleDeadline(token)
         case .carrierRetry: carriers.handleRetry(token)
         case .carrierRoom: carriers.writer.handleRoom(token)
+        case .originDeadline: origins.handleDeadline(token)
+        case .originAttempt: origins.handleAttemptDue(token)
+        case .originQuestion: origins.handleQuestionDue(token)
         case .flushDeadline: locals.handleFlushDeadline(token.index)
         case .usersRetry: locals.handleRetry()
         case .readersRetry: locals.reader.handleRetry()

@@ -34,6 +34,7 @@ final class Reload {
             relay.client?.use(password ?? nil)
             ignored = relay.configuration.differences(from: fresh)
             relay.configuration.mappings = fresh.mappings
+            relay.configuration.reverseMappings = fresh.reverseMappings
             relay.configuration.permissions = fresh.permissions
         } catch {
             return relay.events.note(.reloadFailed(error))
@@ -52,16 +53,14 @@ final class Reload {
         number &+= 1
         found = [:]
         awaited = 0
-        if relay.configuration.role == .client {
-            let present = Dictionary(relay.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
-            var asked: Set<HostPort> = []
-            for mapping in relay.configuration.mappings where present[mapping.name] != mapping {
-                let name = mapping.address
-                guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
-                    relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true)
-                else { continue }
-                awaited += 1
-            }
+        let present = Dictionary(relay.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
+        var asked: Set<HostPort> = []
+        for mapping in relay.configuration.listened where present[mapping.name] != mapping {
+            let name = mapping.address
+            guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
+                relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true)
+            else { continue }
+            awaited += 1
         }
         if awaited == 0 { applyMappings() }
     }
@@ -75,8 +74,10 @@ final class Reload {
 
     private func applyMappings() {
         guard relay.stopping.isRunning else { return }
-        for fault in relay.host.apply(relay.configuration.mappings, found) { relay.events.note(.mappingFailed(fault)) }
+        let faults = relay.listeners.apply(relay.configuration.listened, found) + relay.origins.apply(relay.configuration.dialled)
+        for fault in faults { relay.events.note(.mappingFailed(fault)) }
         found = [:]
+        relay.server?.reverse.rearm()
     }
 
     // MARK: Certificates

@@ -117,22 +117,23 @@ private func becomeClient(_ relay: RelayProcess) throws(StartFault) -> Address? 
     relay.become(try Client(relay))
     guard relay.configuration.stream == nil else { return nil }
     var first: Address?
-    for mapping in relay.configuration.mappings {
-        try tolerating(relay) { () throws(StartFault) in
-            for socket in try listeningSockets(relay, .users, mapping.name, mapping.address, mapping.access) {
-                relay.listeners.add(socket, .users(mapping))
-                relay.events.note(
-                    .listensForUsers(
-                        socket.address, mapping: mapping.name, server: relay.configuration.output,
-                        driver: relay.loop.driverName))
-                first = first ?? socket.address
-            }
-        }
-    }
-    guard first != nil || relay.inheritance != nil else {
+    _ = relay.origins.set(relay.configuration.dialled)
+    try userListeners(relay) { first = first ?? $0 }
+    guard first != nil || relay.inheritance != nil || !relay.configuration.dialled.isEmpty else {
         throw StartFault(.configuration, "there is nothing to listen on", hint: "name a mapping")
     }
     return first
+}
+
+private func userListeners(_ relay: RelayProcess, _ listening: (Address) -> Void = { _ in }) throws(StartFault) {
+    for mapping in relay.configuration.listened {
+        try tolerating(relay) { () throws(StartFault) in
+            for socket in try listeningSockets(relay, .users, mapping.name, mapping.address, mapping.access) {
+                relay.listeners.add(socket, mapping)
+                listening(socket.address)
+            }
+        }
+    }
 }
 
 /// A process that takes over from another program does not end because it cannot have a new address: its connections would end too.
@@ -145,14 +146,14 @@ private func tolerating(_ relay: RelayProcess, _ listen: () throws(StartFault) -
 
 private func becomeServer(_ relay: RelayProcess) throws(StartFault) -> Address? {
     let sockets = try carrierSockets(relay)
-    let origins = Origins()
-    _ = origins.set(relay.configuration.mappings)
+    _ = relay.origins.set(relay.configuration.dialled)
     for socket in sockets {
         relay.listeners.add(socket, .carriers)
         relay.events.note(.listensForCarriers(socket.address, origins: relay.configuration.mappings, driver: relay.loop.driverName))
         if !socket.address.isLoopback, relay.credentials == nil { relay.events.note(.isOpenToStrangers(socket.address)) }
     }
-    relay.become(Server(relay, origins: origins))
+    relay.become(Server(relay))
+    try userListeners(relay)
     return sockets.first?.address
 }
 

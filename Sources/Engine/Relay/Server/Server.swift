@@ -11,14 +11,14 @@ import Wire
 final class Server: Host {
     unowned(unsafe) let relay: RelayProcess
     private var registry: Registry
-    let origins: Origins
+    private(set) var reverse: ReverseMappings
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
 
-    init(_ relay: RelayProcess, origins: Origins) {
+    init(_ relay: RelayProcess) {
         self.relay = relay
-        self.origins = origins
+        reverse = ReverseMappings(relay)
         let configuration = relay.configuration
         registry = Registry(
             limits: Registry.Limits(
@@ -30,20 +30,20 @@ final class Server: Host {
     func start() {
         awaitIdleness()
         warnOfStrangers()
-        origins.lookUp(relay)
         let patience = Clock.now() + Policy.firstLookupMaximum.nanoseconds
-        while origins.isLookingUp, Clock.now() < patience {
+        while relay.origins.isLookingUp, Clock.now() < patience {
             Clock.sleep(nanoseconds: 1_000_000)
-            for answer in relay.resolver.takeAnswers() { handleLookup(answer) }
+            for answer in relay.resolver.takeAnswers() { relay.handleLookup(answer) }
         }
     }
 
     // MARK: Carriers
 
     /// Carriers have descriptors of their own, so they are accepted also when users have used up theirs.
-    var mayAccept: Bool { true }
+    func mayAccept(_ purpose: Listeners.Purpose) -> Bool { true }
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
+        if let mapping { return reverse.accept(fd, mapping, place) }
         guard let peer = Socket.peerAddress(fd) else { return relay.loop.close(fd) }
         if handshakes.count >= handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
         Socket.tune(fd, peer.isLoopback)
@@ -170,12 +170,13 @@ final class Server: Host {
         }
         guard let agreed else { return refuse(carrier, hello, .stale, "overtaken by its own acknowledgments") }
         if !isNew { registry.resumed(session.index, attempt: hello.attempt) }
-        let welcome = Welcome(
+        var welcome = Welcome(
             identity: session.identity, secret: isNew ? session.secret : .zero, attempt: hello.attempt,
             epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
             maximumStreams: UInt64(relay.configuration.maximumStreams),
             initialCredit: Specification.initialCreditMaximum)
         session.peerName = carrier.peerName
+        welcome.answers = reverse.handleHello(session, hello.origins)
         guard let binding = carrier.binding,
             let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding)
         else {
@@ -231,22 +232,11 @@ final class Server: Host {
             relay.carriers.close(carrier)
             detach(session)
         }
-        relay.locals.table.forEach { index, _ in origins.forget(relay, index) }
     }
 
-    var isQuiet: Bool { !origins.isConnecting }
+    var isQuiet: Bool { true }
 
-    func resume() {
-        relay.locals.table.forEach { index, user in
-            if user.pointee.life.phase == .connecting, user.pointee.opening == nil { origins.begin(relay, index) }
-        }
-        scheduleRegistry()
-    }
-
-    var knownAddresses: [(String, [Address])] { origins.knownAddresses }
-    func know(_ addresses: [(String, [Address])]) { origins.know(addresses) }
-    func place(of name: String, address: HostPort?) -> UInt16? { origins.place(of: name, address: address) }
-    func mappingAddress(_ place: UInt16) -> HostPort? { origins.address(place) }
+    func resume() { scheduleRegistry() }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
         try registry.archive(session.index, session.identity, secret: session.secret, &archive, now: relay.instant)
@@ -295,6 +285,7 @@ final class Server: Host {
 
     func handleSessionEnded(_ session: Session) {
         awaitIdleness()
+        reverse.handleSessionEnded(session)
         registry.forget(session.index)
         #if DEBUG
         if registry.count < 100 { registry.checkInvariants() }
@@ -330,12 +321,6 @@ final class Server: Host {
             guard relay.sessions.count == 0 else { return }
             relay.events.note(.idleTooLong)
             relay.request(gently: true)
-        case .originDeadline:
-            origins.handleDeadline(relay, token)
-        case .originAttempt:
-            origins.handleAttemptDue(relay, token)
-        case .originQuestion:
-            origins.handleQuestionDue(relay, token)
         default:
             break
         }
@@ -348,7 +333,10 @@ final class Server: Host {
     var summaryWords: String { summary == 1 ? "1 session" : "\(summary) sessions" }
 
     /// No new session and no new stream; known sessions may still come back.
-    func drain() { isDraining = true }
+    func drain() {
+        isDraining = true
+        relay.listeners.closeToUsers()
+    }
 
     func sayGoodbye() {
         isDraining = true

@@ -41,6 +41,8 @@ final class Session {
     var isEnded = false
     /// The name that its carriers authenticated as; empty without TLS.
     var peerName = ""
+    /// Server: the targets of the client's own origins, as its last HELLO named them.
+    var origins: [UInt64] = []
     /// Server: a frame came behind WELCOME.
     var isProven = false
     /// When the session's timer is due.

@@ -280,6 +280,28 @@ final class Sessions {
         markDirty(session)
     }
 
+    // MARK: Streams of another session
+
+    /// Streams of `old` that no carrier ever heard of go on in `new` with all their bytes, in their order, as far as it has room. Returns how
+    /// many. `isMeant`: of a stream's socket.
+    @discardableResult
+    func carryOver(from old: Session, to new: Session, where isMeant: (UnsafeMutablePointer<LocalSocket>) -> Bool = { _ in true }) -> Int {
+        var unopened: [(order: UInt64, owner: UInt32)] = []
+        old.endpoint.forEachUnopened { order, owner in if isMeant(relay.locals[owner]) { unopened.append((order, owner)) } }
+        var carried = 0
+        for (_, index) in unopened.sorted(by: { $0.order < $1.order }) where new.endpoint.canOpen {
+            let user = relay.locals[index]
+            let target = old.endpoint.forget(unopened: user.pointee.slot)
+            let slot = new.endpoint.open(owner: index, target: target, now: relay.instant)
+            relay.locals.move(index, from: old, to: new, slot)
+            if user.pointee.inboundCount > 0 { new.endpoint.write(slot, user.pointee.inboundCount) }
+            if user.pointee.life.inward == .ended { new.endpoint.finish(slot) }
+            carried += 1
+        }
+        if carried > 0 { markDirty(new) }
+        return carried
+    }
+
     // MARK: Ends
 
     func violated(_ session: Session, _ fault: ProtocolFault) {

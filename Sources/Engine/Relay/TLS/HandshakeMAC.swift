@@ -35,14 +35,14 @@ extension MAC {
 extension Hello {
     /// The encoded message, with its proof when `secret` is given.
     func encoded(secret: Secret?, on binding: [UInt8]) -> [UInt8]? {
-        var bytes = [UInt8](repeating: 0, count: Hello.byteCount)
+        var bytes = [UInt8](repeating: 0, count: byteCount)
         return sealed(&bytes, Hello.provenByteCount, secret, binding) { $0.encode(into: &$1) }
     }
 }
 
 extension Welcome {
     func encoded(provenWith key: Secret?, on binding: [UInt8]) -> [UInt8]? {
-        var bytes = [UInt8](repeating: 0, count: Welcome.byteCount)
+        var bytes = [UInt8](repeating: 0, count: byteCount)
         return sealed(&bytes, Welcome.provenByteCount, key, binding) { $0.encode(into: &$1) }
     }
 }

@@ -8,7 +8,8 @@ import Wire
 /// writes the line and counts.
 enum Event {
     // The process.
-    case listensForUsers(Address, mapping: String, server: HostPort, driver: String)
+    /// `server`: the one that a client's users are carried to.
+    case listensForUsers(Address, mapping: String, server: HostPort?, driver: String)
     case listensForCarriers(Address, origins: [Mapping], driver: String)
     case mappingRemoved(Mapping)
     case mappingChanged(Mapping)
@@ -84,6 +85,11 @@ enum Event {
     case requestRefused(Mapping, reason: String)
     /// Server: the client's table does not name it.
     case mappingForbidden(Session, Mapping)
+    /// Client: what the server has said to this side's origin; nil: nothing, because it is too old.
+    case originAnswered(Session, name: String, Welcome.OriginAnswer?)
+    /// Server: this client has the origin of the reverse mapping, and may serve its users; or may not.
+    case clientServes(Session, Mapping)
+    case listenerForbidden(Session, Mapping)
     /// Server: no key has the name of a client's table.
     case clientUnknown(name: String)
     /// Server: no rule of -destinations allows it. `address`: the one that was judged, where the name has been looked up.
@@ -113,14 +119,29 @@ public struct Counters: Codable, Sendable {
     public internal(set) var originFailures: UInt64 = 0
     public internal(set) var acceptFailures: UInt64 = 0
     public internal(set) var pauses: UInt64 = 0
+    /// Connections that -refuse-after refused.
+    public internal(set) var connectionsRefused: UInt64 = 0
+    /// What a client wanted, and the server's permissions do not allow.
+    public internal(set) var forbidden: UInt64 = 0
 
-    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
-        for path in Counters.all { try archive.counter(&self[keyPath: path]) }
+    init() {}
+
+    /// A process that is older than some of them does not send those.
+    public init(from decoder: any Decoder) throws {
+        let values = try [String: UInt64](from: decoder)
+        for (name, path) in Counters.all { self[keyPath: path] = values[name] ?? 0 }
     }
 
-    private static let all: [WritableKeyPath<Counters, UInt64> & Sendable] = [
-        \.carriers, \.carriersLost, \.sessions, \.resumes, \.replayedBytes, \.suspicions, \.wrongSuspicions, \.dialFailures, \.sessionsLost,
-        \.sessionsExpired, \.sessionsEvicted, \.refusals, \.faults, \.streams, \.streamsCarriedOver, \.streamsReset, \.originFailures,
-        \.acceptFailures, \.pauses,
+    mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
+        for (_, path) in Counters.all { try archive.counter(&self[keyPath: path]) }
+    }
+
+    private static let all: [(String, WritableKeyPath<Counters, UInt64> & Sendable)] = [
+        ("carriers", \.carriers), ("carriersLost", \.carriersLost), ("sessions", \.sessions), ("resumes", \.resumes),
+        ("replayedBytes", \.replayedBytes), ("suspicions", \.suspicions), ("wrongSuspicions", \.wrongSuspicions),
+        ("dialFailures", \.dialFailures), ("sessionsLost", \.sessionsLost), ("sessionsExpired", \.sessionsExpired),
+        ("sessionsEvicted", \.sessionsEvicted), ("refusals", \.refusals), ("faults", \.faults), ("streams", \.streams),
+        ("streamsCarriedOver", \.streamsCarriedOver), ("streamsReset", \.streamsReset), ("originFailures", \.originFailures),
+        ("acceptFailures", \.acceptFailures), ("pauses", \.pauses), ("connectionsRefused", \.connectionsRefused), ("forbidden", \.forbidden),
     ]
 }

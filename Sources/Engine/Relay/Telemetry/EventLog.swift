@@ -98,15 +98,23 @@ struct EventLog {
         case .sessionEvicted, .sessionRevoked: counters.sessionsEvicted += 1
         case .protocolBroken: counters.faults += 1
         case .streamOpened: counters.streams += 1
-        case .streamReset: counters.streamsReset += 1
-        case .originUnreachable, .targetUnknown, .destinationForbidden, .mappingForbidden: counters.originFailures += 1
+        case .streamReset(_, let code, _):
+            counters.streamsReset += 1
+            if code == .forbidden { counters.forbidden += 1 }
+        case .originUnreachable, .targetUnknown: counters.originFailures += 1
+        case .destinationForbidden, .mappingForbidden:
+            counters.originFailures += 1
+            counters.forbidden += 1
+        case .listenerForbidden: counters.forbidden += 1
+        case .originAnswered(_, _, let answer): if answer == .forbidden { counters.forbidden += 1 }
+        case .connectionRefused: counters.connectionsRefused += 1
         case .cannotAccept: counters.acceptFailures += 1
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .answeredByAnother, .connectionRefused, .requestRefused, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
+            .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
             .certificateExpires,
             .memoryBeyondLimit:
             break
@@ -139,9 +147,7 @@ private struct Line {
         case .listensForUsers(let address, let mapping, let server, let driver):
             Line(
                 .info, "listening for users",
-                [
-                    "address": "\(address)", "server": "\(server)", "driver": "\(driver)",
-                ].merging(name(mapping)) { $1 })
+                ["address": "\(address)", "driver": "\(driver)"].merging(server.map { ["server": "\($0)"] } ?? [:]) { $1 }.merging(name(mapping)) { $1 })
         case .listensForCarriers(let address, let origins, let driver):
             Line(
                 .info, "listening for carriers",
@@ -355,12 +361,31 @@ private struct Line {
                 ])
         case .targetUnknown(let session, let target, let known):
             Line(
-                .warning, "no origin has the name that the client requests",
+                .warning, "no origin has the name that the other side requests",
                 [
                     "session": "\(session.name)", "target": "\(String(target, radix: 16))",
                     "known": "\(known.joined(separator: ", "))",
-                    "hint": "the client's log has the name; the user's connection was reset",
+                    "hint": "the other side's log has the name; the user's connection was reset",
                 ])
+        case .originAnswered(let session, let origin, .served):
+            Line(.info, "serving users of the server", ["session": "\(session.name)"].merging(reverse(origin)) { $1 })
+        case .originAnswered(let session, let origin, let answer):
+            Line(
+                .warning, "the server does not use this origin",
+                [
+                    "session": "\(session.name)",
+                    "reason": answer == .forbidden
+                        ? "it does not allow this client to serve it" : answer == .unknown ? "it has no listener of this name" : "it is an older version",
+                    "hint": answer == .forbidden
+                        ? "see listeners in [server.clients] there"
+                        : answer == .unknown ? "name it in [server.listen] there, or set -reverse" : "upgrade the server",
+                ].merging(reverse(origin)) { $1 })
+        case .clientServes(let session, let mapping):
+            Line(.info, "client serves a reverse mapping", facts(session, reverse(mapping.name)))
+        case .listenerForbidden(let session, let mapping):
+            Line(
+                .warning, "client may not serve a reverse mapping",
+                facts(session, reverse(mapping.name)).merging(["hint": "listeners in the tables of [server.clients] decide this"]) { $1 })
         case .requestRefused(let mapping, let reason):
             Line(
                 .warning, "proxy request refused",
@@ -397,6 +422,13 @@ private struct Line {
         if !session.peerName.isEmpty { facts["name"] = "\(session.peerName)" }
         return facts
     }
+
+    private static func facts(_ session: Session, _ more: Logger.Metadata) -> Logger.Metadata {
+        (session.peerName.isEmpty ? [:] : ["name": "\(session.peerName)"]).merging(["session": "\(session.name)"]) { $1 }.merging(more) { $1 }
+    }
+
+    /// That without a name is called by its flag.
+    private static func reverse(_ name: String) -> Logger.Metadata { ["mapping": "\(name.isEmpty ? "-reverse" : name)"] }
 
     private static func name(_ mapping: String) -> Logger.Metadata { mapping.isEmpty ? [:] : ["mapping": "\(mapping)"] }
 

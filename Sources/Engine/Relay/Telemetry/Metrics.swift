@@ -81,6 +81,8 @@ enum Metrics {
         page.counter("tele_streams_reset_total", "Streams that the other side reset.", counters.streamsReset)
         page.counter("tele_origin_failures_total", "Streams whose origin was not reached.", counters.originFailures)
         page.counter("tele_accept_failures_total", "Accepts that the system refused.", counters.acceptFailures)
+        page.counter("tele_connections_refused_total", "Connections that were refused because of -refuse-after.", counters.connectionsRefused)
+        page.counter("tele_forbidden_total", "Requests of clients that the server's permissions do not allow.", counters.forbidden)
         page.counter("tele_pauses_total", "Times when this process did not run for seconds.", counters.pauses)
     }
 

@@ -9,6 +9,10 @@ public struct Status: Codable, Sendable {
     public struct Mapping: Codable, Sendable {
         public let name: String
         public let address: String
+        /// Who chooses where its users go, unless the mapping does (`Mapping.Kind`); its users connect to the server. Nil: neither, or the
+        /// process is older than these fields.
+        public let kind: String?
+        public let isReverse: Bool?
     }
 
     /// Of one mapping, or of one client by the name that it authenticated as, since the start.
@@ -123,6 +127,13 @@ extension RelayProcess {
     var status: Status {
         let state = stopping.isRunning ? "running" : stopping.isDraining ? "draining" : "stopping"
         let addresses = listeners.addresses
+        func row(_ mapping: Mapping, isReverse: Bool) -> Status.Mapping {
+            let isListened = isReverse == (configuration.role == .server)
+            let address = isListened ? addresses[mapping.name].map { "\($0)" } : nil
+            return Status.Mapping(
+                name: mapping.name, address: address ?? "\(mapping.address)", kind: mapping.kind == .fixed ? nil : mapping.kind.rawValue,
+                isReverse: isReverse ? true : nil)
+        }
         let total = locals.table.traffic.total
         let security =
             switch configuration.security {
@@ -133,9 +144,7 @@ extension RelayProcess {
         return Status(
             version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
             out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
-            mappings: configuration.mappings.map { mapping in
-                Status.Mapping(name: mapping.name, address: addresses[mapping.name].map { "\($0)" } ?? "\(mapping.address)")
-            },
+            mappings: configuration.mappings.map { row($0, isReverse: false) } + configuration.reverseMappings.map { row($0, isReverse: true) },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
             uptimeSeconds: seconds(since: startedAt), programUptimeSeconds: seconds(since: programStartedAt), upgrades: handover.takeovers,
             upgradePauseSeconds: Double(handover.lastPause) / 1e9,
@@ -143,7 +152,7 @@ extension RelayProcess {
             splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
             residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
-            mappingTraffic: locals.table.traffic.byName(Policy.labelsMaximum, host.mappingName).map(Status.Traffic.init),
+            mappingTraffic: locals.table.traffic.byLabel(Policy.labelsMaximum, label).map(Status.Traffic.init),
             clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init),
             outages: events.outages.map { outage in
                 Status.Outage(

@@ -20,41 +20,48 @@ struct Traffic: ~Copyable {
 
     deinit { counts.deallocate() }
 
-    mutating func opened(_ place: UInt16) {
-        if Int(place) >= capacity { grow(to: Int(place) + 1) }
-        counts[Int(place)].opened += 1
-        counts[Int(place)].open += 1
+    mutating func opened(_ place: MappingPlace) {
+        makeRoom(place)
+        counts[place.dense].opened += 1
+        counts[place.dense].open += 1
     }
 
     /// A connection goes on that was opened before this program began.
-    mutating func reopened(_ place: UInt16) {
-        if Int(place) >= capacity { grow(to: Int(place) + 1) }
-        counts[Int(place)].open += 1
+    mutating func reopened(_ place: MappingPlace) {
+        makeRoom(place)
+        counts[place.dense].open += 1
     }
 
     /// All but what is open.
     mutating func archive(
-        _ archive: inout StateArchive, name: (UInt16) -> String, place: (String) -> UInt16?
+        _ archive: inout StateArchive, name: (MappingPlace) -> String, place: (String, _ isOrigin: Bool) -> MappingPlace?
     ) throws(StateFault) {
         let used = archive.isSaving ? (0..<capacity).filter { counts[$0].opened > 0 } : []
         for index in 0..<(try archive.count(used.count, most: 1 << 16)) {
-            var (name, count) = archive.isSaving ? (name(UInt16(used[index])), counts[used[index]]) : ("", Count())
-            try archive.text(&name, most: 256)
+            var (text, isOrigin, count) = ("", false, Count())
+            if archive.isSaving {
+                let place = MappingPlace(dense: used[index])
+                (text, isOrigin, count) = (name(place), place.isOrigin, counts[used[index]])
+            }
+            try archive.text(&text, most: 256)
+            try archive.flag(&isOrigin)
             try archive.counter(&count.read)
             try archive.counter(&count.taken)
             try archive.counter(&count.opened)
-            guard !archive.isSaving, let place = place(name) else { continue }
-            if Int(place) >= capacity { grow(to: Int(place) + 1) }
+            guard !archive.isSaving, let place = place(text, isOrigin) else { continue }
+            makeRoom(place)
             count.open = 0
-            counts[Int(place)].add(count)
+            counts[place.dense].add(count)
         }
     }
 
-    func closed(_ place: UInt16) { counts[Int(place)].open -= 1 }
+    func closed(_ place: MappingPlace) { counts[place.dense].open -= 1 }
 
     /// The place had a connection once.
-    func read(_ place: UInt16, _ count: Int) { counts[Int(place)].read += UInt64(count) }
-    func taken(_ place: UInt16, _ count: Int) { counts[Int(place)].taken += UInt64(count) }
+    func read(_ place: MappingPlace, _ count: Int) { counts[place.dense].read += UInt64(count) }
+    func taken(_ place: MappingPlace, _ count: Int) { counts[place.dense].taken += UInt64(count) }
+
+    private mutating func makeRoom(_ place: MappingPlace) { if place.dense >= capacity { grow(to: place.dense + 1) } }
 
     private mutating func grow(to least: Int) {
         let larger = max(least, 2 * capacity)
@@ -71,12 +78,11 @@ struct Traffic: ~Copyable {
         return total
     }
 
-    /// By the names that the places have; `(in)` is that without a name. The `most` with most connections, and the others together.
-    func byName(_ most: Int, _ name: (UInt16) -> String) -> [(name: String, count: Count)] {
+    /// By the labels that the places have. The `most` with most connections, and the others together.
+    func byLabel(_ most: Int, _ label: (MappingPlace) -> String) -> [(name: String, count: Count)] {
         var sums: [String: Count] = [:]
         for place in 0..<capacity where counts[place].opened > 0 {
-            let name = name(UInt16(place))
-            sums[name.isEmpty ? "(in)" : name, default: Count()].add(counts[place])
+            sums[label(MappingPlace(dense: place)), default: Count()].add(counts[place])
         }
         return Traffic.bounded(sums, most)
     }

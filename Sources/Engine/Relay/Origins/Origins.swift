@@ -5,8 +5,8 @@ import Time
 import Tunnel
 import Wire
 
-/// The user's servers behind the tele server, by target: each stream dials one, and its addresses race (`AddressRace`) within one
-/// deadline.
+/// Where the streams that the peer opens lead, by target: each dials its origin, whose addresses race (`AddressRace`) within one deadline.
+/// On a server they are those of its mappings and of destinations, on a client those of reverse mappings.
 final class Origins {
     /// One that was removed keeps its place: connects to it may be under way.
     private struct Entry {
@@ -63,6 +63,7 @@ final class Origins {
         }
     }
 
+    unowned(unsafe) private let relay: RelayProcess
     private var entries: [Entry] = []
     private var places: [UInt64: UInt16] = [:]
     /// Those of destinations, and of all users whose programs choose them.
@@ -83,6 +84,8 @@ final class Origins {
     private var refused: [Opening] = []
     private var retryAt: UInt64 = 0
 
+    init(_ relay: RelayProcess) { self.relay = relay }
+
     // MARK: Names
 
     /// All that there are from now on. Returns those that are new or changed, and why others cannot be had.
@@ -98,6 +101,18 @@ final class Origins {
             }
         }
         return (changed, faults)
+    }
+
+    /// Another configuration names these. Returns what could not be done.
+    func apply(_ mappings: [Mapping]) -> [StartFault] {
+        let names = Set(mappings.map(\.name))
+        for mapping in self.mappings where !names.contains(mapping.name) { relay.events.note(.mappingRemoved(mapping)) }
+        let before = self.mappings.count
+        let (changed, faults) = set(mappings)
+        for mapping in changed { relay.events.note(.originSet(mapping)) }
+        lookUp()
+        if !changed.isEmpty || self.mappings.count != before { relay.client?.handleOriginsChanged() }
+        return faults
     }
 
     /// Names that a person is told of at a time.
@@ -141,22 +156,24 @@ final class Origins {
         throw StartFault(.other, "no place is left for the origin \(mapping.name)", hint: "restart tele: reloads have named too many")
     }
 
-    /// Their numbers have 16 bits.
-    private static let placesMaximum = 4 * Mapping.countMaximum
+    private static let placesMaximum = MappingPlace.countMaximum
 
     var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
 
-    func mappingName(_ place: UInt16) -> String { entries[Int(place)].mapping.name }
-    func address(_ place: UInt16) -> HostPort { entries[Int(place)].mapping.address }
+    /// That of the place. Nil: there is no such place.
+    func mapping(at index: Int) -> Mapping? { index < entries.count ? entries[index].mapping : nil }
+
+    /// The place is that of users whose programs choose their destinations.
+    func isOfDestinations(_ index: Int) -> Bool { destinationsPlace.map(Int.init) == index }
 
     /// The place of the origin of this name; one that is there no more gets one, as if it had been removed just now.
-    func place(of name: String, address: HostPort?) -> UInt16? {
-        if name == Origins.destinationsName { return placeOfDestinations() }
+    func place(of name: String, address: HostPort?) -> MappingPlace? {
+        if name == Origins.destinationsName { return placeOfDestinations().map { .origin(Int($0)) } }
         let mapping = Mapping(name: name, address: address ?? HostPort(host: "", port: 0))
-        if let place = places[mapping.target], entries[Int(place)].mapping.name == name { return place }
+        if let place = places[mapping.target], entries[Int(place)].mapping.name == name { return .origin(Int(place)) }
         guard (try? set(mapping)) == true, let place = places[mapping.target] else { return nil }
         entries[Int(place)].isRemoved = true
-        return place
+        return .origin(Int(place))
     }
 
     var knownAddresses: [(String, [Address])] {
@@ -169,38 +186,38 @@ final class Origins {
     }
 
     /// Looks up what has no address yet.
-    func lookUp(_ relay: RelayProcess) {
-        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(relay, UInt16(place)) }
+    func lookUp() {
+        for place in entries.indices where entries[place].name.addresses.isEmpty { lookUpIfUseful(UInt16(place)) }
     }
 
     /// Some name has no address, and its answer is awaited.
     var isLookingUp: Bool { entries.contains { $0.name.addresses.isEmpty && $0.name.isLookingUp } }
 
-    private func lookUpIfUseful(_ relay: RelayProcess, _ place: UInt16) {
+    private func lookUpIfUseful(_ place: UInt16) {
         entries[Int(place)].name.lookUpIfUseful(relay, .originLookup, UInt32(place))
     }
 
     /// A user needs the answer.
-    private func ask(_ relay: RelayProcess, for opening: Opening) {
+    private func ask(for opening: Opening) {
         // A peer may open and reset streams for as long as a name server is silent.
         if entries[Int(opening.place)].asking.count > Policy.connectsMaximum + 2 * relay.locals.count {
             entries[Int(opening.place)].asking.removeAll(where: \.isOver)
         }
         entries[Int(opening.place)].asking.append(opening)
-        askIfTime(relay, opening.place)
+        askIfTime(opening.place)
     }
 
-    private func askIfTime(_ relay: RelayProcess, _ place: UInt16) {
+    private func askIfTime(_ place: UInt16) {
         let name = entries[Int(place)].name
         if relay.now >= name.nextQuestion { return name.lookUp(relay, .originLookup, UInt32(place)) }
         if !name.isLookingUp { relay.timers.set(Operation.originQuestion.token(UInt32(place)), at: name.nextQuestion) }
     }
 
-    func handleQuestionDue(_ relay: RelayProcess, _ token: Token) {
-        if !entries[Int(token.index)].asking.isEmpty { askIfTime(relay, UInt16(token.index)) }
+    func handleQuestionDue(_ token: Token) {
+        if !entries[Int(token.index)].asking.isEmpty { askIfTime(UInt16(token.index)) }
     }
 
-    func handleLookup(_ relay: RelayProcess, _ answer: Resolver.Answer) {
+    func handleLookup(_ answer: Resolver.Answer) {
         let place = Int(Token(rawValue: answer.token).index)
         // Of a name that was replaced meanwhile it is the old answer: asked for again when it is needed.
         guard place < entries.count, answer.name == entries[place].mapping.address else { return }
@@ -225,33 +242,33 @@ final class Origins {
     // MARK: Streams
 
     /// The peer opened a stream.
-    func open(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, target: UInt64) {
+    func open(_ session: Session, _ slot: StreamSlot, target: UInt64) {
         let permissions = relay.configuration.permissions
         let isChosen = target == Specification.destinationTarget && !permissions.destinations(of: session.peerName).isEmpty
         guard let place = isChosen ? placeOfDestinations() : places[target], isChosen || !entries[Int(place)].isRemoved else {
-            return refuse(relay, session, slot, target)
+            return refuse(session, slot, target)
         }
         if !isChosen {
             guard permissions.allow(session.peerName, mapping: entries[Int(place)].mapping.name) else {
                 relay.events.note(.mappingForbidden(session, entries[Int(place)].mapping))
                 return session.endpoint.reset(slot, .forbidden, now: relay.instant)
             }
-            lookUpIfUseful(relay, place)
+            lookUpIfUseful(place)
         }
         guard relay.locals.hasRoom else { return session.endpoint.reset(slot, .tooMany, now: relay.instant) }
-        let index = relay.locals.add(fd: nil, session, slot, mapping: place)
+        let index = relay.locals.add(fd: nil, session, slot, mapping: .origin(Int(place)))
         session.endpoint.adopt(slot, owner: index)
-        begin(relay, index)
+        begin(index)
     }
 
     /// Dials for a user who has no connection.
-    func begin(_ relay: RelayProcess, _ index: UInt32) {
-        let place = relay.locals[index].pointee.mapping
-        guard place != destinationsPlace else { return awaitDestination(relay, index) }
-        dial(relay, index, place)
+    func begin(_ index: UInt32) {
+        let place = UInt16(relay.locals[index].pointee.mapping.index)
+        guard place != destinationsPlace else { return awaitDestination(index) }
+        dial(index, place)
     }
 
-    private func dial(_ relay: RelayProcess, _ index: UInt32, _ place: UInt16) {
+    private func dial(_ index: UInt32, _ place: UInt16) {
         let name = entries[Int(place)].name
         let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
         relay.locals[index].pointee.opening = .passRetained(opening)
@@ -304,42 +321,42 @@ final class Origins {
     }
 
     /// The first bytes of the stream say where it leads.
-    private func awaitDestination(_ relay: RelayProcess, _ index: UInt32) {
+    private func awaitDestination(_ index: UInt32) {
         relay.locals[index].pointee.lists.insert(.unnamed)
         relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
-        handleDelivered(relay, index)
+        handleDelivered(index)
     }
 
     /// Bytes came for a user who has no destination yet. They are read when this turn's have all been.
-    func handleDelivered(_ relay: RelayProcess, _ index: UInt32) { unread.append(relay.locals.token(index, .originDeadline)) }
+    func handleDelivered(_ index: UInt32) { unread.append(relay.locals.token(index, .originDeadline)) }
 
-    private func readDestinations(_ relay: RelayProcess) {
+    private func readDestinations() {
         guard !unread.isEmpty else { return }
         for token in unread {
             guard let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed), user.pointee.life.phase == .connecting else { continue }
             switch Destination.head(of: relay.locals.writer.firstBytes(user, Destination.headMaximum)) {
             case .incomplete: break
-            case .invalid: refuse(relay, token.index, .unknownTarget)
-            case .whole(let destination, _): begin(relay, token.index, destination)
+            case .invalid: refuse(token.index, .unknownTarget)
+            case .whole(let destination, _): begin(token.index, destination)
             }
         }
         unread.removeAll(keepingCapacity: true)
     }
 
-    private func begin(_ relay: RelayProcess, _ index: UInt32, _ destination: Destination) {
+    private func begin(_ index: UInt32, _ destination: Destination) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         user.pointee.lists.remove(.unnamed)
         guard relay.configuration.permissions.destinations(of: session.peerName).mayPermit(destination) else {
             relay.events.note(.destinationForbidden(session, destination, address: nil))
-            return refuse(relay, index, .forbidden)
+            return refuse(index, .forbidden)
         }
-        guard let place = place(of: destination) else { return refuse(relay, index, .tooMany) }
-        lookUpIfUseful(relay, place)
-        dial(relay, index, place)
+        guard let place = place(of: destination) else { return refuse(index, .tooMany) }
+        lookUpIfUseful(place)
+        dial(index, place)
     }
 
-    private func refuse(_ relay: RelayProcess, _ index: UInt32, _ code: ResetCode) {
+    private func refuse(_ index: UInt32, _ code: ResetCode) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         relay.timers.cancel(relay.locals.token(index, .originDeadline))
@@ -348,41 +365,53 @@ final class Origins {
         relay.locals.close(index, .reset)
     }
 
+    // MARK: Handing over
+
+    /// No connect begins before `resume`.
+    func suspend() { relay.locals.table.forEach { index, _ in forget(index) } }
+
+    /// Dials for those who wait for it.
+    func resume() {
+        relay.locals.table.forEach { index, user in
+            if user.pointee.life.phase == .connecting, user.pointee.opening == nil { begin(index) }
+        }
+    }
+
     /// A connect is under way.
     var isConnecting: Bool { attempts.count > 0 }
+
+    // MARK: Connects
 
     private func wait(_ opening: Opening) {
         entries[Int(opening.place)].waiting.append(opening)
         waitingCount += 1
     }
 
-    private func refuse(_ relay: RelayProcess, _ session: Session, _ slot: StreamSlot, _ target: UInt64) {
+    private func refuse(_ session: Session, _ slot: StreamSlot, _ target: UInt64) {
         session.endpoint.reset(slot, .unknownTarget, now: relay.instant)
         relay.events.note(.targetUnknown(session, target: target, known: names))
     }
 
-    // MARK: Connects
-
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
-    func connectWaiting(_ relay: RelayProcess) {
-        readDestinations(relay)
+    func connectWaiting() {
+        readDestinations()
         if !refused.isEmpty, relay.now >= retryAt {
             let again = refused
             refused = []
             for opening in again where !opening.isOver { wait(opening) }
         }
         guard waitingCount > 0 else { return }
-        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(relay, place) }
+        for place in entries.indices where !entries[place].waiting.isEmpty { connectWaiting(place) }
     }
 
-    private func connectWaiting(_ relay: RelayProcess, _ place: Int) {
+    private func connectWaiting(_ place: Int) {
         // Openings that fail meanwhile are queued behind the others.
         var waiting = entries[place].waiting
         entries[place].waiting = spare
         spare = []
         var next = 0
         while next < waiting.count, entries[place].underWay < Policy.connectsMaximum {
-            if !waiting[next].isOver { advance(relay, waiting[next]) }
+            if !waiting[next].isOver { advance(waiting[next]) }
             next += 1
         }
         waitingCount -= next
@@ -400,44 +429,44 @@ final class Origins {
     }
 
     /// Does what the race says, until it wants to wait.
-    private func advance(_ relay: RelayProcess, _ opening: Opening) {
+    private func advance(_ opening: Opening) {
         while !opening.isOver {
             switch opening.race.next(now: relay.instant) {
             case .connect(let address):
-                guard connect(relay, opening, address) else { return }
+                guard connect(opening, address) else { return }
             case .lookUp:
-                return ask(relay, for: opening)
+                return ask(for: opening)
             case .wait(let until):
-                if opening.isTimed || until != .never { time(relay, opening, until) }
+                if opening.isTimed || until != .never { time(opening, until) }
                 return
             case .failed:
-                return fail(relay, opening.user, opening.error ?? SystemError(EHOSTUNREACH))
+                return fail(opening.user, opening.error ?? SystemError(EHOSTUNREACH))
             }
         }
     }
 
-    private func time(_ relay: RelayProcess, _ opening: Opening, _ until: Instant) {
+    private func time(_ opening: Opening, _ until: Instant) {
         let timer = relay.locals.token(opening.user, .originAttempt)
         if until == .never { relay.timers.cancel(timer) } else { relay.timers.set(timer, at: until.nanoseconds) }
         opening.isTimed = until != .never
     }
 
     /// False: the ring had no room.
-    private func connect(_ relay: RelayProcess, _ opening: Opening, _ address: Address) -> Bool {
+    private func connect(_ opening: Opening, _ address: Address) -> Bool {
         // A second attempt must not take the descriptors that are reserved for carriers.
         guard opening.attempts.isEmpty || relay.locals.count + attempts.count < relay.locals.maximum else {
-            attemptFailed(relay, opening, SystemError(EMFILE))
+            attemptFailed(opening, SystemError(EMFILE))
             return true
         }
         // The address that is judged is the one that is dialled.
-        if let destination = entries[Int(opening.place)].destination, !isPermitted(relay, opening.user, destination, address) {
+        if let destination = entries[Int(opening.place)].destination, !isPermitted(opening.user, destination, address) {
             opening.forbidden = address
-            attemptFailed(relay, opening, SystemError(EACCES))
+            attemptFailed(opening, SystemError(EACCES))
             return true
         }
         let fd: Int32
         do throws(SystemError) { fd = try Socket.dialling(address) } catch {
-            attemptFailed(relay, opening, error)
+            attemptFailed(opening, error)
             return true
         }
         Socket.abortOnClose(fd)
@@ -458,26 +487,27 @@ final class Origins {
         return true
     }
 
-    private func isPermitted(_ relay: RelayProcess, _ user: UInt32, _ destination: Destination, _ address: Address) -> Bool {
+    private func isPermitted(_ user: UInt32, _ destination: Destination, _ address: Address) -> Bool {
         guard let session = relay.locals[user].pointee.session?.takeUnretainedValue() else { return false }
         return relay.configuration.permissions.destinations(of: session.peerName).permits(destination, Array(address.host))
     }
 
     /// What the user's client may not do any more ends: a mapping that was taken from it, or, when it may go nowhere, a destination. Which
     /// destinations are left is judged when the next connection is made.
-    func isAllowed(_ relay: RelayProcess, _ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Bool {
+    func isAllowed(_ user: UnsafeMutablePointer<LocalSocket>, _ session: Session) -> Bool {
         let permissions = relay.configuration.permissions
-        guard user.pointee.mapping != destinationsPlace else { return !permissions.destinations(of: session.peerName).isEmpty }
-        return permissions.allow(session.peerName, mapping: entries[Int(user.pointee.mapping)].mapping.name)
+        let place = user.pointee.mapping.index
+        guard !isOfDestinations(place) else { return !permissions.destinations(of: session.peerName).isEmpty }
+        return permissions.allow(session.peerName, mapping: entries[place].mapping.name)
     }
 
-    private func attemptFailed(_ relay: RelayProcess, _ opening: Opening, _ error: SystemError) {
+    private func attemptFailed(_ opening: Opening, _ error: SystemError) {
         opening.race.attemptFailed(now: relay.instant)
         if error.code != ETIMEDOUT || opening.error == nil { opening.error = error }
     }
 
     /// A connect ended, with a connection or without.
-    func handleConnected(_ relay: RelayProcess, _ token: Token, _ error: SystemError?) {
+    func handleConnected(_ token: Token, _ error: SystemError?) {
         guard let attempt = attempts.find(token) else { return }
         attempts.remove(token.index)
         let opening = attempt.opening
@@ -486,10 +516,10 @@ final class Origins {
         opening.attempts.removeAll { $0 === attempt }
         if let error = Socket.ending(ofConnect: attempt.fd, to: attempt.address, error) {
             relay.loop.close(attempt.fd)
-            attemptFailed(relay, opening, error)
+            attemptFailed(opening, error)
             return wait(opening)
         }
-        forget(relay, opening.user)
+        forget(opening.user)
         entries[Int(opening.place)].name.prefer(attempt.address)
         relay.events.note(.originConnected(after: relay.now - attempt.startedAt))
         relay.locals.connected(opening.user, fd: attempt.fd)
@@ -498,7 +528,7 @@ final class Origins {
     }
 
     /// The connection is no longer wanted.
-    func forget(_ relay: RelayProcess, _ user: UInt32) {
+    func forget(_ user: UInt32) {
         guard let opening = relay.locals[user].pointee.opening?.takeRetainedValue() else { return }
         relay.locals[user].pointee.opening = nil
         opening.isOver = true
@@ -508,28 +538,28 @@ final class Origins {
         opening.attempts = []
     }
 
-    private func opening(_ relay: RelayProcess, _ token: Token) -> Opening? { relay.locals.find(token)?.pointee.opening?.takeUnretainedValue() }
+    private func opening(_ token: Token) -> Opening? { relay.locals.find(token)?.pointee.opening?.takeUnretainedValue() }
 
-    func handleAttemptDue(_ relay: RelayProcess, _ token: Token) {
-        guard let opening = opening(relay, token) else { return }
+    func handleAttemptDue(_ token: Token) {
+        guard let opening = opening(token) else { return }
         opening.isTimed = false
         wait(opening)
     }
 
-    func handleDeadline(_ relay: RelayProcess, _ token: Token) {
-        if let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed) { return refuse(relay, token.index, .timedOut) }
-        guard let opening = opening(relay, token) else { return }
-        fail(relay, token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
+    func handleDeadline(_ token: Token) {
+        if let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed) { return refuse(token.index, .timedOut) }
+        guard let opening = opening(token) else { return }
+        fail(token.index, opening.attempts.isEmpty ? opening.error ?? SystemError(ETIMEDOUT) : SystemError(ETIMEDOUT))
     }
 
-    private func fail(_ relay: RelayProcess, _ index: UInt32, _ error: SystemError) {
+    private func fail(_ index: UInt32, _ error: SystemError) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         let opening = user.pointee.opening?.takeUnretainedValue()
-        let place = Int(opening?.place ?? user.pointee.mapping)
+        let place = opening.map { Int($0.place) } ?? user.pointee.mapping.index
         if let destination = entries[place].destination, let address = opening?.forbidden, error.code == EACCES {
             relay.events.note(.destinationForbidden(session, destination, address: address))
-            return refuse(relay, index, .forbidden)
+            return refuse(index, .forbidden)
         }
         let code: ResetCode =
             switch error.code {
