@@ -114,7 +114,8 @@ final class FaultInjector {
             let early = plan.hasKey ? record.count : record[48..<52].reduce(0) { $0 << 8 | Int($1) }
             // One that was answered is old; one that asks for a new session gets one.
             let isOld = !plan.hasKey && carrier.server.record.first == FrameType.welcome && record[8..<24].contains { $0 != 0 }
-            send(record.prefix(Hello.leastByteCount + early), to: host, isOld: isOld)
+            let body = Int(record[6]) << 8 | Int(record[7])
+            send(record.prefix(Specification.prefaceByteCount + body + early), to: host, isOld: isOld)
         }
     }
 

@@ -118,6 +118,10 @@ public struct Plan: Sendable {
 
     // Users.
     var streams = 4
+    /// One in this many connects to the server, and is carried to an origin beside a client.
+    var reverseOneIn = Plan.never
+    static let never = 1_000_000
+    var isReversible: Bool { reverseOneIn < Plan.never }
     var opensWithin: UInt64 = milliseconds(200)
     var bytesMaximum = 64 << 10
     var chunkMaximum = 8 << 10
@@ -205,6 +209,7 @@ public struct Plan: Sendable {
         var told: Story = chance.oneIn(6) ? chance.pick(Story.allCases) : .mixed
         // These take as long as thirty others.
         if told == .resetStorm || told == .crowdReturns, !chance.oneIn(3) { told = .mixed }
+        if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         self.chance = chance
         tell(told)
     }
@@ -220,6 +225,7 @@ public struct Plan: Sendable {
         self.init(seed: 0x5eed + ground)
         tell(.conversation)
         (splicing, self.hasKey) = (splices ? 1 : 2, hasKey)
+        reverseOneIn = 2
         // Less than a user may configure: streams use their credit up.
         bufferByteCount = 4 << 10
         self.cuts = cuts
@@ -229,6 +235,8 @@ public struct Plan: Sendable {
     private mutating func tell(_ story: Story) {
         self.story = story
         guard story != .mixed else { return }
+        let ways = reverseOneIn
+        reverseOneIn = Plan.never
         limits = VirtualKernel.Limits()
         doors = [.server]
         liar = nil
@@ -289,6 +297,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
             (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (4, 2, 8, 4)
             latency = milliseconds(chance.pick([0, 1, 20]))
+            reverseOneIn = ways
             (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
             limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
             limits.sendBuffer = limits.receiveBuffer

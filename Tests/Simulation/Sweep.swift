@@ -81,7 +81,7 @@ public struct Sweep {
         var types: Set<UInt8> = []
         for side in Side.allCases {
             carrier[side.rawValue].withUnsafeBytes { bytes in
-                var index = side == .client ? Hello.leastByteCount : 0
+                var index = side == .client ? Specification.prefaceByteCount + Int(bytes[6]) << 8 + Int(bytes[7]) : 0
                 while index < bytes.count, let (frame, count) = try? decodeFrame(UnsafeRawBufferPointer(rebasing: bytes[index...]).bytes) {
                     types.insert(bytes[index])
                     index += count

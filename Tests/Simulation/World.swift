@@ -39,6 +39,8 @@ final class World {
     static let originHost = 1, firstServerHost = 2, clientHost = 10, strangerHost = 9
     static let serverName = "server.test"
     static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222
+    /// Where users of the server reach the first client's origin; the others' are behind it.
+    static let reversePort: UInt16 = 2300
 
     static let drainSeconds = 5
 
@@ -70,7 +72,7 @@ final class World {
         faultInjector = FaultInjector(self)
         kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
         kernel.onConnected = { [unowned self] in carrierConnected($0, $1) }
-        for host in serverHosts {
+        for host in serverHosts + (0..<plan.clients).map({ World.clientHost + $0 }) {
             kernel.network[host, World.originHost] = VirtualNetwork.Path(latency: 100_000)
             kernel.network[World.originHost, host] = VirtualNetwork.Path(latency: 100_000)
         }
@@ -138,6 +140,9 @@ final class World {
         for talker in users + origins where !talker.isEnded && (talker.hasStopped || isLied(to: talker)) { talker.abandon() }
         // A client that was killed comes back for nothing: its session is held, and the origins of its users wait.
         for origin in origins where !origin.isEnded && (origin.other?.isEnded ?? plan.mayLose) && plan.mayLose { origin.abandon() }
+        if plan.isReversible, plan.mayLose {
+            for user in users where !user.isEnded && user.socket.host == World.firstServerHost && user.other?.isEnded ?? true { user.abandon() }
+        }
         if openCount > 0 { kernel.after(milliseconds(10_000)) { [unowned self] in abandonStopped() } }
     }
 
@@ -257,10 +262,15 @@ final class World {
     private func startServer(_ host: Int) throws -> VirtualProcess {
         let process = VirtualProcess(kernel, host: host)
         process.delayMaximum = plan.delayMaximum
-        let configuration = configured(
+        var configuration = configured(
             Configuration(
                 role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
                 output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
+        if plan.isReversible {
+            configuration.reverseMappings = (0..<plan.clients).map {
+                Mapping(name: "client-\($0)", address: HostPort(host: "10.0.0.\(host)", port: World.reversePort + UInt16($0)))
+            }
+        }
         try process.start { [unowned self] state in try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state).0 }
         return process
     }
@@ -268,10 +278,15 @@ final class World {
     private func startClient(_ index: Int) throws -> VirtualProcess {
         let process = VirtualProcess(kernel, host: World.clientHost + index)
         process.delayMaximum = plan.delayMaximum
-        let configuration = configured(
+        var configuration = configured(
             Configuration(
                 role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
                 output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
+        if plan.isReversible {
+            configuration.reverseMappings = [
+                Mapping(name: "client-\(index)", address: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort))
+            ]
+        }
         try process.start { [unowned self] state in try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state).0 }
         return process
     }
@@ -336,12 +351,13 @@ final class World {
         unopened -= 1
         openCount += 1
         let client = kernel.chance.below(plan.clients)
-        let host = World.clientHost + client
+        let isReverse = plan.isReversible && kernel.chance.oneIn(plan.reverseOneIn)
+        let host = isReverse ? World.firstServerHost : World.clientHost + client
         let socket = TCPSocket(kernel, host: host)
         let user = Talker(self, number: number, client: client, socket: socket)
         users.append(user)
         usersByNumber[number] = user
-        _ = socket.connect(to: VirtualKernel.Name(host: host, port: World.userPort))
+        _ = socket.connect(to: VirtualKernel.Name(host: host, port: isReverse ? World.reversePort + UInt16(client) : World.userPort))
     }
 
     func user(_ number: Int) -> Talker? { usersByNumber[number] }
@@ -367,6 +383,8 @@ final class World {
         let isExcused =
             plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams
             || plan.limits.descriptors < 1000
+            // A connect that was under way at an upgrade is made once more.
+            || talker.number < 0 && plan.faults.contains(.upgrade)
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
     }

@@ -50,6 +50,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case forgetsHalfFrame
     /// A successor does not know which attempts it has accepted.
     case forgetsAttempts
+    /// A client that has not got its WELCOME serves users of the server.
+    case servesUnproven
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -300,6 +300,12 @@ public struct Endpoint: ~Copyable {
         return removeIfOver(slot)
     }
 
+    /// `finish` was called.
+    public func hasFinished(_ slot: StreamSlot) -> Bool { !table[slot].send.isOpen }
+    /// The peer's FIN has come; `drain` was called.
+    public func hasPeerFinished(_ slot: StreamSlot) -> Bool { !table[slot].receive.isOpen }
+    public func hasDrained(_ slot: StreamSlot) -> Bool { table[slot].receive.isDrained }
+
     /// Bytes of the stream that the owner holds and that have no place in the sequence yet.
     public func waiting(_ slot: StreamSlot) -> Int { table[slot].send.waiting }
     /// Bytes of the stream that may be sent beyond those that have their place.

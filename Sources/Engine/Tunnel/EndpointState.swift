@@ -107,8 +107,8 @@ extension Stream {
         try receive.archive(&archive)
         var raw = pending.rawValue
         try archive.number(&raw, in: 0...15)
-        try archive.number(&target)
-        try archive.number(&resetCode)
+        try archive.number(&target, in: 0...Varint.maximum)
+        try archive.number(&resetCode, in: 0...Varint.maximum)
         guard !archive.isSaving else { return }
         (owner, pending) = (isOwned ? Endpoint.placeholder : .max, Pending(rawValue: raw))
         // One that is reset is nobody's, and nothing else is; the flags exclude each other where the sequence does.

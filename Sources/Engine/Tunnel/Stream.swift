@@ -186,7 +186,8 @@ struct ReceiveHalf {
         try archive.number(&consumed, in: 0...received)
         try window.archive(&archive)
         try archive.number(&reserved)
-        guard received <= window.limit, reserved <= outstanding else { throw StateFault("a stream has more than it was granted") }
+        // A sum over all streams must not overflow.
+        guard received <= window.limit, reserved <= outstanding, outstanding <= 1 << 38 else { throw StateFault("a stream has more than it was granted") }
         guard state != .drained || held == 0 || isAbandoned else { throw StateFault("a stream ended before its last byte") }
     }
 }

@@ -140,6 +140,11 @@ extension RelayProcess {
             guard locals[user].pointee.inboundCount == stream.toPeer, locals[user].pointee.outboundCount == stream.toUser else {
                 throw StateFault("a socket's bytes are not those that its stream counts")
             }
+            let life = locals[user].pointee.life
+            guard (life.inward == .ended) == session.endpoint.hasFinished(stream.slot),
+                (life.outward != .open) == session.endpoint.hasPeerFinished(stream.slot),
+                (life.outward == .ended) == session.endpoint.hasDrained(stream.slot)
+            else { throw StateFault("a socket's ends are not those of its stream") }
             session.endpoint.adopt(stream.slot, owner: user)
         }
         session.age.note(entered: session.account.entered, left: session.account.left, now: Instant(nanoseconds: now))

@@ -12,7 +12,7 @@ import Wire
 /// Without any, users wait in the kernel's queue of their listener.
 final class ReverseMappings {
     unowned(unsafe) private let relay: RelayProcess
-    /// Sessions of clients that have the origin, by its target, the oldest first.
+    /// Proven sessions of clients that have the origin, by its target, the oldest first.
     private var sessions: [UInt64: [Session]] = [:]
     /// Since when no client has had the origin.
     private var unservedSince: [UInt64: UInt64] = [:]
@@ -29,22 +29,34 @@ final class ReverseMappings {
         let now = Set(targets)
         for target in before.subtracting(now) { remove(session, from: target) }
         session.origins = targets
-        for target in now.subtracting(before) { insert(session, for: target) }
-        // Of one that is gone for good, perhaps, the users that it never heard of are taken over.
-        for target in now {
-            for other in sessions[target] ?? [] where other !== session && !other.link.hasCarrier { takeOver(target, from: other, to: session) }
-        }
         let listened = Dictionary(relay.configuration.listened.map { ($0.target, $0) }) { first, _ in first }
         for target in now {
             guard let mapping = listened[target], !before.contains(target) else { continue }
             relay.events.note(isAllowed(session, mapping) ? .clientServes(session, mapping) : .listenerForbidden(session, mapping))
         }
-        rearm()
+        var serves = session.isProven
+        #if CANARIES
+        if Canary.selected == .servesUnproven { serves = true }
+        #endif
+        if serves { serve(session) }
         return targets.map { target in listened[target].map { isAllowed(session, $0) ? .served : .forbidden } ?? .unknown }
+    }
+
+    /// The session's client has got its WELCOME. Of a session whose WELCOME is lost it never hears: it begins another one.
+    func handleProven(_ session: Session) { if !session.origins.isEmpty { serve(session) } }
+
+    private func serve(_ session: Session) {
+        for target in session.origins {
+            insert(session, for: target)
+            // Of a client that is gone for good, perhaps, the users of whom it never heard are taken over.
+            for other in sessions[target] ?? [] where other !== session && !other.link.hasCarrier { takeOver(target, from: other, to: session) }
+        }
+        rearm()
     }
 
     private func insert(_ session: Session, for target: UInt64) {
         var others = sessions[target] ?? []
+        guard !others.contains(where: { $0 === session }) else { return }
         others.insert(session, at: others.lastIndex { $0.openedAt <= session.openedAt }.map { $0 + 1 } ?? 0)
         sessions[target] = others
         unservedSince[target] = nil

@@ -250,6 +250,7 @@ final class Server: Host {
     func handleProven(_ session: Session) {
         guard !session.isProven else { return }
         session.isProven = true
+        defer { reverse.handleProven(session) }
         switch registry.proved(session.index, now: relay.instant) {
         case .known:
             break

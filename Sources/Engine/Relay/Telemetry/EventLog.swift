@@ -42,7 +42,7 @@ struct EventLog {
 
     /// One that was noticed in two ways counts once.
     private mutating func remember(_ outage: Outage) {
-        if let last = outages.last, last.session == outage.session, outage.endedAt - last.endedAt < outage.length { return }
+        if let last = outages.last, last.session == outage.session, outage.endedAt &- last.endedAt < outage.length { return }
         histograms.outage.record(outage.length / 1000)
         if outages.count == Policy.outagesMaximum { outages.removeFirst() }
         outages.append(outage)
