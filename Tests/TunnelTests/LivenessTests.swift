@@ -176,6 +176,21 @@ import Time
         #expect(judge(&liveness, 800) == true)
     }
 
+    /// Over a satellite the answer may be lost several times in a row, among the acknowledgments that fill the uplink; the carrier is not.
+    /// protocol 8.2
+    @Test func onAFarPathAFloodExcusesItsSenderForLong() {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        liveness.pathMeasured(.milliseconds(600))
+        liveness.answered(isDue: false, now: at(0))
+        liveness.sent(now: at(0))
+        for half in 1...24 as ClosedRange<UInt64> {
+            liveness.heard(1 << 20, isActive: true, now: at(half * 500))
+            #expect(judge(&liveness, half * 500 - 1) == false, "after \(half) halves of a second")
+        }
+        #expect(judge(&liveness, 12_000) == true)
+    }
+
     /// A slow line that is full of the peer's bytes: its acknowledgment stands behind them, and that is no outage.
     @Test func anAcknowledgmentBehindTheBulkOfASlowLineIsWaitedFor() {
         var liveness = attached()
@@ -293,6 +308,38 @@ import Time
         #expect(liveness.inboundWait(now: at(6900)) == .zero)
         liveness.heardPing(17, now: at(7000))
         #expect(liveness.inboundWait(now: at(7000)) == .zero)
+    }
+
+    /// A PING that was lost twice comes as late as if a clock had stood still. The next one in time shows that none did.
+    /// protocol 8.3
+    @Test func aQueueThatLosesPingsIsNoClock() {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        func ping(_ sent: UInt64, late: UInt64) { liveness.heardPing(sent & (1 << 28 - 1) | 1 << 29, now: at(sent + late)) }
+        ping(1000, late: 300)
+        ping(2000, late: 3300)
+        ping(5500, late: 3300)
+        #expect(liveness.inboundWait(now: at(8800)) == .zero, "a clock, as it seems")
+        ping(9000, late: 1300)
+        // The clocks may differ by a little more with time.
+        #expect(liveness.inboundWait(now: at(10_300)) > .milliseconds(990) && liveness.inboundWait(now: at(10_300)) <= .milliseconds(1000))
+    }
+
+    /// PINGs come seldom through a full uplink of a satellite, and one of them may be lucky.
+    /// protocol 8.3
+    @Test func onAFarPathTheLongestWaitOfLateCounts() {
+        var liveness = Liveness(now: at(0))
+        liveness.carrierAttached(now: at(0))
+        liveness.pathMeasured(.milliseconds(600))
+        func ping(_ sent: UInt64, late: UInt64) { liveness.heardPing(sent & (1 << 28 - 1) | 1 << 29, now: at(sent + late)) }
+        ping(1000, late: 300)
+        ping(2000, late: 1300)
+        ping(4000, late: 310)
+        #expect(liveness.inboundWait(now: at(4310)) == .milliseconds(1000))
+        #expect(liveness.inboundWait(now: at(15_300)) == .milliseconds(1000))
+        #expect(liveness.inboundWait(now: at(15_301)) == .zero)
+        ping(16_000, late: 310)
+        #expect(liveness.inboundWait(now: at(16_310)) <= .milliseconds(10))
     }
 
     /// Clocks drift apart for days, and a paused virtual machine's stands still: neither is an outage that goes on for ever.

@@ -47,8 +47,10 @@ public struct PathWindow: Sendable {
     /// looks like ours. A shorter queue than this is left alone there.
     static let far = Interval.milliseconds(400)
     static let queueWhenFar = Interval.seconds(1)
-    /// A batch is at most what the path carries in this time.
+    /// A batch is at most what the path carries in this time, or in this part of its least round trip: short batches end in short segments,
+    /// whose acknowledgments a narrow way back cannot carry.
     static let chunk = Interval.milliseconds(1)
+    static let chunkPart: UInt64 = 50
     static let chunkMinimum = 3000
 
     /// BBR shuts its window to so many segments every ten seconds, for 200 ms. Half of that is left to who comes next, for no
@@ -63,6 +65,8 @@ public struct PathWindow: Sendable {
     /// Bytes a second, the newest last.
     private var rates: [UInt64] = []
     private var roundTrip = Interval.zero
+    /// Without queues, here and on the way back.
+    private var leastRoundTrip = Interval.zero
     private var growth = 0
     private var stubborn = (count: 0, since: Instant.never)
     private var tinySince: Instant?
@@ -81,6 +85,7 @@ public struct PathWindow: Sendable {
         defer {
             last = (sample.acknowledged, now)
             roundTrip = sample.roundTrip
+            leastRoundTrip = sample.minimumRoundTrip
         }
         guard let last, sample.acknowledged >= last.acknowledged, now > last.at,
             now.since(last.at) <= max(PathWindow.sampleMaximum, sample.roundTrip * 2)
@@ -170,5 +175,7 @@ public struct PathWindow: Sendable {
         return min(max(.milliseconds(1), Interval(nanoseconds: min(missing, 1 << 32) * 1_000_000_000 / rate)), .milliseconds(20))
     }
 
-    private var worthOfChunk: Int { max(PathWindow.chunkMinimum, worth(PathWindow.chunk)) }
+    private var worthOfChunk: Int {
+        max(PathWindow.chunkMinimum, worth(max(PathWindow.chunk, Interval(nanoseconds: leastRoundTrip.nanoseconds / PathWindow.chunkPart))))
+    }
 }

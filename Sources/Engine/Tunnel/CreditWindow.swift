@@ -44,7 +44,8 @@ struct CreditWindow {
         guard wanted > target, wanted - limit >= useful / (isQuartered ? 4 : 2) else { return false }
         // This part of the window was consumed within this many round trips: all of it lasts fewer than four.
         let fast = max(roundTrip, CreditWindow.roundTripMinimum) * (isQuartered ? 1 : 2)
-        if now.since(grantedAt) < fast { size = max(size, min(size * 2, ceiling)) }
+        // On a far path news of credit may be lost several times: the next ones must cover that.
+        if now.since(grantedAt) < fast { size = max(size, min(size * (roundTrip >= Liveness.far ? 4 : 2), ceiling)) }
         target = max(target, min(consumed + min(size, ceiling), Specification.offsetMaximum))
         granted = target - consumed
         grantedAt = now

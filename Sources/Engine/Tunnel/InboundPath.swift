@@ -10,9 +10,18 @@ struct InboundPath {
     /// A delay that lasts this long is a clock that stood still (a paused virtual machine), not a queue.
     static let settleTime = Interval.seconds(3)
 
+    /// Milliseconds by which the delay of PINGs differs where nothing is wrong.
+    static let jitter: UInt64 = 200
+    /// On a far path a PING tells of the queue for so many round trips.
+    static let roundTripsToTell: UInt64 = 20
+
     /// How long the last PING was delayed, beyond the least delay of any.
     private var wait = Interval.zero
+    /// The longest of those that came lately.
+    private var longest = (wait: Interval.zero, at: Instant(nanoseconds: 0))
     private var least: (delay: UInt64, at: Instant)?
+    /// What was the least before a clock seemed to have stood still. Nil: none did.
+    private var former: (delay: UInt64, at: Instant)?
     /// Since when PINGs have been as late as after an outage. Nil: they are not.
     private var lateSince: Instant?
     private var outage = Interval.zero
@@ -30,19 +39,33 @@ struct InboundPath {
         heardSincePing = 0
         pingedAt = now
         guard let delay = PingClock.age(of: token, now: now) else { return }
-        // Two clocks differ by up to 200 ppm more with time.
-        let beyond = least.map { (delay &- $0.delay &- now.since($0.at).nanoseconds / 5_000_000_000) & PingClock.mask } ?? 0
-        // A smaller delay than the least wraps around to the upper half of the range.
+        var beyond = beyondLeast(delay, now)
+        // Much earlier again: it was a queue that lost PINGs, or their repetitions, and no clock.
+        if former != nil, beyond > PingClock.mask / 2, beyond < PingClock.mask - InboundPath.jitter {
+            least = former
+            former = nil
+            beyond = beyondLeast(delay, now)
+        }
         let isLate = beyond >= InboundPath.outageMinimum.nanoseconds / 1_000_000 && beyond <= PingClock.mask / 2
         lateSince = isLate ? lateSince ?? now : nil
-        let isLeast = least == nil || beyond > PingClock.mask / 2 || lateSince.map { now.since($0) > InboundPath.settleTime } ?? false
+        let stoodStill = lateSince.map { now.since($0) > InboundPath.settleTime } ?? false
+        let isLeast = least == nil || beyond > PingClock.mask / 2 || stoodStill
         if isLeast {
+            if stoodStill { former = least }
             least = (delay, now)
             lateSince = nil
         }
         // A peer may lie: no PING was delayed for longer than the carrier has existed.
         wait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
+        let isOld = now.since(longest.at) > Liveness.far * InboundPath.roundTripsToTell
+        if wait >= longest.wait || isOld { longest = (wait, now) }
         if wait >= InboundPath.outageMinimum { outage = max(outage, wait) }
+    }
+
+    /// Milliseconds, modulo the clock. A smaller delay than the least wraps around to the upper half of the range.
+    private func beyondLeast(_ delay: UInt64, _ now: Instant) -> UInt64 {
+        // Two clocks differ by up to 200 ppm more with time.
+        least.map { (delay &- $0.delay &- now.since($0.at).nanoseconds / 5_000_000_000) & PingClock.mask } ?? 0
     }
 
     /// The length of an outage of the path from the peer, which this side may not have noticed because it had nothing to send. Each outage is
@@ -52,13 +75,19 @@ struct InboundPath {
         return outage
     }
 
-    /// How long acknowledgments are delayed now. Zero when the last PING is too old to tell.
-    func wait(now: Instant) -> Interval { now.since(pingedAt) <= InboundPath.settleTime ? wait : .zero }
+    /// How long acknowledgments are delayed now, or on a far path lately: the queue that delays PINGs there loses them too, so they come
+    /// seldom, and one of them may have been lucky. Zero when the last PING is too old to tell. `roundTrip`: the least.
+    func wait(roundTrip: Interval, now: Instant) -> Interval {
+        guard roundTrip >= Liveness.far else { return now.since(pingedAt) <= InboundPath.settleTime ? wait : .zero }
+        return now.since(longest.at) <= roundTrip * InboundPath.roundTripsToTell ? longest.wait : .zero
+    }
 
     mutating func carrierAttached(now: Instant) {
         wait = .zero
+        longest = (.zero, now)
         outage = .zero
         least = nil
+        former = nil
         lateSince = nil
         heardSincePing = 0
         attachedAt = now

@@ -30,6 +30,9 @@ struct Liveness {
     static let trickleByteCount = 16 << 10
     static let streamByteCount = 512 << 10
     static let floodByteCount = 8 << 20
+    /// From this least round trip on, bytes that come excuse the answer for so many of them.
+    static let far = Interval.milliseconds(400)
+    static let farRoundTrips: UInt64 = 20
     static let handshakeMaximum = Interval.seconds(60)
     static let doubtMinimum = Interval.milliseconds(200)
     /// Between PINGs while bytes flow (they measure the round trip), while idle for long, and in doubt.
@@ -144,6 +147,9 @@ struct Liveness {
         return max(usual, Interval(nanoseconds: min(roundTrips.handshake, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 
+    /// Of a satellite's path: while bytes come, its uplink may lose an answer several times in a row, among the acknowledgments that fill it.
+    private var farPatience: Interval { roundTrips.minimum >= Liveness.far ? roundTrips.minimum * Liveness.farRoundTrips : .zero }
+
     private var doubtDelay: Interval { delay(roundTrips.usual) }
     private var suspicionDelay: Interval { delay(max(roundTrips.usual, lateness)) }
 
@@ -161,9 +167,9 @@ struct Liveness {
         // A trickle does not postpone suspicion, and silence is the smallest trickle.
         var at = max(dueSince, heardSinceDue > 0 ? streamedAt : dueSince) + suspicionDelay
         if heardSinceDue >= Liveness.floodByteCount {
-            at = dueSince + suspicionDelay
+            at = dueSince + max(suspicionDelay, farPatience)
         } else if heardSinceDue >= Liveness.streamByteCount {
-            at = min(at, dueSince + max(suspicionDelay, Liveness.suspicionMaximum))
+            at = min(at, dueSince + max(suspicionDelay, Liveness.suspicionMaximum, farPatience))
         }
         return max(at, patientUntil)
     }
@@ -224,7 +230,7 @@ struct Liveness {
 
     mutating func takeInboundOutage() -> Interval { inbound.takeOutage() }
 
-    func inboundWait(now: Instant) -> Interval { inbound.wait(now: now) }
+    func inboundWait(now: Instant) -> Interval { inbound.wait(roundTrip: roundTrips.minimum, now: now) }
 
     /// A PONG with a token that is not open says nothing.
     mutating func receivePong(_ token: UInt64, isDue: Bool, now: Instant) {
