@@ -77,6 +77,8 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal(
             "-server -out=:80 -reverse=127.0.0.1:80", "-reverse and -out both listen at :80 (127.0.0.1:80)", "give one of them another port or address"),
         Refusal("-server -in=:22 -kind=socks5", "-kind is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal("-server -in=:22 -passwords=f", "-passwords is a flag of the client, where users connect", "leave it out, or use it with -client"),
+        Refusal("-client -out=h:1 -passwords=f", "-passwords needs -kind=socks5 or -kind=http-connect", "others do not ask for a password"),
         Refusal("-client -out=h:1 -kind=sock", "-kind cannot be \"sock\"", "-kind is fixed, socks5, http-connect or transparent"),
         Refusal("-client -out=h:1 -destinations=a:1", "-destinations is a flag of the server, which dials them", "leave it out, or use it with -server"),
         Refusal(

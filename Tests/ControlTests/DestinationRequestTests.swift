@@ -4,8 +4,10 @@ import Testing
 
 @Suite struct DestinationRequestTests {
     /// What comes of a conversation, byte by byte: answers, and the last step.
-    private func converse(_ kind: DestinationRequest.Kind, _ pieces: [[UInt8]]) -> (said: [[UInt8]], last: DestinationRequest.Step) {
-        var request = DestinationRequest(kind)
+    private func converse(
+        _ kind: DestinationRequest.Kind, _ pieces: [[UInt8]], passwords: Passwords? = nil
+    ) -> (said: [[UInt8]], last: DestinationRequest.Step) {
+        var request = DestinationRequest(kind, passwords: passwords)
         var said: [[UInt8]] = []
         for byte in pieces.joined() {
             var step = request.take([byte])
@@ -32,6 +34,46 @@ import Testing
         #expect(four == .go(try #require(Destination(host: "10.2.0.1", port: 80)), answer: connected, rest: []))
         let six = converse(.socks5, [[5, 1, 0], [5, 1, 0, 4], Array(repeating: 0, count: 15), [1, 0, 80]]).last
         #expect(six == .go(try #require(Destination(host: "::1", port: 80)), answer: connected, rest: []))
+    }
+
+    /// RFC 1929.
+    @Test func socksAsksForAPassword() throws {
+        let passwords = try #require(Passwords("# users\nann:secret\n\nbob:a:b\n"))
+        let command: [UInt8] = [5, 1, 0, 1, 10, 2, 0, 1, 0, 80]
+        func login(_ user: String, _ password: String) -> [UInt8] {
+            [1, UInt8(user.utf8.count)] + Array(user.utf8) + [UInt8(password.utf8.count)] + Array(password.utf8)
+        }
+        for (user, password) in [("ann", "secret"), ("bob", "a:b")] {
+            let (said, last) = converse(.socks5, [[5, 2, 0, 2], login(user, password), command], passwords: passwords)
+            #expect(said == [[5, 2], [1, 0]])
+            #expect(last == .go(try #require(Destination(host: "10.2.0.1", port: 80)), answer: connected, rest: []))
+        }
+        for (user, password) in [("ann", "secre"), ("ann", "secret2"), ("ann", ""), ("", "secret"), ("bob", "secret"), ("#", "users")] {
+            let (said, last) = converse(.socks5, [[5, 1, 2], login(user, password), command], passwords: passwords)
+            #expect(said == [[5, 2]])
+            #expect(last == .refuse(answer: [1, 1], reason: "its user and password are not among those of the file"))
+        }
+        #expect(converse(.socks5, [[5, 1, 0], command], passwords: passwords).last == .refuse(answer: [5, 0xff], reason: "it gives no user and password"))
+    }
+
+    /// RFC 7617.
+    @Test(arguments: [
+        ("Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n", true), ("proxy-authorization:  basic YW5uOnNlY3JldA==\r\n", true),
+        ("", false), ("Proxy-Authorization: Basic YW5uOnNlY3JldA\r\n", false), ("Proxy-Authorization: Basic YW5uOnNlY3JldDI=\r\n", false),
+        ("Proxy-Authorization: Digest YW5uOnNlY3JldA==\r\n", false), ("Proxy-Authorization: Basic\r\n", false), ("Proxy-Authorization: Basic ====\r\n", false),
+    ]) func httpAsksForAPassword(_ header: String, _ isAdmitted: Bool) throws {
+        let passwords = try #require(Passwords("ann:secret"))
+        let (_, last) = converse(.httpConnect, [Array("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\(header)\r\n".utf8)], passwords: passwords)
+        switch last {
+        case .go: #expect(isAdmitted)
+        case .refuse(let answer, _):
+            #expect(!isAdmitted && String(decoding: answer, as: UTF8.self).hasPrefix("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic"))
+        default: throw Unexpected(step: last)
+        }
+    }
+
+    @Test func aPasswordFileHasUsersAndPasswords() {
+        for text in ["", "# none", "ann", "ann:", ":secret", "ann:secret\nbob"] { #expect(Passwords(text) == nil, "\(text)") }
     }
 
     /// All at once, with the first bytes of the user behind it.

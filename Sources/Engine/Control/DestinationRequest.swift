@@ -1,4 +1,5 @@
-/// How a user's program says where it wants to go: SOCKS5 (RFC 1928, CONNECT, without a password) or CONNECT of HTTP/1.1 (RFC 9110 §9.3.6).
+/// How a user's program says where it wants to go: SOCKS5 (RFC 1928, CONNECT) or CONNECT of HTTP/1.1 (RFC 9110 §9.3.6), where passwords are
+/// wanted with one (RFC 1929, RFC 7617).
 /// It is told at once that it is connected, so that its first bytes travel behind the request: what cannot be reached is reset later.
 /// Pure: told what the program sent, says what to answer.
 public struct DestinationRequest: Sendable {
@@ -16,19 +17,20 @@ public struct DestinationRequest: Sendable {
         case refuse(answer: [UInt8], reason: String)
     }
 
-    private enum Stage { case method, command, head, over }
+    private enum Stage { case method, password, command, head, over }
 
     /// A longer head of an HTTP request is refused.
     public static let headMaximum = 16 << 10
 
-    private let kind: Kind
+    /// Nil: nobody is asked for one.
+    private let passwords: Passwords?
     private var stage: Stage
     private var received: [UInt8] = []
     /// Of these, bytes in which the end of a head was looked for.
     private var searched = 0
 
-    public init(_ kind: Kind) {
-        self.kind = kind
+    public init(_ kind: Kind, passwords: Passwords? = nil) {
+        self.passwords = passwords
         stage = kind == .socks5 ? .method : .head
     }
 
@@ -37,6 +39,7 @@ public struct DestinationRequest: Sendable {
         received += bytes
         switch stage {
         case .method: return takeMethods()
+        case .password: return takePassword()
         case .command: return takeCommand()
         case .head: return takeHead()
         case .over: return .more
@@ -54,10 +57,30 @@ public struct DestinationRequest: Sendable {
         guard received.count >= 2, received.count >= 2 + Int(received[1]) else { return .more }
         let methods = received[2..<2 + Int(received[1])]
         received.removeFirst(2 + Int(received[1]))
+        guard passwords == nil else {
+            guard methods.contains(2) else { return refuse([5, 0xff], "it gives no user and password") }
+            stage = .password
+            return .answer([5, 2])
+        }
         guard methods.contains(0) else { return refuse([5, 0xff], "it offers no access without a password") }
         stage = .command
         return .answer([5, 0])
     }
+
+    /// RFC 1929.
+    private mutating func takePassword() -> Step {
+        guard received.count >= 2 else { return .more }
+        let user = Int(received[1])
+        guard received.count >= 3 + user, received.count >= 3 + user + Int(received[2 + user]) else { return .more }
+        let password = Int(received[2 + user])
+        let login = received[2..<2 + user] + [UInt8(ascii: ":")] + received[(3 + user)..<(3 + user + password)]
+        guard received[0] == 1, let passwords, passwords.admit(Array(login)) else { return refuse([1, 1], Self.wrongPassword) }
+        received.removeFirst(3 + user + password)
+        stage = .command
+        return .answer([1, 0])
+    }
+
+    private static let wrongPassword = "its user and password are not among those of the file"
 
     private mutating func takeCommand() -> Step {
         guard received.count >= 5 else { return .more }
@@ -98,6 +121,13 @@ public struct DestinationRequest: Sendable {
         let line = String(decoding: received.prefix { $0 != 0x0d }, as: UTF8.self)
         let words = line.split(separator: " ", omittingEmptySubsequences: false)
         guard words.count == 3, words[2].hasPrefix("HTTP/1.") else { return refuse(Self.status("400 Bad Request"), "it does not speak HTTP/1") }
+        if let passwords {
+            let login = Self.login(received[..<end])
+            guard let login, passwords.admit(login) else {
+                let reason = login == nil ? "it gives no user and password" : Self.wrongPassword
+                return refuse(Self.status("407 Proxy Authentication Required", "Proxy-Authenticate: Basic realm=\"tele\"\r\n"), reason)
+            }
+        }
         guard words[0] == "CONNECT" else { return refuse(Self.status("405 Method Not Allowed"), "it asks for something other than CONNECT") }
         guard let colon = words[1].lastIndex(of: ":"), let port = UInt16(words[1][words[1].index(after: colon)...]),
             let destination = Destination(host: words[1][..<colon], port: port)
@@ -106,7 +136,21 @@ public struct DestinationRequest: Sendable {
         return .go(destination, answer: Array("HTTP/1.1 200 Connection established\r\n\r\n".utf8), rest: Array(received[(end + 4)...]))
     }
 
-    private static func status(_ words: String) -> [UInt8] { Array("HTTP/1.1 \(words)\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".utf8) }
+    /// What `Proxy-Authorization: Basic …` says.
+    private static func login(_ head: ArraySlice<UInt8>) -> [UInt8]? {
+        for line in head.split(separator: 0x0a).dropFirst() {
+            let parts = String(decoding: line.filter { $0 != 0x0d }, as: UTF8.self).split(separator: ":", maxSplits: 1)
+            guard parts.count == 2, parts[0].lowercased() == "proxy-authorization" else { continue }
+            let words = parts[1].split(separator: " ")
+            guard words.count == 2, words[0].lowercased() == "basic" else { return nil }
+            return Base64.decoded(words[1])
+        }
+        return nil
+    }
+
+    private static func status(_ words: String, _ more: String = "") -> [UInt8] {
+        Array("HTTP/1.1 \(words)\r\n\(more)Content-Length: 0\r\nConnection: close\r\n\r\n".utf8)
+    }
 
     private mutating func refuse(_ answer: [UInt8], _ reason: String) -> Step {
         stage = .over

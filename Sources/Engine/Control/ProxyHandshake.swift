@@ -67,7 +67,7 @@ public struct ProxyHandshake: Sendable {
     public var greeting: [UInt8] {
         switch kind {
         case .http:
-            let login = credentials.map { "Proxy-Authorization: Basic \(Self.base64(Array("\($0.user):\($0.password)".utf8)))\r\n" } ?? ""
+            let login = credentials.map { "Proxy-Authorization: Basic \(Base64.encoded(Array("\($0.user):\($0.password)".utf8)))\r\n" } ?? ""
             return Array("CONNECT \(authority) HTTP/1.1\r\nHost: \(authority)\r\n\(login)\r\n".utf8)
         case .socks5:
             return credentials == nil ? [5, 1, 0] : [5, 2, 0, 2]
@@ -163,17 +163,6 @@ public struct ProxyHandshake: Sendable {
     /// A stranger's words, made harmless for a log.
     private static func printable(_ text: Substring) -> String {
         String(text.prefix(80).unicodeScalars.map { (0x20..<0x7f).contains($0.value) ? Character($0) : "?" })
-    }
-
-    private static func base64(_ bytes: [UInt8]) -> String {
-        let digits = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-        var text = ""
-        for start in stride(from: 0, to: bytes.count, by: 3) {
-            let part = bytes[start..<min(start + 3, bytes.count)]
-            let word = part.enumerated().reduce(UInt32(0)) { $0 | UInt32($1.element) << (16 - 8 * UInt32($1.offset)) }
-            for place in 0..<4 { text.append(place <= part.count ? digits[Int(word >> (18 - 6 * UInt32(place)) & 63)] : "=") }
-        }
-        return text
     }
 
     // MARK: SOCKS5

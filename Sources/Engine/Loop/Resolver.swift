@@ -15,19 +15,36 @@ public final class Resolver: Sendable {
         public let description: String
     }
 
-    /// Look-ups under way; more wait for one of them to end.
+    /// Look-ups under way; more wait for one of them to end. Of these, such as whose names a peer has chosen: however many of them are dead,
+    /// others are looked up.
     static let threadsMaximum = 256
+    static let chosenMaximum = 128
 
     private struct Question: Sendable {
         let address: HostPort
         let token: UInt64
         let isPassive: Bool
+        let isChosen: Bool
     }
 
     private struct State {
         var answers: [Answer] = []
         var waiting: [Question] = []
+        var waitingChosen: [Question] = []
         var threads = 0
+        /// Of these, with a name that a peer has chosen.
+        var chosen = 0
+
+        var hasRoomForChosen: Bool { chosen < Resolver.chosenMaximum }
+
+        /// A thread is for this question from now on.
+        mutating func began(_ question: Question) { chosen += question.isChosen ? 1 : 0 }
+        mutating func ended(_ question: Question) { chosen -= question.isChosen ? 1 : 0 }
+
+        mutating func takeNext() -> Question? {
+            if !waiting.isEmpty { return waiting.removeFirst() }
+            return !waitingChosen.isEmpty && hasRoomForChosen ? waitingChosen.removeFirst() : nil
+        }
         /// Nil: nobody listens any more. A thread may be in getaddrinfo for longer than the loop lives.
         var wake: (@Sendable () -> Void)?
     }
@@ -40,17 +57,18 @@ public final class Resolver: Sendable {
     /// The loop is about to go: nothing wakes it any more.
     public func close() { state.withLock { $0.wake = nil } }
 
-    /// Looks `address` up, for dialling or (`isPassive`) for listening; the answer carries `token`. False when no thread could be
-    /// started.
-    public func look(up address: HostPort, token: UInt64, isPassive: Bool = false) -> Bool {
-        let question = Question(address: address, token: token, isPassive: isPassive)
+    /// Looks `address` up, for dialling or (`isPassive`) for listening; the answer carries `token`. `isChosen`: by a peer. False when no thread
+    /// could be started.
+    public func look(up address: HostPort, token: UInt64, isPassive: Bool = false, isChosen: Bool = false) -> Bool {
+        let question = Question(address: address, token: token, isPassive: isPassive, isChosen: isChosen)
         let mustStart = state.withLock { state in
-            guard state.threads >= Resolver.threadsMaximum else {
-                state.threads += 1
-                return true
+            guard state.threads < Resolver.threadsMaximum, !isChosen || state.hasRoomForChosen else {
+                if isChosen { state.waitingChosen.append(question) } else { state.waiting.append(question) }
+                return false
             }
-            state.waiting.append(question)
-            return false
+            state.threads += 1
+            state.began(question)
+            return true
         }
         guard mustStart else { return true }
         if system_is_simulated() {
@@ -69,7 +87,10 @@ public final class Resolver: Sendable {
             }, Unmanaged.passRetained(job).toOpaque())
         guard failed == 0 else {
             Unmanaged.passUnretained(job).release()
-            state.withLock { $0.threads -= 1 }
+            state.withLock {
+                $0.threads -= 1
+                $0.ended(question)
+            }
             return false
         }
         pthread_detach(thread)
@@ -92,11 +113,15 @@ public final class Resolver: Sendable {
                 state.answers.append(Answer(token: question.token, name: question.address, result: result))
                 wake()
             } else {
-                state.waiting = []
+                (state.waiting, state.waitingChosen) = ([], [])
             }
-            guard state.waiting.isEmpty else { return state.waiting.removeFirst() }
-            state.threads -= 1
-            return nil
+            state.ended(question)
+            guard let next = state.takeNext() else {
+                state.threads -= 1
+                return nil
+            }
+            state.began(next)
+            return next
         }
     }
 

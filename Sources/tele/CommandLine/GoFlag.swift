@@ -23,7 +23,7 @@ struct GoFlag: Equatable {
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),
         .value("allow", "NAME,NAME"), .toggle("require-key"),
-        .value("reverse", "localhost:8080"), .value("kind", "socks5"), .value("destinations", "db.example.com:5432,10.2.0.0/16:*"),
+        .value("reverse", "localhost:8080"), .value("kind", "socks5"), .value("passwords", "FILE"), .value("destinations", "db.example.com:5432,10.2.0.0/16:*"),
         .value("refuse-after", "30s"),
         .value("proxy", "http://proxy:3128"), .value("proxy-auth", "FILE"),
         .value("config", "FILE"), .toggle("proxy-protocol"), .value("socket-mode", "0660"), .value("socket-group", "www-data"), .toggle("exit-on-failure"),

@@ -84,6 +84,7 @@ enum Help {
           -require-key             refuse to run without either; TELE_REQUIRE_KEY=1 too
           -kind=KIND               client: who chooses where users of -in go: fixed
                                    (nobody), socks5, http-connect or transparent
+          -passwords=FILE          client: programs must give a USER:PASSWORD of it
           -destinations=LIST       server: where they may go then, HOST:PORT with *
                                    and networks; nowhere unless given
           -refuse-after=TIME       refuse new connections when there has been no

@@ -65,6 +65,8 @@ struct MappingTable {
                 throw entry.fault(path, "\(quoted(entry.string)) is no address of 127.0.0.0/8", hint: "write loopback = \"127.77.0.1\"")
             }
             clusters[place(entry), default: Cluster()].first = first
+        case (4, TOML_STRING) where entry.keys[3] == "passwords" && chooses && !entry.isElement:
+            mappings[place(entry)].passwordFile = entry.string
         case (4, TOML_STRING) where entry.keys[3] == "kind" && chooses && !entry.isElement:
             guard let kind = Mapping.Kind(rawValue: entry.string) else {
                 throw entry.fault(
@@ -83,7 +85,7 @@ struct MappingTable {
                 case "address": "an address is a string"
                 case "proxy-protocol": "proxy-protocol is true or false, where users connect"
                 case "names": "names is a list of strings, in [client.listen]"
-                case "kind", "loopback": "\(entry.keys[3]) is a string, in [client.listen]"
+                case "kind", "loopback", "passwords": "\(entry.keys[3]) is a string, in [client.listen]"
                 default: "\(entry.keys[3]) is a string, where users connect"
                 }
             throw entry.fault(path, why, hint: "write { address = \"unix:/run/tele/db\", mode = \"0660\", group = \"staff\" }")
@@ -91,13 +93,14 @@ struct MappingTable {
             throw entry.fault(
                 path, "a mapping has no key \(visible(entry.keys[3]))",
                 hint: ConfigurationFile.nearest(entry.keys[3], MappingTable.keys)
-                    ?? "it has address and, where users connect, proxy-protocol, refuse-after, mode and group; on the client kind, names and loopback besides")
+                    ?? "it has address and, where users connect, proxy-protocol, refuse-after, mode and group; on the client kind, passwords, names and loopback besides"
+            )
         default:
             throw entry.fault(path, "a mapping is a name and an address", hint: "write ssh = \"localhost:22\" under [\(section).\(name)]")
         }
     }
 
-    private static let keys = ["address", "kind", "names", "loopback", "proxy-protocol", "refuse-after", "mode", "group"]
+    private static let keys = ["address", "kind", "passwords", "names", "loopback", "proxy-protocol", "refuse-after", "mode", "group"]
 
     private mutating func add(_ entry: TOMLEntry, _ text: String?) throws(CommandError) {
         let name = entry.keys[2]
@@ -193,6 +196,9 @@ struct MappingTable {
         for (index, mapping) in mappings.enumerated() {
             func fault(_ sentence: String, _ hint: String) -> CommandError {
                 CommandError.configuration("\(path):\(lines[index]): \(sentence)", hint: hint)
+            }
+            if mapping.passwordFile != nil, !mapping.takesPasswords {
+                throw fault("\(mapping.name) has passwords, and its kind asks for none", "write kind = \"socks5\" or \"http-connect\"")
             }
             if mapping.address.port == 0, mapping.address.path == nil {
                 throw fault("\(mapping.name) has no port", "write \(mapping.name) = \"127.0.0.1:22999\"")

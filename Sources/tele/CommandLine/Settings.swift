@@ -45,8 +45,14 @@ struct Settings {
                 let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
                 mappings.insert(Mapping(address: input, tellsAddress: arguments.proxyProtocol), at: 0)
                 mappings[0].kind = try Settings.choice(arguments.kind, "kind", among: Mapping.Kind.self) ?? .fixed
+                mappings[0].passwordFile = arguments.passwords
+                guard arguments.passwords == nil || mappings[0].takesPasswords else {
+                    throw CommandError("-passwords needs -kind=socks5 or -kind=http-connect", hint: "others do not ask for a password")
+                }
             } else if arguments.kind != nil {
                 throw CommandError("-kind is about -in, which is missing", hint: "write kind = \"socks5\" in the mapping's table")
+            } else if arguments.passwords != nil {
+                throw CommandError("-passwords is about -in, which is missing", hint: "write passwords = \"FILE\" in the mapping's table")
             }
         case .server:
             guard
@@ -126,8 +132,8 @@ struct Settings {
             }
             return
         }
-        guard arguments.kind == nil else {
-            throw CommandError("-kind is a flag of the client, where users connect", hint: "leave it out, or use it with -client")
+        for (flag, value) in [("kind", arguments.kind), ("passwords", arguments.passwords)] where value != nil {
+            throw CommandError("-\(flag) is a flag of the client, where users connect", hint: "leave it out, or use it with -client")
         }
         guard let list = arguments.destinations else { return }
         for text in list.split(separator: ",", omittingEmptySubsequences: true).map({ $0.filter { $0 != " " } }) where !text.isEmpty {

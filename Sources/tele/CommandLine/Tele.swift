@@ -64,6 +64,9 @@ struct Tele: ParsableCommand {
         completion: .list(Mapping.Kind.allCases.map(\.rawValue)))
     var kind: String?
     @Option(
+        name: .go("passwords"), help: "Client, with -kind: programs must give a USER:PASSWORD of this file.", completion: .file())
+    var passwords: String?
+    @Option(
         name: .go("destinations"),
         help: ArgumentHelp("Server: where the programs of clients may go beside the origins, HOST:PORT, with * and networks: nowhere.", valueName: "list"))
     var destinations: String?

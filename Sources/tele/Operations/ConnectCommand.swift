@@ -28,6 +28,7 @@ struct ConnectCommand {
         var configuration = settings.configuration
         configuration.stream = Configuration.Stream(fd: ends[0], name: name)
         configuration.mappings = []
+        configuration.reverseMappings = []
         // A client's file may name them; they are the client's.
         configuration.metrics = nil
         configuration.control = nil

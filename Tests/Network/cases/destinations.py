@@ -1,5 +1,6 @@
 """Listeners at which the user's program says where it wants to go: SOCKS5, CONNECT of HTTP, and redirected connections."""
 
+import base64
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import time
 
 from ends import NAME, Switchboard, exchange, observe
-from lab import SERVER_ADDRESS
+from lab import CLIENT_NETWORK, SERVER_ADDRESS
 from path import HERE, binary
 from process import Failure
 from runner import Case
@@ -119,6 +120,89 @@ def requests(context):
             if receive(user, 6) != b"answer" or user.recv(1) != b"":
                 raise Failure("the answer behind the user's end was lost")
     return f"{len(pairs)} connections"
+
+
+def passwords(context):
+    """Listeners that ask for a user and a password, by SOCKS5 and by HTTP; the file is read again by SIGHUP."""
+    lab = context.lab()
+    file = os.path.join(lab.directory, "users")
+
+    def write(text):
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
+            opened.write(text)
+    write("ann:secret\n")
+    listen = {name: value.replace(" }", f', passwords = "{file}" }}') for name, value in LISTEN.items() if name != "all"}
+    path = Files(context, lab, listen, {}, server=ALLOWED)
+
+    def login(user, password, kind):
+        """What the program is told before the connection begins; and its end."""
+        end = lab.client.connect(("127.0.0.1", SOCKS if kind == "socks" else HTTP))
+        end.settimeout(5)
+        if kind == "http":
+            basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+            end.sendall(f"CONNECT 127.0.0.1:{ORIGIN} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic {basic}\r\n\r\n".encode())
+            return receive(end, 12)[9:] == b"200", end
+        end.sendall(b"\5\1\2")
+        if receive(end, 2) != b"\5\2":
+            raise Failure("SOCKS5 does not ask for a password")
+        end.sendall(bytes([1, len(user)]) + user.encode() + bytes([len(password)]) + password.encode())
+        return receive(end, 2) == b"\1\0", end
+
+    def check(user, password, is_right):
+        for kind in ("socks", "http"):
+            if login(user, password, kind)[0] != is_right:
+                raise Failure(f"{user}:{password} by {kind}: expected {is_right}")
+    check("ann", "secret", True)
+    check("ann", "wrong", False)
+    check("bob", "secret", False)
+    with Switchboard(lab, ORIGIN) as switchboard:
+        _, user = login("ann", "secret", "socks")
+        user.sendall(b"\5\1\0\1" + socket.inet_aton("127.0.0.1") + struct.pack(">H", ORIGIN))
+        if receive(user, 10)[:2] != b"\5\0":
+            raise Failure("SOCKS5 refuses whom it has let in")
+        origin = call(user, switchboard)
+        exchange(user, origin)
+        write("bob:secret\n")
+        path.client.signal(signal.SIGHUP)
+        if not context.until(5, lambda: "notice reloaded" in path.client.errors):
+            raise Failure("the client did not reload")
+        check("ann", "secret", False)
+        check("bob", "secret", True)
+        exchange(user, origin)
+        # A file that others can read changes nothing.
+        os.chmod(file, 0o644)
+        path.client.signal(signal.SIGHUP)
+        if not context.until(5, lambda: "reload failed" in path.client.errors):
+            raise Failure("a password file that others can read was read")
+        check("bob", "secret", True)
+    if "its user and password are not among those of the file" not in path.client.errors:
+        raise Failure("the log does not say why a program was refused")
+    return "by SOCKS5 and HTTP, before and after a reload"
+
+
+def dead_names(context):
+    """One client's programs ask for hundreds of names that no name server answers for: an origin that is named meanwhile is found."""
+    lab = context.lab()
+    lab.server.write_etc("resolv.conf", f"nameserver {CLIENT_NETWORK}.2\n")
+    lab.server.write_etc("hosts", "127.0.0.1 localhost late.corp\n")
+    lab.forward("udp dport 53 drop")
+    path = Files(context, lab, {**LISTEN, "late": "127.0.0.1:9114"}, {"other": "127.0.0.1:9"}, server='destinations = ["*:*"]')
+    with Switchboard(lab, ORIGIN) as switchboard:
+        ends = [socks(lab, f"host-{number}.example.com", 80, hurried=True) for number in range(400)]
+        context.sleep(1)
+        path.write("server", 'out = ":40300"\ndestinations = ["*:*"]', "origins", {"other": "127.0.0.1:9", "late": f"late.corp:{ORIGIN}"})
+        path.server.signal(signal.SIGHUP)
+        if not context.until(5, lambda: "notice reloaded" in path.server.errors):
+            raise Failure("the server did not reload")
+        began = time.monotonic()
+        user = lab.client.connect(("127.0.0.1", 9114))
+        exchange(user, call(user, switchboard))
+        took = time.monotonic() - began
+        if took > 2:
+            raise Failure(f"an origin was found after {took:.1f} s")
+        for end in ends:
+            end.close()
+    return f"found after {took * 1000:.0f} ms beside {len(ends)} names without an answer"
 
 
 def transparent(context):
@@ -387,5 +471,7 @@ def cases():
         Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
         Case("destinations.redis-cluster", redis_cluster, needs=("redis-server", "redis-cli"), only_tele=True),
         Case("destinations.kafka-by-name", kafka_by_name, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True),
+        Case("destinations.passwords", passwords, drivers="both", only_tele=True),
+        Case("destinations.dead-names", dead_names, only_tele=True),
         Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),
     ]

@@ -47,7 +47,7 @@ final class Client: Host {
 
     init(_ relay: RelayProcess) throws(StartFault) {
         self.relay = relay
-        requests = ProxyRequests(relay)
+        requests = try ProxyRequests(relay)
         let configuration = relay.configuration
         server = ResolvedName(configuration.proxy?.address ?? configuration.output)
         proxyCredentials = try configuration.proxy?.credentials()

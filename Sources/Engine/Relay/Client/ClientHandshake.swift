@@ -10,12 +10,11 @@ import Wire
 extension Client {
     func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
+        carrier.origins = ownOrigins.map(\.name)
         var hello = Hello(
             identity: session.identity, attempt: attempt, received: offer.received, replay: offer.replay,
             earlyByteCount: UInt32(offer.earlyByteCount), dataLimit: limit)
-        // A client that stops serves nobody new.
-        if relay.stopping.isRunning { hello.origins = relay.configuration.dialled.map(\.target) }
-        carrier.origins = relay.configuration.dialled.prefix(hello.origins.count).map(\.name)
+        hello.origins = ownOrigins.map(\.target)
         guard let binding = carrier.binding,
             let bytes = hello.encoded(secret: session.endpoint.isEstablished ? session.secret : nil, on: binding)
         else {
@@ -95,8 +94,13 @@ extension Client {
         noteAnswers(welcome.answers, carrier)
     }
 
+    /// Those that users of the server can use: none while the process stops.
+    private var ownOrigins: [Mapping] { relay.stopping.isRunning ? relay.configuration.dialled : [] }
+
     /// What the server says to this side's origins; told when it is new.
     private func noteAnswers(_ answers: [Welcome.OriginAnswer], _ carrier: Carrier) {
+        // They have changed since HELLO.
+        if carrier.origins != ownOrigins.map(\.name) { reconnect() }
         for (place, name) in carrier.origins.enumerated() {
             // A server that does not know reverse mappings says nothing.
             let answer = place < answers.count ? answers[place] : nil

@@ -31,9 +31,9 @@ final class ProxyRequests {
 
         static let answerMaximum = 256
 
-        init(fd: Int32, index: UInt32, generation: UInt32, mapping: Mapping, place: UInt16, _ kind: DestinationRequest.Kind) {
+        init(fd: Int32, index: UInt32, generation: UInt32, mapping: Mapping, place: UInt16, _ request: DestinationRequest) {
             (self.fd, self.index, self.generation, self.mapping, self.place) = (fd, index, generation, mapping, place)
-            request = DestinationRequest(kind)
+            self.request = request
         }
 
         deinit { answer.deallocate() }
@@ -48,7 +48,29 @@ final class ProxyRequests {
     /// Receives bytes at once, without the loop.
     private let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: Policy.requestReadByteCount, alignment: 8)
 
-    init(_ relay: RelayProcess) { self.relay = relay }
+    /// Of listeners that have them, by file.
+    private var passwords: [String: Passwords]
+
+    init(_ relay: RelayProcess) throws(StartFault) {
+        self.relay = relay
+        passwords = try ProxyRequests.passwords(of: relay.configuration.mappings)
+    }
+
+    /// Reads the files that the mappings name, under the rules of key files.
+    static func passwords(of mappings: [Mapping], acceptsOthers: Bool = false) throws(StartFault) -> [String: Passwords] {
+        var passwords: [String: Passwords] = [:]
+        for file in Set(mappings.compactMap(\.passwordFile)).sorted() {
+            let text = try SecretFile.read(file, "password file", hint: "it has lines USER:PASSWORD", acceptsOthers: acceptsOthers)
+            guard let read = Passwords(text) else {
+                throw StartFault(.configuration, "the password file \(file) has a line that is not USER:PASSWORD, or none", hint: "1 to 255 bytes each")
+            }
+            passwords[file] = read
+        }
+        return passwords
+    }
+
+    /// From now on; before the mappings that need them.
+    func use(_ passwords: [String: Passwords]) { self.passwords = passwords }
 
     deinit { scratch.deallocate() }
 
@@ -60,7 +82,8 @@ final class ProxyRequests {
     func begin(_ fd: Int32, _ mapping: Mapping, _ place: UInt16, _ kind: DestinationRequest.Kind) {
         if order.count >= Policy.requestsMaximum, let oldest = order.first(where: { !$0.isClosing }) { close(oldest) }
         Socket.abortOnClose(fd)
-        let request = table.insert { Request(fd: fd, index: $0, generation: $1, mapping: mapping, place: place, kind) }
+        let asked = DestinationRequest(kind, passwords: mapping.passwordFile.flatMap { passwords[$0] })
+        let request = table.insert { Request(fd: fd, index: $0, generation: $1, mapping: mapping, place: place, asked) }
         order.append(request)
         relay.timers.set(request.token(.requestDeadline), at: relay.now + Policy.requestTimeout.nanoseconds)
         awaitBytes(request)

@@ -15,6 +15,8 @@ public struct Mapping: Equatable, Sendable {
     public var refuseAfterSeconds: Int?
     /// Client: how its users say where they want to go.
     public var kind = Kind.fixed
+    /// Client: a file with lines `USER:PASSWORD`, one of which its users' programs must give when they ask for a destination.
+    public var passwordFile: String?
     /// Client: where its users go, on the server's side, instead of to the origin of the same name.
     var destination: Destination?
     /// Listener: of the socket's file, where the address is a path.
@@ -54,6 +56,9 @@ public struct Mapping: Equatable, Sendable {
 
     /// What its origin hears before the bytes of a user, who has been accepted as `fd`.
     func header(_ fd: Int32) -> [UInt8] { tellsAddress ? ProxyHeader(from: Socket.peerAddress(fd), to: Socket.localAddress(fd)).bytes : [] }
+
+    /// Its users' programs make a request, which can have a password.
+    public var takesPasswords: Bool { kind.request != nil }
 
     /// The name that its users dial, which this host must resolve to `address`. Nil: they dial `address`.
     public var dialledName: String? {

@@ -33,7 +33,7 @@ final class LocalWriter {
         }
         budget.addPending(piped)
         markDirty(index)
-        if user.pointee.lists.contains(.unnamed) { relay.origins.handleDelivered(index) }
+        if user.pointee.lists.contains(.unnamed) { relay.destinations.handleDelivered(index) }
         return piped == count || wait(user, bytes + piped, count - piped)
     }
 

@@ -34,6 +34,8 @@ final class Origins {
         fileprivate var error: SystemError?
         /// Its timer for the next step is set.
         fileprivate var isTimed = false
+        /// The session whose user has chosen the destination. Nil: the mapping has.
+        fileprivate var chosenBy: Session?
         /// Its destination has an address to which no rule leads.
         fileprivate var forbidden: Address?
         /// There is a connection, or nobody wants one any more.
@@ -69,8 +71,8 @@ final class Origins {
     /// Those of destinations, and of all users whose programs choose them.
     private var destinations: [Destination: UInt16] = [:]
     private var destinationsPlace: UInt16?
-    /// Users whose stream has brought bytes, in which the destination may be.
-    private var unread: [Token] = []
+    /// Users who wait for a connection to a destination.
+    private var chosenCount = 0
     /// Where the search for a free place goes on.
     private var nextFree = 0
     /// Of those that were not removed, for a person.
@@ -264,13 +266,16 @@ final class Origins {
     /// Dials for a user who has no connection.
     func begin(_ index: UInt32) {
         let place = UInt16(relay.locals[index].pointee.mapping.index)
-        guard place != destinationsPlace else { return awaitDestination(index) }
+        guard place != destinationsPlace else { return relay.destinations.awaitHead(index) }
         dial(index, place)
     }
 
-    private func dial(_ index: UInt32, _ place: UInt16) {
+    private func dial(_ index: UInt32, _ place: UInt16, chosenBy session: Session? = nil) {
         let name = entries[Int(place)].name
         let opening = Opening(index, place, AddressRace(name.addresses, isFixed: name.isNumeric && !name.addresses.isEmpty))
+        opening.chosenBy = session
+        chosenCount += session == nil ? 0 : 1
+        session?.chosenCount += 1
         relay.locals[index].pointee.opening = .passRetained(opening)
         // Waiting for its turn counts: the user is told in time.
         relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
@@ -306,11 +311,11 @@ final class Origins {
             // One that nobody is dialling gives way.
             guard let idle = destinations.first(where: { isIdle(Int($0.value)) }) else { return nil }
             destinations[idle.key] = nil
-            entries[Int(idle.value)] = Entry(mapping: mapping, name: ResolvedName(mapping.address), isRemoved: true, destination: destination)
+            entries[Int(idle.value)] = Entry(mapping: mapping, name: ResolvedName(mapping.address, isChosen: true), isRemoved: true, destination: destination)
             return idle.value
         }
         guard let place = try? freePlace(mapping) else { return nil }
-        let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address), isRemoved: true, destination: destination)
+        let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address, isChosen: true), isRemoved: true, destination: destination)
         if place == entries.count { entries.append(entry) } else { entries[place] = entry }
         return UInt16(place)
     }
@@ -320,43 +325,17 @@ final class Origins {
         return entry.underWay == 0 && entry.waiting.isEmpty && entry.asking.isEmpty && !entry.name.isLookingUp
     }
 
-    /// The first bytes of the stream say where it leads.
-    private func awaitDestination(_ index: UInt32) {
-        relay.locals[index].pointee.lists.insert(.unnamed)
-        relay.timers.set(relay.locals.token(index, .originDeadline), at: relay.now + Policy.originMaximum.nanoseconds)
-        handleDelivered(index)
-    }
-
-    /// Bytes came for a user who has no destination yet. They are read when this turn's have all been.
-    func handleDelivered(_ index: UInt32) { unread.append(relay.locals.token(index, .originDeadline)) }
-
-    private func readDestinations() {
-        guard !unread.isEmpty else { return }
-        for token in unread {
-            guard let user = relay.locals.find(token), user.pointee.lists.contains(.unnamed), user.pointee.life.phase == .connecting else { continue }
-            switch Destination.head(of: relay.locals.writer.firstBytes(user, Destination.headMaximum)) {
-            case .incomplete: break
-            case .invalid: refuse(token.index, .unknownTarget)
-            case .whole(let destination, _): begin(token.index, destination)
-            }
+    /// Where the user's program wants to go is known.
+    func dial(_ index: UInt32, _ session: Session, to destination: Destination) {
+        // Half of what others leave: whoever asks for silent hosts keeps nobody else out.
+        guard session.chosenCount < (Origins.destinationsMaximum - (chosenCount - session.chosenCount)) / 2, let place = place(of: destination) else {
+            return refuse(index, .tooMany)
         }
-        unread.removeAll(keepingCapacity: true)
-    }
-
-    private func begin(_ index: UInt32, _ destination: Destination) {
-        let user = relay.locals[index]
-        guard let session = user.pointee.session?.takeUnretainedValue() else { return }
-        user.pointee.lists.remove(.unnamed)
-        guard relay.configuration.permissions.destinations(of: session.peerName).mayPermit(destination) else {
-            relay.events.note(.destinationForbidden(session, destination, address: nil))
-            return refuse(index, .forbidden)
-        }
-        guard let place = place(of: destination) else { return refuse(index, .tooMany) }
         lookUpIfUseful(place)
-        dial(index, place)
+        dial(index, place, chosenBy: session)
     }
 
-    private func refuse(_ index: UInt32, _ code: ResetCode) {
+    func refuse(_ index: UInt32, _ code: ResetCode) {
         let user = relay.locals[index]
         guard let session = user.pointee.session?.takeUnretainedValue() else { return }
         relay.timers.cancel(relay.locals.token(index, .originDeadline))
@@ -394,7 +373,7 @@ final class Origins {
 
     /// Starts connects while few are under way to the same origin: one that is silent keeps nobody from the others.
     func connectWaiting() {
-        readDestinations()
+        relay.destinations.read()
         if !refused.isEmpty, relay.now >= retryAt {
             let again = refused
             refused = []
@@ -532,6 +511,8 @@ final class Origins {
         guard let opening = relay.locals[user].pointee.opening?.takeRetainedValue() else { return }
         relay.locals[user].pointee.opening = nil
         opening.isOver = true
+        chosenCount -= opening.chosenBy == nil ? 0 : 1
+        opening.chosenBy?.chosenCount -= 1
         relay.timers.cancel(relay.locals.token(user, .originDeadline))
         if opening.isTimed { relay.timers.cancel(relay.locals.token(user, .originAttempt)) }
         for attempt in opening.attempts { relay.loop.cancel(attempt.fd) }

@@ -15,9 +15,13 @@ final class ResolvedName {
     private var askedAt: UInt64?
     private var preferred: Address?
 
+    /// A peer has chosen it.
+    private let isChosen: Bool
+
     /// `addresses`: as known already.
-    init(_ name: HostPort, addresses: [Address] = []) {
+    init(_ name: HostPort, addresses: [Address] = [], isChosen: Bool = false) {
         self.name = name
+        self.isChosen = isChosen
         self.addresses = addresses
         let number = Resolver.number(name)
         isNumeric = number != nil
@@ -40,7 +44,7 @@ final class ResolvedName {
         guard underWay < Policy.lookupsMaximum else { return }
         askedAt = relay.now
         asked = (asked + 1) & 0xff_ffff
-        if relay.resolver.look(up: name, token: operation.token(index, asked).rawValue) { underWay += 1 }
+        if relay.resolver.look(up: name, token: operation.token(index, asked).rawValue, isChosen: isChosen) { underWay += 1 }
     }
 
     /// The network is another one: what is asked now may be answered otherwise than what was asked a moment ago.

@@ -37,6 +37,7 @@ package final class RelayProcess {
     private(set) var sessions: Sessions!
     private(set) var listeners: Listeners!
     private(set) var origins: Origins!
+    private(set) var destinations: Destinations!
     private(set) var watches: Watches!
     private(set) var reload: Reload!
     private(set) var admin: AdminServer!
@@ -105,6 +106,7 @@ package final class RelayProcess {
         carriers = Carriers(self, receiveSplice, locals.writer)
         listeners = Listeners(self)
         origins = Origins(self)
+        destinations = Destinations(self)
         reload = Reload(self, reconfigure)
         admin = AdminServer(self)
         handover = Handover(self)

@@ -23,14 +23,19 @@ final class Reload {
 
     /// SIGHUP. A fault in the configuration or in the keys changes nothing.
     func run() {
-        guard reconfigure != nil || relay.credentials != nil || relay.configuration.proxy?.file != nil else { return relay.events.note(.nothingToReload) }
+        guard
+            reconfigure != nil || relay.credentials != nil || relay.configuration.proxy?.file != nil
+                || relay.configuration.mappings.contains(where: { $0.passwordFile != nil })
+        else { return relay.events.note(.nothingToReload) }
         relay.manager.reloading()
         defer { relay.manager.ready() }
         let ignored: [String]
         do throws(StartFault) {
             let fresh = try reconfigure?() ?? relay.configuration
             let password = try relay.client?.readProxyCredentials()
+            let passwords = relay.client == nil ? [:] : try ProxyRequests.passwords(of: fresh.mappings)
             try relay.credentials?.reload()
+            relay.client?.requests.use(passwords)
             relay.client?.use(password ?? nil)
             ignored = relay.configuration.differences(from: fresh)
             relay.configuration.mappings = fresh.mappings
@@ -77,7 +82,7 @@ final class Reload {
         let faults = relay.listeners.apply(relay.configuration.listened, found) + relay.origins.apply(relay.configuration.dialled)
         for fault in faults { relay.events.note(.mappingFailed(fault)) }
         found = [:]
-        relay.server?.reverse.rearm()
+        relay.server?.reverse.handleReloaded()
     }
 
     // MARK: Certificates

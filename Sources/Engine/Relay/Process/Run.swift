@@ -213,6 +213,7 @@ private func listeningSockets(
 public func verify(_ configuration: Configuration) throws(StartFault) -> [String] {
     let credentials = try Credentials(configuration, acceptsKeysOfOthers: geteuid() == 0)
     _ = try configuration.proxy?.credentials(acceptsOthers: geteuid() == 0)
+    if configuration.role == .client { _ = try ProxyRequests.passwords(of: configuration.mappings, acceptsOthers: geteuid() == 0) }
     var notes: [String] = []
     if let expiry = credentials?.expiry {
         let days = (expiry - Int64(time(nil))) / 86400

@@ -12,13 +12,30 @@ import Wire
 /// Without any, users wait in the kernel's queue of their listener.
 final class ReverseMappings {
     unowned(unsafe) private let relay: RelayProcess
-    /// Proven sessions of clients that have the origin, by its target, the oldest first.
+    /// By target. A client may name others, of which nothing is kept but their numbers.
+    private var listeners: [UInt64: Mapping]
+    /// Proven sessions of clients that have the origin of a listener, by its target, the oldest first.
     private var sessions: [UInt64: [Session]] = [:]
     /// Since when no client has had the origin.
     private var unservedSince: [UInt64: UInt64] = [:]
     private let startedAt = Clock.now()
 
-    init(_ relay: RelayProcess) { self.relay = relay }
+    init(_ relay: RelayProcess) {
+        self.relay = relay
+        listeners = ReverseMappings.listeners(of: relay)
+    }
+
+    private static func listeners(of relay: RelayProcess) -> [UInt64: Mapping] {
+        Dictionary(relay.configuration.listened.map { ($0.target, $0) }) { first, _ in first }
+    }
+
+    /// Mappings or permissions were read again.
+    func handleReloaded() {
+        listeners = ReverseMappings.listeners(of: relay)
+        for target in sessions.keys where listeners[target] == nil { (sessions[target], unservedSince[target]) = (nil, nil) }
+        for session in relay.sessions.all where session.isProven && !session.origins.isEmpty { serve(session) }
+        rearm()
+    }
 
     // MARK: Clients
 
@@ -29,9 +46,8 @@ final class ReverseMappings {
         let now = Set(targets)
         for target in before.subtracting(now) { remove(session, from: target) }
         session.origins = targets
-        let listened = Dictionary(relay.configuration.listened.map { ($0.target, $0) }) { first, _ in first }
         for target in now {
-            guard let mapping = listened[target], !before.contains(target) else { continue }
+            guard let mapping = listeners[target], !before.contains(target) else { continue }
             relay.events.note(isAllowed(session, mapping) ? .clientServes(session, mapping) : .listenerForbidden(session, mapping))
         }
         var serves = session.isProven
@@ -39,14 +55,14 @@ final class ReverseMappings {
         if Canary.selected == .servesUnproven { serves = true }
         #endif
         if serves { serve(session) }
-        return targets.map { target in listened[target].map { isAllowed(session, $0) ? .served : .forbidden } ?? .unknown }
+        return targets.map { target in listeners[target].map { isAllowed(session, $0) ? .served : .forbidden } ?? .unknown }
     }
 
     /// The session's client has got its WELCOME. Of a session whose WELCOME is lost it never hears: it begins another one.
     func handleProven(_ session: Session) { if !session.origins.isEmpty { serve(session) } }
 
     private func serve(_ session: Session) {
-        for target in session.origins {
+        for target in session.origins where listeners[target] != nil {
             insert(session, for: target)
             // Of a client that is gone for good, perhaps, the users of whom it never heard are taken over.
             for other in sessions[target] ?? [] where other !== session && !other.link.hasCarrier { takeOver(target, from: other, to: session) }
@@ -64,13 +80,13 @@ final class ReverseMappings {
 
     private func remove(_ session: Session, from target: UInt64) {
         sessions[target]?.removeAll { $0 === session }
-        guard sessions[target]?.isEmpty ?? true else { return }
+        guard sessions[target]?.isEmpty == true else { return }
         sessions[target] = nil
         unservedSince[target] = relay.now
     }
 
     private func takeOver(_ target: UInt64, from old: Session, to new: Session) {
-        guard let mapping = relay.configuration.listened.first(where: { $0.target == target }), isAllowed(new, mapping) else { return }
+        guard let mapping = listeners[target], isAllowed(new, mapping) else { return }
         relay.sessions.carryOver(from: old, to: new) { [relay] user in relay.mapping(at: user.pointee.mapping)?.target == target }
     }
 
@@ -84,7 +100,7 @@ final class ReverseMappings {
         session.origins = []
         for target in targets {
             remove(session, from: target)
-            guard let mapping = relay.configuration.listened.first(where: { $0.target == target }), let other = self.session(for: mapping) else { continue }
+            guard let mapping = listeners[target], let other = self.session(for: mapping) else { continue }
             takeOver(target, from: session, to: other)
         }
         if !targets.isEmpty { rearm() }
@@ -130,6 +146,6 @@ final class ReverseMappings {
         relay.loop.close(fd)
     }
 
-    /// Permissions, mappings or clients have changed.
-    func rearm() { relay.listeners.handleReadinessChanged() }
+    /// Who serves, or may serve, has changed.
+    private func rearm() { relay.listeners.handleReadinessChanged() }
 }

@@ -24,7 +24,7 @@ extension Server {
             relay.locals.close(index, .reset)
         }
         warnOfStrangers()
-        reverse.rearm()
+        reverse.handleReloaded()
     }
 
     /// Tables of clients that no key belongs to: a name that is misspelled limits nobody.

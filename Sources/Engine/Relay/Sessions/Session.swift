@@ -43,6 +43,8 @@ final class Session {
     var peerName = ""
     /// Server: the targets of the client's own origins, as its last HELLO named them.
     var origins: [UInt64] = []
+    /// Server: its users who wait for a connection to a destination of their own.
+    var chosenCount = 0
     /// Server: a frame came behind WELCOME.
     var isProven = false
     /// When the session's timer is due.

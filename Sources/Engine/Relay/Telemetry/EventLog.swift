@@ -391,7 +391,9 @@ private struct Line {
                 .warning, "proxy request refused",
                 [
                     "listener": "\(words(mapping))", "reason": "\(reason)",
-                    "hint": "this listener takes \(mapping.kind.rawValue); the user's connection was closed",
+                    "hint": mapping.kind == .transparent
+                        ? "only connections that the packet filter redirects can use this listener; this one was reset"
+                        : "programs must speak \(mapping.kind.rawValue) to this listener; this connection was closed",
                 ])
         case .mappingForbidden(let session, let mapping):
             Line(
