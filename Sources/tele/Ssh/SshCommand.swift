@@ -7,6 +7,9 @@ import Relay
 /// it does. The ProxyCommand has a server found or started on the host, over a connection of its own, and carries the bytes.
 ///
 ///     tele ssh WORDS ─becomes─▶ ssh -o ProxyCommand=… WORDS ─starts─▶ tele ssh-proxy ─starts─▶ ssh … sh ─▶ tele ssh-host ─▶ tele -server
+///
+/// A host behind another one (ProxyJump, or a ProxyCommand that is ssh) is reached by a `tele ssh -W` to that one: the tele server is on the
+/// first host of the way, and what lies behind it does not fail when the network here does.
 struct SshCommand {
     private let words: SshWords
 
@@ -21,19 +24,30 @@ struct SshCommand {
         guard let own = SshCommand.ownPath else { throw CommandError.ssh("cannot find this program's own file", hint: "is /proc mounted?") }
         let (status, route) = try askSsh()
         guard status == 0 else { return .ssh }
-        if words.copies { try SshHost.copy(own, words) }
         guard let program = quotedForProxyCommand(own) else {
             throw CommandError.ssh("this program stands in a folder whose name has a line break", hint: "move it")
         }
+        if let way = route.way {
+            if isatty(STDERR_FILENO) == 1 {
+                let note = "tele: \(visible(words.host ?? "")) is reached through \(visible(way.host)), where the tele server runs\n"
+                try? StandardStreams.write(Array(note.utf8), to: STDERR_FILENO)
+            }
+            return try becomeSsh(proxyCommand: "\(program) ssh \(way.words)")
+        }
+        if words.copies { try SshHost.copy(own, words) }
         // Not in the ProxyCommand: a shell reads that, and a host may be called anything (CVE-2023-51385).
         let told = [route.address, "\(route.port)", "\(words.port)", words.host!] + SshWords.spelled(words.ofConnection)
         setenv(SshProxy.variable, SshWords.packed(told), 1)
+        return try becomeSsh(proxyCommand: "\(program) ssh-proxy")
+    }
+
+    private func becomeSsh(proxyCommand: String) throws -> ExitStatus {
         let options = [
-            "-o", "ProxyCommand=\(program) ssh-proxy", "-o", "ProxyUseFdpass=no",
+            "-o", "ProxyCommand=\(proxyCommand)", "-o", "ProxyUseFdpass=no",
             // An outage is what tele is for: ssh must not end a session for it, nor while the server is being set up.
             "-o", "ServerAliveInterval=0", "-o", "ConnectTimeout=86400",
         ]
-        return try SshProcess.become(["ssh"] + control + options + words.all)
+        return try SshProcess.become(["ssh"] + control + options + words.allBesidesProxyCommand)
     }
 
     /// Masters that go through tele have paths of their own: a session of ours never uses another's connection.
@@ -47,24 +61,66 @@ struct SshCommand {
         return ["-o", "ControlPath=\(place.replacing("%", with: "%%"))/m-%C"]
     }
 
+    private struct Route {
+        var address: String
+        var port: UInt16
+        /// By another host, and how a `tele ssh` gets there. Nil: straight.
+        var way: (host: String, words: String)?
+    }
+
     /// Where ssh would go with these words, asked before anything begins; and its status, when it does not take them.
-    private func askSsh() throws -> (status: Int32, route: (address: String, port: UInt16)) {
+    private func askSsh() throws -> (status: Int32, route: Route) {
         let (status, answer) = try SshProcess.run(["ssh", "-G"] + words.all, input: "")
-        var route = (address: words.host ?? "", port: UInt16(22))
+        var route = Route(address: words.host ?? "", port: 22)
         for line in answer.split(separator: "\n") {
             let parts = line.split(separator: " ", maxSplits: 1).map(String.init)
             guard parts.count == 2 else { continue }
             switch parts[0] {
             case "hostname": route.address = parts[1]
             case "port": route.port = UInt16(parts[1]) ?? 22
-            case "proxycommand" where parts[1] != "none", "proxyjump" where parts[1] != "none":
-                throw CommandError.ssh(
-                    "ssh reaches \(visible(words.host ?? "")) by another host (\(parts[0]) \(visible(parts[1])))",
-                    hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
+            case "proxyjump" where parts[1] != "none": route.way = try way(through: parts[1])
+            case "proxycommand" where parts[1] != "none": route.way = try way(by: parts[1])
             default: break
             }
         }
         return (status, route)
+    }
+
+    /// What `tele ssh` is told besides, as text of a ProxyCommand.
+    private var ownOptions: String { (words.copies ? "-copy " : "") + (words.port > 0 ? "-port=\(words.port) " : "") }
+
+    /// `jumps`: HOST,HOST,…, the nearest first. As ssh does it: the last one is connected to by those before it, with the user's own file, and
+    /// passes the bytes on.
+    private func way(through jumps: String) throws(CommandError) -> (host: String, words: String) {
+        let hosts = jumps.split(separator: ",").map(String.init)
+        var told: [String] = []
+        for option in words.options where option.letter == "F" || option.letter == "v" { told += SshWords.spelled([option]) }
+        if hosts.count > 1 { told += ["-J", hosts.dropLast().joined(separator: ",")] }
+        guard let last = hosts.last, let spelled = quoted(told), let host = quoted([last.hasPrefix("ssh://") ? last : "ssh://\(last)"]) else {
+            throw CommandError.ssh("ProxyJump \(visible(jumps)) cannot be followed", hint: "\"ssh -J\" lists hosts, separated by commas")
+        }
+        return (hosts[0], "\(ownOptions)\(spelled)-W '[%h]:%p' -- \(host)")
+    }
+
+    /// One that is ssh becomes a `tele ssh`; what others do is unknown.
+    private func way(by command: String) throws(CommandError) -> (host: String, words: String) {
+        let program = command.prefix { $0 != " " }
+        guard program == "ssh" || program.hasSuffix("/ssh"), command.contains(" -W") else {
+            throw CommandError.ssh(
+                "ssh reaches \(visible(words.host ?? "")) by a program (proxycommand \(visible(command)))",
+                hint: "tele needs a way of its own: run a server there and use \"tele connect\"")
+        }
+        return (command.split(separator: " ").last.map(String.init) ?? "", ownOptions + command.dropFirst(program.count + 1))
+    }
+
+    /// Each with a blank behind it.
+    private func quoted(_ words: [String]) -> String? {
+        var text = ""
+        for word in words {
+            guard let quoted = quotedForProxyCommand(word) else { return nil }
+            text += quoted + " "
+        }
+        return text
     }
 
     static var ownPath: String? {

@@ -83,7 +83,12 @@ struct SshWords: Equatable {
     var connects: Bool { host != nil && !options.contains { SshWords.connectsNowhere.contains($0.letter) } }
 
     /// For ssh, less what is ours. Masters that go through tele have paths of their own.
-    var all: [String] {
+    var all: [String] { spelled(options) }
+
+    /// The same with a ProxyCommand of ours, beside which ssh takes no -J.
+    var allBesidesProxyCommand: [String] { spelled(options.filter { $0.letter != "J" }) }
+
+    private func spelled(_ options: [Option]) -> [String] {
         SshWords.spelled(
             options.map { option in
                 guard option.letter == "S", let path = option.value, path != "none" else { return option }

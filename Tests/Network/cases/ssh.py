@@ -308,10 +308,56 @@ def troubles(context):
     if f"cannot make {account.here}/.cache/tele (" not in said:
         raise Failure(f"no folder here: {said}")
     os.chown(account.here, USER, USER)
-    said = account.tele("-J", "bastion", "there", "true", status=255, errors=None).errors
-    if "by another host (proxyjump bastion)" not in said:
-        raise Failure(f"a jump host: {said}")
-    return "a closed port, a restarted host, no tele, no folder there and here, a jump host"
+    said = account.tele("-o", "ProxyCommand=nc %h %p", "there", "true", status=255, errors=None).errors
+    if "by a program (proxycommand nc %h %p)" not in said:
+        raise Failure(f"a ProxyCommand that is not ssh: {said}")
+    return "a closed port, a restarted host, no tele, no folder there and here, a ProxyCommand"
+
+
+#: A host that only `there` reaches, in the ways that people write it.
+BEHIND = """
+Host behind behind-* middle
+  HostName 127.0.0.1
+  Port {port}
+  User alice
+Host behind
+  ProxyJump there
+Host behind-command
+  ProxyCommand ssh -W %h:%p there
+"""
+
+
+def jumps(context):
+    """A host behind another one: the tele server is on the first host of the way, and the session outlives a reset and a silence."""
+    account = Account(context)
+    lab, inner = account.lab, SSH_PORT + 1
+    with open(f"{account.here}/.ssh/config", "a", encoding="utf-8") as file:
+        file.write(BEHIND.format(port=inner))
+    with open(f"{lab.directory}/sshd_config", encoding="utf-8") as file:
+        text = file.read().replace(f"ListenAddress {SERVER_ADDRESS}\nPort {SSH_PORT}\n", f"ListenAddress 127.0.0.1\nPort {inner}\n")
+    with open(f"{lab.directory}/sshd_inner", "w", encoding="utf-8") as file:
+        file.write(text)
+    sshd = lab.start("sshd-inner", [context.options.programs.get("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", f"{lab.directory}/sshd_inner"],
+                     host=lab.server)
+    sshd.wait_for_port(inner)
+    account.tele("behind", "echo $SSH_CONNECTION | cut -d' ' -f4", output=f"{inner}\n")
+    account.tele("behind-command", "cat; exit 3", status=3, output="")
+    account.tele("-J", "there", "middle", "echo by an option", output="by an option\n")
+    account.tele("-J", f"alice@there:{SSH_PORT}", "middle", "echo by a port", output="by a port\n")
+    account.tele("-J", "there,middle", "there", "echo $SSH_CONNECTION | cut -d' ' -f4", output=f"{SSH_PORT}\n")
+    if len(account.servers()) != 1:
+        raise Failure(f"{len(account.servers())} servers for one host")
+    user = account.start(binary(), "ssh", "behind", "for i in $(seq 120); do echo line $i; sleep .05; done; exit 7")
+    if not context.until(15, lambda: "line 3" in user.output):
+        raise Failure(f"no line came: {user.errors.strip()[-300:]}")
+    for fault in ("reset", "blackhole"):
+        FAULTS[fault].inflict(lab, None)
+        context.sleep(4)
+        FAULTS[fault].heal(lab, None)
+        context.sleep(1)
+    if user.wait(30) != 7 or user.output.splitlines() != [f"line {number}" for number in range(1, 121)] or user.errors:
+        raise Failure(f"status {user.status}, {len(user.output.splitlines())} lines, said “{user.errors[-300:]}”")
+    return "ProxyJump, ProxyCommand, -J with a port and by two hosts; 120 lines through a reset and a silence"
 
 
 def cases():
@@ -321,5 +367,6 @@ def cases():
         Case("tele-ssh.words", words, needs=NEEDS, only_tele=True, only_plain=True),
         Case("tele-ssh.tools", tools, needs=(*NEEDS, "git", "rsync"), only_tele=True, only_plain=True),
         Case("tele-ssh.shells", shells, needs=(*NEEDS, "tcsh", "fish"), only_tele=True, only_plain=True),
+        Case("tele-ssh.jumps", jumps, needs=NEEDS, only_tele=True, only_plain=True),
         Case("tele-ssh.troubles", troubles, needs=NEEDS, only_tele=True, only_plain=True),
     ]
