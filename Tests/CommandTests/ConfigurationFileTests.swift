@@ -157,6 +157,9 @@ import Testing
             ("[client]\nout = \"h:1\"\n[client.origins]\nweb = { address = \":80\", mode = \"0660\" }", 4, "mode is a string, where users connect", "write"),
             ("[client]\nout = \"h:1\"\n[client.origins]\nweb = \":0\"", 4, "\":0\" has port 0, which cannot be dialled", "write the port"),
             ("[server]\nin = \":22\"\n[server.listen]\nweb = \":80\"\nshop = \":80\"", 5, "shop and web listen on the same address", "give each its own"),
+            (
+                "[server]\nkey = \"k\"\nin = \":22\"\n[server.clients.bob]\nstreams = 0", 5, "streams is a number from 1 to 1000000", "write streams = 100"
+            ),
             ("[server]\nkey = \"k\"\nin = \":22\"\nclients = 3", 4, "clients holds a table for each client", "write [server.clients.NAME]"),
             ("[client]\nout = \"h:1\"\nfrobnicate = 1", 3, "there is no key frobnicate", "the keys are the flags"),
             ("[clent]\nout = \"h:1\"", 1, "there is no section [clent]", "did you mean client?"),

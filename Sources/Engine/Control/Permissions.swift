@@ -9,6 +9,8 @@ public struct Permissions: Equatable, Sendable {
         public var listeners: Set<String>?
         /// Where its programs may go.
         public var destinations: DestinationRules?
+        /// How many streams it may have at a time, in all of its sessions.
+        public var streams: Int?
 
         public init() {}
     }
@@ -29,6 +31,9 @@ public struct Permissions: Equatable, Sendable {
     public func allow(_ name: String, mapping: String) -> Bool { client(name)?.mappings?.contains(mapping) ?? true }
 
     public func allow(_ name: String, listener: String) -> Bool { client(name)?.listeners?.contains(listener) ?? true }
+
+    /// Nil: as many as anybody.
+    public func streams(of name: String) -> Int? { client(name)?.streams }
 
     public func destinations(of name: String) -> DestinationRules { client(name)?.destinations ?? destinations }
 }

@@ -76,6 +76,7 @@ struct ConfigurationFile {
         var mappings: [(name: String, line: Int)]?
         var listeners: [(name: String, line: Int)]?
         var destinations: [(rule: String, line: Int)]?
+        var streams: Int?
         let line: Int
     }
 
@@ -94,11 +95,13 @@ struct ConfigurationFile {
         case (4, "mappings", TOML_STRING) where entry.isElement: client.mappings?.append((entry.string, entry.line))
         case (4, "listeners", TOML_STRING) where entry.isElement: client.listeners?.append((entry.string, entry.line))
         case (4, "destinations", TOML_STRING) where entry.isElement: client.destinations?.append((entry.string, entry.line))
+        case (4, "streams", TOML_INTEGER) where !entry.isElement && (1...1_000_000).contains(entry.integer): client.streams = Int(entry.integer)
+        case (4, "streams", _): throw entry.fault(path, "streams is a number from 1 to 1000000", hint: "write streams = 100")
         case (4, "mappings", _), (4, "listeners", _), (4, "destinations", _): throw entry.fault(path, "\(entry.keys[3]) is a list of strings", hint: example)
         default:
             throw entry.fault(
                 path, "a client has no key \(visible(entry.keys.last ?? ""))",
-                hint: ConfigurationFile.nearest(entry.keys.last ?? "", ["mappings", "listeners", "destinations"]) ?? example)
+                hint: ConfigurationFile.nearest(entry.keys.last ?? "", ["mappings", "listeners", "destinations", "streams"]) ?? example)
         }
         clients[name] = client
     }

@@ -159,7 +159,7 @@ struct Settings {
         for (name, client) in clients {
             configuration.limit(
                 client: name, toMappings: client.mappings.map { Set($0.map(\.name)) }, toListeners: client.listeners.map { Set($0.map(\.name)) },
-                hasDestinations: client.destinations != nil)
+                toStreams: client.streams, hasDestinations: client.destinations != nil)
             for (rule, line) in client.destinations ?? [] where !configuration.allowDestination(rule, client: name) {
                 throw CommandError.configuration("\(path):\(line): \(quoted(rule)) is not HOST:PORT", hint: Settings.destinationHint)
             }

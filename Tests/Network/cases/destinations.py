@@ -359,7 +359,21 @@ def clients(context):
                 raise Failure("an open connection went on that is not allowed any more")
         exchange(*kept)
         check(boss=("web", "db"), contractor=("web", "db", "any"), guest=("web",))
-    return "18 kinds of connections, 3 open ones"
+        # How many: of all clients with this key.
+        keys.reload(("", '[server.clients.boss]\nstreams = 2\n'))
+        second = keys.open("boss", "db", switchboard)
+        exchange(*kept)
+        exchange(*second)
+        if keys.open("boss", "web", switchboard):
+            raise Failure("a third connection, where two are allowed")
+        exchange(*keys.open("guest", "web", switchboard))
+        second[0].close()
+        second[1].close()
+        if not context.until(5, lambda: keys.open("boss", "web", switchboard)):
+            raise Failure("a second connection is refused when the other one has ended")
+        if "client has too many streams" not in keys.server.errors:
+            raise Failure("the server's log does not say why")
+    return "18 kinds of connections, 3 open ones, 2 at a time"
 
 
 def redis_cluster(context):

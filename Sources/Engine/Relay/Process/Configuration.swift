@@ -94,8 +94,11 @@ public struct Configuration: Equatable, Sendable {
 
     /// Server: the client may use these mappings only, serve the users of these listeners only, and, unless `allowDestination` names some for it, go nowhere else if
     /// `hasDestinations`. `client`: the name of its key or certificate, or `*` for all that have no limits of their own.
-    public mutating func limit(client: String, toMappings mappings: Set<String>?, toListeners listeners: Set<String>?, hasDestinations: Bool) {
+    public mutating func limit(
+        client: String, toMappings mappings: Set<String>?, toListeners listeners: Set<String>?, toStreams streams: Int?, hasDestinations: Bool
+    ) {
         permissions.change(client) {
+            $0.streams = streams
             $0.mappings = mappings
             $0.listeners = listeners
             if hasDestinations { $0.destinations = $0.destinations ?? DestinationRules() }

@@ -126,7 +126,7 @@ final class ReverseMappings {
         let session = session(for: mapping)
         if let time = refusalTime(mapping, session), relay.now >= time { return .ready }
         guard let session else { return .unserved(until: refusalTime(mapping, nil)) }
-        return relay.locals.hasRoom && session.endpoint.canOpen ? .ready : .full
+        return relay.locals.hasRoom && session.endpoint.canOpen && session.quota?.isFull != true ? .ready : .full
     }
 
     func accept(_ fd: Int32, _ mapping: Mapping, _ place: UInt16) {
@@ -136,7 +136,7 @@ final class ReverseMappings {
             return refuse(fd)
         }
         // It was accepted while its client left.
-        guard let session, relay.locals.hasRoom, session.endpoint.canOpen else { return refuse(fd) }
+        guard let session, relay.locals.hasRoom, session.endpoint.canOpen, session.quota?.isFull != true else { return refuse(fd) }
         relay.locals.tuneAccepted(fd)
         _ = relay.locals.open(fd: fd, session, target: mapping.target, .listener(Int(place)), first: mapping.header(fd))
     }

@@ -12,6 +12,8 @@ final class Server: Host {
     unowned(unsafe) let relay: RelayProcess
     private var registry: Registry
     private(set) var reverse: ReverseMappings
+    /// Of clients with a limit of their own, by name.
+    var quotas: [String: StreamQuota] = [:]
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
@@ -170,12 +172,13 @@ final class Server: Host {
         }
         guard let agreed else { return refuse(carrier, hello, .stale, "overtaken by its own acknowledgments") }
         if !isNew { registry.resumed(session.index, attempt: hello.attempt) }
+        session.peerName = carrier.peerName
+        if isNew { setQuota(session) }
         var welcome = Welcome(
             identity: session.identity, secret: isNew ? session.secret : .zero, attempt: hello.attempt,
             epoch: session.endpoint.epoch, received: agreed.received, dataLimit: agreed.dataLimit,
-            maximumStreams: UInt64(relay.configuration.maximumStreams),
+            maximumStreams: UInt64(session.endpoint.limits.streams),
             initialCredit: Specification.initialCreditMaximum)
-        session.peerName = carrier.peerName
         welcome.answers = reverse.handleHello(session, hello.origins)
         guard let binding = carrier.binding,
             let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding)
@@ -242,7 +245,10 @@ final class Server: Host {
         try registry.archive(session.index, session.identity, secret: session.secret, &archive, now: relay.instant)
     }
 
-    func restored(_ session: Session) { session.endpoint.limits.received = registry.grant(of: session.index) }
+    func restored(_ session: Session) {
+        session.endpoint.limits.received = registry.grant(of: session.index)
+        setQuota(session)
+    }
 
     // MARK: Sessions
 

@@ -7,6 +7,10 @@ import Tunnel
 extension Server {
     func handleOpened(_ session: Session, _ slot: StreamSlot, target: UInt64) {
         guard !isDraining else { return session.endpoint.reset(slot, .stopping, now: relay.instant) }
+        guard session.quota?.isFull != true else {
+            relay.events.note(.tooManyStreams(session, most: session.quota?.most ?? 0))
+            return session.endpoint.reset(slot, .tooMany, now: relay.instant)
+        }
         relay.origins.open(session, slot, target: target)
     }
 
@@ -23,8 +27,23 @@ extension Server {
             relay.sessions.markDirty(session)
             relay.locals.close(index, .reset)
         }
+        countStreams()
         warnOfStrangers()
         reverse.handleReloaded()
+    }
+
+    /// What clients with a limit of their own have now.
+    func countStreams() {
+        quotas = [:]
+        for session in relay.sessions.all { setQuota(session) }
+    }
+
+    func setQuota(_ session: Session) {
+        let most = relay.configuration.permissions.streams(of: session.peerName)
+        if let most, quotas[session.peerName] == nil { quotas[session.peerName] = StreamQuota(most: most) }
+        session.quota = most == nil ? nil : quotas[session.peerName]
+        session.quota?.open += session.userCount
+        session.endpoint.limits.streams = min(relay.configuration.maximumStreams, most ?? .max)
     }
 
     /// Tables of clients that no key belongs to: a name that is misspelled limits nobody.

@@ -32,7 +32,11 @@ final class Session {
     /// How long the oldest of them waits.
     var age = BacklogAge()
     /// Sockets that belong to it, and refer to it: none outlives it.
-    var userCount = 0
+    var userCount = 0 {
+        didSet { quota?.open += userCount - oldValue }
+    }
+    /// Server: nil: its client may have as many streams as any.
+    var quota: StreamQuota?
     /// Users whose bytes are not read because a buffer is full.
     var readBlocked: [UInt32] = []
     /// It is in the list of sessions whose readers wait for memory.

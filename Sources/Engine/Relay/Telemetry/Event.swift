@@ -90,6 +90,8 @@ enum Event {
     /// Server: this client has the origin of the reverse mapping, and may serve its users; or may not.
     case clientServes(Session, Mapping)
     case listenerForbidden(Session, Mapping)
+    /// Server: the client's table allows no more.
+    case tooManyStreams(Session, most: Int)
     /// Server: no key has the name of a client's table.
     case clientUnknown(name: String)
     /// Server: no rule of -destinations allows it. `address`: the one that was judged, where the name has been looked up.

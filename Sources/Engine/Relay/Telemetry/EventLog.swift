@@ -105,7 +105,7 @@ struct EventLog {
         case .destinationForbidden, .mappingForbidden:
             counters.originFailures += 1
             counters.forbidden += 1
-        case .listenerForbidden: counters.forbidden += 1
+        case .listenerForbidden, .tooManyStreams: counters.forbidden += 1
         case .originAnswered(_, _, let answer): if answer == .forbidden { counters.forbidden += 1 }
         case .connectionRefused: counters.connectionsRefused += 1
         case .cannotAccept: counters.acceptFailures += 1
@@ -400,6 +400,10 @@ private struct Line {
                 .warning, "mapping not allowed",
                 ["session": "\(session.name)", "name": "\(session.peerName)", "hint": "the tables of [server.clients] decide this; the connection was reset"]
                     .merging(name(mapping.name)) { $1 })
+        case .tooManyStreams(let session, let most):
+            Line(
+                .warning, "client has too many streams",
+                facts(session, ["at-most": "\(most)", "hint": "streams in the tables of [server.clients] decides this; the connection was reset"]))
         case .clientUnknown(let name):
             Line(
                 .warning, "no key has this client's name", ["name": "\(name)", "hint": "its table in [server.clients] limits nobody; is the name right?"])
