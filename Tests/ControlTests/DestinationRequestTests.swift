@@ -72,6 +72,12 @@ import Testing
         }
     }
 
+    @Test func withoutAFileNobodyIsAdmitted() {
+        let (said, last) = converse(.socks5, [[5, 1, 2], [1, 1, 0x61, 1, 0x62]], passwords: Passwords.nobody)
+        #expect(said == [[5, 2]])
+        #expect(last == .refuse(answer: [1, 1], reason: "its user and password are not among those of the file"))
+    }
+
     @Test func aPasswordFileHasUsersAndPasswords() {
         for text in ["", "# none", "ann", "ann:", ":secret", "ann:secret\nbob"] { #expect(Passwords(text) == nil, "\(text)") }
     }

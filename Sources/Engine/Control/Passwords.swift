@@ -1,7 +1,12 @@
 /// Who may use a listener at which programs ask for their destination: users and their passwords (RFC 1929; RFC 7617).
 public struct Passwords: Equatable, Sendable {
+    /// Admits nobody.
+    public static let nobody = Passwords()
+
     /// `USER:PASSWORD`.
     private let lines: [[UInt8]]
+
+    private init() { lines = [] }
 
     /// The lines of a file; empty ones and those that begin with # say nothing. Nil: one is not `USER:PASSWORD`, each of 1 to 255 bytes, or
     /// there is none.

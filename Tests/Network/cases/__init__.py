@@ -8,6 +8,7 @@ from . import (
     destinations,
     edges,
     floods,
+    guides,
     keys,
     liars,
     load,
@@ -31,5 +32,5 @@ from . import (
 
 def all_cases():
     modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, reverse,
-               machine, command, mappings, operations, ssh, splice, programs)
+               machine, command, mappings, operations, guides, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -3,15 +3,17 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import time
 
+import programs
 from ends import NAME, Switchboard, exchange, observe
 from lab import CLIENT_NETWORK, SERVER_ADDRESS
-from path import HERE, binary
+from path import HERE, binary, make_authority, make_certificate
 from process import Failure
 from runner import Case
 
@@ -456,6 +458,48 @@ def kafka_by_name(context):
     return f"{count} messages in order"
 
 
+class PgbenchByName(programs.Pgbench):
+    """With TLS, and a certificate for the name that the server has where it is."""
+    server = "db.corp"
+
+    def _command(self, argv):
+        super()._command(argv)
+        if not argv[0].endswith("initdb"):
+            return
+        data = os.path.join(self.directory, "data")
+        make_authority(self.directory, "ca")
+        make_certificate(self.directory, "db", "ca", f"DNS:{self.server}")
+        for file in ("db.pem", "db.key"):
+            shutil.chown(os.path.join(self.directory, file), "postgres", "postgres")
+        os.chmod(os.path.join(self.directory, "db.key"), 0o600)
+        with open(os.path.join(data, "postgresql.conf"), "a", encoding="utf-8") as conf:
+            conf.write(f"ssl = on\nssl_cert_file = '{self.directory}/db.pem'\nssl_key_file = '{self.directory}/db.key'\n")
+
+    def start(self, path):
+        return self.lab.start("pgbench", [
+            self.program("pgbench"), "-h", self.server, "-p", str(self.origin_port), "-U", "postgres", "-n", "-c", "8", "-j", "2", "-T", "8", "-R", "300",
+            "postgres"], host=self.lab.client, environment={"PGSSLMODE": "verify-full", "PGSSLROOTCERT": f"{self.directory}/ca.pem"})
+
+
+def postgres_by_name(context):
+    """pgbench with TLS in verify-full: an unchanged client checks the certificate of the name that it dials, through silence."""
+    lab = context.lab()
+    lab.server.write_etc("hosts", f"127.0.0.1 localhost {PgbenchByName.server}\n")
+    program = PgbenchByName(context, lab)
+    program.prepare(None)
+    name = f"{program.server}:{program.origin_port}"
+    path = Files(context, lab, {"db": f'{{ names = ["{name}"] }}'}, {}, server=f'destinations = ["127.0.0.0/8:{program.origin_port}"]')
+    lines = subprocess.run([binary(), "hosts", f"-config={lab.directory}/client.toml"], capture_output=True, text=True, check=True).stdout
+    lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{lines}")
+    user = program.start(path)
+    context.sleep(2)
+    lab.forward("drop")
+    context.sleep(10 if context.options.long else 3)
+    lab.forward("accept")
+    user.wait(90)
+    return program.check(user)
+
+
 def silent_programs(context):
     """Programs that connect and say nothing keep nobody out, and are gone after a while."""
     lab = context.lab()
@@ -485,6 +529,7 @@ def cases():
         Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
         Case("destinations.redis-cluster", redis_cluster, needs=("redis-server", "redis-cli"), only_tele=True),
         Case("destinations.kafka-by-name", kafka_by_name, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True),
+        Case("destinations.postgres-by-name", postgres_by_name, needs=programs.Pgbench.needs, only_tele=True),
         Case("destinations.passwords", passwords, drivers="both", only_tele=True),
         Case("destinations.dead-names", dead_names, only_tele=True),
         Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),

@@ -14,7 +14,11 @@ extension Client {
     func mayAccept(_ purpose: Listeners.Purpose) -> Bool { mayAccept }
 
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
-        guard mayAccept, let mapping else { return relay.loop.close(fd) }
+        // It was accepted while streams of the server, or of other listeners, took the last room. That is no end in order.
+        guard mayAccept, let mapping else {
+            Socket.abortOnClose(fd)
+            return relay.loop.close(fd)
+        }
         if let since = session.link.downSince, let limit = mapping.refuseAfterSeconds {
             let down = Int((relay.now - min(since, relay.now)) / 1_000_000_000)
             if down >= limit {

@@ -82,7 +82,8 @@ final class ProxyRequests {
     func begin(_ fd: Int32, _ mapping: Mapping, _ place: UInt16, _ kind: DestinationRequest.Kind) {
         if order.count >= Policy.requestsMaximum, let oldest = order.first(where: { !$0.isClosing }) { close(oldest) }
         Socket.abortOnClose(fd)
-        let asked = DestinationRequest(kind, passwords: mapping.passwordFile.flatMap { passwords[$0] })
+        // While a reload is under way a listener may still name a file that the fresh configuration does not.
+        let asked = DestinationRequest(kind, passwords: mapping.passwordFile.map { passwords[$0] ?? .nobody })
         let request = table.insert { Request(fd: fd, index: $0, generation: $1, mapping: mapping, place: place, asked) }
         order.append(request)
         relay.timers.set(request.token(.requestDeadline), at: relay.now + Policy.requestTimeout.nanoseconds)

@@ -178,7 +178,10 @@ final class Listeners {
     func handle(_ completion: Completion) {
         let index = Int(completion.token.index)
         guard entries[index].state == .accepting else {
-            if completion.error == nil { relay.loop.close(completion.result) }
+            if completion.error == nil {
+                Socket.abortOnClose(completion.result)
+                relay.loop.close(completion.result)
+            }
             return release(index)
         }
         entries[index].state = .waiting

@@ -151,10 +151,11 @@ private struct Line {
         case .listensForCarriers(let address, let origins, let driver):
             Line(
                 .info, "listening for carriers",
-                [
-                    "address": "\(address)", "driver": "\(driver)",
-                    "origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")",
-                ])
+                ["address": "\(address)", "driver": "\(driver)"].merging(
+                    origins.isEmpty
+                        ? [:]
+                        : ["origin": "\(origins.prefix(20).map(words).joined(separator: ", "))\(origins.count > 20 ? " and \(origins.count - 20) more" : "")"]
+                ) { $1 })
         case .mappingRemoved(let mapping):
             Line(.notice, "mapping removed, open connections continue", ["mapping": "\(words(mapping))"])
         case .mappingFailed(let fault): Line(.error, "mapping not started", ["reason": "\(fault.sentence)", "hint": "\(fault.hint)"])

@@ -1,0 +1,76 @@
+"""Sessions of the guides, run as they stand there: lines `host$ command`. A small web server takes the place of the user's service."""
+
+import os
+import re
+import subprocess
+import sys
+
+from lab import SERVER_ADDRESS
+from path import HERE, binary
+from process import Failure
+from runner import Case
+
+GUIDES = os.path.join(os.path.dirname(os.path.dirname(HERE)), "docs", "guides")
+LINE = re.compile(r"^(\w+)\$ +(.*)$")
+PAGE = "a page of the service\n"
+
+
+def session_of(guide):
+    """The first block with such lines: (host, command) each."""
+    with open(os.path.join(GUIDES, guide), encoding="utf-8") as file:
+        for block in re.findall(r"^```\n(.*?)^```", file.read(), re.MULTILINE | re.DOTALL):
+            found = [match.groups() for match in map(LINE.match, block.splitlines()) if match]
+            if found:
+                return found
+    raise Failure(f"{guide} has no session")
+
+
+def session(guide, serves):
+    """`serves`: the name of the host with the service at port 80."""
+    def run(context):
+        lab = context.lab()
+        machines = {"host9": lab.server, "anyone": lab.server, "pi": lab.client, "notebook": lab.client}
+        folder = os.path.join(lab.directory, "home")
+        os.makedirs(os.path.join(folder, "web"))
+        os.symlink(os.path.abspath(binary()), os.path.join(folder, "tele"))
+        with open(os.path.join(folder, "web", "index.html"), "w", encoding="utf-8") as file:
+            file.write(PAGE)
+        subprocess.run([binary(), "keygen", f"-out={folder}/tele.key"], check=True, capture_output=True)
+        lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9\n")
+        lab.server.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9 wiki.corp\n")
+        web = lab.start("web", [sys.executable, "-m", "http.server", "80", "--directory", f"{folder}/web"], host=machines[serves])
+        web.wait_for_port(80)
+
+        def start(number, host, command):
+            return lab.start(f"line-{number}", ["sh", "-c", f"cd {folder} && PATH={folder}:$PATH && exec {command}"], host=machines[host],
+                             environment={"TELE_REQUIRE_KEY": "1"})
+        rest = []
+        for number, (host, command) in enumerate(session_of(guide)):
+            if not command.startswith(("tele -server", "tele -client")):
+                rest.append((number, host, command))
+                continue
+            process = start(number, host, command)
+            said = "listening for carriers" if "-server" in command else "carrier up"
+            if not context.until(10, lambda process=process, said=said: said in process.errors):
+                raise Failure(f"{command}: {process.errors[-300:]}")
+        if not rest:
+            raise Failure("the session shows tele and no use of it")
+        for silence in (False, True):
+            for number, host, command in rest:
+                if silence:
+                    lab.forward("drop")
+                process = start(f"{number}-{silence}", host, command)
+                if silence:
+                    context.sleep(2)
+                    lab.forward("accept")
+                if process.wait(20) != 0 or process.output != PAGE:
+                    raise Failure(f"{command}: status {process.status}, “{process.output[-200:]}”, {process.errors[-300:]}")
+        return f"{len(rest)} of its commands, without and with a silence"
+    return run
+
+
+def cases():
+    return [
+        Case("guides.reverse", session("reverse.md", "pi"), needs=("curl",), only_tele=True, only_plain=True),
+        Case("guides.socks", session("socks.md", "host9"), needs=("curl",), only_tele=True, only_plain=True),
+    ]
