@@ -28,6 +28,7 @@ struct SshCommand {
             throw CommandError.ssh("this program stands in a folder whose name has a line break", hint: "move it")
         }
         if let way = route.way {
+            try countHop()
             if isatty(STDERR_FILENO) == 1 {
                 let note = "tele: \(visible(words.host ?? "")) is reached through \(visible(way.host)), where the tele server runs\n"
                 try? StandardStreams.write(Array(note.utf8), to: STDERR_FILENO)
@@ -40,6 +41,18 @@ struct SshCommand {
         setenv(SshProxy.variable, SshWords.packed(told), 1)
         return try becomeSsh(proxyCommand: "\(program) ssh-proxy")
     }
+
+    /// Two hosts that are each other's jump host: each would start the next, without end.
+    private func countHop() throws(CommandError) {
+        let count = getenv(SshCommand.hops).flatMap { Int(String(cString: $0)) } ?? 0
+        guard (0..<SshCommand.hopsMaximum).contains(count) else {
+            throw CommandError.ssh("the way to \(visible(words.host ?? "")) leads in a circle of jump hosts", hint: "set ProxyJump none for the first of them")
+        }
+        setenv(SshCommand.hops, "\(count + 1)", 1)
+    }
+
+    private static let hops = "TELE_SSH_HOPS"
+    private static let hopsMaximum = 16
 
     private func becomeSsh(proxyCommand: String) throws -> ExitStatus {
         let options = [

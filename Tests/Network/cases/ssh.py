@@ -347,6 +347,12 @@ def jumps(context):
     account.tele("-J", "there,middle", "there", "echo $SSH_CONNECTION | cut -d' ' -f4", output=f"{SSH_PORT}\n")
     if len(account.servers()) != 1:
         raise Failure(f"{len(account.servers())} servers for one host")
+    # ssh itself sees a host that is its own jump host; two that are each other's it follows without end.
+    with open(f"{account.here}/.ssh/config", "a", encoding="utf-8") as file:
+        file.write("Host circle\n  ProxyJump back\nHost back\n  ProxyJump circle\n")
+    said = account.tele("circle", "true", status=255, errors=None).errors
+    if "leads in a circle of jump hosts" not in said:
+        raise Failure(f"a circle of jump hosts: {said}")
     user = account.start(binary(), "ssh", "behind", "for i in $(seq 120); do echo line $i; sleep .05; done; exit 7")
     if not context.until(15, lambda: "line 3" in user.output):
         raise Failure(f"no line came: {user.errors.strip()[-300:]}")

@@ -92,8 +92,9 @@ public struct Configuration: Equatable, Sendable {
         return true
     }
 
-    /// Server: the client may use these mappings only, serve the users of these listeners only, and, unless `allowDestination` names some for it, go nowhere else if
-    /// `hasDestinations`. `client`: the name of its key or certificate, or `*` for all that have no limits of their own.
+    /// Server: the client may use these mappings only, serve the users of these listeners only, have so many streams, and, unless
+    /// `allowDestination` names some for it, go nowhere else if `hasDestinations`. Nil: as for those of whom nothing is said. `client`: the
+    /// name of its key or certificate, or `*` for all that have no limits of their own.
     public mutating func limit(
         client: String, toMappings mappings: Set<String>?, toListeners listeners: Set<String>?, toStreams streams: Int?, hasDestinations: Bool
     ) {
