@@ -183,7 +183,7 @@ enum Command {
             configuration.mappings.map { line($0, $0.kind == .fixed ? "" : "  \($0.kind.rawValue)") }
             + configuration.reverseMappings.map { line($0, "  reverse") }
         return try StandardStreams.print(
-            (["\(path) is fine: \(role) \(configuration.output)"] + lines + notes.map { "note: \($0)" })
+            (["\(path) is fine: \(role) \(configuration.servers.map { "\($0)" }.joined(separator: ", "))"] + lines + notes.map { "note: \($0)" })
                 .joined(separator: "\n"))
     }
 

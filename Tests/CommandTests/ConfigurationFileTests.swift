@@ -53,6 +53,13 @@ import Testing
             ])
     }
 
+    @Test func serversAreAList() throws {
+        let client = try settings("[client]\nout = [\"a:1\", \"b:2\"]\nfailover = \"3s\"\n[client.listen]\nssh = \"localhost:22\"").configuration
+        #expect(client.servers == [HostPort(host: "a", port: 1), HostPort(host: "b", port: 2)] && client.failoverSeconds == 3)
+        #expect(throws: CommandError.self) { try settings("[client]\nout = []\n[client.listen]\nssh = \"localhost:22\"") }
+        #expect(throws: CommandError.self) { try settings("[server]\nout = [\":1\", \":2\"]\nin = \":22\"") }
+    }
+
     /// Users of the server's listeners, and origins beside the client; both directions in one file.
     @Test func reverseMappingsHaveTheOtherTable() throws {
         let server = try settings(

@@ -66,6 +66,16 @@ import Testing
         #expect(set.logFormat == .json && set.logLevel == .debug)
     }
 
+    @Test func serversAreAList() throws {
+        let one = try settings("-client -out=h:1").configuration
+        #expect(one.servers == [HostPort(host: "h", port: 1)] && one.failoverSeconds == 10)
+        let several = try settings("-client -out=h:1,[::1]:2,unix:/run/t -failover=3s").configuration
+        #expect(several.servers == [HostPort(host: "h", port: 1), HostPort(host: "::1", port: 2), HostPort(path: "/run/t")])
+        #expect(several.failoverSeconds == 3)
+        // A path may have a comma.
+        #expect(try settings("-client -out=unix:/run/a,b").configuration.servers == [HostPort(path: "/run/a,b")])
+    }
+
     @Test func largeBufferRaisesTheBudgetThatNobodySet() throws {
         #expect(try settings("-server -in=:22 -buffer=2GiB").configuration.memoryByteCount == 2 << 30)
     }

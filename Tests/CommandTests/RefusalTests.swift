@@ -50,6 +50,20 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal("demo -second=9", "there is no flag -second", "did you mean -seconds?"),
     ]
 
+    static let servers = [
+        Refusal("-client -out=h:1,", "-out= has no port", outAddresses),
+        Refusal("-client -out=h:1,h:0", "-out=h:0 has port 0, which cannot be dialled", "write the port that is listened on there"),
+        Refusal("-client -out=h:1,g:1,h:1", "-out=h:1,g:1,h:1 names h:1 twice", "each server once, the preferred one first"),
+        Refusal(
+            "-client -out=" + (1...17).map { "h:\($0)" }.joined(separator: ","), "-out names 17 servers", "a client has at most 16"),
+        Refusal(
+            "-server -in=:22 -out=h:1,g:1", "-out=h:1,g:1 is a list, and a server listens on one address",
+            "only -out of a client is a list of servers"),
+        Refusal("-server -in=:22 -failover=3s", "-failover is a flag of the client, which has the servers", "leave it out, or use it with -client"),
+        Refusal("-client -out=h:1 -failover=2d", "-failover=2d is out of range", "-failover takes 0s to 1d"),
+    ]
+    static let outAddresses = "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -out=localhost:22"
+
     static let proxyURL = "write -proxy=http://HOST:PORT or -proxy=socks5://HOST:PORT"
     static let proxies = [
         Refusal("-client -out=h:1 -proxy=proxy:3128", "-proxy=proxy:3128 is not a proxy's URL", proxyURL),
@@ -192,7 +206,7 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal("-server -in=\u{1b}[31m:1", "-in=?[31m:1 is not a host name or an address", addresses),
     ]
 
-    @Test(arguments: unknown + roles + proxies + unusable + others)
+    @Test(arguments: unknown + roles + servers + proxies + unusable + others)
     func isOneSentenceOneHintAndStatus64(_ refusal: Refusal) throws {
         try check(refusal, words: refusal.words)
     }

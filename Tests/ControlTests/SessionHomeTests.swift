@@ -1,6 +1,7 @@
 import Testing
 import Time
 import Tunnel
+import Wire
 @testable import Control
 
 /// Rule 4.22, over a name with the addresses "a", "b" and "c"; the session was made at "a".
@@ -69,5 +70,62 @@ import Tunnel
         var home = home()
         #expect(home.handleUnknown(from: "b", carrier: .none, addresses: all, isUnused: true, now: at(0)) == .gone)
         #expect(home.handleUnknown(from: "b", carrier: .works, addresses: all, isUnused: true, now: at(0)) == .stranger)
+    }
+
+    // MARK: Servers that say who they are
+
+    private let own = ServerIdentity(run: 1, place: 10)
+
+    private func named() -> SessionHome<String> {
+        var home = SessionHome<String>()
+        home.handleCarried(by: "a", server: own)
+        return home
+    }
+
+    /// protocol 4.24
+    @Test func aServerThatWasStartedAnewIsBelieved() {
+        var home = named()
+        #expect(
+            home.handleUnknown(
+                from: "a", server: ServerIdentity(run: 2, place: 10), carrier: .none, addresses: all, isUnused: false, now: at(0)) == .gone)
+    }
+
+    /// A load balancer leads to another server: its own may be back in a moment.
+    /// protocol 4.24
+    @Test(arguments: [SessionHome<String>.Carrier.none, .suspected]) func anotherServerAtItsAddressIsNotBelieved(_ carrier: SessionHome<String>.Carrier) {
+        var home = named()
+        let another = ServerIdentity(run: 2, place: 11)
+        for second in 0..<30 as Range<UInt64> {
+            #expect(
+                home.handleUnknown(from: "a", server: another, carrier: carrier, addresses: ["a"], isUnused: false, now: at(second * 1000)) == .notYet)
+        }
+        // Its own has been there meanwhile.
+        home.handleCarried(by: "a", server: own)
+        #expect(home.handleUnknown(from: "a", server: another, carrier: carrier, addresses: ["a"], isUnused: false, now: at(31_000)) == .notYet)
+    }
+
+    /// Nobody but another one has answered there for half a minute: it has taken the address over.
+    /// protocol 4.24
+    @Test func whoHasTakenTheAddressOverIsBelieved() {
+        var home = named()
+        let another = ServerIdentity(run: 2, place: 11)
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .none, addresses: ["a"], isUnused: false, now: at(0)) == .notYet)
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .none, addresses: ["a"], isUnused: false, now: at(29_999)) == .notYet)
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .none, addresses: ["a"], isUnused: false, now: at(30_000)) == .gone)
+    }
+
+    /// protocol 4.24
+    @Test func aServerThatDoesNotSayWhoItIsIsBelievedAsBefore() {
+        var home = named()
+        #expect(home.handleUnknown(from: "a", carrier: .none, addresses: all, isUnused: false, now: at(0)) == .gone)
+    }
+
+    /// protocol 4.24
+    @Test func addressesOfOneServerAreItsOwn() {
+        var home = named()
+        home.handleAlias(["b"])
+        #expect(home.addresses == ["a", "b"] && !home.isStranger("b"))
+        for number in 0..<100 { home.handleCarried(by: "\(number)", server: own) }
+        #expect(home.addresses.count <= 16)
     }
 }

@@ -50,10 +50,14 @@ struct HandshakeTests {
             #expect(brink.hello(bytes) == .value(goldenHellos[1].message, byteCount: 92 + more))
             #expect(brink.hello(bytes.dropLast()) == .incomplete)
         }
-        for more in [1, 64, 899] {
-            let golden = goldenAnswers[1]
-            let body = Array(golden.bytes[3...]) + [0] + [UInt8](repeating: 0xee, count: more - 1)
-            #expect(brink.frame(frame(FrameType.welcome, body)) == .value(golden.message, byteCount: 128 + more))
+        guard case .welcome(var welcome) = goldenAnswers[1].message else {
+            Issue.record("no WELCOME")
+            return
+        }
+        (welcome.server, welcome.holdSeconds) = (goldenServer, 7)
+        for more in [0, 1, 64, 878] {
+            let body = Array(goldenAnswers[1].bytes[3...]) + [0] + goldenServerBytes + [0, 0, 0, 7] + [UInt8](repeating: 0xee, count: more)
+            #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 149 + more))
         }
     }
 
@@ -95,6 +99,46 @@ struct HandshakeTests {
         let body = Array(goldenAnswers[1].bytes[3...]) + [4, 0, 1, 2, 77]
         #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 133))
         #expect(brink.frame(frame(FrameType.welcome, body.dropLast())) == .fault("WELCOME ends inside a field"))
+    }
+
+    private let goldenServer = ServerIdentity(run: 0x0102_0304_0506_0708, place: 0x1112_1314_1516_1718)
+    private let goldenServerBytes = bytes("01 02 03 04 05 06 07 08 11 12 13 14 15 16 17 18")
+
+    /// protocol 4.2, 4.24
+    @Test func aServerStandsBehindTheAnswers() {
+        guard case .welcome(var welcome) = goldenAnswers[1].message else {
+            Issue.record("no WELCOME")
+            return
+        }
+        let plain = Array(goldenAnswers[1].bytes[3...])
+        for answers in [[], [.served, .forbidden]] as [[Welcome.OriginAnswer]] {
+            (welcome.answers, welcome.server, welcome.holdSeconds) = (answers, goldenServer, 604_800)
+            let body = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + goldenServerBytes + bytes("00 09 3a 80")
+            #expect(encoded(.welcome(welcome)) == frame(FrameType.welcome, body))
+            #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 3 + body.count))
+            // A server that is older says less.
+            (welcome.server, welcome.holdSeconds) = (nil, 0)
+            for count in [0, 15, 16, 19] {
+                let short = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + (goldenServerBytes + [0, 0, 0]).prefix(count)
+                #expect(brink.frame(frame(FrameType.welcome, short)) == .value(.welcome(welcome), byteCount: 3 + short.count))
+            }
+        }
+    }
+
+    /// protocol 4.3, 4.24
+    @Test func aServerStandsBehindTheReason() {
+        for reason in ["", "unknown session"] {
+            let refusal = Refusal(code: .sessionUnknown, attempt: 7, reason: reason, server: goldenServer)
+            let body: [UInt8] = [2, 7] + reason.utf8 + [0] + goldenServerBytes
+            #expect(encoded(.refuse(refusal)) == frame(FrameType.refuse, body))
+            #expect(brink.frame(frame(FrameType.refuse, body)) == .value(.refuse(refusal), byteCount: 2 + body.count))
+            let later = body + [1, 0, 2]
+            #expect(brink.frame(frame(FrameType.refuse, later)) == .value(.refuse(refusal), byteCount: 2 + later.count))
+        }
+        // A zero byte with less behind it is one of the reason's.
+        #expect(
+            brink.frame(frame(FrameType.refuse, [2, 7, 0x61, 0] + goldenServerBytes.dropLast()))
+                == .value(.refuse(Refusal(code: .sessionUnknown, attempt: 7, reason: "a????????????????")), byteCount: 21))
     }
 
     /// protocol 2.3

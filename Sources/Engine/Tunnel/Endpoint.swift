@@ -189,6 +189,25 @@ public struct Endpoint: ~Copyable {
         return target
     }
 
+    /// Calls `body` with identifier and owner of every own stream whose OPEN the peer may have, and of which no byte has passed in either
+    /// direction, in no order. Linear.
+    public func forEachSilent(_ body: (UInt64, StreamOwner) -> Void) {
+        table.forEach { _, stream in
+            guard isOwn(stream.id), stream.owner != .max, !stream.pending.contains(.open), stream.send.isOpen, stream.send.sequenced == 0,
+                stream.receive.isOpen, stream.receive.received == 0
+            else { return }
+            body(stream.id, stream.owner)
+        }
+    }
+
+    /// A silent stream is opened elsewhere, with all its bytes: here it is reset. Returns its target.
+    public mutating func leave(silent slot: StreamSlot, now: Instant) -> UInt64 {
+        precondition(table[slot].send.sequenced == 0 && table[slot].receive.received == 0, "a stream that has carried bytes is moved")
+        let target = table[slot].target
+        reset(slot, .reset, now: now)
+        return target
+    }
+
     /// Answers `.opened`: the stream belongs to `owner` from now on.
     public mutating func adopt(_ slot: StreamSlot, owner: StreamOwner) {
         table[slot].owner = owner
@@ -390,6 +409,12 @@ public struct Endpoint: ~Copyable {
 
     /// The path may have changed: ask the peer at once and suspect the carrier soon.
     public mutating func doubt(now: Instant) { if isAttached { liveness.doubt(now: now) } }
+
+    /// Asks the peer at once whether it is there, unless an answer is due anyhow.
+    public mutating func ask() { if isAttached { liveness.ask() } }
+
+    /// The peer has answered something within this time.
+    public func hasAnswered(within time: Interval, now: Instant) -> Bool { isAttached && now.since(liveness.answeredAt) <= time }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
     /// Nothing that was sent on the carrier has been answered.

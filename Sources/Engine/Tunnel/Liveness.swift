@@ -57,6 +57,8 @@ struct Liveness {
     private var excusedRoundTrip: Interval?
     private var doubtedUntil = Instant.never
     private var heardAt: Instant
+    /// When the peer last answered something, or the carrier was attached.
+    private(set) var answeredAt: Instant
     private var pingedAt: Instant
     private var attachedAt: Instant
     private var openPing: UInt64?
@@ -69,6 +71,7 @@ struct Liveness {
 
     init(now: Instant) {
         heardAt = now
+        answeredAt = now
         pingedAt = now
         attachedAt = now
         inbound = InboundPath(now: now)
@@ -102,6 +105,7 @@ struct Liveness {
         isInDoubt = false
         isSuspected = false
         hasAnswered = true
+        answeredAt = now
         wasAsleep = false
         dueSince = isDue || openPing != nil ? now : nil
         heardSinceDue = 0
@@ -126,6 +130,13 @@ struct Liveness {
     mutating func bePatient(until: Instant, roundTrip: Interval) {
         patientUntil = until
         excusedRoundTrip = roundTrip
+    }
+
+    /// Ask at once, unless a question is open. Nothing is doubted.
+    mutating func ask() {
+        guard openPing == nil, !isSuspected else { return }
+        pingedAt = Instant(nanoseconds: 0)
+        wasActive = true
     }
 
     /// The path may have changed: ask at once, and take a short silence for an answer.

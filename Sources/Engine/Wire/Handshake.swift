@@ -173,6 +173,9 @@ public struct Welcome: Equatable, Sendable {
     public var proof: MAC
     /// What the server says to each of HELLO's origins, in their order. Empty: it does not know them.
     public var answers: [OriginAnswer] = []
+    /// Which server this is, and for how many seconds it keeps a session without a carrier. Nil: it is older than these fields.
+    public var server: ServerIdentity?
+    public var holdSeconds: UInt32 = 0
 
     public enum OriginAnswer: UInt8, Sendable {
         /// Streams may come.
@@ -201,7 +204,9 @@ public struct Welcome: Equatable, Sendable {
     static let fixedBodyByteCount = 1 + 16 + 32 + 8 + 4 + 8 + 8 + 8 + 8 + 32
     /// Without answers.
     public static let leastByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount
-    private var bodyByteCount: Int { Welcome.fixedBodyByteCount + (answers.isEmpty ? 0 : 1 + answers.count) }
+    private var bodyByteCount: Int {
+        Welcome.fixedBodyByteCount + (answers.isEmpty && server == nil ? 0 : 1 + answers.count) + (server == nil ? 0 : ServerIdentity.byteCount + 4)
+    }
     public var byteCount: Int { 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount }
     /// Where the proof starts: the bytes that it covers. The length takes two bytes, with and without answers.
     public static let provenByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount - 32
@@ -219,9 +224,12 @@ public struct Welcome: Equatable, Sendable {
         writer.append(integer: maximumStreams)
         writer.append(integer: initialCredit)
         writer.append(proof)
-        guard !answers.isEmpty else { return }
+        guard !answers.isEmpty || server != nil else { return }
         writer.append(UInt8(answers.count))
         for answer in answers { writer.append(answer.rawValue) }
+        guard let server else { return }
+        writer.append(server)
+        writer.append(integer: holdSeconds)
     }
 
     init(decoding body: RawSpan) throws(ProtocolFault) {
@@ -250,7 +258,21 @@ public struct Welcome: Equatable, Sendable {
             guard let answer = body.byte(at: &offset) else { throw ProtocolFault("WELCOME ends inside a field") }
             answers.append(OriginAnswer(rawValue: answer) ?? .unknown)
         }
+        guard let server = body.server(at: &offset), let hold = body.integer(UInt32.self, at: &offset) else { return }
+        (self.server, holdSeconds) = (server, hold)
     }
+}
+
+/// Tells servers apart (docs/protocol.md 4.24).
+public struct ServerIdentity: Hashable, Sendable {
+    /// Random, of one run of a server; an upgrade keeps it.
+    public var run: UInt64
+    /// Of its host and of where it listens there: the same after a restart. Hosts that were copied from each other may share it.
+    public var place: UInt64
+
+    public init(run: UInt64, place: UInt64) { (self.run, self.place) = (run, place) }
+
+    static let byteCount = 8 + 8
 }
 
 /// The server's other answer.
@@ -259,20 +281,28 @@ public struct Refusal: Equatable, Sendable {
     /// The attempt that is answered.
     public var attempt: UInt64
     public var reason: String
+    /// Which server says so. Nil: it is older than this field.
+    public var server: ServerIdentity?
 
-    public init(code: CloseCode, attempt: UInt64, reason: String) {
+    public init(code: CloseCode, attempt: UInt64, reason: String, server: ServerIdentity? = nil) {
         self.code = code
         self.attempt = attempt
         self.reason = reason
+        self.server = server
     }
 
     public func encode(into writer: inout ByteWriter) {
         let words = reason.utf8.prefix(Specification.reasonMaximum)
         writer.append(FrameType.refuse)
-        writer.append(varint: UInt64(Varint.byteCount(code.rawValue) + Varint.byteCount(attempt) + words.count))
+        let rest = server == nil ? 0 : 1 + ServerIdentity.byteCount
+        writer.append(varint: UInt64(Varint.byteCount(code.rawValue) + Varint.byteCount(attempt) + words.count + rest))
         writer.append(varint: code.rawValue)
         writer.append(varint: attempt)
         writer.append(contentsOf: words)
+        guard let server else { return }
+        // No reason has a zero byte: it ends there.
+        writer.append(UInt8(0))
+        writer.append(server)
     }
 
     init(decoding body: RawSpan) throws(ProtocolFault) {
@@ -280,9 +310,13 @@ public struct Refusal: Equatable, Sendable {
         guard let code = body.varint(at: &offset), let attempt = body.varint(at: &offset) else {
             throw ProtocolFault("REFUSE ends inside a field")
         }
+        var end = offset
+        while end < body.byteCount, body.unsafeLoad(fromByteOffset: end, as: UInt8.self) != 0 { end += 1 }
+        var rest = end + 1
+        let server = rest < body.byteCount ? body.server(at: &rest) : nil
         self.init(
             code: CloseCode(rawValue: code), attempt: attempt,
-            reason: readableReason(body.extracting(offset..<body.byteCount)))
+            reason: readableReason(body.extracting(offset..<(server == nil ? body.byteCount : end))), server: server)
     }
 }
 
@@ -290,6 +324,11 @@ extension ByteWriter {
     mutating func append(_ identity: SessionIdentity) {
         append(integer: identity.high)
         append(integer: identity.low)
+    }
+
+    mutating func append(_ server: ServerIdentity) {
+        append(integer: server.run)
+        append(integer: server.place)
     }
 
     mutating func append(_ secret: Secret) { append(secret.words) }
@@ -308,6 +347,11 @@ extension RawSpan {
     func identity(at offset: inout Int) -> SessionIdentity? {
         guard let high = integer(UInt64.self, at: &offset), let low = integer(UInt64.self, at: &offset) else { return nil }
         return SessionIdentity(high: high, low: low)
+    }
+
+    func server(at offset: inout Int) -> ServerIdentity? {
+        guard let run = integer(UInt64.self, at: &offset), let place = integer(UInt64.self, at: &offset) else { return nil }
+        return ServerIdentity(run: run, place: place)
     }
 
     func secret(at offset: inout Int) -> Secret? { words(at: &offset).map { Secret($0.0, $0.1, $0.2, $0.3) } }

@@ -64,7 +64,8 @@ enum Help {
           -client, -server         which side this process is
           -in=ADDRESS              client: listens here; your clients connect to it
                                    server: dials there; your server listens on it
-          -out=ADDRESS             client: dials there; the tele server listens on it
+          -out=ADDRESS             client: dials there; the tele server listens on it;
+                                   A,B,...: several servers, the preferred one first
                                    server: listens here; tele clients connect to it
           -reverse=ADDRESS         the other way: server: your users connect to it;
                                    client: dials there, to your service
@@ -73,6 +74,8 @@ enum Help {
           -memory=1GiB             bytes held by all sessions, at least -buffer; less
                                    where the machine or container has less than 2GiB
           -hold=7d                 server: how long a lost session is kept, 1s to 31d
+          -failover=10s            client: how long new connections wait for a server
+                                   before they go to the next one, 0s to 1d
           -drain=10s               how long streams may last after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: exits after this time without a session
           -max-streams=100000      streams in one session, 1 to 1000000

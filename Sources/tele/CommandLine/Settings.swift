@@ -32,6 +32,7 @@ struct Settings {
             reverse.insert(Mapping(address: address), at: 0)
         }
         let output: HostPort
+        var others: [HostPort] = []
         switch role {
         case .client:
             guard let server = arguments.output else {
@@ -39,7 +40,9 @@ struct Settings {
                     "-out is missing, the address of the tele server",
                     hint: "write -out=HOST:PORT, the same as -out of the tele server")
             }
-            output = try Settings.remote(server, "out")
+            let servers = try Settings.servers(server)
+            output = servers[0]
+            others = Array(servers.dropFirst())
             if arguments.input != nil || mappings.isEmpty && reverse.isEmpty {
                 // Beside the user's client: a default port listens on localhost only.
                 let input = try Settings.address(arguments.input ?? "127.0.0.1:0", "in")
@@ -70,10 +73,15 @@ struct Settings {
             }
             if arguments.proxyProtocol, arguments.reverse != nil { reverse[0].tellsAddress = true }
             // Every interface: the tele client comes from elsewhere.
-            output = try Settings.address(arguments.output ?? ":0", "out")
+            let text = arguments.output ?? ":0"
+            guard !text.contains(",") || text.hasPrefix("unix:") else {
+                throw CommandError("-out=\(visible(text)) is a list, and a server listens on one address", hint: "only -out of a client is a list of servers")
+            }
+            output = try Settings.address(text, "out")
             if let input = arguments.input { mappings.insert(Mapping(address: try Settings.remote(input, "in")), at: 0) }
         }
         configuration = Configuration(role: role, mappings: mappings, output: output)
+        configuration.otherServers = others
         configuration.reverseMappings = reverse
         let listening = role == .client ? mappings.first?.address : output
         printsAddress = listening.map { $0.port == 0 && $0.path == nil } ?? false
@@ -179,11 +187,13 @@ struct Settings {
         guard configuration.role == .client else {
             throw CommandError("-proxy is a flag of the client, which dials the server", hint: "leave it out, or use it with -client")
         }
-        guard configuration.output.path == nil else {
-            throw CommandError("-proxy cannot reach \(configuration.output), a socket on this host", hint: "leave -proxy out")
-        }
-        guard configuration.output.host.utf8.count <= 253, !configuration.output.host.contains("%") else {
-            throw CommandError("-proxy cannot reach \(configuration.output), an address of a link of this host", hint: "leave -proxy out")
+        for server in configuration.servers {
+            guard server.path == nil else {
+                throw CommandError("-proxy cannot reach \(server), a socket on this host", hint: "leave -proxy out")
+            }
+            guard server.host.utf8.count <= 253, !server.host.contains("%") else {
+                throw CommandError("-proxy cannot reach \(server), an address of a link of this host", hint: "leave -proxy out")
+            }
         }
         configuration.proxy = try Settings.proxy(text, arguments.proxyAuth)
     }
@@ -366,6 +376,12 @@ struct Settings {
             }
             configuration.holdSeconds = seconds
         }
+        if let seconds = try Settings.seconds(arguments.failover, "failover", 0, 86400, "0s to 1d") {
+            guard configuration.role == .client else {
+                throw CommandError("-failover is a flag of the client, which has the servers", hint: "leave it out, or use it with -client")
+            }
+            configuration.failoverSeconds = seconds
+        }
         if let seconds = try Settings.seconds(arguments.drain, "drain", 0, 86400, "0s to 1d") {
             configuration.drainSeconds = seconds
         }
@@ -434,6 +450,24 @@ extension Settings {
                 "-\(name)=\(visible(text)) \(error.reason)",
                 hint: isPort ? "did you mean -\(name)=:\(text)?" : "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
         }
+    }
+
+    /// `-out` of a client: one address, or several, the preferred one first.
+    private static func servers(_ text: String) throws(CommandError) -> [HostPort] {
+        // A path may have a comma.
+        guard !text.hasPrefix("unix:") else { return [try remote(text, "out")] }
+        var servers: [HostPort] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let server = try remote(part.filter { $0 != " " }, "out")
+            guard !servers.contains(server) else {
+                throw CommandError("-out=\(visible(text)) names \(server) twice", hint: "each server once, the preferred one first")
+            }
+            servers.append(server)
+        }
+        guard servers.count <= Configuration.serversMaximum else {
+            throw CommandError("-out names \(servers.count) servers", hint: "a client has at most \(Configuration.serversMaximum)")
+        }
+        return servers
     }
 
     /// An address to dial, which needs a real port.

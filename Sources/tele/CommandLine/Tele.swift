@@ -21,7 +21,9 @@ struct Tele: ParsableCommand {
     var input: String?
     @Option(
         name: .go("out"),
-        help: ArgumentHelp("Client: where the tele server is. Server: where tele clients connect; a free port unless given.", valueName: "address"))
+        help: ArgumentHelp(
+            "Client: where the tele server is, or several, the preferred one first. Server: where tele clients connect; a free port unless given.",
+            valueName: "address"))
     var output: String?
     @Option(
         name: .go("reverse"),
@@ -44,6 +46,10 @@ struct Tele: ParsableCommand {
     var memory: String?
     @Option(name: .go("hold"), help: ArgumentHelp("Server: how long a lost session is kept: 7d; 1s to 31d.", valueName: "duration"))
     var hold: String?
+    @Option(
+        name: .go("failover"),
+        help: ArgumentHelp("Client: how long new connections wait for a server before they go to the next one: 10s; 0s to 1d.", valueName: "duration"))
+    var failover: String?
     @Option(name: .go("max-streams"), help: ArgumentHelp("Streams in one session: 100000; 1 to 1000000.", valueName: "count"))
     var maxStreams: String?
     @Option(name: .go("max-sessions"), help: ArgumentHelp("Server: sessions: 1024; 1 to 100000.", valueName: "count"))

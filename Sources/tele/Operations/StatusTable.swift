@@ -49,7 +49,7 @@ struct StatusTable {
         guard !status.sessions.isEmpty else { return ["no session"] }
         let rows = status.sessions.map { session in
             [
-                session.session == "0" ? "-" : session.session, session.name.isEmpty ? session.peer : "\(visible(session.name)) \(session.peer)",
+                session.session == "0" ? "-" : session.session, session.name.isEmpty ? peer(session) : "\(visible(session.name)) \(peer(session))",
                 "\(session.carrier.rawValue) \(HumanUnits.seconds(session.carrierSeconds))", HumanUnits.seconds(session.roundTripSeconds),
                 "\(session.streams)", HumanUnits.bytes(Double(session.backlogBytes)),
                 session.backlogBytes == 0 ? "-" : HumanUnits.seconds(session.backlogSeconds),
@@ -66,8 +66,13 @@ struct StatusTable {
             return trimmed(columns.joined(separator: "  "))
         }
         let colours: [Status.Session.Carrier: Int] = [.up: 32, .suspected: 33, .away: 31]
+        let current = status.sessions.first { $0.isCurrent == true }?.server
         return [line(head)] + zip(rows, status.sessions).map { line($0, carrier: colours[$1.carrier]) }
+            + (current.map { ["new connections go to \(visible($0))"] } ?? [])
     }
+
+    /// One that is away has none: then the server that is dialled for it.
+    private func peer(_ session: Status.Session) -> String { session.peer.isEmpty ? visible(session.server ?? "") : session.peer }
 
     private var outages: [String] {
         guard !status.outages.isEmpty else { return ["", "no outage so far"] }

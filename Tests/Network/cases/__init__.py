@@ -7,6 +7,7 @@ from . import (
     crowd,
     destinations,
     edges,
+    failover,
     floods,
     guides,
     keys,
@@ -32,5 +33,5 @@ from . import (
 
 def all_cases():
     modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, reverse,
-               machine, command, mappings, operations, guides, ssh, splice, programs)
+               failover, machine, command, mappings, operations, guides, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

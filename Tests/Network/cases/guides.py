@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from lab import SERVER_ADDRESS
+from lab import CLIENT_GATEWAY, SERVER_ADDRESS
 from path import HERE, binary
 from process import Failure
 from runner import Case
@@ -25,21 +25,22 @@ def session_of(guide):
     raise Failure(f"{guide} has no session")
 
 
-def session(guide, serves):
-    """`serves`: the name of the host with the service at port 80."""
+def session(guide, *serves):
+    """`serves`: the names of the hosts with the service at port 80."""
     def run(context):
         lab = context.lab()
-        machines = {"host9": lab.server, "anyone": lab.server, "pi": lab.client, "notebook": lab.client}
+        machines = {"host8": lab.router, "host9": lab.server, "anyone": lab.server, "pi": lab.client, "notebook": lab.client}
         folder = os.path.join(lab.directory, "home")
         os.makedirs(os.path.join(folder, "web"))
         os.symlink(os.path.abspath(binary()), os.path.join(folder, "tele"))
         with open(os.path.join(folder, "web", "index.html"), "w", encoding="utf-8") as file:
             file.write(PAGE)
         subprocess.run([binary(), "keygen", f"-out={folder}/tele.key"], check=True, capture_output=True)
-        lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9\n")
+        lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9\n{CLIENT_GATEWAY} host8\n")
         lab.server.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9 wiki.corp\n")
-        web = lab.start("web", [sys.executable, "-m", "http.server", "80", "--directory", f"{folder}/web"], host=machines[serves])
-        web.wait_for_port(80)
+        for name in serves:
+            web = lab.start(f"web-{name}", [sys.executable, "-m", "http.server", "80", "--directory", f"{folder}/web"], host=machines[name])
+            web.wait_for_port(80)
 
         def start(number, host, command):
             return lab.start(f"line-{number}", ["sh", "-c", f"cd {folder} && PATH={folder}:$PATH && exec {command}"], host=machines[host],
@@ -72,5 +73,6 @@ def session(guide, serves):
 def cases():
     return [
         Case("guides.reverse", session("reverse.md", "pi"), needs=("curl",), only_tele=True, only_plain=True),
+        Case("guides.failover", session("failover.md", "host8", "host9"), needs=("curl",), only_tele=True, only_plain=True),
         Case("guides.socks", session("socks.md", "host9"), needs=("curl",), only_tele=True, only_plain=True),
     ]

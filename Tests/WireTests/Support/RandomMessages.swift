@@ -40,9 +40,16 @@ func randomFrame(_ chance: inout Chance) -> Frame {
             epoch: UInt32(truncatingIfNeeded: chance.next()), received: value(), dataLimit: value(),
             maximumStreams: chance.next(), initialCredit: chance.next(), proof: randomMAC(&chance))
         welcome.version = UInt8(chance.below(256))
+        if chance.oneIn(2) {
+            welcome.server = ServerIdentity(run: chance.next(), place: chance.next())
+            welcome.holdSeconds = UInt32(truncatingIfNeeded: chance.next())
+        }
         return .welcome(welcome)
     default:
-        return .refuse(Refusal(code: CloseCode(rawValue: value()), attempt: value(), reason: randomReason(&chance)))
+        return .refuse(
+            Refusal(
+                code: CloseCode(rawValue: value()), attempt: value(), reason: randomReason(&chance),
+                server: chance.oneIn(2) ? ServerIdentity(run: chance.next(), place: chance.next()) : nil))
     }
 }
 

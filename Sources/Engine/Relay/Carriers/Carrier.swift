@@ -105,7 +105,8 @@ final class Carrier {
     var hasGreeted = false
     /// While closing: the send in flight carries last words and is waited for.
     var hasLastWords = false
-    /// Client: what its dialer calls it until it has won, and what its HELLO offered.
+    /// Client: whose it is, what its dialer calls it until it has won, and what its HELLO offered.
+    var uplink: Uplink?
     var candidate: Dialer<Address>.CandidateID = 0
     var offer: Endpoint.Offer?
     /// Client: the names of its own origins, as its HELLO lists them.

@@ -8,7 +8,7 @@ import Wire
 /// Users of the client: a stream for each, and the listeners that they come by.
 extension Client {
     var mayAccept: Bool {
-        relay.stopping.isRunning && relay.locals.count + requests.count < relay.locals.maximum && session.endpoint.canOpen
+        relay.stopping.isRunning && relay.locals.count + requests.count < relay.locals.maximum && canOpen
     }
 
     func mayAccept(_ purpose: Listeners.Purpose) -> Bool { mayAccept }
@@ -19,7 +19,7 @@ extension Client {
             Socket.abortOnClose(fd)
             return relay.loop.close(fd)
         }
-        if let since = session.link.downSince, let limit = mapping.refuseAfterSeconds {
+        if let since = downSince, let limit = mapping.refuseAfterSeconds {
             let down = Int((relay.now - min(since, relay.now)) / 1_000_000_000)
             if down >= limit {
                 relay.events.note(.connectionRefused(mapping, downForSeconds: down))
@@ -49,7 +49,7 @@ extension Client {
 
     /// `first`: bytes that go before the user's own.
     func add(_ fd: Int32, target: UInt64, _ place: UInt16, _ first: [UInt8] = []) {
-        let index = relay.locals.open(fd: fd, session, target: target, .listener(Int(place)), first: first)
+        let index = relay.locals.open(fd: fd, sessionForNewUser, target: target, .listener(Int(place)), first: first)
         if let index, relay.configuration.stream != nil { only = .open(index, nil) }
     }
 
@@ -59,7 +59,7 @@ extension Client {
 
     func handleUserGone(_ index: UInt32, _ farewell: SocketLife.CloseMode) {
         guard case .open(index, let code) = only else { return }
-        let words = code.map(\.description) ?? (wasUnknown ? "the server was restarted" : "it ended before all had arrived")
+        let words = code.map(\.description) ?? (wasRestarted ? "the server was restarted" : "it ended before all had arrived")
         // Whoever started us and has ended us wants no word of it.
         only = .gone(farewell == .orderly ? .finished : .streamBroken(relay.isReleased ? "" : words))
         relay.request(gently: farewell == .orderly)

@@ -21,6 +21,7 @@ extension RelayProcess {
         try Inheritance.head(&archive, &descriptors, &facts, &listening)
         try archiveTelemetry(&archive)
         try archiveNames(&archive)
+        try server?.archive(&archive)
         try savePlaces(&archive)
         let sessions = self.sessions.all
         for index in 0..<(try archive.count(sessions.count, most: .max)) { try archiveSession(sessions[index], &archive) }
@@ -37,6 +38,7 @@ extension RelayProcess {
         startedAt = inheritance.facts.startedAt
         try archiveTelemetry(&inheritance.archive)
         try archiveNames(&inheritance.archive)
+        try server?.archive(&inheritance.archive)
         try restorePlaces(inheritance)
         for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreSession(inheritance) }
         for _ in 0..<(try inheritance.archive.count(0, most: .max)) { try restoreFlushing(inheritance) }
@@ -54,8 +56,8 @@ extension RelayProcess {
 
     /// Addresses of names: the name server may not answer during the upgrade.
     private func archiveNames(_ archive: inout StateArchive) throws(StateFault) {
-        var known = archive.isSaving ? origins.knownAddresses + (client.map { [("\($0.server.name)", $0.server.addresses)] } ?? []) : []
-        try archive.list(&known, most: Mapping.countMaximum + 1, blank: ("", [])) { (entry, archive) throws(StateFault) in
+        var known = archive.isSaving ? origins.knownAddresses + (client?.knownAddresses ?? []) : []
+        try archive.list(&known, most: Mapping.countMaximum + 2 * Configuration.serversMaximum, blank: ("", [])) { (entry, archive) throws(StateFault) in
             try archive.text(&entry.0, most: 1024)
             try archive.list(&entry.1, most: 256, blank: Address(path: "")) { (address, archive) throws(StateFault) in
                 try archive.address(&address)
@@ -63,7 +65,7 @@ extension RelayProcess {
         }
         guard !archive.isSaving else { return }
         origins.know(known)
-        for (name, addresses) in known where name == client.map({ "\($0.server.name)" }) { client?.server.know(addresses) }
+        client?.know(known)
     }
 
     /// The mappings of local sockets, by their places, which may be others in the new program.

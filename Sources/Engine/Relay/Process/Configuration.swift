@@ -26,6 +26,10 @@ public struct Configuration: Equatable, Sendable {
     public var output: HostPort
     /// Server: of the socket's file, where `output` is a path.
     public var outputAccess = SocketAccess()
+    /// Client: servers besides `output`, in the order in which they are taken when those before are away. At most `serversMaximum` with it.
+    public var otherServers: [HostPort] = []
+    /// Client: seconds that new users wait for a server before they go to the next one, 0…1 day.
+    public var failoverSeconds = 10
     /// Client: through which the server is reached. Nil: straight.
     public var proxy: Proxy?
     /// Server: which mappings each client may use, and where its programs may go beside them.
@@ -106,6 +110,12 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
+    /// Servers that a client can have.
+    public static let serversMaximum = 16
+
+    /// Client: the first is preferred.
+    public var servers: [HostPort] { [output] + otherServers }
+
     /// Origins that a client can have.
     public static let clientOriginsMaximum = Specification.clientOriginsMaximum
 
@@ -125,7 +135,8 @@ public struct Configuration: Equatable, Sendable {
     /// Settings besides the mappings that differ in `fresh`, by the names of their flags. A running process does not change them.
     func differences(from fresh: Configuration) -> [String] {
         [
-            (role == fresh.role, "the role"), (output == fresh.output, "out"), (proxy == fresh.proxy, "proxy"),
+            (role == fresh.role, "the role"), (servers == fresh.servers, "out"), (failoverSeconds == fresh.failoverSeconds, "failover"),
+            (proxy == fresh.proxy, "proxy"),
             (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
             (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),

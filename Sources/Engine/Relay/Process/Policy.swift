@@ -62,6 +62,10 @@ enum Policy {
     static let lookupsMaximum = 16
     /// Between two look-ups of one name.
     static let lookupLeast = Interval.milliseconds(100)
+    /// A client with several servers sends a new user's bytes to one that has answered within this, and asks it else.
+    static let answerMoment = Interval.milliseconds(250)
+    /// A client that has no carrier believes its server's `-hold` to be over this much later: the server may have missed the carrier later.
+    static let holdMargin = Interval.seconds(60)
     /// A name without an address is looked up again after this, when it is needed.
     static let lookupPause = Interval.seconds(1)
 

@@ -17,10 +17,15 @@ final class Server: Host {
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
+    /// Of this run; a program that takes over keeps it.
+    private var run: UInt64
+    private lazy var identity = ServerIdentity(
+        run: run, place: ServerPlace.number("\(relay.listeners.carrierAddress.map { "\($0)" } ?? "\(relay.configuration.output)")"))
 
     init(_ relay: RelayProcess) {
         self.relay = relay
         reverse = ReverseMappings(relay)
+        run = relay.generator.next()
         let configuration = relay.configuration
         registry = Registry(
             limits: Registry.Limits(
@@ -180,6 +185,7 @@ final class Server: Host {
             maximumStreams: UInt64(session.endpoint.limits.streams),
             initialCredit: Specification.initialCreditMaximum)
         welcome.answers = reverse.handleHello(session, hello.origins)
+        (welcome.server, welcome.holdSeconds) = (identity, UInt32(relay.configuration.holdSeconds))
         guard let binding = carrier.binding,
             let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding)
         else {
@@ -204,7 +210,7 @@ final class Server: Host {
         var bytes = [UInt8](repeating: 0, count: Specification.controlFrameMaximum)
         let count = bytes.withUnsafeMutableBytes { buffer in
             var writer = ByteWriter(buffer)
-            Refusal(code: code, attempt: hello.attempt, reason: reason).encode(into: &writer)
+            Refusal(code: code, attempt: hello.attempt, reason: reason, server: identity).encode(into: &writer)
             return writer.count
         }
         carrier.state = .refusing
@@ -240,6 +246,8 @@ final class Server: Host {
     var isQuiet: Bool { true }
 
     func resume() { scheduleRegistry() }
+
+    func archive(_ archive: inout StateArchive) throws(StateFault) { try archive.number(&run) }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
         try registry.archive(session.index, session.identity, secret: session.secret, &archive, now: relay.instant)

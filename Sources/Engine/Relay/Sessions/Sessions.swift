@@ -242,6 +242,7 @@ final class Sessions {
     func noteLife(_ session: Session) {
         let unnoticed = session.endpoint.takeInboundOutage()
         if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
+        if let client = relay.client, client.hasPending { client.handleLife(session) }
         guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
         if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
         session.link = .attached
@@ -283,22 +284,32 @@ final class Sessions {
     // MARK: Streams of another session
 
     /// Streams of `old` that no carrier ever heard of go on in `new` with all their bytes, in their order, as far as it has room. Returns how
-    /// many. `isMeant`: of a stream's socket.
+    /// many. `isMeant`: of a stream's socket. `takesSilent`: also those of which the peer knows no more than that they are there; it may have
+    /// connected them to an origin, which sees them end.
     @discardableResult
-    func carryOver(from old: Session, to new: Session, where isMeant: (UnsafeMutablePointer<LocalSocket>) -> Bool = { _ in true }) -> Int {
+    func carryOver(
+        from old: Session, to new: Session, takesSilent: Bool = false, where isMeant: (UnsafeMutablePointer<LocalSocket>) -> Bool = { _ in true }
+    ) -> Int {
         var unopened: [(order: UInt64, owner: UInt32)] = []
         old.endpoint.forEachUnopened { order, owner in if isMeant(relay.locals[owner]) { unopened.append((order, owner)) } }
+        if takesSilent { old.endpoint.forEachSilent { order, owner in unopened.append((order, owner)) } }
         var carried = 0
         for (_, index) in unopened.sorted(by: { $0.order < $1.order }) where new.endpoint.canOpen {
             let user = relay.locals[index]
-            let target = old.endpoint.forget(unopened: user.pointee.slot)
+            let slotThere = user.pointee.slot
+            let target =
+                old.endpoint.isUnopened(slotThere)
+                ? old.endpoint.forget(unopened: slotThere) : old.endpoint.leave(silent: slotThere, now: relay.instant)
             let slot = new.endpoint.open(owner: index, target: target, now: relay.instant)
             relay.locals.move(index, from: old, to: new, slot)
             if user.pointee.inboundCount > 0 { new.endpoint.write(slot, user.pointee.inboundCount) }
             if user.pointee.life.inward == .ended { new.endpoint.finish(slot) }
             carried += 1
         }
-        if carried > 0 { markDirty(new) }
+        if carried > 0 {
+            markDirty(new)
+            markDirty(old)
+        }
         return carried
     }
 

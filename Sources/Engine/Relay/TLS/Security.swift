@@ -22,8 +22,6 @@ extension Security {
 final class Credentials {
     private let security: Security
     private let isServer: Bool
-    /// With certificates, a client expects this name of its server.
-    private let host: String?
     private var context: OpaquePointer
     /// The files as they were when they were last read.
     private var readFiles: [FileStamp] = []
@@ -36,9 +34,6 @@ final class Credentials {
         guard configuration.security != .none else { return nil }
         security = configuration.security
         isServer = configuration.role == .server
-        // No certificate names a link of this machine.
-        let name = configuration.output.host.prefix { $0 != "%" }
-        host = isServer ? nil : name.isEmpty ? "localhost" : String(name)
         readFiles = security.certificateFiles.map(FileStamp.init)
         (context, identities, allowed) = try Credentials.load(security, isServer, acceptsKeysOfOthers)
     }
@@ -69,9 +64,11 @@ final class Credentials {
         return name(of: channel.peer) != nil && channel.isTrusted(by: context)
     }
 
-    /// A connection's TLS. Nil: no memory.
-    func channel() -> SecureChannel? {
-        guard let channel = tls_channel_open(context, host) else { return nil }
+    /// A connection's TLS. With certificates a client expects the name of `server`; nil on a server. Nil: no memory.
+    func channel(to server: HostPort? = nil) -> SecureChannel? {
+        // No certificate names a link of this machine.
+        let name = server.map { $0.host.prefix { $0 != "%" } }
+        guard let channel = tls_channel_open(context, name.map { $0.isEmpty ? "localhost" : String($0) }) else { return nil }
         return SecureChannel(channel)
     }
 

@@ -67,6 +67,8 @@ enum Event {
     case sessionLost(Session, carriedOver: Int)
     /// One that did not make the session, at the first address; `home`: of the one that did.
     case answeredByAnother(Session, Address, home: Address?)
+    /// A client's new users go to the first server from now on.
+    case serverChosen(Session, HostPort, instead: HostPort)
     case sessionClosedByPeer(Session, CloseCode, reason: String)
     case sessionExpired(Session, heldForSeconds: Int)
     case sessionEvicted(Session)
@@ -125,6 +127,8 @@ public struct Counters: Codable, Sendable {
     public internal(set) var connectionsRefused: UInt64 = 0
     /// What a client wanted, and the server's permissions do not allow.
     public internal(set) var forbidden: UInt64 = 0
+    /// Client: new connections went to another server from then on.
+    public internal(set) var serverChanges: UInt64 = 0
 
     init() {}
 
@@ -145,5 +149,6 @@ public struct Counters: Codable, Sendable {
         ("sessionsEvicted", \.sessionsEvicted), ("refusals", \.refusals), ("faults", \.faults), ("streams", \.streams),
         ("streamsCarriedOver", \.streamsCarriedOver), ("streamsReset", \.streamsReset), ("originFailures", \.originFailures),
         ("acceptFailures", \.acceptFailures), ("pauses", \.pauses), ("connectionsRefused", \.connectionsRefused), ("forbidden", \.forbidden),
+        ("serverChanges", \.serverChanges),
     ]
 }

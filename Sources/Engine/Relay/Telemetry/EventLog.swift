@@ -81,6 +81,7 @@ struct EventLog {
             histograms.recovery.record(recovery / 1000)
             histograms.replayed.record(replayed)
             remember(Outage(session: session.name, endedAt: Clock.now(), length: after, recovery: recovery, replayed: replayed))
+        case .serverChosen: counters.serverChanges += 1
         case .originConnected(let after): histograms.connect.record(after / 1000)
         case .carrierSuspected: counters.suspicions += 1
         case .carrierRecovered(let session, let after):
@@ -312,6 +313,13 @@ private struct Line {
                 [
                     "session": "\(session.name)", "peer": "\(peer)", "waits-for": "\(home.map { "\($0)" } ?? "")",
                     "hint": "the name resolves to several servers; waiting for the one that owns the session",
+                ])
+        case .serverChosen(let session, let server, let other):
+            Line(
+                .notice, "new connections go to another server",
+                [
+                    "server": "\(server)", "peer": "\(session.carrier.map { "\($0.peer)" } ?? "")", "instead-of": "\(other)",
+                    "hint": "open connections stay with the server that has them",
                 ])
         case .sessionClosedByPeer(let session, let code, let reason):
             Line(

@@ -35,6 +35,7 @@ enum Metrics {
         if let expiry = status.certificateExpiry {
             page.gauge("tele_certificate_expiry_timestamp_seconds", "When this side's certificates expire, since unix epoch.", expiry)
         }
+        servers(status, &page)
         counters(status, &page)
         traffic("mapping", "Connections of this mapping", status.mappingTraffic, &page)
         traffic("client", "Sessions of this client", status.clientTraffic, &page)
@@ -56,6 +57,16 @@ enum Metrics {
         }
         for one in all {
             page.counter("tele_\(label)_sent_bytes_total", "Bytes that users or origins took, by \(label).", one.takenBytes, [label: one.name])
+        }
+    }
+
+    /// Only of a client that has several.
+    private static func servers(_ status: Status, _ page: inout Page) {
+        for session in status.sessions {
+            guard let server = session.server, let isCurrent = session.isCurrent else { continue }
+            page.gauge(
+                "tele_server_up", "1: a carrier to this server works. One line for each session.", session.carrier == .up ? 1 : 0,
+                ["server": server, "current": isCurrent ? "1" : "0"])
         }
     }
 
@@ -83,6 +94,7 @@ enum Metrics {
         page.counter("tele_accept_failures_total", "Accepts that the system refused.", counters.acceptFailures)
         page.counter("tele_connections_refused_total", "Connections that were refused because of -refuse-after.", counters.connectionsRefused)
         page.counter("tele_forbidden_total", "Requests of clients that the server's permissions do not allow.", counters.forbidden)
+        page.counter("tele_server_changes_total", "Times when new connections went to another server from then on.", counters.serverChanges)
         page.counter("tele_pauses_total", "Times when this process did not run for seconds.", counters.pauses)
     }
 

@@ -36,6 +36,9 @@ public struct Status: Codable, Sendable {
 
         public let session: String
         public let peer: String
+        /// Client with several servers: the one that has it, as it is configured, and whether new connections go there.
+        public let server: String?
+        public let isCurrent: Bool?
         /// As it authenticated; empty without keys.
         public let name: String
         public let carrier: Carrier
@@ -68,7 +71,7 @@ public struct Status: Codable, Sendable {
     public let version: String
     public let pid: Int
     public let role: String
-    /// The tele server that is dialled, or the address that carriers come to.
+    /// The tele servers that are dialled, or the address that carriers come to.
     public let out: String
     public let mappings: [Mapping]
     public let driver: String
@@ -113,7 +116,7 @@ extension RelayProcess {
     var words: String {
         let what =
             configuration.role == .client
-            ? "the client of \(configuration.output)"
+            ? "the client of \(configuration.servers.map { "\($0)" }.joined(separator: ", "))"
             : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
         return "\(what), process \(getpid()): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
     }
@@ -143,7 +146,7 @@ extension RelayProcess {
             }
         return Status(
             version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
-            out: listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)",
+            out: listeners.carrierAddress.map { "\($0)" } ?? configuration.servers.map { "\($0)" }.joined(separator: ", "),
             mappings: configuration.mappings.map { row($0, isReverse: false) } + configuration.reverseMappings.map { row($0, isReverse: true) },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
             uptimeSeconds: seconds(since: startedAt), programUptimeSeconds: seconds(since: programStartedAt), upgrades: handover.takeovers,
@@ -169,8 +172,10 @@ extension RelayProcess {
             case .suspected(let since): (.suspected, since)
             case .attached, .inDoubt: (.up, session.carrier?.openedAt ?? now)
             }
+        let uplink = client?.hasSeveralServers == true ? client?.uplink(of: session) : nil
         return Status.Session(
-            session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", name: session.peerName, carrier: carrier,
+            session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", server: uplink.map { "\($0.target)" },
+            isCurrent: uplink.map { $0 === client?.current }, name: session.peerName, carrier: carrier,
             carrierSeconds: seconds(since: since), roundTripSeconds: roundTrip(session),
             streams: session.endpoint.streamCount, epoch: Int(session.endpoint.epoch), backlogBytes: session.account.held,
             backlogSeconds: session.account.held == 0 ? 0 : session.age.since.map { seconds(since: $0.nanoseconds) } ?? 0,

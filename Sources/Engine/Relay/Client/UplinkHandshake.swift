@@ -7,7 +7,7 @@ import Tunnel
 import Wire
 
 /// HELLO, and what the server answers.
-extension Client {
+extension Uplink {
     func greet(_ carrier: Carrier, _ attempt: UInt64) {
         let (offer, limit) = session.endpoint.offer(earlyMaximum: Specification.earlyMaximum)
         carrier.origins = ownOrigins.map(\.name)
@@ -85,13 +85,15 @@ extension Client {
             session.secret = welcome.secret
         }
         candidates[carrier.candidate] = nil
-        home.handleCarried(by: carrier.peer)
+        home.handleCarried(by: carrier.peer, server: welcome.server)
+        holdSeconds = welcome.server == nil ? nil : Int(welcome.holdSeconds)
         route = Socket.source(to: carrier.peer)
         let outage = relay.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)
         run()
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
         noteAnswers(welcome.answers, carrier)
+        if isNew { client.endIfDouble(self) }
     }
 
     /// Those that users of the server can use: none while the process stops.
@@ -129,7 +131,9 @@ extension Client {
         relay.carriers.close(carrier)
         candidates[carrier.candidate] = nil
         let has: SessionHome<Address>.Carrier = !session.link.hasCarrier ? .none : session.link.isDown ? .suspected : .works
-        switch home.handleUnknown(from: carrier.peer, carrier: has, addresses: server.addresses, isUnused: isUnused, now: relay.instant) {
+        switch home.handleUnknown(
+            from: carrier.peer, server: refusal.server, carrier: has, addresses: addresses, isUnused: isUnused, now: relay.instant)
+        {
         case .gone:
             wasUnknown = true
             return relay.sessions.discard(session)
