@@ -34,6 +34,18 @@ def ip(*arguments):
     return run.stdout
 
 
+class Listener(socket.socket):
+    """Listens no more once it is closed. A child that another thread has just forked holds a copy until it runs its program, and the kernel
+    would go on accepting for it."""
+
+    def close(self):
+        try:
+            self.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        super().close()
+
+
 class Namespace:
     """One host. Sockets of this process can live in it: a socket stays where the thread that made it was."""
 
@@ -55,8 +67,8 @@ class Namespace:
         finally:
             os.close(descriptor)
 
-    def socket(self):
-        return self.maker.submit(socket.socket, socket.AF_INET, socket.SOCK_STREAM).result()
+    def socket(self, kind=socket.socket):
+        return self.maker.submit(kind, socket.AF_INET, socket.SOCK_STREAM).result()
 
     def connect(self, address, seconds=5):
         connection = self.socket()
@@ -70,7 +82,7 @@ class Namespace:
         return connection
 
     def listen(self, port, backlog=4096):
-        listener = self.socket()
+        listener = self.socket(Listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("0.0.0.0", port))
         listener.listen(backlog)

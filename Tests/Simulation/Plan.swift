@@ -110,8 +110,11 @@ public struct Plan: Sendable {
     var delayMaximum = 20_000
 
     var doors: [Door] = [.server]
-    /// The server is known by a name; else by the number of its address.
-    var hasName: Bool { doors.count > 1 }
+    /// Clients have a list of the doors' addresses, this one first; else they know the first by its number, or all by one name.
+    var listedFirst: Int?
+    var hasName: Bool { doors.count > 1 && listedFirst == nil }
+    /// How long a client waits for a server before it goes to the next one.
+    var failoverSeconds = 10
 
     // The kernel.
     var limits = VirtualKernel.Limits()
@@ -209,6 +212,10 @@ public struct Plan: Sendable {
         var told: Story = chance.oneIn(6) ? chance.pick(Story.allCases) : .mixed
         // These take as long as thirty others.
         if told == .resetStorm || told == .crowdReturns, !chance.oneIn(3) { told = .mixed }
+        if doors.count > 1 {
+            failoverSeconds = chance.pick([0, 1, 3, 10])
+            if chance.oneIn(2) { listedFirst = chance.below(doors.count) }
+        }
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         self.chance = chance
         tell(told)
@@ -239,6 +246,7 @@ public struct Plan: Sendable {
         reverseOneIn = Plan.never
         limits = VirtualKernel.Limits()
         doors = [.server]
+        listedFirst = nil
         liar = nil
         faults = []
         endsWithin = nil
@@ -284,6 +292,8 @@ public struct Plan: Sendable {
             (streams, bytesMaximum, opensWithin, healsAt) = (10, 8 << 10, milliseconds(2500), milliseconds(2600))
             doors = Array(repeating: .server, count: 5)
             (faults, faultGap) = ([.cut, .halfCut, .silence, .slow], milliseconds(40))
+            failoverSeconds = chance.pick([0, 1, 10])
+            listedFirst = chance.oneIn(2) ? chance.below(doors.count) : nil
             latency = milliseconds(chance.pick([30, 60]))
         case .crowdReturns:
             (clients, streams, bytesMaximum, hasKey) = (40, 40, 4 << 10, true)

@@ -198,8 +198,8 @@ final class World {
             // because it had nothing to lose, when another server did not know it. A lie may leave streams that only one side knows.
             guard !plan.faults.contains(.killClient), !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else { continue }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
-            // Listeners, watches, a sink, and a carrier and a spare one for each client.
-            let most = 12 + 2 * plan.clients
+            // Listeners, watches, a sink, and a carrier and a spare one for each client; attempts to reach preferred servers that are not there.
+            let most = 12 + 2 * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
             if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) {
                 fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
@@ -282,6 +282,11 @@ final class World {
             Configuration(
                 role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
                 output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
+        if let first = plan.listedFirst {
+            let places = plan.doors.indices.map { HostPort(host: "10.0.0.\(World.firstServerHost + (first + $0) % plan.doors.count)", port: World.carrierPort) }
+            (configuration.output, configuration.otherServers) = (places[0], Array(places.dropFirst()))
+        }
+        configuration.failoverSeconds = plan.failoverSeconds
         if plan.isReversible {
             configuration.reverseMappings = [
                 Mapping(name: "client-\(index)", address: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort))

@@ -52,6 +52,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case forgetsAttempts
     /// A client that has not got its WELCOME serves users of the server.
     case servesUnproven
+    /// Streams whose bytes one server may have are opened on another one.
+    case movesSpokenStreams
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

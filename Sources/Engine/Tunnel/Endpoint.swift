@@ -193,16 +193,18 @@ public struct Endpoint: ~Copyable {
     /// direction, in no order. Linear.
     public func forEachSilent(_ body: (UInt64, StreamOwner) -> Void) {
         table.forEach { _, stream in
-            guard isOwn(stream.id), stream.owner != .max, !stream.pending.contains(.open), stream.send.isOpen, stream.send.sequenced == 0,
-                stream.receive.isOpen, stream.receive.received == 0
-            else { return }
+            guard isOwn(stream.id), stream.owner != .max, !stream.pending.contains(.open), stream.send.isOpen, stream.receive.isOpen else { return }
+            var carried = stream.send.sequenced + stream.receive.received
+            #if CANARIES
+            if Canary.selected == .movesSpokenStreams { carried = 0 }
+            #endif
+            guard carried == 0 else { return }
             body(stream.id, stream.owner)
         }
     }
 
     /// A silent stream is opened elsewhere, with all its bytes: here it is reset. Returns its target.
     public mutating func leave(silent slot: StreamSlot, now: Instant) -> UInt64 {
-        precondition(table[slot].send.sequenced == 0 && table[slot].receive.received == 0, "a stream that has carried bytes is moved")
         let target = table[slot].target
         reset(slot, .reset, now: now)
         return target
