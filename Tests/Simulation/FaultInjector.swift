@@ -186,7 +186,9 @@ final class FaultInjector {
             kernel.after(milliseconds(20)) { [unowned self] in
                 silence(World.clientHost, World.firstServerHost, milliseconds(5000), both: true)
             }
-        case .takeovers, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas: break
+        case .takeovers, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
+            .failover:
+            break
         }
     }
 

@@ -63,6 +63,8 @@ public struct Plan: Sendable {
         case abandonedDownloads
         /// Several servers of one name, and carriers that do not last (protocol 4.22).
         case replicas
+        /// A list of servers, each of which is away for seconds now and then (protocol 4.24, 4.25).
+        case failover
         /// Many clients with keys come back at once to a server that has few descriptors.
         case crowdReturns
         /// Other programs take both sides over, again and again, also during outages.
@@ -295,6 +297,14 @@ public struct Plan: Sendable {
             failoverSeconds = chance.pick([0, 1, 10])
             listedFirst = chance.oneIn(2) ? chance.below(doors.count) : nil
             latency = milliseconds(chance.pick([30, 60]))
+        case .failover:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 60, 8 << 10, milliseconds(12_000), milliseconds(12_500))
+            doors = [.server, .server, chance.pick([.server, .refusing, .silent])]
+            (listedFirst, failoverSeconds) = (chance.oneIn(4) ? nil : chance.below(3), chance.pick([0, 1, 2]))
+            (resetsOneIn, slowOneIn) = (6, 2)
+            latency = milliseconds(chance.pick([0, 1, 20]))
+            faults = [.silence, .silence, .halfSilence, .forget, .cut, .freeze, .upgrade, .refuse, .networkNews]
+            faultGap = milliseconds(400)
         case .crowdReturns:
             (clients, streams, bytesMaximum, hasKey) = (40, 40, 4 << 10, true)
             (latency, opensWithin, healsAt) = (milliseconds(30), milliseconds(8000), milliseconds(1000))
@@ -325,7 +335,7 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas, .takeovers: break
+        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers: break
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0
             return script
