@@ -8,12 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool is_number(const char *host)
+{
+    unsigned char number[16];
+    return inet_pton(AF_INET, host, number) == 1 || inet_pton(AF_INET6, host, number) == 1;
+}
+
 /* Whom the peer's certificate must name. */
 static bool expect(X509_VERIFY_PARAM *rules, const char *host)
 {
-    unsigned char number[16];
-    bool is_number = inet_pton(AF_INET, host, number) == 1 || inet_pton(AF_INET6, host, number) == 1;
-    return is_number ? X509_VERIFY_PARAM_set1_ip_asc(rules, host) == 1 : X509_VERIFY_PARAM_set1_host(rules, host, 0) == 1;
+    return is_number(host) ? X509_VERIFY_PARAM_set1_ip_asc(rules, host) == 1 : X509_VERIFY_PARAM_set1_host(rules, host, 0) == 1;
 }
 
 static bool begin_handshake(tls_channel *channel, const char *host)
@@ -28,12 +32,12 @@ static bool begin_handshake(tls_channel *channel, const char *host)
         return true;
     }
     SSL_set_connect_state(channel->ssl);
-    if (channel->context->keys || !host) return true;
+    if (!host) return true;
+    /* The server's name (RFC 6066 section 3), by which a load balancer may choose. With a key nobody checks it. */
+    if (!is_number(host) && SSL_set_tlsext_host_name(channel->ssl, host) != 1) return false;
+    if (channel->context->keys) return true;
     channel->host = strdup(host);
-    unsigned char number[16];
-    bool is_number = inet_pton(AF_INET, host, number) == 1 || inet_pton(AF_INET6, host, number) == 1;
-    return channel->host && expect(SSL_get0_param(channel->ssl), host)
-           && (is_number || SSL_set_tlsext_host_name(channel->ssl, host) == 1);
+    return channel->host && expect(SSL_get0_param(channel->ssl), host);
 }
 
 tls_channel *tls_channel_open(tls_context *context, const char *host)

@@ -7,9 +7,11 @@ import time
 from ends import Switchboard, call, exchange
 from faults import FAULTS
 from lab import SERVER_ADDRESS
-from path import binary, splice_flags
+from path import binary, secrets, splice_flags
 from process import Failure
 from runner import Case
+
+from .mappings import Route
 
 ORIGIN_PORT = 7990
 PROXY_PORT, CARRIER_PORT, USER_PORT = 3128, 40310, 17990
@@ -144,10 +146,56 @@ def told(context):
     return f"{len(cases)} faults, each in its own words"
 
 
+def shared_port(context):
+    """HAProxy shares port 443 between a web server and tele, which it tells apart by ALPN or by SNI, with a key and with certificates."""
+    notes = []
+    for security in ("key", "certificates"):
+        for rule in ("{ req.ssl_alpn tele }", "{ req.ssl_sni -i tele-server.test }"):
+            lab = context.lab()
+            folder = secrets()
+
+            def flags(role, security=security, folder=folder):
+                return ([f"-key={folder}/key"] if security == "key" else
+                        [f"-cert={folder}/{role}.pem", f"-cert-key={folder}/{role}.key", f"-ca={folder}/ca.pem"])
+            config = os.path.join(lab.directory, "haproxy.cfg")
+            with open(config, "w", encoding="utf-8") as file:
+                file.write("frontend https\n  mode tcp\n  bind :443\n  timeout client 1h\n  tcp-request inspect-delay 5s\n"
+                           f"  tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  use_backend tele if {rule}\n  default_backend web\n"
+                           "backend tele\n  mode tcp\n  timeout connect 5s\n  timeout server 1h\n"
+                           f"  server tele 127.0.0.1:{CARRIER_PORT}\n"
+                           "backend web\n  mode tcp\n  timeout connect 5s\n  timeout server 1h\n  server web 127.0.0.1:8443\n")
+            lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} tele-server.test www.test\n")
+            lab.start("web", ["openssl", "s_server", "-quiet", "-accept", "8443", "-cert", f"{folder}/server.pem", "-key", f"{folder}/server.key",
+                              "-www"], host=lab.server).wait_for_port(8443)
+            lab.start("haproxy", ["haproxy", "-db", "-f", config], host=lab.server).wait_for_port(443)
+            driver = context.job.driver or "auto"
+            lab.start("tele-server", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", f"-out=127.0.0.1:{CARRIER_PORT}", f"-io={driver}",
+                                      *flags("server")], host=lab.server).wait_for_port(CARRIER_PORT)
+            client = lab.start("tele-client", [binary(), "-client", f"-in=127.0.0.1:{USER_PORT}", "-out=tele-server.test:443", f"-io={driver}",
+                                               *flags("client")], host=lab.client)
+            client.wait_for_port(USER_PORT)
+            with Switchboard(lab, ORIGIN_PORT) as switchboard:
+                pair = call(lab, Route(USER_PORT), switchboard)
+                exchange(*pair)
+                lab.forward("drop")
+                time.sleep(2)
+                lab.forward()
+                exchange(*pair)
+                page = lab.start("curl", ["curl", "-sk", "https://www.test/"], host=lab.client)
+                if page.wait(10) != 0 or "s_server" not in page.output:
+                    raise Failure(f"the web server is not reached: {page.status} {page.output[-200:]}")
+                if "carrier up" not in client.errors:
+                    raise Failure(client.errors[-300:])
+            lab.close()
+            notes.append(f"{security} by {'ALPN' if 'alpn' in rule else 'SNI'}")
+    return ", ".join(notes)
+
+
 def cases():
     return [
         Case("proxies.http", through(http), needs=("tinyproxy",), drivers="both", only_tele=True, only_plain=True),
         Case("proxies.http-password", through(http_with_password), needs=("squid",), only_tele=True, only_plain=True),
         Case("proxies.socks-password", through(socks), needs=("microsocks",), drivers="both", only_tele=True, only_plain=True),
+        Case("proxies.shared-port", shared_port, needs=("haproxy", "curl"), only_tele=True, only_plain=True),
         Case("proxies.told", told, needs=("tinyproxy", "microsocks"), only_tele=True, only_plain=True),
     ]
