@@ -134,6 +134,15 @@ import Testing
                 "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [] }", 4, "k has names, and an address or kind besides, or no names",
                 "write k = { names"
             ),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a{3..1}:1\"] }", 4, "\"a{3..1}:1\" has a range that is not understood",
+                "write {1..3}, once in a name"
+            ),
+            (
+                "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a{1..2}b{1..2}:1\"] }", 4, "has a range that is not understood",
+                "write {1..3}, once in a name"
+            ),
+            ("[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a{1,3}:1\"] }", 4, "has a range that is not understood", "write {1..3}"),
             ("[client]\nout = \"h:1\"\n[client.listen]\nk = { address = \":1\", names = [\"a:1\"] }", 4, "k has names, and an address", "write k = { names"),
             (
                 "[client]\nout = \"h:1\"\n[client.listen]\nk = { names = [\"a:1\"], loopback = \"10.0.0.1\" }", 4, "\"10.0.0.1\" is no address of 127.0.0.0/8",

@@ -80,6 +80,15 @@ import Time
     @Test func betterOnesAreDialledOn() {
         let all = [uplink(1, down: 0, reached: false), uplink(2, down: 0), uplink(3), uplink(4, rank: 3, down: 0, reached: false)]
         #expect(choice.judge(all, current: 3, now: at(60_000)).unneeded == [4])
+        // On one uplink each: an upgrade may have made several.
+        #expect(choice.judge([uplink(5, rank: 0, down: 0, reached: false)] + all, current: 3, now: at(60_000)).unneeded == [5, 4])
+    }
+
+    /// The current server may have no room for all of them at once.
+    /// protocol 4.25
+    @Test func usersOfASilentServerAreMovedUntilNoneIsLeft() {
+        let verdict = choice.judge([uplink(1, down: 0, precious: true), uplink(2)], current: 2, now: at(60_000))
+        #expect(verdict.abandoned == [1] && verdict.nextTimeout == at(61_000))
     }
 
     /// protocol 4.25

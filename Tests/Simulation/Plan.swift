@@ -125,6 +125,9 @@ public struct Plan: Sendable {
     var streams = 4
     /// One in this many connects to the server, and is carried to an origin beside a client.
     var reverseOneIn = Plan.never
+    /// One in this many says itself where it wants to go.
+    var asksOneIn = Plan.never
+    var asks: Bool { asksOneIn < Plan.never }
     static let never = 1_000_000
     var isReversible: Bool { reverseOneIn < Plan.never }
     var opensWithin: UInt64 = milliseconds(200)
@@ -218,6 +221,7 @@ public struct Plan: Sendable {
             failoverSeconds = chance.pick([0, 1, 3, 10])
             if chance.oneIn(2) { listedFirst = chance.below(doors.count) }
         }
+        asksOneIn = chance.pick([Plan.never, Plan.never, 2, 1])
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         self.chance = chance
         tell(told)
@@ -244,8 +248,8 @@ public struct Plan: Sendable {
     private mutating func tell(_ story: Story) {
         self.story = story
         guard story != .mixed else { return }
-        let ways = reverseOneIn
-        reverseOneIn = Plan.never
+        let (ways, asking) = (reverseOneIn, asksOneIn)
+        (reverseOneIn, asksOneIn) = (Plan.never, Plan.never)
         limits = VirtualKernel.Limits()
         doors = [.server]
         listedFirst = nil
@@ -301,7 +305,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 60, 8 << 10, milliseconds(12_000), milliseconds(12_500))
             doors = [.server, .server, chance.pick([.server, .refusing, .silent])]
             (listedFirst, failoverSeconds) = (chance.oneIn(4) ? nil : chance.below(3), chance.pick([0, 1, 2]))
-            (resetsOneIn, slowOneIn) = (6, 2)
+            (resetsOneIn, slowOneIn, asksOneIn) = (6, 2, asking)
             latency = milliseconds(chance.pick([0, 1, 20]))
             faults = [.silence, .silence, .halfSilence, .forget, .cut, .freeze, .upgrade, .refuse, .networkNews]
             faultGap = milliseconds(400)
@@ -317,7 +321,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
             (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (4, 2, 8, 4)
             latency = milliseconds(chance.pick([0, 1, 20]))
-            reverseOneIn = ways
+            (reverseOneIn, asksOneIn) = (ways, asking)
             (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
             limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
             limits.sendBuffer = limits.receiveBuffer

@@ -33,6 +33,9 @@ final class Talker {
     private(set) var heardAt: UInt64
     private var mayRead = true, mayWrite = true
     private var preamble: [UInt8] = []
+    /// What it asks of a listener of kind socks5, all at once, before anything else; and what is missing of the answer (protocol 6.16).
+    private var request: [UInt8] = []
+    private var answerLeft = 0
 
     /// What it does, as far as the other side lets it.
     struct Script {
@@ -57,8 +60,12 @@ final class Talker {
         return (0..<preambleByteCount).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) }
     }
 
+    /// To the origin, by its number: SOCKS5 without a password, CONNECT.
+    private static let request: [UInt8] = [5, 1, 0, 5, 1, 0, 1, 10, 0, 0, UInt8(World.originHost), 0, UInt8(World.originPort)]
+    private static let answerByteCount = 2 + 10
+
     /// A user's.
-    init(_ world: World, number: Int, client: Int, socket: TCPSocket) {
+    init(_ world: World, number: Int, client: Int, socket: TCPSocket, asks: Bool = false) {
         self.world = world
         self.number = number
         self.client = client
@@ -66,6 +73,7 @@ final class Talker {
         side = .client
         heardAt = world.kernel.time
         preamble = Talker.preamble(number)
+        if asks { (request, answerLeft) = (Talker.request, Talker.answerByteCount) }
         script = world.plan.script(number, side, &world.kernel.chance)
         socket.program = { [unowned self] in act() }
     }
@@ -82,6 +90,8 @@ final class Talker {
         act()
     }
 
+    /// Nobody knows yet where it wants to go.
+    var isAsking: Bool { answerLeft > 0 }
     var isEnded: Bool { state == .over || state == .didReset || state == .wasReset }
     /// It will not read on; somebody has to end it.
     var hasStopped: Bool { number >= 0 && received >= script.stopsReadingAt }
@@ -101,7 +111,11 @@ final class Talker {
             state = .open
             if script.resetsAfter > 0 { world.kernel.after(script.resetsAfter) { [self] in abandon() } }
         }
-        if !preamble.isEmpty, side == .client {
+        if !request.isEmpty {
+            let sent = socket.send([request[...]])
+            if sent > 0 { request.removeFirst(sent) } else if sent != -Int(EAGAIN) { return lost(Int32(-sent)) }
+        }
+        if request.isEmpty, !preamble.isEmpty, side == .client {
             let sent = socket.send([preamble[...]])
             if sent > 0 { preamble.removeFirst(sent) } else if sent != -Int(EAGAIN) { return lost(Int32(-sent)) }
         }
@@ -115,6 +129,17 @@ final class Talker {
     }
 
     private func read() {
+        while answerLeft > 0, !isEnded {
+            let count = socket.receive(world.scratch.baseAddress, answerLeft)
+            if count == -Int(EAGAIN) { return }
+            guard count > 0 else { return count == 0 ? world.fail("a request ended without an answer: \(description)") : lost(Int32(-count)) }
+            // Each half of the answer begins with the version, and says that all is well.
+            for (index, byte) in world.scratch[..<count].enumerated() {
+                let place = Talker.answerByteCount - answerLeft + index
+                if place < 4, byte != [5, 0, 5, 0][place] { return world.fail("a request was refused: \(description)") }
+            }
+            answerLeft -= count
+        }
         while !sawEnd, !hasStopped, !isEnded {
             let most = min(world.scratch.count, script.stopsReadingAt - received, max(1, script.resetsAtReceived - received))
             let count = socket.receive(world.scratch.baseAddress, number < 0 ? Talker.preambleByteCount - preamble.count : most)

@@ -38,7 +38,7 @@ final class World {
 
     static let originHost = 1, firstServerHost = 2, clientHost = 10, strangerHost = 9
     static let serverName = "server.test"
-    static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222
+    static let carrierPort: UInt16 = 7000, originPort: UInt16 = 22, userPort: UInt16 = 2222, askedPort: UInt16 = 1080
     /// Where users of the server reach the first client's origin; the others' are behind it.
     static let reversePort: UInt16 = 2300
 
@@ -266,6 +266,7 @@ final class World {
             Configuration(
                 role: .server, input: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort),
                 output: HostPort(host: "10.0.0.\(host)", port: World.carrierPort)))
+        if plan.asks, !configuration.allowDestination("10.0.0.\(World.originHost):\(World.originPort)") { fail("the rule of destinations is wrong") }
         if plan.isReversible {
             configuration.reverseMappings = (0..<plan.clients).map {
                 Mapping(name: "client-\($0)", address: HostPort(host: "10.0.0.\(host)", port: World.reversePort + UInt16($0)))
@@ -282,6 +283,11 @@ final class World {
             Configuration(
                 role: .client, input: HostPort(host: "127.0.0.1", port: World.userPort),
                 output: HostPort(host: plan.hasName ? World.serverName : "10.0.0.\(World.firstServerHost)", port: World.carrierPort)))
+        if plan.asks {
+            var mapping = Mapping(name: "asked", address: HostPort(host: "127.0.0.1", port: World.askedPort))
+            mapping.kind = .socks5
+            configuration.mappings.append(mapping)
+        }
         if let first = plan.listedFirst {
             let places = plan.doors.indices.map { HostPort(host: "10.0.0.\(World.firstServerHost + (first + $0) % plan.doors.count)", port: World.carrierPort) }
             (configuration.output, configuration.otherServers) = (places[0], Array(places.dropFirst()))
@@ -357,12 +363,13 @@ final class World {
         openCount += 1
         let client = kernel.chance.below(plan.clients)
         let isReverse = plan.isReversible && kernel.chance.oneIn(plan.reverseOneIn)
+        let asks = !isReverse && kernel.chance.oneIn(plan.asksOneIn)
         let host = isReverse ? World.firstServerHost : World.clientHost + client
         let socket = TCPSocket(kernel, host: host)
-        let user = Talker(self, number: number, client: client, socket: socket)
+        let user = Talker(self, number: number, client: client, socket: socket, asks: asks)
         users.append(user)
         usersByNumber[number] = user
-        _ = socket.connect(to: VirtualKernel.Name(host: host, port: isReverse ? World.reversePort + UInt16(client) : World.userPort))
+        _ = socket.connect(to: VirtualKernel.Name(host: host, port: isReverse ? World.reversePort + UInt16(client) : asks ? World.askedPort : World.userPort))
     }
 
     func user(_ number: Int) -> Talker? { usersByNumber[number] }
@@ -388,6 +395,8 @@ final class World {
         let isExcused =
             plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams
             || plan.limits.descriptors < 1000
+            // Nothing is lost with a request that nobody has answered: an upgrade ends it, and so does the time.
+            || talker.isAsking && !plan.faults.allSatisfy { ![.upgrade, .freeze, .sleep].contains($0) }
             // A connect that was under way at an upgrade is made once more.
             || talker.number < 0 && plan.faults.contains(.upgrade)
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }

@@ -68,11 +68,12 @@ public struct ServerChoice: Sendable {
         }
         for uplink in uplinks where uplink.number != best.number {
             if !isExpected(uplink) { verdict.abandoned.append(uplink.number) }
-            // A better server is waited for.
-            guard uplink.rank >= best.rank else { continue }
+            // A better server is waited for, on one uplink.
+            let isWaitedFor = uplink.rank < best.rank && !uplinks.contains { $0.rank == uplink.rank && $0.number < uplink.number }
             if uplink.isPrecious {
-                verdict.nextTimeout = min(verdict.nextTimeout, now + Self.idlePause)
-            } else {
+                // Its users end, or there is room for them on the current one.
+                if !isWaitedFor || !isExpected(uplink) { verdict.nextTimeout = min(verdict.nextTimeout, now + Self.idlePause) }
+            } else if !isWaitedFor {
                 verdict.unneeded.append(uplink.number)
             }
         }

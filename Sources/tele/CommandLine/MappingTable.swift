@@ -168,7 +168,9 @@ struct MappingTable {
             }
             next = cluster.first ?? next
             var addresses: [String: UInt32] = [:]
-            for (text, line) in cluster.names {
+            var names: [(text: String, line: Int)] = []
+            for (text, line) in cluster.names { names += try expandRange(text, line) }
+            for (text, line) in names {
                 var one = mapping
                 guard one.lead(to: text), let name = one.dialledName, let port = one.destinationPort else {
                     throw fault(line, "\(quoted(text)) is not NAME:PORT", "write the name that the cluster tells its clients, and its port")
@@ -185,6 +187,26 @@ struct MappingTable {
             }
         }
         (mappings, lines) = (expanded, expandedLines)
+    }
+
+    /// `kafka-{1..3}.corp:9092` stands for three names; with as many digits as the numbers are written with.
+    private func expandRange(_ text: String, _ line: Int) throws(CommandError) -> [(text: String, line: Int)] {
+        guard let opening = text.firstIndex(of: "{") else { return [(text, line)] }
+        let rest = text[text.index(after: opening)...]
+        func fault() -> CommandError {
+            CommandError.configuration("\(path):\(line): \(quoted(text)) has a range that is not understood", hint: "write {1..3}, once in a name")
+        }
+        guard let closing = rest.firstIndex(of: "}"), let dots = rest.firstRange(of: ".."), dots.upperBound <= closing else { throw fault() }
+        let (first, last) = (rest[..<dots.lowerBound], rest[dots.upperBound..<closing])
+        let tail = rest[rest.index(after: closing)...]
+        guard let from = UInt16(first), let to = UInt16(last), from <= to, to - from < 1000, !tail.contains("{"),
+            (first + last).allSatisfy(\.isWholeNumber)
+        else { throw fault() }
+        return (from...to).map { number in
+            let digits = "\(number)"
+            let zeros = first.first == "0" ? String(repeating: "0", count: max(0, first.count - digits.count)) : ""
+            return ("\(text[..<opening])\(zeros)\(digits)\(tail)", line)
+        }
     }
 
     private func check() throws(CommandError) {

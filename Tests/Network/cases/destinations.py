@@ -13,7 +13,7 @@ import time
 import programs
 from ends import NAME, Switchboard, exchange, observe
 from lab import CLIENT_NETWORK, SERVER_ADDRESS
-from path import HERE, binary, make_authority, make_certificate
+from path import HERE, binary, late, make_authority, make_certificate, secrets
 from process import Failure
 from runner import Case
 
@@ -21,7 +21,7 @@ from cases.mappings import Files
 from cases.upgrade import upgrade
 
 ORIGIN = 8111
-SOCKS, HTTP, TRANSPARENT = 9111, 9112, 9113
+SOCKS, HTTP, TRANSPARENT, SPARE = 9111, 9112, 9113, 9114
 LISTEN = {
     "socks": f'{{ address = "127.0.0.1:{SOCKS}", kind = "socks5" }}',
     "http": f'{{ address = "127.0.0.1:{HTTP}", kind = "http-connect" }}',
@@ -234,6 +234,53 @@ def transparent(context):
     return "twice, through silence"
 
 
+def transparent_ways(context):
+    """IPv6, and connections of another host that this one passes on (prerouting), as a gateway does for its network."""
+    lab = context.lab()
+    for host in (lab.client, lab.server):
+        host.sysctl("net.ipv6.conf.all.disable_ipv6", 0)
+    subprocess.run(["ip", "-n", lab.client.name, "address", "add", "fd00:5::1/128", "dev", "lo"], check=True)
+    subprocess.run(["ip", "-n", lab.server.name, "address", "add", "fd00:5::9/128", "dev", "lo"], check=True)
+    subprocess.run(["ip", "-n", lab.client.name, "-6", "route", "add", "fd00:5::9/128", "dev", "lo"], check=True)
+    subprocess.run(["ip", "-n", lab.server.name, "address", "add", "10.99.0.1/32", "dev", "lo"], check=True)
+    lab.client.sysctl("net.ipv4.ip_forward", 1)
+    # The router is a host of the client's network that knows the way to 10.99.0.1 only by the client.
+    subprocess.run(["ip", "-n", lab.router.name, "route", "add", "10.99.0.1/32", "via", f"{CLIENT_NETWORK}.{lab.host_octet}"], check=True)
+    Files(context, lab, {"all": f'{{ address = ":{TRANSPARENT}", kind = "transparent" }}'}, {},
+          server=f'destinations = ["[fd00:5::]/32:{ORIGIN}", "10.99.0.0/16:{ORIGIN}"]')
+    rules = (f"add table inet tele\nadd chain inet tele out {{ type nat hook output priority -100; }}\n"
+             f"add rule inet tele out ip6 daddr fd00:5::9 tcp dport {ORIGIN} redirect to :{TRANSPARENT}\n"
+             f"add chain inet tele in {{ type nat hook prerouting priority -100; }}\n"
+             f"add rule inet tele in ip daddr 10.99.0.1 tcp dport {ORIGIN} redirect to :{TRANSPARENT}\n")
+    run = subprocess.run(["ip", "netns", "exec", lab.client.name, "nft", "-f", "-"], input=rules, text=True, capture_output=True)
+    if run.returncode:
+        raise Failure(f"nft: {run.stderr.strip()}")
+    notes = []
+    for family, host, target in ((socket.AF_INET6, lab.client, "fd00:5::9"), (socket.AF_INET, lab.router, "10.99.0.1")):
+        listener = lab.server.maker.submit(socket.create_server, (target, ORIGIN), family=family).result()
+        listener.settimeout(10)
+        user = host.maker.submit(socket.socket, family, socket.SOCK_STREAM).result()
+        user.settimeout(10)
+        user.connect((target, ORIGIN))
+        user.sendall(b"question")
+        origin = listener.accept()[0]
+        exchange_after(origin, user, context, lab)
+        notes.append("IPv6" if family == socket.AF_INET6 else "prerouting")
+        listener.close()
+    return ", ".join(notes)
+
+
+def exchange_after(origin, user, context, lab):
+    origin.settimeout(10)
+    if receive(origin, 8) != b"question":
+        raise Failure("other bytes")
+    exchange(user, origin, 100_000)
+    lab.forward("drop")
+    context.sleep(1.5)
+    lab.forward("accept")
+    exchange(user, origin)
+
+
 def forbidden(context):
     """What no rule allows is reset, says why in both logs, and concerns nobody else."""
     lab = context.lab()
@@ -378,6 +425,42 @@ def clients(context):
     return "18 kinds of connections, 3 open ones, 2 at a time"
 
 
+def clients_by_certificate(context):
+    """The name in a client's certificate has the permissions of its table, also after a reload."""
+    folder = secrets()
+    lab = context.lab()
+
+    def flags(role):
+        return f'cert = "{folder}/{role}.pem"\ncert-key = "{folder}/{role}.key"\nca = "{folder}/ca.pem"\n'
+    origins = {"web": f"127.0.0.1:{ORIGIN}", "db": f"127.0.0.1:{ORIGIN}"}
+    path = Files(context, lab, {"web": "127.0.0.1:9201", "db": "127.0.0.1:9202"}, origins, client=flags("client"), server=flags("server"))
+
+    def opens(port, switchboard):
+        try:
+            end = lab.client.connect(("127.0.0.1", port))
+            call(end, switchboard)
+            return True
+        except (Failure, ConnectionResetError):
+            return False
+    with Switchboard(lab, ORIGIN) as switchboard:
+        if not opens(9201, switchboard) or not opens(9202, switchboard):
+            raise Failure("without a table something is refused")
+        head = f'out = ":40300"\n{flags("server")}'
+        path.write("server", head, "origins", {**origins})
+        with open(f"{lab.directory}/server.toml", "a", encoding="utf-8") as file:
+            file.write('[server.clients.tele-client]\nmappings = ["web"]\n')
+        count = path.server.errors.count("notice reloaded")
+        path.server.signal(signal.SIGHUP)
+        if not context.until(5, lambda: path.server.errors.count("notice reloaded") > count):
+            raise Failure("the server did not reload")
+        user = lab.client.connect(("127.0.0.1", 9202))
+        if seen(user, 5) != "reset" or not opens(9201, switchboard):
+            raise Failure("the table of the certificate's name does not hold")
+        if "client=tele-client" not in path.server.errors and "name=tele-client" not in path.server.errors:
+            raise Failure(f"the log does not name the client: {path.server.errors[-400:]}")
+    return "one mapping of two, by the certificate's name"
+
+
 def redis_cluster(context):
     """Three masters that tell their clients names of their own (MOVED redis-2.corp:7002): an unchanged client reaches each by its name, with
     the lines of `tele hosts`, through silence."""
@@ -458,6 +541,97 @@ def kafka_by_name(context):
     return f"{count} messages in order"
 
 
+def kafka_of_three(context):
+    """A cluster of three brokers, each of which leads its clients to the others: every message of six partitions arrives once and in order, through
+    silence."""
+    count = 6000
+    lab = context.lab()
+    python = os.path.join(context.options.venv, "bin", "python")
+    cluster = lab.start("cluster", [python, os.path.join(HERE, "workers", "kafka_mock.py"), "3", "numbers"], host=lab.server)
+    if not context.until(15, lambda: cluster.output.count("\n") == 1):
+        raise Failure(f"the cluster did not start: {cluster.errors[-300:]}")
+    ports = cluster.output.split()
+    path = Files(context, lab, {f"kafka-{port}": f"127.0.0.1:{port}" for port in ports}, {f"kafka-{port}": f"127.0.0.1:{port}" for port in ports})
+    user = lab.start("kafka-client", [
+        python, os.path.join(HERE, "workers", "kafka_client.py"), f"127.0.0.1:{ports[0]}", "numbers", str(count), "1500", "4"], host=lab.client)
+    context.sleep(1.5)
+    lab.forward("drop")
+    context.sleep(10 if context.options.long else 3)
+    lab.forward("accept")
+    user.wait(90)
+    report = json.loads(user.output.splitlines()[-1])
+    if report["wrong"] or report["disconnects"] or report["consumed"] != count or report["delivered"] != count:
+        raise Failure(f"{report}")
+    used = [row for row in path.status("client")["mappingTraffic"] if row["readBytes"] > 10_000]
+    if len(used) < 2:
+        raise Failure(f"the messages did not go to several brokers: {used}")
+    return f"{count} messages by {len(used)} of three brokers"
+
+
+def ftp(context):
+    """Passive FTP through SOCKS5: the data connection goes to a port that the server names."""
+    lab = context.lab()
+    folder = os.path.join(lab.directory, "ftp")
+    os.mkdir(folder)
+    content = os.urandom(1_000_000)
+    with open(os.path.join(folder, "file"), "wb") as file:
+        file.write(content)
+    server = lab.start("ftp", [os.path.join(context.options.venv, "bin", "python"), "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", "2121", "-d", folder],
+                       host=lab.server)
+    server.wait_for_port(2121)
+    lab.server.write_etc("hosts", "127.0.0.1 localhost ftp.corp\n")
+    files(context, lab, 'destinations = ["ftp.corp:*", "127.0.0.0/8:1024-65535"]')
+    took = os.path.join(lab.directory, "took")
+    for way in ([], ["--disable-epsv"]):
+        for outage in (False, True):
+            user = lab.start("curl", ["curl", "-sS", "--limit-rate", "400k", "--socks5-hostname", f"127.0.0.1:{SOCKS}", *way, "-o", took,
+                                      "ftp://ftp.corp:2121/file"], host=lab.client)
+            if outage:
+                context.sleep(0.7)
+                lab.forward("drop")
+                context.sleep(2)
+                lab.forward("accept")
+            if user.wait(30) != 0:
+                raise Failure(f"curl ended with {user.status}: {user.errors[-300:]}")
+            with open(took, "rb") as file:
+                if file.read() != content:
+                    raise Failure("the file has other bytes")
+    return "by EPSV and by PASV, without and with a silence"
+
+
+def first_byte(context):
+    """At 50 ms a program that chooses its destination has its first byte as soon as one whose mapping does: the request travels in front of it."""
+    lab = context.lab()
+    half = 0.025
+    port = 40500
+    late(lab, port, half)
+    Files(context, lab, {**LISTEN, "x": f"127.0.0.1:{SPARE}"}, {"x": f"127.0.0.1:{ORIGIN}"}, server=ALLOWED, out=f"{SERVER_ADDRESS}:{port}")
+
+    def measure(open_):
+        times = []
+        for _ in range(11):
+            began = time.monotonic()
+            end = open_()
+            end.sendall(b"?")
+            origin = listener.accept()[0]
+            receive(origin, 1)
+            origin.sendall(b"!")
+            receive(end, 1)
+            times.append(time.monotonic() - began)
+            origin.close()
+            end.close()
+        return sorted(times)[5] * 1000
+    with lab.server.listen(ORIGIN) as listener:
+        listener.settimeout(10)
+        ways = {"mapping": lambda: lab.client.connect(("127.0.0.1", SPARE)), "SOCKS5": lambda: socks(lab, "localhost"),
+                "CONNECT": lambda: connect(lab, "localhost")}
+        took = {name: measure(way) for name, way in ways.items()}
+    note = ", ".join(f"{name} {time_:.1f} ms" for name, time_ in took.items())
+    if not 2000 * half <= took["mapping"] < 2000 * half + 20 or max(took.values()) > took["mapping"] + 10:
+        raise Failure(note)
+    return note
+
+
 class PgbenchByName(programs.Pgbench):
     """With TLS, and a certificate for the name that the server has where it is."""
     server = "db.corp"
@@ -525,10 +699,15 @@ def cases():
     return [
         Case("destinations.requests", requests, drivers="both", only_tele=True),
         Case("destinations.transparent", transparent, drivers="both", only_tele=True),
+        Case("destinations.transparent-ways", transparent_ways, drivers="both", only_tele=True),
+        Case("destinations.first-byte", first_byte, weight=2, drivers="both", only_tele=True),
+        Case("destinations.ftp", ftp, needs=("curl", "pyftpdlib"), only_tele=True),
         Case("destinations.forbidden", forbidden, drivers="both", only_tele=True),
         Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
+        Case("destinations.clients-by-certificate", clients_by_certificate, only_tele=True, only_plain=True),
         Case("destinations.redis-cluster", redis_cluster, needs=("redis-server", "redis-cli"), only_tele=True),
         Case("destinations.kafka-by-name", kafka_by_name, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True),
+        Case("destinations.kafka-of-three", kafka_of_three, weight=2, needs=("confluent_kafka",), only_tele=True),
         Case("destinations.postgres-by-name", postgres_by_name, needs=programs.Pgbench.needs, only_tele=True),
         Case("destinations.passwords", passwords, drivers="both", only_tele=True),
         Case("destinations.dead-names", dead_names, only_tele=True),

@@ -29,11 +29,11 @@ class Route:
 class Files(Path):
     """A client and a server, each with a configuration file of its own."""
 
-    def __init__(self, context, lab, listen, origins, client="", server=""):
+    def __init__(self, context, lab, listen, origins, client="", server="", out=f"{SERVER_ADDRESS}:{CARRIER}"):
         self.lab, self.kind, self.driver = lab, "tele", context.job.driver or "auto"
         self.client = self.server = None
         self.write("server", f'out = ":{CARRIER}"\n{server}', "origins", origins)
-        self.write("client", f'out = "{SERVER_ADDRESS}:{CARRIER}"\n{client}', "listen", listen)
+        self.write("client", f'out = "{out}"\n{client}', "listen", listen)
         self.server = self._start("server", lab.server)
         self.server.wait_for_port(CARRIER)
         self.client = self._start("client", lab.client)

@@ -1,6 +1,8 @@
 """Produces numbered messages at a steady rate and reads them back meanwhile; prints one line of JSON.
 
-    kafka_client.py BROKER TOPIC COUNT MESSAGES_PER_SECOND
+    kafka_client.py BROKERS TOPIC COUNT MESSAGES_PER_SECOND [PARTITIONS]
+
+With several partitions the numbers go to them in turn.
 """
 
 import json
@@ -11,6 +13,7 @@ import time
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 broker, topic, count, rate = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+partitions = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 PATIENCE = 150
 report = {"delivered": 0, "consumed": 0, "disconnects": 0, "errors": [], "wrong": ""}
 disconnects = {}
@@ -51,7 +54,7 @@ def produce():
     for number in range(count):
         while True:
             try:
-                producer.produce(topic, text(number), on_delivery=delivered)
+                producer.produce(topic, text(number), partition=number % partitions, on_delivery=delivered)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -69,21 +72,22 @@ def produce():
 def consume():
     consumer = Consumer(settings("consumer", **{"group.id": "reader", "enable.auto.commit": False,
                                                 "auto.offset.reset": "earliest"}))
-    consumer.assign([TopicPartition(topic, 0, 0)])
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     limit = time.monotonic() + PATIENCE
-    expected = 0
-    while time.monotonic() < limit and not (expected == count and ended.is_set()):
+    expected = list(range(partitions))
+    while time.monotonic() < limit and not (report["consumed"] == count and ended.is_set()):
         message = consumer.poll(0.2)
         if message is None:
             continue
         if message.error():
             note_error(message.error())
-        elif message.value() != text(expected):
-            report["wrong"] = f"message {expected} was due, {message.value()[:40]} came"
+            continue
+        due = expected[message.partition()]
+        if message.value() != text(due):
+            report["wrong"] = f"message {due} was due, {message.value()[:40]} came"
             break
-        else:
-            expected += 1
-            report["consumed"] = expected
+        expected[message.partition()] += partitions
+        report["consumed"] += 1
     consumer.close()
 
 

@@ -274,8 +274,9 @@ final class Client: Host {
     }
 
     /// The first session of a server replaces the one that was made at the start. A server that the list does not name any more may have
-    /// another name now.
+    /// another name now. One without a server is that of pending streams.
     func restored(_ session: Session) {
+        guard !record.server.isEmpty || pending != nil else { return pending = session }
         let rank = relay.configuration.servers.firstIndex { "\($0)" == record.server } ?? 0
         let homes = uplinks.filter { $0.rank == rank }.reduce(into: Set<Address>()) { $0.formUnion($1.home.addresses) }
         let uplink =
