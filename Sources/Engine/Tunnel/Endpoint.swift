@@ -415,8 +415,10 @@ public struct Endpoint: ~Copyable {
     /// Asks the peer at once whether it is there, unless an answer is due anyhow.
     public mutating func ask() { if isAttached { liveness.ask() } }
 
-    /// The peer has answered something within this time.
-    public func hasAnswered(within time: Interval, now: Instant) -> Bool { isAttached && now.since(liveness.answeredAt) <= time }
+    /// The peer has answered something within this time, or two round trips.
+    public func hasAnswered(within time: Interval, now: Instant) -> Bool {
+        isAttached && now.since(liveness.answeredAt) <= max(time, liveness.roundTrips.usual * 2)
+    }
 
     public var isSuspected: Bool { isAttached && liveness.isSuspected }
     /// Nothing that was sent on the carrier has been answered.

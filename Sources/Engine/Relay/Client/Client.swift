@@ -88,7 +88,7 @@ final class Client: Host {
         return pending
     }
 
-    private var holdsNewUsers: Bool { (hasSeveralServers || current.mayHaveReplicas) && !isAnswering }
+    private var holdsNewUsers: Bool { !isAnswering && (hasSeveralServers || current.mayHaveReplicas) }
 
     /// The current server has answered a moment ago.
     private var isAnswering: Bool {

@@ -66,8 +66,14 @@ final class Uplink {
         return own.isEmpty ? server.addresses : own
     }
 
-    /// Its name has addresses that may lead to other servers. Of a proxy's address nobody can tell where it leads.
-    var mayHaveReplicas: Bool { relay.configuration.proxy == nil && server.addresses.contains { !home.addresses.contains($0) } }
+    /// Its name has addresses that may lead to other servers: one of each family is a single host with both. Of a proxy's address nobody can
+    /// tell where it leads.
+    var mayHaveReplicas: Bool {
+        guard relay.configuration.proxy == nil, server.addresses.count > 1 else { return false }
+        return Dictionary(grouping: server.addresses, by: \.family).values.contains { addresses in
+            addresses.count > 1 && addresses.contains { !home.addresses.contains($0) }
+        }
+    }
 
     /// From when on the server has let the session go. Nil: it has a carrier, or the server does not say how long it waits.
     var forgottenAt: Instant? {
