@@ -17,7 +17,7 @@ from runner import Case
 ORIGIN_PORT = 7400
 LAST, ANSWER, UNREAD = 100_000, 200_000, 5000
 #: Seconds after the heal in which an end must see what it must, and in which an idle one must see nothing.
-PATIENCE, QUIET = 8, 2
+PATIENCE, QUIET = 16, 2
 #: Differing cells that are printed; a path that cannot do it differs in most.
 SHOWN = 12
 COLUMNS = ("without", "before", "during", "after")
@@ -194,7 +194,7 @@ def execute(context, lab, path, cells, clock, fault=None):
             fault.inflict(lab, path)
             context.sleep(1)
             clock.moments["during"].set()
-            context.sleep(2)
+            context.sleep(9 if context.options.long else 2)
             fault.heal(lab, path)
             clock.healed.set()
             clock.moments["after"].set()
@@ -268,6 +268,6 @@ def cases():
     yield Case("close.without", matrix(None), weight=1, drivers="both",
                canaries=(("relay", "cells differ"), ("bad-deaf", "cells differ")))
     for fault in ("blackhole", "reset", "address", "stop-client", "stop-server"):
-        yield Case(f"close.{fault}", matrix(fault), weight=1, only_tele=fault.startswith("stop"),
+        yield Case(f"close.{fault}", matrix(fault), weight=1, drivers="long", only_tele=fault.startswith("stop"),
                    canaries=(("relay", "cells differ"),) if fault == "blackhole" else ())
     yield Case("close.refused", refused, drivers="both", canaries=(("relay", "not a reset"),))

@@ -373,4 +373,4 @@ def cases():
     yield Case("failover.upgraded", upgraded, drivers="both", only_tele=True)
     yield Case("failover.balancer", balancer, drivers="both", only_tele=True)
     yield Case("failover.certificates", certificates, only_tele=True, only_plain=True)
-    yield Case("failover.forgotten", forgotten, drivers="long", only_tele=True)
+    yield Case("failover.forgotten", forgotten, only_tele=True, short=False)

@@ -398,4 +398,4 @@ def cases():
     for fault in ("blackhole", "reset"):
         yield Case(f"reverse.close.{fault}", close.matrix(fault), path="reverse", drivers="both")
     yield Case("reverse.refused", close.refused, path="reverse", drivers="both")
-    yield Case("reverse.chaos", chaos.chaos, path="reverse", weight=2, drivers="long")
+    yield Case("reverse.chaos", chaos.chaos, path="reverse", weight=2, drivers="long", short=False)

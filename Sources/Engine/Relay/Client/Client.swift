@@ -99,6 +99,8 @@ final class Client: Host {
     func handleLife(_ session: Session) { if session === current.session { releasePending() } }
 
     var hasPending: Bool { pending != nil }
+    /// It waits for no server in particular.
+    func isPending(_ session: Session) -> Bool { session === pending }
 
     /// There is room for one more stream.
     var canOpen: Bool { holdsNewUsers ? pending?.endpoint.canOpen ?? true : current.session.endpoint.canOpen }
@@ -161,9 +163,12 @@ final class Client: Host {
         }
     }
 
-    /// Two addresses have led to one server: one session with it is enough.
+    /// Two addresses of a name have led to one server: one session with it is enough, which can be resumed at both. (Two names in the list are
+    /// two servers, whatever is behind them.)
     func endIfDouble(_ uplink: Uplink) {
-        guard let server = uplink.home.server, let other = uplinks.first(where: { $0 !== uplink && $0.home.server?.run == server.run }) else { return }
+        guard let server = uplink.home.server,
+            let other = uplinks.first(where: { $0 !== uplink && $0.rank == uplink.rank && $0.home.server?.run == server.run })
+        else { return }
         other.home.handleAlias(uplink.home.addresses)
         relay.sessions.carryOver(from: uplink.session, to: other.session, takesSilent: true)
         guard uplink.session.userCount == 0 else { return }

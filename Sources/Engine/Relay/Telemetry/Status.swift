@@ -154,7 +154,7 @@ extension RelayProcess {
             connections: locals.count, readBytes: total.read, takenBytes: total.taken,
             splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
-            residentBytes: Memory.residentByteCount, sessions: sessions.all.map(status),
+            residentBytes: Memory.residentByteCount, sessions: sessions.all.filter { client?.isPending($0) != true }.map(status),
             mappingTraffic: locals.table.traffic.byLabel(Policy.labelsMaximum, label).map(Status.Traffic.init),
             clientTraffic: Traffic.bounded(sessions.clients, Policy.labelsMaximum).map(Status.Traffic.init),
             outages: events.outages.map { outage in
