@@ -72,6 +72,9 @@ import Testing
         let several = try settings("-client -out=h:1,[::1]:2,unix:/run/t -failover=3s").configuration
         #expect(several.servers == [HostPort(host: "h", port: 1), HostPort(host: "::1", port: 2), HostPort(path: "/run/t")])
         #expect(several.failoverSeconds == 3)
+        #expect(one.carriers == 1)
+        #expect(try settings("-client -out=h:1 -carriers=8").configuration.carriers == 8)
+        #expect(try settings("-client -out=h:1 -carriers=auto").configuration.carriers == nil)
         // A path may have a comma.
         #expect(try settings("-client -out=unix:/run/a,b").configuration.servers == [HostPort(path: "/run/a,b")])
     }

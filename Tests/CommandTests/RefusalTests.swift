@@ -60,6 +60,8 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "-server -in=:22 -out=h:1,g:1", "-out=h:1,g:1 is a list, and a server listens on one address",
             "only -out of a client is a list of servers"),
         Refusal("-server -in=:22 -failover=3s", "-failover is a flag of the client, which has the servers", "leave it out, or use it with -client"),
+        Refusal("-server -in=:22 -carriers=2", "-carriers is a flag of the client, which dials them", "leave it out, or use it with -client"),
+        Refusal("-client -out=h:1 -carriers=9", "-carriers=9 is out of range", "-carriers takes auto, or 1 to 8"),
         Refusal("-client -out=h:1 -failover=2d", "-failover=2d is out of range", "-failover takes 0s to 1d"),
     ]
     static let outAddresses = "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -out=localhost:22"

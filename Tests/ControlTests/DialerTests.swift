@@ -49,24 +49,47 @@ struct FixedChance: RandomNumberGenerator {
 }
 
 @Suite struct DialerTests {
-    @Test func aHostThatRefusesIsAskedAtATenthOfTheTime() {
+    /// An outage ends with a connect whose SYN was sent again and again: the next outage is no long path for that.
+    @Test func aConnectThatOutlivedAnOutageSaysNothingOfThePath() {
+        var bench = Bench()
+        _ = bench.tick(0)
+        _ = bench.connected(1, 10)
+        bench.dialer.handleWon(1)
+        _ = bench.take()
+        for outage in 1...3 as ClosedRange<UInt64> {
+            let start = outage * 100_000
+            bench.dialer.handleCarrierLost(now: Bench.at(start))
+            var attempts: [(id: Dialer.CandidateID, at: UInt64)] = []
+            for time in stride(from: start, through: start + 2000, by: 5) {
+                for case .connect(let id, _) in bench.tick(time) { attempts.append((id, time)) }
+            }
+            for (earlier, later) in zip(attempts, attempts.dropFirst()) { #expect(later.at - earlier.at == 50) }
+            // The first one's SYN arrives after all.
+            guard let first = attempts.first else { return #expect(Bool(false), "no attempt") }
+            _ = bench.connected(first.id, start + 2000)
+            bench.dialer.handleWon(first.id)
+            _ = bench.take()
+        }
+    }
+
+    @Test func aHostThatRefusesIsAskedAtAHundredthOfTheTime() {
         var bench = Bench()
         var connects: [UInt64] = []
-        for time in stride(from: UInt64(0), through: 8000, by: 10) {
+        for time in stride(from: UInt64(0), through: 15_000, by: 10) {
             for case .connect(let id, _) in bench.tick(time) {
                 connects.append(time)
                 #expect(bench.failed(id, time, .refused) == [])
             }
         }
-        #expect(connects.prefix(11).elementsEqual(stride(from: 0, through: 500, by: 50)))
+        #expect(connects.prefix(101).elementsEqual(stride(from: 0, through: 5000, by: 50)))
         for (earlier, later) in zip(connects, connects.dropFirst()) {
-            #expect(later - earlier >= max(50, min(earlier / 10, 100)) && later - earlier <= max(50, min(earlier / 10, 100) + 10))
+            #expect(later - earlier >= max(50, min(earlier / 100, 100)) && later - earlier <= max(50, min(earlier / 100, 100) + 10))
         }
         // No route, for example: it may be there again in the next moment.
-        guard case .connect(let id, _)? = bench.tick(8200).first else { return #expect(Bool(false), "no attempt") }
-        #expect(bench.failed(id, 8200) == [])
-        guard case .connect? = bench.tick(8300).first else { return #expect(Bool(false), "no attempt") }
-        #expect(bench.tick(8350).count == 1)
+        guard case .connect(let id, _)? = bench.tick(15_200).first else { return #expect(Bool(false), "no attempt") }
+        #expect(bench.failed(id, 15_200) == [])
+        guard case .connect? = bench.tick(15_300).first else { return #expect(Bool(false), "no attempt") }
+        #expect(bench.tick(15_350).count == 1)
     }
 
     /// protocol 4.6

@@ -117,6 +117,8 @@ public struct Plan: Sendable {
     var hasName: Bool { doors.count > 1 && listedFirst == nil }
     /// How long a client waits for a server before it goes to the next one.
     var failoverSeconds = 10
+    /// Of each client to its server.
+    var carriers = 1
 
     // The kernel.
     var limits = VirtualKernel.Limits()
@@ -221,6 +223,7 @@ public struct Plan: Sendable {
             failoverSeconds = chance.pick([0, 1, 3, 10])
             if chance.oneIn(2) { listedFirst = chance.below(doors.count) }
         }
+        carriers = chance.pick([1, 1, 1, 2, 4])
         asksOneIn = chance.pick([Plan.never, Plan.never, 2, 1])
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         self.chance = chance
@@ -248,7 +251,8 @@ public struct Plan: Sendable {
     private mutating func tell(_ story: Story) {
         self.story = story
         guard story != .mixed else { return }
-        let (ways, asking) = (reverseOneIn, asksOneIn)
+        let (ways, asking, spread) = (reverseOneIn, asksOneIn, carriers)
+        carriers = 1
         (reverseOneIn, asksOneIn) = (Plan.never, Plan.never)
         limits = VirtualKernel.Limits()
         doors = [.server]
@@ -305,7 +309,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 60, 8 << 10, milliseconds(12_000), milliseconds(12_500))
             doors = [.server, .server, chance.pick([.server, .refusing, .silent])]
             (listedFirst, failoverSeconds) = (chance.oneIn(4) ? nil : chance.below(3), chance.pick([0, 1, 2]))
-            (resetsOneIn, slowOneIn, asksOneIn) = (6, 2, asking)
+            (resetsOneIn, slowOneIn, asksOneIn, carriers) = (6, 2, asking, spread)
             latency = milliseconds(chance.pick([0, 1, 20]))
             faults = [.silence, .silence, .halfSilence, .forget, .cut, .freeze, .upgrade, .refuse, .networkNews]
             faultGap = milliseconds(400)
@@ -321,7 +325,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
             (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (4, 2, 8, 4)
             latency = milliseconds(chance.pick([0, 1, 20]))
-            (reverseOneIn, asksOneIn) = (ways, asking)
+            (reverseOneIn, asksOneIn, carriers) = (ways, asking, spread)
             (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
             limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
             limits.sendBuffer = limits.receiveBuffer

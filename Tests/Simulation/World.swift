@@ -198,10 +198,10 @@ final class World {
             // because it had nothing to lose, when another server did not know it. A lie may leave streams that only one side knows.
             guard !plan.faults.contains(.killClient), !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else { continue }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
-            // Listeners, watches, a sink, and a carrier and a spare one for each client; attempts to reach preferred servers that are not there.
-            let most = 12 + 2 * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
+            // Listeners, watches, a sink, and carriers and a spare one for each client; attempts to reach preferred servers that are not there.
+            let most = 12 + (1 + plan.carriers) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
-            if !plan.mayLose, relay.usedByteCount > (plan.clients + 1) * (600 << 10) {
+            if !plan.mayLose, relay.usedByteCount > (plan.clients * plan.carriers + 1) * (600 << 10) {
                 fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
             }
         }
@@ -293,6 +293,7 @@ final class World {
             (configuration.output, configuration.otherServers) = (places[0], Array(places.dropFirst()))
         }
         configuration.failoverSeconds = plan.failoverSeconds
+        configuration.carriers = plan.carriers
         if plan.isReversible {
             configuration.reverseMappings = [
                 Mapping(name: "client-\(index)", address: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort))
@@ -363,7 +364,7 @@ final class World {
         openCount += 1
         let client = kernel.chance.below(plan.clients)
         let isReverse = plan.isReversible && kernel.chance.oneIn(plan.reverseOneIn)
-        let asks = !isReverse && kernel.chance.oneIn(plan.asksOneIn)
+        let asks = plan.asks && !isReverse && kernel.chance.oneIn(plan.asksOneIn)
         let host = isReverse ? World.firstServerHost : World.clientHost + client
         let socket = TCPSocket(kernel, host: host)
         let user = Talker(self, number: number, client: client, socket: socket, asks: asks)

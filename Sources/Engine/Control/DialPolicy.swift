@@ -32,6 +32,8 @@ public enum DialPolicy {
     public static let spareMinimum = Interval.milliseconds(100)
     /// After a permanent failure.
     public static let lastingPause = Interval.milliseconds(900)
+    /// TCP sends a SYN again after this (RFC 6298 §2.1).
+    public static let synRetransmission = Interval.seconds(1)
     /// On a long path attempts follow each other at a quarter of a round trip, at most this.
     public static let longPathPace = Interval.milliseconds(200)
     /// While connections are made and none is welcomed, the network is well and somebody is slow: with two of them open attempts follow each
@@ -77,11 +79,11 @@ public struct DialPace {
 
     public mutating func restart(now: Instant) { startedAt = now }
 
-    /// Where the host answers and the server does not, attempts follow each other at a tenth of the time that this has lasted, at most
+    /// Where the host answers and the server does not, attempts follow each other at a hundredth of the time that this has lasted, at most
     /// `turnedAway`: the server's program is being started, and hundreds of clients that knock twenty times a second would keep its host from
-    /// doing so. No slower, because a middlebox may answer so while the path is down.
+    /// doing so. No slower, and not before five seconds, because a middlebox may answer so while the path is down.
     public func nextWhenTurnedAway(now: Instant) -> Interval {
-        min(Interval(nanoseconds: now.since(startedAt).nanoseconds / 10), DialPace.turnedAway)
+        min(Interval(nanoseconds: now.since(startedAt).nanoseconds / 100), DialPace.turnedAway)
     }
 
     /// Until the next attempt; up to a tenth less than the pace.

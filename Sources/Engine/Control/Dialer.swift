@@ -258,7 +258,10 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
         endPause()
         candidates[index].phase = .connected
         candidates[index].connectedAt = now
-        candidates[index].connectTook = now.since(candidates[index].startedAt)
+        let took = now.since(candidates[index].startedAt)
+        // It may have been sent again while the path was dead: that says nothing of the path (RFC 6298 §3).
+        let isClear = took < DialPolicy.synRetransmission || connectTook == .zero
+        candidates[index].connectTook = isClear ? took : min(took, connectTook)
         candidates[index].usualDeadline = now + answerTime(candidates[index].connectTook)
         candidates[index].deadline = candidates[index].usualDeadline
         candidates[index].isPatient = false

@@ -24,6 +24,9 @@ public struct PathFacts: Sendable {
     /// Segments sent with data, and of these, such that were sent again: since the beginning, modulo 2^32.
     public let sentSegments: UInt32
     public let repeatedSegments: UInt32
+    /// Segments received with data, and such as came out of order (0 on a kernel that does not say): since the beginning, modulo 2^32.
+    public let receivedSegments: UInt32
+    public let disorderedSegments: UInt32
     /// Bytes that the peer's kernel has.
     public let acknowledgedByteCount: UInt64
 
@@ -36,13 +39,14 @@ public struct PathFacts: Sendable {
     public init?(_ fd: Int32) {
         // struct tcp_info of include/uapi/linux/tcp.h: eight bytes of flags, then 32-bit fields. glibc's is older
         // and shorter than what the kernel fills, but begins alike.
-        var words = InlineArray<20, UInt64>(repeating: 0)
+        var words = InlineArray<29, UInt64>(repeating: 0)
         var length = socklen_t(MemoryLayout.size(ofValue: words))
         let failed = system_get_option(fd, Int32(IPPROTO_TCP), TCP_INFO, &words, &length)
         guard failed == 0, length >= 80 else { return nil }
         (
             segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
-            window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments
+            window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments,
+            receivedSegments, disorderedSegments
         ) = withUnsafeBytes(of: words) { bytes in
             (
                 bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
@@ -51,7 +55,8 @@ public struct PathFacts: Sendable {
                 bytes.load(fromByteOffset: 72, as: UInt32.self), bytes.load(fromByteOffset: 80, as: UInt32.self),
                 bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
                 bytes.load(fromByteOffset: 148, as: UInt32.self), bytes.load(fromByteOffset: 156, as: UInt32.self),
-                bytes.load(fromByteOffset: 100, as: UInt32.self)
+                bytes.load(fromByteOffset: 100, as: UInt32.self), bytes.load(fromByteOffset: 152, as: UInt32.self),
+                bytes.load(fromByteOffset: 224, as: UInt32.self)
             )
         }
     }

@@ -19,6 +19,7 @@ struct GoFlag: Equatable {
         .toggle("client"), .toggle("server"),
         .value("in", ":22"), .value("out", "host:40300"),
         .value("io", "auto"), .value("splice", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "7d"), .value("failover", "10s"),
+        .value("carriers", "4"),
         .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"), .value("idle-exit", "10m"),
         .value("log-format", "text"), .value("log-level", "info"),
         .value("key", "FILE"), .value("cert", "FILE"), .value("cert-key", "FILE"), .value("ca", "FILE"),

@@ -76,6 +76,8 @@ enum Help {
           -hold=7d                 server: how long a lost session is kept, 1s to 31d
           -failover=10s            client: how long new connections wait for a server
                                    before they go to the next one, 0s to 1d
+          -carriers=1              client: connections to the server over which users
+                                   are spread, 1 to 8; auto: more on lossy paths
           -drain=10s               how long streams may last after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: exits after this time without a session
           -max-streams=100000      streams in one session, 1 to 1000000

@@ -376,6 +376,13 @@ struct Settings {
             }
             configuration.holdSeconds = seconds
         }
+        if let text = arguments.carriers {
+            guard configuration.role == .client else {
+                throw CommandError("-carriers is a flag of the client, which dials them", hint: "leave it out, or use it with -client")
+            }
+            let range = "auto, or 1 to \(Configuration.carriersMaximum)"
+            configuration.carriers = text == "auto" ? nil : try Settings.count(text, "carriers", 1, Configuration.carriersMaximum, range)
+        }
         if let seconds = try Settings.seconds(arguments.failover, "failover", 0, 86400, "0s to 1d") {
             guard configuration.role == .client else {
                 throw CommandError("-failover is a flag of the client, which has the servers", hint: "leave it out, or use it with -client")

@@ -47,6 +47,10 @@ struct Tele: ParsableCommand {
     @Option(name: .go("hold"), help: ArgumentHelp("Server: how long a lost session is kept: 7d; 1s to 31d.", valueName: "duration"))
     var hold: String?
     @Option(
+        name: .go("carriers"),
+        help: ArgumentHelp("Client: connections to the server over which users are spread: 1; 1 to 8, or auto.", valueName: "count"))
+    var carriers: String?
+    @Option(
         name: .go("failover"),
         help: ArgumentHelp("Client: how long new connections wait for a server before they go to the next one: 10s; 0s to 1d.", valueName: "duration"))
     var failover: String?

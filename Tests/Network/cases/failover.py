@@ -329,6 +329,53 @@ def balancer(context):
     return "longest pause " + ", ".join(lines)
 
 
+def carriers(context):
+    """Four carriers to one server: users are spread over them, each outage is a pause for all, one lost carrier one for its own, and an upgrade
+    keeps them."""
+    with Servers(context, 2, flags=["-carriers=4"]) as path:
+        if not context.until(5, lambda: [session["carrier"] for session in sessions(path)] == ["up"] * 4):
+            raise Failure(f"there are not four carriers: {sessions(path)}")
+        pairs = [path.call(at=0) for _ in range(8)]
+        spread = [session["streams"] for session in sessions(path)]
+        if spread != [2, 2, 2, 2]:
+            raise Failure(f"8 users are spread {spread}")
+
+        def exchange_all():
+            for user, origin, _ in pairs:
+                exchange(user, origin, 20_000)
+        exchange_all()
+        path.lab.forward("drop")
+        context.sleep(2)
+        path.lab.forward()
+        exchange_all()
+        # One of them is cut, by its port.
+        run = subprocess.run(["ip", "netns", "exec", path.lab.server.name, "ss", "-HKtn", "sport", f":{path.port(0)}", "dport", "gt", ":0"],
+                             capture_output=True, text=True)
+        exchange_all()
+        copy = shutil.copy(binary(), os.path.join(path.lab.directory, "next"))
+        upgrade(path.control, f"-binary={copy}")
+        exchange_all()
+        if not context.until(5, lambda: len(sessions(path)) == 4):
+            raise Failure(f"after an upgrade there are {len(sessions(path))} sessions")
+        # Its server is gone: new users go to the other one, which gets four carriers, too.
+        path.cut(0)
+        context.sleep(FAILOVER + 2)
+        late = path.call(at=1, seconds=FAILOVER + 1)
+        if not context.until(5, lambda: sum(session["carrier"] == "up" for session in sessions(path)) == 4):
+            raise Failure(f"the other server has not four carriers: {sessions(path)}")
+        path.cut()
+        exchange_all()
+        exchange(*late[:2])
+        for pair in [*pairs, late]:
+            for end in pair[:2]:
+                end.close()
+        if not context.until(8, lambda: len(sessions(path)) == 4):
+            raise Failure(f"sessions that nobody needs stay: {sessions(path)}")
+        if "session lost" in path.client.errors:
+            raise Failure("a session was lost")
+    return f"8 users on four carriers, through an outage, {run.stdout.count('40310')} cut carriers, an upgrade and a failover"
+
+
 def forgotten(context):
     """A server that never comes back: what was open there is reset when it would have let it go, as it said (1 s, and a minute of tolerance)."""
     with Servers(context, 2, server_flags=["-hold=1s"]) as path:
@@ -372,5 +419,6 @@ def cases():
     yield Case("failover.addresses-of-one", addresses_of_one, drivers="both", only_tele=True)
     yield Case("failover.upgraded", upgraded, drivers="both", only_tele=True)
     yield Case("failover.balancer", balancer, drivers="both", only_tele=True)
+    yield Case("failover.carriers", carriers, drivers="both", only_tele=True)
     yield Case("failover.certificates", certificates, only_tele=True, only_plain=True)
     yield Case("failover.forgotten", forgotten, only_tele=True, short=False)

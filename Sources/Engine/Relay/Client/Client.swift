@@ -11,13 +11,18 @@ import Wire
 /// reached is its uplink's to say; users are in `ClientListeners`.
 final class Client: Host {
     unowned(unsafe) let relay: RelayProcess
-    /// At least one.
+    /// At least one: the first to each server.
     private(set) var uplinks: [Uplink] = []
+    /// More to the same servers (-carriers).
+    private(set) var extras: [Uplink] = []
     /// Where new users go.
     private(set) var current: Uplink!
     /// Streams that no server has been told of, while more than one could take them. It never has a carrier.
     private var pending: Session?
     private let choice: ServerChoice
+    /// With `-carriers=auto`.
+    private var counted = CarrierCount(maximum: Configuration.carriersMaximum)
+    private var wantedCarriers = 1
     private var numbers: UInt32 = 0
     /// A choice is being made; another one is wanted after it.
     private var isChoosing = false
@@ -53,23 +58,26 @@ final class Client: Host {
         current = add(rank: 0)
     }
 
-    private func add(rank: Int, avoiding avoided: Set<Address> = [], session: Session? = nil) -> Uplink {
+    private func add(rank: Int, isExtra: Bool = false, avoiding avoided: Set<Address> = [], session: Session? = nil) -> Uplink {
         numbers += 1
-        let uplink = Uplink(self, number: numbers, rank: rank, avoiding: avoided, session: session)
+        let uplink = Uplink(self, number: numbers, rank: rank, isExtra: isExtra, avoiding: avoided, session: session)
         uplink.server.know(known["\(uplink.server.name)"] ?? [])
-        uplinks.append(uplink)
+        if isExtra { extras.append(uplink) } else { uplinks.append(uplink) }
         return uplink
     }
+
+    private var all: [Uplink] { extras.isEmpty ? uplinks : uplinks + extras }
 
     /// By its configuration, or by its names.
     var hasSeveralServers: Bool { uplinks.count > 1 || relay.configuration.servers.count > 1 }
 
     /// Nil: the session is not in use any more.
-    func uplink(of session: Session) -> Uplink? { uplinks.first { $0.session === session } }
+    func uplink(of session: Session) -> Uplink? { uplinks.first { $0.session === session } ?? extras.first { $0.session === session } }
 
     func start() {
-        for uplink in uplinks { uplink.start() }
+        for uplink in all { uplink.start() }
         choose()
+        if relay.configuration.carriers == nil { countCarriers() }
         guard let stream = relay.configuration.stream else { return }
         Socket.adopt(stream.fd)
         add(stream.fd, target: Mapping(name: stream.name, address: relay.configuration.output).target, 0)
@@ -80,12 +88,71 @@ final class Client: Host {
     /// The session in which a new user's stream is opened. What was sent to a server cannot be moved to another one, so nothing is sent while the
     /// server may be silent: the stream is pending. A server that was quiet is asked first, which takes a round trip, as a connect would.
     var sessionForNewUser: Session {
-        guard holdsNewUsers else { return current.session }
+        guard holdsNewUsers else { return leastBusy }
         current.session.endpoint.ask()
         relay.sessions.markDirty(current.session)
         let pending = pending ?? Uplink.makeSession(relay)
         self.pending = pending
         return pending
+    }
+
+    /// Of the current server's uplinks that work, the one with the fewest streams.
+    private var leastBusy: Session {
+        var best = current.session
+        for extra in extras where isOfCurrent(extra) && extra.session.endpoint.canOpen {
+            guard extra.session.isHealthy, extra.session.endpoint.isEstablished else { continue }
+            if !best.isHealthy || extra.session.endpoint.streamCount < best.endpoint.streamCount { best = extra.session }
+        }
+        return best
+    }
+
+    private func isOfCurrent(_ extra: Uplink) -> Bool {
+        guard extra.rank == current.rank else { return false }
+        guard let server = extra.home.server, let own = current.home.server else { return true }
+        return server.run == own.run
+    }
+
+    /// What the carriers to the current server have carried.
+    private func countCarriers() {
+        var samples: [UInt32: CarrierCount.Sample] = [:]
+        for uplink in [current] + extras.filter(isOfCurrent) {
+            guard let uplink, let carrier = uplink.session.carrier, let facts = PathFacts(carrier.fd) else { continue }
+            samples[uplink.number] = CarrierCount.Sample(
+                streams: uplink.session.endpoint.streamCount, segments: UInt64(facts.sentSegments) + UInt64(facts.receivedSegments),
+                lost: UInt64(facts.repeatedSegments) + UInt64(facts.disorderedSegments))
+        }
+        wantedCarriers = counted.judge(samples, now: relay.instant)
+        chooseExtras()
+        relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
+    }
+
+    /// Where the first uplink to a server of the list has reached it.
+    func home(ofRank rank: Int) -> Address? {
+        (current.rank == rank ? current : nil)?.home.address ?? uplinks.first { $0.rank == rank && $0.home.address != nil }?.home.address
+    }
+
+    /// As many to the current server as are configured; those of others only while somebody uses them.
+    private func chooseExtras() {
+        for extra in extras where !isOfCurrent(extra) && !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
+        for extra in extras where extra.session.isPrecious {
+            guard let end = extra.forgottenAt, relay.instant >= end else { continue }
+            relay.events.note(.sessionExpired(extra.session, heldForSeconds: extra.holdSeconds ?? 0))
+            relay.sessions.discard(extra.session)
+        }
+        let most = relay.configuration.stream == nil ? (relay.configuration.carriers ?? wantedCarriers) - 1 : 0
+        for extra in extras.filter(isOfCurrent).dropFirst(most) where !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
+        guard !current.session.link.isDown, relay.stopping.isRunning else { return }
+        while extras.count(where: isOfCurrent) < most {
+            let extra = add(rank: current.rank, isExtra: true)
+            extra.server.know(current.server.addresses)
+            extra.start()
+        }
+    }
+
+    private func end(_ uplink: Uplink) {
+        uplinks.removeAll { $0 === uplink }
+        extras.removeAll { $0 === uplink }
+        uplink.end()
     }
 
     private var holdsNewUsers: Bool { !isAnswering && (hasSeveralServers || current.mayHaveReplicas) }
@@ -143,15 +210,20 @@ final class Client: Host {
         for uplink in uplinks where verdict.abandoned.contains(uplink.number) {
             if relay.sessions.carryOver(from: uplink.session, to: current.session, takesSilent: true) > 0 { wantsChoice = true }
         }
+        if !verdict.abandoned.isEmpty {
+            for extra in extras where extra.session.link.isDown && !isOfCurrent(extra) {
+                relay.sessions.carryOver(from: extra.session, to: current.session, takesSilent: true)
+            }
+        }
         releasePending()
         for uplink in uplinks where verdict.forgotten.contains(uplink.number) {
             relay.events.note(.sessionExpired(uplink.session, heldForSeconds: uplink.holdSeconds ?? 0))
             relay.sessions.discard(uplink.session)
         }
         for uplink in uplinks where verdict.unneeded.contains(uplink.number) && !uplink.session.isPrecious && uplink.session.userCount == 0 {
-            uplinks.removeAll { $0 === uplink }
-            uplink.end()
+            end(uplink)
         }
+        chooseExtras()
         if verdict.wantsAnother, let another = addAnother() {
             another.start()
             wantsChoice = true
@@ -172,9 +244,8 @@ final class Client: Host {
         other.home.handleAlias(uplink.home.addresses)
         relay.sessions.carryOver(from: uplink.session, to: other.session, takesSilent: true)
         guard uplink.session.userCount == 0 else { return }
-        uplinks.removeAll { $0 === uplink }
         if current === uplink { current = other }
-        uplink.end()
+        end(uplink)
         choose()
     }
 
@@ -199,7 +270,8 @@ final class Client: Host {
     func handleTimer(_ operation: Operation, _ token: Token) {
         switch operation {
         case .serverChoice: choose()
-        default: uplinks.first { $0.number == token.index }?.handleTimer(operation)
+        case .carrierCount: if !relay.handover.isUnderWay { countCarriers() }
+        default: all.first { $0.number == token.index }?.handleTimer(operation)
         }
     }
 
@@ -213,7 +285,7 @@ final class Client: Host {
 
     func handleLookup(_ answer: Resolver.Answer) {
         let number = Token(rawValue: answer.token).index
-        uplinks.first { $0.number == number }?.handleLookup(answer)
+        all.first { $0.number == number }?.handleLookup(answer)
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) { carrier.uplink?.handleConnected(carrier, error) }
@@ -242,7 +314,7 @@ final class Client: Host {
         choose()
     }
 
-    func handleReloaded() { for uplink in uplinks { uplink.handleReloaded() } }
+    func handleReloaded() { for uplink in all { uplink.handleReloaded() } }
 
     /// The proxy's password, as its file has it now.
     func readProxyCredentials() throws(StartFault) -> ProxyHandshake.Credentials? { try relay.configuration.proxy?.credentials() }
@@ -250,11 +322,11 @@ final class Client: Host {
     /// For the next attempt.
     func use(_ credentials: ProxyHandshake.Credentials?) { proxyCredentials = credentials }
 
-    func pathMayHaveChanged() { for uplink in uplinks { uplink.pathMayHaveChanged() } }
+    func pathMayHaveChanged() { for uplink in all { uplink.pathMayHaveChanged() } }
 
-    func networkChanged() { for uplink in uplinks { uplink.networkChanged() } }
+    func networkChanged() { for uplink in all { uplink.networkChanged() } }
 
-    func reconnect() { for uplink in uplinks { uplink.reconnect() } }
+    func reconnect() { for uplink in all { uplink.reconnect() } }
 
     /// Another configuration has other origins for users of the server, which learns them by HELLO.
     func handleOriginsChanged() { for uplink in uplinks where uplink.session.link.hasCarrier { uplink.reconnect() } }
@@ -263,14 +335,15 @@ final class Client: Host {
 
     func suspend() {
         requests.closeAll()
-        for uplink in uplinks { uplink.suspend() }
+        for uplink in all { uplink.suspend() }
     }
 
     var isQuiet: Bool { requests.isQuiet }
 
     func resume() {
-        for uplink in uplinks { uplink.run() }
+        for uplink in all { uplink.run() }
         choose()
+        if relay.configuration.carriers == nil { countCarriers() }
     }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
@@ -283,6 +356,7 @@ final class Client: Host {
     func restored(_ session: Session) {
         guard !record.server.isEmpty || pending != nil else { return pending = session }
         let rank = relay.configuration.servers.firstIndex { "\($0)" == record.server } ?? 0
+        if record.isExtra { return add(rank: rank, isExtra: true, session: session).restore(session, record) }
         let homes = uplinks.filter { $0.rank == rank }.reduce(into: Set<Address>()) { $0.formUnion($1.home.addresses) }
         let uplink =
             uplinks.first { $0.rank == rank && !$0.session.endpoint.isEstablished && !$0.session.isPrecious }
@@ -319,7 +393,7 @@ final class Client: Host {
 
     func sayGoodbye() {
         relay.listeners.close()
-        for uplink in uplinks { uplink.stop() }
+        for uplink in all { uplink.stop() }
         relay.sessions.sayGoodbye(.done)
     }
 

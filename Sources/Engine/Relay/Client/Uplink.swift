@@ -22,6 +22,8 @@ final class Uplink {
     var candidates: [Dialer<Address>.CandidateID: Carrier] = [:]
     /// What is dialled: the server's name, or the proxy's.
     let server: ResolvedName
+    /// One more carrier to a server that has an uplink already: it takes a share of the users, and nothing depends on it.
+    let isExtra: Bool
     /// Addresses of the name that lead to other servers, which have uplinks of their own.
     private let avoided: Set<Address>
     /// What the server has said to each of this side's origins, by name.
@@ -39,8 +41,8 @@ final class Uplink {
     /// Since there is no carrier: when that was noticed first, when the port began to refuse, and lasting failures in a row.
     private(set) var failing: (since: UInt64, refusedSince: UInt64?, lasting: Int)?
 
-    init(_ client: Client, number: UInt32, rank: Int, avoiding avoided: Set<Address> = [], session: Session? = nil) {
-        (self.client, relay, self.number, self.rank, self.avoided) = (client, client.relay, number, rank, avoided)
+    init(_ client: Client, number: UInt32, rank: Int, isExtra: Bool = false, avoiding avoided: Set<Address> = [], session: Session? = nil) {
+        (self.client, relay, self.number, self.rank, self.isExtra, self.avoided) = (client, client.relay, number, rank, isExtra, avoided)
         target = relay.configuration.servers[rank]
         server = ResolvedName(relay.configuration.proxy?.address ?? target)
         self.session = session ?? Uplink.makeSession(relay)
@@ -60,8 +62,9 @@ final class Uplink {
         return relay.sessions.add(.client, limits)
     }
 
-    /// Addresses that may know the session.
+    /// Addresses that may know the session. A new session of an extra uplink is meant for the server that the first one has reached.
     var addresses: [Address] {
+        if isExtra, !session.endpoint.isEstablished, let home = client.home(ofRank: rank) { return [home] }
         let own = server.addresses.filter { !avoided.contains($0) }
         return own.isEmpty ? server.addresses : own
     }
@@ -412,6 +415,7 @@ final class Uplink {
         var address: Address?
         var identity: ServerIdentity?
         var holdSeconds: Int?
+        var isExtra = false
 
         mutating func archive(_ archive: inout StateArchive) throws(StateFault) {
             try archive.text(&server, most: 1024)
@@ -421,12 +425,13 @@ final class Uplink {
                 try archive.number(&identity.run)
                 try archive.number(&identity.place)
             }
+            try archive.flag(&isExtra)
             try archive.optional(&holdSeconds, blank: 0) { (seconds, archive) throws(StateFault) in try archive.number(&seconds, in: 0...Int(UInt32.max)) }
         }
     }
 
     var record: Record {
-        Record(server: "\(target)", attempt: dialer.attempt, address: home.address, identity: home.server, holdSeconds: holdSeconds)
+        Record(server: "\(target)", attempt: dialer.attempt, address: home.address, identity: home.server, holdSeconds: holdSeconds, isExtra: isExtra)
     }
 
     /// Goes on with a session of the program before.

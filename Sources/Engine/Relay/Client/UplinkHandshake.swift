@@ -93,11 +93,11 @@ extension Uplink {
         run()
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
         noteAnswers(welcome.answers, carrier)
-        if isNew { client.endIfDouble(self) }
+        if isNew, !isExtra { client.endIfDouble(self) }
     }
 
     /// Those that users of the server can use: none while the process stops.
-    private var ownOrigins: [Mapping] { relay.stopping.isRunning ? relay.configuration.dialled : [] }
+    private var ownOrigins: [Mapping] { relay.stopping.isRunning && !isExtra ? relay.configuration.dialled : [] }
 
     /// What the server says to this side's origins; told when it is new.
     private func noteAnswers(_ answers: [Welcome.OriginAnswer], _ carrier: Carrier) {

@@ -30,6 +30,8 @@ public struct Configuration: Equatable, Sendable {
     public var otherServers: [HostPort] = []
     /// Client: seconds that new users wait for a server before they go to the next one, 0…1 day.
     public var failoverSeconds = 10
+    /// Client: carriers to a server at a time, 1…`carriersMaximum`. Each has a session of its own. Nil: as many as the path needs.
+    public var carriers: Int? = 1
     /// Client: through which the server is reached. Nil: straight.
     public var proxy: Proxy?
     /// Server: which mappings each client may use, and where its programs may go beside them.
@@ -110,6 +112,8 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
+    /// Carriers of a client to one server.
+    public static let carriersMaximum = 8
     /// Servers that a client can have.
     public static let serversMaximum = 16
 
@@ -136,7 +140,7 @@ public struct Configuration: Equatable, Sendable {
     func differences(from fresh: Configuration) -> [String] {
         [
             (role == fresh.role, "the role"), (servers == fresh.servers, "out"), (failoverSeconds == fresh.failoverSeconds, "failover"),
-            (proxy == fresh.proxy, "proxy"),
+            (carriers == fresh.carriers, "carriers"), (proxy == fresh.proxy, "proxy"),
             (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
             (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
