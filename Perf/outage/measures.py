@@ -175,26 +175,26 @@ PATHS = {
 }
 
 
-def path(link: Path, transport: Transport, name: str, congestion: str | None, seconds: float) -> dict:
-    """One stream of bulk beside keystrokes, up, or down where the uplink is narrow: its rate after a third of the time, and how often tele
-    changed its carrier."""
+def path(link: Path, transport: Transport, name: str, congestion: str | None, seconds: float, streams: int = 1) -> dict:
+    """Streams of bulk beside keystrokes, up, or down where the uplink is narrow: their rate together after a third of the time, and how often
+    tele changed its carrier."""
     line, wrong = PATHS[name]
     pauses = wrong == "pauses"
-    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, 2) as [bulk, typing], \
+    with laboratory(link, line, transport, congestion) as (hosts, origin), connected(origin, streams + 1) as [typing, *pairs], \
             transport.starved() if wrong == "starved" else nullcontext():
-        stream, keys = Stream(*(bulk if line.uplink is None else reversed(bulk))), Keystrokes(*typing)
+        bulk, keys = [Stream(*(pair if line.uplink is None else reversed(pair))) for pair in pairs], Keystrokes(*typing)
         end, before = time.monotonic() + seconds * 4 / 3, None
         while (now := time.monotonic()) < end:
             if before is None and now > end - seconds:
-                before, began = stream.received, now
+                before, began = sum(stream.received for stream in bulk), now
             if pauses:
                 hosts.tell("off both")
                 time.sleep(0.5)
                 hosts.tell("on both")
             time.sleep(4.5 if pauses else 0.5)
-        rate = (stream.received - before) * 8 / (time.monotonic() - began)
-        if trouble := stream.trouble or keys.trouble:
-            raise Trouble(f"{transport.name}: {trouble}")
-        stream.stop()
-        keys.stop()
+        rate = (sum(stream.received for stream in bulk) - before) * 8 / (time.monotonic() - began)
+        for load in (keys, *bulk):
+            if load.trouble:
+                raise Trouble(f"{transport.name}: {load.trouble}")
+            load.stop()
         return {"rate": rate, "changes": transport.said("session resumed") if transport.name.startswith("tele") else None}

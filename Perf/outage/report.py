@@ -100,7 +100,7 @@ def many(rows: list[dict]):
 
 
 def paths(rows: list[dict]):
-    print("Difficult paths: Mbit/s of one bulk stream beside keystrokes; in brackets how often tele changed its carrier")
+    print("Difficult paths: Mbit/s of bulk beside keystrokes; in brackets how often tele changed its carrier")
     across = names(rows, "transport")
 
     def text(found):
@@ -108,10 +108,10 @@ def paths(rows: list[dict]):
             return "failed"
         changes = "" if found[0]["changes"] is None else f" ({max(row['changes'] for row in found)})"
         return f"{statistics.median(row['rate'] for row in found) / 1e6:.3g}{changes}"
-    table(["path", "congestion", *across],
-          [[name, congestion, *(text([row for row in rows if (row["path"], row["congestion"], row["transport"])
-                                      == (name, congestion, transport)]) for transport in across)]
-           for name in names(rows, "path") for congestion in names(rows, "congestion")])
+    table(["path", "congestion", "streams", *across],
+          [[name, congestion, str(streams), *(text([row for row in rows if (row["path"], row["congestion"], row["streams"], row["transport"])
+                                               == (name, congestion, streams, transport)]) for transport in across)]
+           for name in names(rows, "path") for congestion in names(rows, "congestion") for streams in names(rows, "streams")])
 
 
 # Plots
