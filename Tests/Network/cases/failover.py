@@ -374,7 +374,7 @@ def carriers(context):
             raise Failure(f"sessions that nobody needs stay: {sessions(path)}")
         if "session lost" in path.client.errors:
             raise Failure("a session was lost")
-    return f"8 users on four carriers, through an outage, lost carriers, an upgrade and a failover"
+    return "8 users on four carriers, through an outage, lost carriers, an upgrade and a failover"
 
 
 def forgotten(context):

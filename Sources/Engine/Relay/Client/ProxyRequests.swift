@@ -21,6 +21,8 @@ final class ProxyRequests {
         var next = Next.readMore
         /// The ring holds an operation.
         var isInFlight = false
+        /// The ring had no room for one; a moment later it has.
+        var isStalled = false
         var isClosing = false
 
         enum Next {
@@ -109,7 +111,19 @@ final class ProxyRequests {
 
     private func awaitBytes(_ request: Request) {
         request.isInFlight = relay.loop.readable(request.fd, request.token(.requestReadable))
-        if !request.isInFlight { close(request) }
+        if !request.isInFlight { stall(request) }
+    }
+
+    private func stall(_ request: Request) {
+        request.isStalled = true
+        relay.timers.set(Operation.requestsRetry.token(), at: relay.now + Policy.retryDelay.nanoseconds)
+    }
+
+    func handleRetry() {
+        for request in order where request.isStalled {
+            request.isStalled = false
+            request.sent < request.answerCount ? send(request) : awaitBytes(request)
+        }
     }
 
     private func read(_ request: Request) {
@@ -147,7 +161,7 @@ final class ProxyRequests {
         guard request.sent < request.answerCount else { return proceed(request) }
         relay.iovecs[0] = iovec(iov_base: request.answer.baseAddress! + request.sent, iov_len: request.answerCount - request.sent)
         request.isInFlight = relay.loop.send(request.fd, relay.iovecs, 1, request.token(.requestSend))
-        if !request.isInFlight { close(request) }
+        if !request.isInFlight { stall(request) }
     }
 
     private func proceed(_ request: Request) {

@@ -26,6 +26,8 @@ enum Operation: UInt8 {
     case adminDeadline
     /// A user takes too long to say where it wants to go.
     case requestDeadline
+    /// The ring had no room for requests of users.
+    case requestsRetry
     /// An origin's name may be looked up again.
     case originQuestion
     // Timers of the process.

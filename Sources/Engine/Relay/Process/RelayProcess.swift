@@ -330,6 +330,7 @@ package final class RelayProcess {
         case .carriersCoolDown: carriers.reader.handleCoolDown()
         case .adminDeadline: admin.handleDeadline(token)
         case .requestDeadline: client?.requests.handleDeadline(token)
+        case .requestsRetry: client?.requests.handleRetry()
         case .watchesRetry: watches.arm()
         case .networkSettled: handleNetworkEvents()
         case .filesSettled: reload.renewCertificates()
