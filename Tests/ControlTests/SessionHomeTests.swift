@@ -104,6 +104,21 @@ import Wire
         #expect(home.handleUnknown(from: "a", server: another, carrier: carrier, addresses: ["a"], isUnused: false, now: at(31_000)) == .notYet)
     }
 
+    /// While the carrier works its server is there, whoever else answers: nothing counts from then.
+    /// protocol 4.24
+    @Test func anotherServerIsNotCountedWhileTheCarrierWorks() {
+        var home = named()
+        let another = ServerIdentity(run: 2, place: 11)
+        for second in [0, 20, 40] as [UInt64] {
+            #expect(
+                home.handleUnknown(from: "a", server: another, carrier: .works, addresses: ["a"], isUnused: false, now: at(second * 1000)) == .notYet)
+        }
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .suspected, addresses: ["a"], isUnused: false, now: at(41_000)) == .notYet)
+        home.handleCarrierLost()
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .none, addresses: ["a"], isUnused: false, now: at(80_000)) == .notYet)
+        #expect(home.handleUnknown(from: "a", server: another, carrier: .none, addresses: ["a"], isUnused: false, now: at(110_000)) == .gone)
+    }
+
     /// Nobody but another one has answered there for half a minute: it has taken the address over.
     /// protocol 4.24
     @Test func whoHasTakenTheAddressOverIsBelieved() {

@@ -67,7 +67,10 @@ public struct SessionHome<Address: Hashable> {
     }
 
     /// With nothing left to wait for they are asked once more.
-    public mutating func handleCarrierLost() { strangers = [] }
+    public mutating func handleCarrierLost() {
+        strangers = []
+        strangersSince = nil
+    }
 
     /// Whether the address belongs to another server.
     public func isStranger(_ address: Address) -> Bool { strangers.contains(address) && address != self.address }
@@ -89,6 +92,7 @@ public struct SessionHome<Address: Hashable> {
         }
         // The same place means that its server was started anew.
         if let server, let own = self.server, server.place != own.place {
+            guard carrier != .works else { return other }
             let since = strangersSince ?? now
             strangersSince = since
             guard now.since(since) >= Self.strangersPatience else { return other }

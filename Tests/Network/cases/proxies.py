@@ -186,6 +186,11 @@ def shared_port(context):
                     raise Failure(f"the web server is not reached: {page.status} {page.output[-200:]}")
                 if "carrier up" not in client.errors:
                     raise Failure(client.errors[-300:])
+                # Who wants another protocol has come to the wrong server.
+                stranger = lab.start("stranger", ["openssl", "s_client", "-connect", f"127.0.0.1:{CARRIER_PORT}", "-alpn", "h2"], host=lab.server)
+                if stranger.wait(10) == 0 or "no application protocol" not in stranger.errors:
+                    raise Failure(f"a client of HTTP/2 is not turned away: {stranger.status} {stranger.errors[-300:]}")
+                exchange(*pair)
             lab.close()
             notes.append(f"{security} by {'ALPN' if 'alpn' in rule else 'SNI'}")
     return ", ".join(notes)

@@ -18,7 +18,9 @@ final class Client: Host {
     /// Where new users go.
     private(set) var current: Uplink!
     /// Streams that no server has been told of, while more than one could take them. It never has a carrier.
-    private var pending: Session?
+    private var pending: Session? {
+        didSet { relay.sessions.awaitsLife = pending != nil }
+    }
     private let choice: ServerChoice
     /// With `-carriers=auto`.
     private var counted = CarrierCount(maximum: Configuration.carriersMaximum)
@@ -165,7 +167,6 @@ final class Client: Host {
     /// The peer was heard.
     func handleLife(_ session: Session) { if session === current.session { releasePending() } }
 
-    var hasPending: Bool { pending != nil }
     /// It waits for no server in particular.
     func isPending(_ session: Session) -> Bool { session === pending }
 

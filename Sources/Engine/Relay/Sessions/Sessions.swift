@@ -15,6 +15,8 @@ final class Sessions {
     private var dirty: [Session] = []
     /// Sessions that have had their share of this iteration, and continue in the next.
     private var postponed: [Session] = []
+    /// A client's pending streams wait for a peer to be heard. A stored flag, because every read asks.
+    var awaitsLife = false
     /// Of sessions that have ended.
     private var ended: [String: Traffic.Count] = [:]
     /// Scratch for the header of one frame.
@@ -242,7 +244,7 @@ final class Sessions {
     func noteLife(_ session: Session) {
         let unnoticed = session.endpoint.takeInboundOutage()
         if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
-        if let client = relay.client, client.hasPending { client.handleLife(session) }
+        if awaitsLife { relay.client?.handleLife(session) }
         guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
         if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
         session.link = .attached
