@@ -53,7 +53,7 @@ import Time
 
     /// Users do not hop to a server that happens to be connected while the one that they belong to has just begun to be silent.
     /// protocol 4.25
-    @Test func ashortSilenceChangesNothing() {
+    @Test func aShortSilenceChangesNothing() {
         let verdict = choice.judge([uplink(1, down: 5000), uplink(2, precious: true)], current: 1, now: at(6000))
         #expect(verdict.current == 1 && verdict.abandoned.isEmpty && verdict.unneeded.isEmpty)
         // But who is with the second, because the first was away, stays until it works.

@@ -107,6 +107,8 @@ def pause(context):
     with Servers(context, 2) as path:
         open_ones = [path.call(at=0) for _ in range(5)]
         path.cut(0)
+        # The server may have been told of this one, and of no byte of it: it waits to hear something first, as ssh's users do.
+        silent = path.lab.client.connect(("127.0.0.1", USERS))
         context.sleep(1.5)
         # Its server is silent, and has not seen it: it may go elsewhere.
         began = time.monotonic()
@@ -117,6 +119,14 @@ def pause(context):
             raise Failure("a new user waits for the silent server")
         exchange(user, origin)
         late = (user, origin, place)
+        path.names += 1
+        silent.sendall(NAME.pack(path.names))
+        place, origin = path.where(path.names, 2)
+        if place != 1:
+            raise Failure("a user of whom no byte was sent waits for the silent server")
+        exchange(silent, origin)
+        for end in (silent, origin):
+            end.close()
         context.sleep(1.5)
         path.cut()
         for user, origin, _ in open_ones:

@@ -229,10 +229,13 @@ final class Client: Host {
             another.start()
             wantsChoice = true
         }
-        if verdict.nextTimeout == .never {
+        var next = verdict.nextTimeout
+        // Nothing tells when the last user of another server's extra uplink ends, or when its server has let it go.
+        if extras.contains(where: { !isOfCurrent($0) || $0.forgottenAt != nil }) { next = min(next, relay.instant + ServerChoice.idlePause) }
+        if next == .never {
             relay.timers.cancel(Operation.serverChoice.token())
         } else {
-            relay.timers.set(Operation.serverChoice.token(), at: verdict.nextTimeout.nanoseconds)
+            relay.timers.set(Operation.serverChoice.token(), at: next.nanoseconds)
         }
     }
 
