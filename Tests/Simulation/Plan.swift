@@ -349,6 +349,8 @@ public struct Plan: Sendable {
             return script
         case .longPath:
             script.total = side == .client ? bytesMaximum : 0
+            // Byte by byte it would take more steps than a run has.
+            script.chunk = max(script.chunk, 1 << 10)
             return script
         case .urgent, .hoard: script.total = bytesMaximum
         case .resetStorm:
