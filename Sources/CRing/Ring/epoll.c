@@ -65,13 +65,7 @@ static int32_t begin_connect(const operation *operation) {
 static int32_t end_connect(const operation *operation) {
     struct pollfd state = { .fd = operation->fd, .events = POLLOUT };
     if (poll(&state, 1, 0) <= 0) return WOULD_BLOCK;
-    int error = 0;
-    socklen_t length = sizeof error;
-    if (getsockopt(operation->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) return -errno;
-    if (error) return -error;
-    struct sockaddr_storage peer;
-    length = sizeof peer;
-    return getpeername(operation->fd, (struct sockaddr *)&peer, &length) < 0 ? -errno : 0;
+    return connect_outcome(operation->fd);
 }
 
 static int32_t moved(ssize_t count) {

@@ -261,6 +261,16 @@ void ring_forget(ring *ring, int fd) {
 
 /* Completing */
 
+int32_t connect_outcome(int fd) {
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    if (getpeername(fd, (struct sockaddr *)&peer, &length) == 0) return 0;
+    int why = errno, error = 0;
+    length = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) return -errno;
+    return error ? -error : -why;
+}
+
 void operation_finish(ring *ring, uint32_t slot, int32_t result) {
     operation *operation = table_at(&ring->table, slot);
     ring->table.descriptors[operation->fd].slots[operation_direction_of(operation->kind)] = RING_NONE;

@@ -160,6 +160,8 @@ static inline void *pool_at(const receive_pool *pool, uint16_t buffer) {
 
 /* ring.c: the one way an operation ends. `result` as the completion will show it. */
 void operation_finish(ring *ring, uint32_t slot, int32_t result);
+/* What became of a connect that is said to have ended: 0, connected, or -errno. Takes the socket's error. */
+int32_t    connect_outcome(int fd);
 operation_direction operation_direction_of(operation_kind kind);
 /* Reads the wake descriptor empty. */
 void ring_take_wake(ring *ring);

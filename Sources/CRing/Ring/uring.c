@@ -279,6 +279,9 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         if (ring->ready.head != RING_NONE && !cancelling) return wait_for_buffer(ring, slot);
         result = peek(operation->fd);
     }
+    /* An ICMP error that arrives while connect(2) still holds the socket, as from this machine's own firewall, is kept as a soft
+     * error; the kernel (measured: 6.18) then completes the connect with 0 while the SYN is unanswered. */
+    if (result == 0 && operation->kind == OPERATION_CONNECT) result = connect_outcome(operation->fd);
     if (result > 0 && operation->kind == OPERATION_READABLE) result &= RING_READABLE_BITS;
     if (result > 0 && operation->kind == OPERATION_WRITABLE) result &= RING_WRITABLE_BITS;
     operation_finish(ring, slot, result);

@@ -195,6 +195,43 @@ def connect_that_meets_itself(context):
     return "reset three times"
 
 
+def rejecting(host, address=None):
+    """The host's own firewall answers what leaves for the address: the error is there before connect(2) has returned. None: no more."""
+    rule = f"add rule inet own out ip daddr {address} reject with icmpx type host-unreachable\n" if address else ""
+    text = "add table inet own\nadd chain inet own out { type filter hook output priority 0; }\nflush chain inet own out\n" + rule
+    subprocess.run(["ip", "netns", "exec", host.name, "nft", "-f", "-"], input=text, text=True, check=True)
+
+
+def rejected_at_home(context):
+    """A connect that a host's own firewall rejects has failed, at once: no user is connected to nobody, and the tele client dials on at its
+    usual pace. (TCP sends its SYN again after 1 s: later than that, the kernel would have told.)"""
+    lab = context.lab()
+    path = Files(context, lab, {"x": "127.0.0.1:9101", "y": "127.0.0.1:9102"},
+                 {"x": f"{SILENT_ADDRESS}:{ORIGIN_PORT}", "y": f"127.0.0.1:{ORIGIN_PORT}"})
+    rejecting(lab.server, SILENT_ADDRESS)
+    began = time.monotonic()
+    with lab.client.connect(("127.0.0.1", 9101)) as user:
+        user.settimeout(5)
+        try:
+            raise Failure(f"the user heard {user.recv(1)!r} instead of a reset")
+        except ConnectionResetError:
+            took = time.monotonic() - began
+    if took > 0.8 or "host unreachable" not in path.server.errors:
+        raise Failure(f"reset after {took:.2f} s; the server says: {path.server.errors[-300:]}")
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        user, origin = call(lab, Route(9102), switchboard)
+        rejecting(lab.client, SERVER_ADDRESS)
+        user.sendall(b"x" * 100)
+        if not context.until(3, lambda: "carrier suspected" in path.client.errors):
+            raise Failure("the carrier is not suspected")
+        if not context.until(0.8, lambda: 'reason="host unreachable"' in path.client.errors):
+            raise Failure("the client does not say within 0.8 s that its dial failed")
+        rejecting(lab.client)
+        receive_exactly(origin, 100)
+        exchange(user, origin)
+    return f"the user was reset after {took * 1000:.0f} ms"
+
+
 def moved_origin(context):
     """The origin's name leads elsewhere from now on, its old address refuses or is silent: no connection is lost, from the first."""
     lab = context.lab()
@@ -549,6 +586,7 @@ def cases():
         Case("edges.two-servers", two_servers, drivers="both", only_tele=True),
         Case("edges.connect-that-meets-itself", connect_that_meets_itself, drivers="both", only_tele=True),
         Case("edges.dead-first-address", dead_first_address, drivers="both", only_tele=True),
+        Case("edges.rejected-at-home", rejected_at_home, drivers="both", only_tele=True),
         Case("edges.moved-origin", moved_origin, drivers="both", only_tele=True),
         Case("edges.name-that-appears", name_that_appears, only_tele=True),
         Case("edges.no-port-left", no_port_left, only_tele=True),
