@@ -16,6 +16,7 @@ from . import (
     machine,
     mappings,
     operations,
+    outage,
     programs,
     promises,
     proxies,
@@ -33,5 +34,5 @@ from . import (
 
 def all_cases():
     modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, reverse,
-               failover, machine, command, mappings, operations, guides, ssh, splice, programs)
+               failover, outage, machine, command, mappings, operations, guides, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]
