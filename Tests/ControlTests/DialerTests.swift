@@ -49,6 +49,28 @@ struct FixedChance: RandomNumberGenerator {
 }
 
 @Suite struct DialerTests {
+    /// What stands by says HELLO at once, with TLS too, and nothing is dialled before it may have been answered.
+    /// protocol 4.27
+    @Test(arguments: [false, true]) func aStandbyIsGreetedAtOnce(isSecure: Bool) {
+        var bench = Bench(addresses: 2, isSecure: isSecure)
+        _ = bench.tick(0)
+        _ = bench.connected(1, 10)
+        if isSecure {
+            bench.dialer.handleSecured(1, now: Bench.at(20))
+            _ = bench.take()
+        }
+        bench.dialer.handleWon(1)
+        _ = bench.take()
+        let id = bench.dialer.handleStandby(1, connectTook: .milliseconds(30), now: Bench.at(1000))
+        #expect(bench.take() == [.greet(id, attempt: 2)])
+        #expect(bench.tick(1059) == [])
+        #expect(bench.dialer.isAnswer(id, attempt: 2))
+        // It is silent: the usual attempts begin.
+        #expect(bench.tick(1060).contains { if case .connect = $0 { true } else { false } })
+        bench.dialer.handleWon(id)
+        #expect(!bench.dialer.isSeeking)
+    }
+
     /// An outage ends with a connect whose SYN was sent again and again: the next outage is no long path for that.
     @Test func aConnectThatOutlivedAnOutageSaysNothingOfThePath() {
         var bench = Bench()

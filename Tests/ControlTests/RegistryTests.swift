@@ -43,6 +43,20 @@ import Wire
                 == .refuse(.versionUnsupported, reason: "this server speaks version 1"))
     }
 
+    /// A HELLO without an attempt offers a connection for later, of whoever owns the session; it displaces nothing.
+    /// protocol 4.27
+    @Test func aHelloWithoutAnAttemptStandsBy() {
+        var registry = registry()
+        _ = admit(&registry, 7)
+        #expect(registry.judge(hello(7, attempt: 0), from: "", isDraining: false, isProven: { _ in true }) == .standBy(7))
+        #expect(
+            registry.judge(hello(7, attempt: 0), from: "", isDraining: false, isProven: { _ in false }) == .refuse(.sessionUnknown, reason: "session unknown"))
+        #expect(
+            registry.judge(hello(7, attempt: 0), from: "another", isDraining: false, isProven: { _ in true })
+                == .refuse(.sessionUnknown, reason: "session unknown"))
+        #expect(registry.judge(hello(7, attempt: 2), from: "", isDraining: false, isProven: { _ in true }) == .resume(7))
+    }
+
     /// protocol 2.6
     @Test func theHighestVersionThatBothSpeakIsTaken() {
         let registry = registry()

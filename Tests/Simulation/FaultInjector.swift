@@ -25,9 +25,9 @@ final class FaultInjector {
 
     /// The network is whole again.
     func end() {
-        for client in world.clients {
+        for client in world.clients.flatMap({ hosts($0) }) {
             for host in world.serverHosts {
-                (kernel.network[client.host, host], kernel.network[host, client.host]) = (kernel.network.standard, kernel.network.standard)
+                (kernel.network[client, host], kernel.network[host, client]) = (kernel.network.standard, kernel.network.standard)
             }
         }
         for carrier in world.carriers { (carrier.client.lag, carrier.server.lag) = (0, 0) }
@@ -47,7 +47,8 @@ final class FaultInjector {
 
     /// `length`: nanoseconds, of what lasts.
     private func inflict(_ kind: Plan.Fault, _ client: VirtualProcess, _ server: VirtualProcess, _ length: UInt64) {
-        let (here, there) = kernel.chance.oneIn(2) ? (client.host, server.host) : (server.host, client.host)
+        let host = kernel.chance.pick(hosts(client))
+        let (here, there) = kernel.chance.oneIn(2) ? (host, server.host) : (server.host, host)
         switch kind {
         case .silence: silence(here, there, length, both: true)
         case .halfSilence: silence(here, there, length, both: false)
@@ -71,7 +72,7 @@ final class FaultInjector {
             let process = kernel.chance.pick(world.processes)
             process.frozenUntil = max(process.frozenUntil, kernel.time + length / 4)
         case .sleep:
-            for host in world.serverHosts { silence(client.host, host, length / 2, both: true) }
+            for own in hosts(client) { for host in world.serverHosts { silence(own, host, length / 2, both: true) } }
             client.sleep(length / 2)
         case .networkNews: for process in world.clients { process.networkChanged() }
         case .namesFail: kernel.namesFailUntil = kernel.time + length
@@ -88,7 +89,12 @@ final class FaultInjector {
     }
 
     private func carriers(_ client: VirtualProcess) -> [TCPSocket] {
-        world.serverHosts.flatMap { kernel.connections(between: client.host, and: $0) }
+        world.serverHosts.flatMap { host in hosts(client).flatMap { kernel.connections(between: $0, and: host) } }
+    }
+
+    /// Its interfaces, as the network knows them.
+    private func hosts(_ client: VirtualProcess) -> [Int] {
+        plan.hasTwoPaths ? [client.host, VirtualKernel.secondInterface(of: client.host)] : [client.host]
     }
 
     private func anyCarrier(_ client: VirtualProcess) -> TCPSocket? {
@@ -186,9 +192,29 @@ final class FaultInjector {
             kernel.after(milliseconds(20)) { [unowned self] in
                 silence(World.clientHost, World.firstServerHost, milliseconds(5000), both: true)
             }
+        case .twoPaths:
+            for round in 0..<3 { kernel.after(milliseconds(5000 + 6000 * round)) { [unowned self] in silenceBusyPath() } }
         case .takeovers, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
             .failover:
             break
+        }
+    }
+
+    /// The path that carries is silent for three seconds; the other one is there at once.
+    private func silenceBusyPath() {
+        guard
+            let busy = carriers(world.clients[0]).filter({ VirtualKernel.machine($0.host) == world.clients[0].host }).max(by: {
+                $0.arrivedTotal < $1.arrivedTotal
+            })
+        else { return }
+        silence(busy.host, World.firstServerHost, milliseconds(3000), both: true)
+        let began = kernel.time
+        // What a liar changes costs the next carrier, too.
+        guard plan.liar == nil else { return }
+        kernel.after(6 * plan.latency + milliseconds(500)) { [unowned self] in
+            for talker in world.users + world.origins where !talker.isEnded && talker.heardAt < began + 2 * plan.latency + milliseconds(20) {
+                world.fail("nothing came by the other path: \(talker.description)")
+            }
         }
     }
 

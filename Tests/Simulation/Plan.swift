@@ -69,6 +69,8 @@ public struct Plan: Sendable {
         case crowdReturns
         /// Other programs take both sides over, again and again, also during outages.
         case takeovers
+        /// The path that carries goes silent, again and again, beside another one (protocol 4.27, 8.10).
+        case twoPaths
     }
 
     /// What stands at an address of the server's name.
@@ -119,6 +121,8 @@ public struct Plan: Sendable {
     var failoverSeconds = 10
     /// Of each client to its server.
     var carriers = 1
+    /// Clients have two interfaces, and paths to the servers from each.
+    var hasTwoPaths = false
 
     // The kernel.
     var limits = VirtualKernel.Limits()
@@ -224,6 +228,7 @@ public struct Plan: Sendable {
             if chance.oneIn(2) { listedFirst = chance.below(doors.count) }
         }
         carriers = chance.pick([1, 1, 1, 2, 4])
+        hasTwoPaths = chance.oneIn(3)
         asksOneIn = chance.pick([Plan.never, Plan.never, 2, 1])
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         self.chance = chance
@@ -251,8 +256,8 @@ public struct Plan: Sendable {
     private mutating func tell(_ story: Story) {
         self.story = story
         guard story != .mixed else { return }
-        let (ways, asking, spread) = (reverseOneIn, asksOneIn, carriers)
-        carriers = 1
+        let (ways, asking, spread, twoPaths) = (reverseOneIn, asksOneIn, carriers, hasTwoPaths)
+        (carriers, hasTwoPaths) = (1, false)
         (reverseOneIn, asksOneIn) = (Plan.never, Plan.never)
         limits = VirtualKernel.Limits()
         doors = [.server]
@@ -309,7 +314,7 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 60, 8 << 10, milliseconds(12_000), milliseconds(12_500))
             doors = [.server, .server, chance.pick([.server, .refusing, .silent])]
             (listedFirst, failoverSeconds) = (chance.oneIn(4) ? nil : chance.below(3), chance.pick([0, 1, 2]))
-            (resetsOneIn, slowOneIn, asksOneIn, carriers) = (6, 2, asking, spread)
+            (resetsOneIn, slowOneIn, asksOneIn, carriers, hasTwoPaths) = (6, 2, asking, spread, twoPaths)
             latency = milliseconds(chance.pick([0, 1, 20]))
             faults = [.silence, .silence, .halfSilence, .forget, .cut, .freeze, .upgrade, .refuse, .networkNews]
             faultGap = milliseconds(400)
@@ -325,12 +330,16 @@ public struct Plan: Sendable {
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
             (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (4, 2, 8, 4)
             latency = milliseconds(chance.pick([0, 1, 20]))
-            (reverseOneIn, asksOneIn, carriers) = (ways, asking, spread)
+            (reverseOneIn, asksOneIn, carriers, hasTwoPaths) = (ways, asking, spread, twoPaths)
             (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
             limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
             limits.sendBuffer = limits.receiveBuffer
             faults = [.upgrade, .upgrade, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
             faultGap = milliseconds(60)
+        case .twoPaths:
+            (streams, opensWithin, healsAt, hasTwoPaths) = (2, 1, milliseconds(30_000), true)
+            latency = milliseconds(chance.pick([1, 10, 60]))
+            hasKey = chance.oneIn(2)
         case .hoard:
             (streams, bytesMaximum, healsAt, opensWithin) = (20, 300 << 10, milliseconds(8000), milliseconds(50))
             (bufferByteCount, memoryByteCount) = (1 << 20, 1 << 20)
@@ -369,7 +378,7 @@ public struct Plan: Sendable {
             script.total = side == .client ? 0 : bytesMaximum
             if side == .client, number % 20 != 0 { (script.stopsReadingAt, script.resetsAfter) = (chance.below(64 << 10), milliseconds(500)) }
             return script
-        case .forgottenCarrier:
+        case .forgottenCarrier, .twoPaths:
             (script.total, script.chunk, script.writeGap) = (6000, 10, milliseconds(50))
             return script
         }

@@ -72,6 +72,7 @@ final class World {
         faultInjector = FaultInjector(self)
         kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
         kernel.onConnected = { [unowned self] in carrierConnected($0, $1) }
+        if plan.hasTwoPaths { kernel.hostsWithTwo = Set((0..<plan.clients).map { World.clientHost + $0 }) }
         for host in serverHosts + (0..<plan.clients).map({ World.clientHost + $0 }) {
             kernel.network[host, World.originHost] = VirtualNetwork.Path(latency: 100_000)
             kernel.network[World.originHost, host] = VirtualNetwork.Path(latency: 100_000)
@@ -199,7 +200,7 @@ final class World {
             guard !plan.faults.contains(.killClient), !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else { continue }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
             // Listeners, watches, a sink, and carriers and a spare one for each client; attempts to reach preferred servers that are not there.
-            let most = 12 + (1 + plan.carriers) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
+            let most = 12 + (1 + plan.carriers * (plan.hasTwoPaths ? 2 : 1)) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
             if !plan.mayLose, relay.usedByteCount > (plan.clients * plan.carriers + 1) * (600 << 10) {
                 fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
@@ -326,7 +327,7 @@ final class World {
             (end.diesAfter, end.death) = (cut.afterBytes, cut.death)
             if cut.afterBytes == 0 { end.dieAtOnce() }
         }
-        guard let side = plan.liar, client.host == World.clientHost, !isHealed else { return }
+        guard let side = plan.liar, VirtualKernel.machine(client.host) == World.clientHost, !isHealed else { return }
         let end = side == .client ? client : server
         end.tamper = { [unowned self, unowned end] in isHealed ? $0 : liar!.lie($0, sent: end.arrivedTotal, &kernel.chance) }
     }

@@ -20,6 +20,27 @@ import Time
         return liveness
     }
 
+    /// Two round trips and 40 ms, told once in such a time, and only to who has another carrier; never beside doubt.
+    /// protocol 8.10
+    @Test func anAnswerIsLateLongBeforeItIsADoubt() {
+        var liveness = attached()
+        liveness.sent(now: at(100))
+        #expect(liveness.lateAt == .never)
+        liveness.isWatched = true
+        #expect(liveness.lateAt == at(160))
+        #expect(!liveness.comesLate(now: at(159)))
+        let (first, again, later) = (liveness.comesLate(now: at(160)), liveness.comesLate(now: at(219)), liveness.comesLate(now: at(220)))
+        #expect(first && !again && later)
+        // The path brings something.
+        liveness.heard(10, isActive: true, now: at(300))
+        #expect(liveness.lateAt == at(360))
+        liveness.answered(isDue: false, now: at(310))
+        #expect(liveness.lateAt == .never)
+        liveness.sent(now: at(1000))
+        #expect(judge(&liveness, 1850))
+        #expect(liveness.lateAt == .never)
+    }
+
     /// An ACK that was on its way when the path was cut, and comes now, answers nothing of what waits.
     /// protocol 8.7
     @Test func anOldAnswerEndsNoSuspicion() {

@@ -5,8 +5,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <link.h>
 #include <linux/sockios.h>
+#include <net/if.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -220,6 +222,23 @@ int system_get_option(int fd, int level, int option, void *value, socklen_t *len
 int system_local_name(int fd, struct sockaddr *address, socklen_t *length) {
     ANSWER(local_name, fd, address, length);
     return checked(getsockname(fd, address, length));
+}
+
+size_t system_interfaces(int family, system_interface *interfaces, size_t capacity) {
+    ANSWER(interfaces, family, interfaces, capacity);
+    struct ifaddrs *list;
+    if (getifaddrs(&list) != 0) return 0;
+    size_t count = 0;
+    for (const struct ifaddrs *each = list; each && count < capacity; each = each->ifa_next) {
+        if (!each->ifa_addr || each->ifa_addr->sa_family != family) continue;
+        if (!(each->ifa_flags & IFF_UP) || !(each->ifa_flags & IFF_RUNNING) || each->ifa_flags & IFF_LOOPBACK) continue;
+        uint32_t index = if_nametoindex(each->ifa_name);
+        bool known = index == 0;
+        for (size_t i = 0; i < count; i++) known |= interfaces[i].index == index;
+        if (!known) interfaces[count++] = (system_interface){ index, (each->ifa_flags & IFF_POINTOPOINT) != 0 };
+    }
+    freeifaddrs(list);
+    return count;
 }
 
 int system_peer_name(int fd, struct sockaddr *address, socklen_t *length) {

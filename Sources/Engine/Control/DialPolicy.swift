@@ -41,6 +41,8 @@ public enum DialPolicy {
     public static let connectedPace = Interval.milliseconds(200)
     /// Through a proxy each attempt is a connection to the proxy, and one of the proxy's to the server.
     public static let proxyPace = Interval.milliseconds(250)
+    /// One of several carriers to a server: the first one dials at the usual pace, and all others follow at once when it is welcomed.
+    public static let extraPace = Interval.milliseconds(250)
     /// Some firewalls ban an address that opens connections too often, and each further attempt renews the ban. `ufw limit` bans for 30 s.
     /// When all attempts have gone unanswered for `unansweredMaximum`, nothing is dialled for `banPause`.
     public static let banPause = Interval.seconds(33)

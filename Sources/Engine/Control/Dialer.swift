@@ -127,11 +127,11 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     private var segments = SegmentSize()
     private var actions: [Action] = []
 
-    /// `isSecure`: a TLS handshake goes before HELLO. `isProxied`: each attempt costs a proxy two connections. `attempt`: the last one of
-    /// a restored session.
-    public init(isSecure: Bool = false, isProxied: Bool = false, attempt: UInt64 = 0, now: Instant) {
+    /// `isSecure`: a TLS handshake goes before HELLO. `minimumPace`: between two attempts, at least. `attempt`: the last one of a restored
+    /// session.
+    public init(isSecure: Bool = false, minimumPace: Interval = .zero, attempt: UInt64 = 0, now: Instant) {
         self.isSecure = isSecure
-        minimumPace = isProxied ? DialPolicy.proxyPace : .zero
+        self.minimumPace = minimumPace
         self.attempt = attempt
         pace = DialPace(now: now)
         dialAt = now
@@ -163,6 +163,23 @@ public struct Dialer<Address: Hashable & Sendable>: ~Copyable {
     public mutating func handleSuspected(isFruitless: Bool = false, now: Instant) {
         if need == .settled { isFruitless ? segments.handleFruitless() : segments.handleAnswered() }
         seek(now)
+    }
+
+    /// A connection to `address` that is ready for HELLO, TLS included, and was made in `connectTook`, is a candidate from now on: it says HELLO
+    /// at once. Others are dialled when it is not answered in time.
+    public mutating func handleStandby(_ address: Address, connectTook: Interval, now: Instant) -> CandidateID {
+        seek(now)
+        if candidates.count >= DialPolicy.candidatesMaximum { makeRoom() }
+        let id = nextID
+        nextID += 1
+        let deadline = now + answerTime(connectTook)
+        var candidate = Candidate(id: id, address: address, startedAt: now, deadline: deadline, isPatient: false, usualDeadline: deadline)
+        candidate.phase = isSecure ? .secured : .connected
+        (candidate.connectTook, candidate.connectedAt) = (connectTook, now)
+        candidates.append(candidate)
+        dialAt = max(dialAt, now + max(DialPolicy.greetingMinimum, connectTook * 2))
+        greet(now)
+        return id
     }
 
     /// The way to the server is another one.

@@ -38,6 +38,8 @@ public struct Registry: ~Copyable {
         case begin(grant: Int)
         /// The session of this key; `resumed` follows when its offsets hold too.
         case resume(SessionKey)
+        /// The session of this key may go on over this connection later.
+        case standBy(SessionKey)
         case refuse(CloseCode, reason: String)
     }
 
@@ -146,6 +148,8 @@ public struct Registry: ~Copyable {
         guard let key = keys[hello.identity], let entry = entry(key), entry.peer == peer, isProven(entry.secret) else {
             return .refuse(.sessionUnknown, reason: "session unknown")
         }
+        // No attempt: it offers a connection for later (protocol.md 4.27).
+        if hello.attempt == 0 { return .standBy(key) }
         guard isNewer(hello.attempt, than: entry.attempt) else { return .refuse(.stale, reason: "a newer attempt was accepted") }
         return .resume(key)
     }

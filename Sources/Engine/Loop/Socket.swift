@@ -49,19 +49,29 @@ public enum Socket {
         return fd >= 0 ? fd : nil
     }
 
-    /// A socket about to connect.
-    public static func dialling(_ address: Address) throws(SystemError) -> Int32 {
+    /// A socket about to connect. `interface`: the one that it leaves through, by its index; 0: as the routes say.
+    public static func dialling(_ address: Address, through interface: UInt32 = 0) throws(SystemError) -> Int32 {
         let fd = try make(address.family)
         tune(fd, address.isLoopback)
+        do throws(SystemError) { try bind(fd, to: interface) } catch {
+            system_close(fd)
+            throw error
+        }
         return fd
     }
 
-    /// The local address from which the kernel would reach `address` now. Nil: no route.
-    public static func source(to address: Address) -> Address? {
+    /// SO_BINDTOIFINDEX of asm-generic/socket.h; needs no privilege on a fresh socket (Linux 5.7).
+    private static func bind(_ fd: Int32, to interface: UInt32) throws(SystemError) {
+        if interface != 0 { try set(fd, SOL_SOCKET, 62, Int32(bitPattern: interface)) }
+    }
+
+    /// The local address from which the kernel would reach `address` now, through `interface` where it is not 0. Nil: no route.
+    public static func source(to address: Address, through interface: UInt32 = 0) -> Address? {
         guard address.path == nil else { return nil }
         let fd = system_socket(address.family, Int32(SYSTEM_DATAGRAM), 0)
         guard fd >= 0 else { return nil }
         defer { system_close(fd) }
+        guard (try? bind(fd, to: interface)) != nil else { return nil }
         // Connecting a datagram socket sends nothing: it looks the route up.
         guard address.withPointer({ system_connect(fd, $0, $1) }) == 0 else { return nil }
         return localAddress(fd)?.withoutPort
@@ -133,6 +143,14 @@ public enum Socket {
     public static func abortOnClose(_ fd: Int32, _ aborts: Bool = true) {
         var option = linger(l_onoff: aborts ? 1 : 0, l_linger: 0)
         _ = system_set_option(fd, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
+    }
+
+    /// The kernel itself asks an idle peer whether it is there: after `idle` seconds, and then every third of it (tcp(7), TCP_KEEPIDLE).
+    public static func keepAlive(_ fd: Int32, idle: Int32) {
+        try? set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+        try? set(fd, Int32(IPPROTO_TCP), TCP_KEEPIDLE, idle)
+        try? set(fd, Int32(IPPROTO_TCP), TCP_KEEPINTVL, max(1, idle / 3))
+        try? set(fd, Int32(IPPROTO_TCP), TCP_KEEPCNT, 3)
     }
 
     /// An option of TCP by its number. Older kernels lack some: no reason not to talk.

@@ -55,6 +55,9 @@ public enum Canary: Int, CaseIterable, Sendable {
     /// Streams whose bytes one server may have are opened on another one.
     case movesSpokenStreams
 
+    /// Nobody is told that an answer is late.
+    case neverLate
+
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?
 }

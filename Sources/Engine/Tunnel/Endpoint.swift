@@ -375,13 +375,15 @@ public struct Endpoint: ~Copyable {
     public var nextTimeout: Instant {
         mutating get {
             guard isAttached else { return .never }
-            return isBatchOut ? min(liveness.doubtAt, liveness.suspicionAt) : min(acknowledgmentDue, liveness.deadline, resetAt)
+            return isBatchOut ? min(liveness.doubtAt, liveness.suspicionAt, liveness.lateAt) : min(acknowledgmentDue, liveness.deadline, resetAt)
         }
     }
 
     /// What silence makes of the carrier.
     public enum Judgement: Sendable {
         case unchanged
+        /// An answer takes longer than on a path that works: another one may be better.
+        case late
         /// No answer came in time: a connect beside the carrier shall tell what that means.
         case inDoubt
         /// It is as good as dead.
@@ -392,8 +394,9 @@ public struct Endpoint: ~Copyable {
     public mutating func handleTimeout(now: Instant) -> Judgement {
         if resetAt <= now { resetAt = .never }
         guard isAttached else { return .unchanged }
+        let isLate = liveness.comesLate(now: now)
         let isInDoubt = liveness.comesInDoubt(now: now)
-        guard liveness.becomesSuspected(now: now) else { return isInDoubt ? .inDoubt : .unchanged }
+        guard liveness.becomesSuspected(now: now) else { return isInDoubt ? .inDoubt : isLate ? .late : .unchanged }
         handedWhenSuspected = handed
         return .suspected
     }
@@ -429,6 +432,11 @@ public struct Endpoint: ~Copyable {
     public func isSilenceSuspicious(now: Instant) -> Bool {
         isAttached && liveness.isJudgementDue(now: now) && liveness.isSilent(now: now)
     }
+
+    /// `Judgement.late` is wanted: there is another carrier at hand.
+    public mutating func watchLateness(_ watches: Bool) { liveness.isWatched = watches }
+    /// What the path takes to and fro, queues included.
+    public var usualRoundTrip: Interval { liveness.roundTrips.usual }
 
     /// TCP's own acknowledgments arrive, after `roundTrip` as TCP measures it: the path is slow, not dead. No doubt before `until`.
     public mutating func bePatient(until: Instant, roundTrip: Interval) { liveness.bePatient(until: until, roundTrip: roundTrip) }

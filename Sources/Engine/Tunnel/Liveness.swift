@@ -40,6 +40,13 @@ struct Liveness {
     static let pingIdle = Interval.seconds(10)
     static let pingInDoubt = Interval.milliseconds(250)
 
+    /// Beyond two round trips: what a peer takes that holds an acknowledgment back for a moment, and is busy.
+    static let lateMargin = Interval.milliseconds(40)
+
+    /// The owner has another carrier at hand: it wants to know when an answer is late, long before that is a doubt (protocol.md 8.10).
+    var isWatched = false
+    /// It was told, or knew why: an answer is late again when this lies as far back.
+    private var lateFrom = Instant(nanoseconds: 0)
     private(set) var isInDoubt = false
     private(set) var isSuspected = false
     /// The current carrier has answered something.
@@ -169,6 +176,22 @@ struct Liveness {
     /// When the carrier is suspected without any probe that was answered.
     var suspicionAt: Instant { isSuspected ? .never : end(of: suspicionDelay) }
 
+    /// When an answer takes longer than on a path that works.
+    var lateAt: Instant {
+        guard isWatched, !isInDoubt, !isSuspected, let dueSince else { return .never }
+        #if CANARIES
+        if Canary.selected == .neverLate { return .never }
+        #endif
+        return max(dueSince, heardAt, lateFrom) + roundTrips.usual * 2 + Liveness.lateMargin
+    }
+
+    /// True once in such a time.
+    mutating func comesLate(now: Instant) -> Bool {
+        guard now >= lateAt else { return false }
+        lateFrom = now
+        return true
+    }
+
     /// When a silence is as long as `suspicionDelay`.
     private func end(of suspicionDelay: Interval) -> Instant {
         guard let dueSince else { return .never }
@@ -194,7 +217,7 @@ struct Liveness {
         return max(pingedAt, heardAt) + min(max(age, Liveness.pingActive), Liveness.pingIdle)
     }
 
-    var deadline: Instant { min(doubtAt, suspicionAt, pingAt) }
+    var deadline: Instant { min(doubtAt, suspicionAt, lateAt, pingAt) }
 
     /// Nothing comes at all. Only that may TCP explain: bytes that come without the answer show that the path works.
     func isSilent(now: Instant) -> Bool { heardSinceDue == 0 || now.since(heardAt) >= doubtDelay }

@@ -143,7 +143,7 @@ struct ConfigurationFile {
             if entry.isElement { return try append(entry, name) }
             return "--\(name)=\(entry.string)"
         case (.value, TOML_INTEGER) where !entry.isElement: return "--\(name)=\(entry.integer)"
-        case (.value, TOML_ARRAY) where ["allow", "destinations", "out"].contains(name) && !entry.isElement: return "--\(name)="
+        case (.value, TOML_ARRAY) where ["allow", "destinations", "out", "paths"].contains(name) && !entry.isElement: return "--\(name)="
         case (.value(let example), _):
             throw entry.fault(
                 path, "\(name) has a value of a kind that it does not take",

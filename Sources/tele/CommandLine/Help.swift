@@ -78,6 +78,8 @@ enum Help {
                                    before they go to the next one, 0s to 1d
           -carriers=1              client: connections to the server over which users
                                    are spread, 1 to 8; auto: more on lossy paths
+          -paths=all               client: interfaces to the server, one carries and
+                                   another stands by: all, usual, or eth0,wlan0
           -drain=10s               how long streams may last after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: exits after this time without a session
           -max-streams=100000      streams in one session, 1 to 1000000

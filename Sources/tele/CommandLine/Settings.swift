@@ -383,6 +383,12 @@ struct Settings {
             let range = "auto, or 1 to \(Configuration.carriersMaximum)"
             configuration.carriers = text == "auto" ? nil : try Settings.count(text, "carriers", 1, Configuration.carriersMaximum, range)
         }
+        if let text = arguments.paths {
+            guard configuration.role == .client else {
+                throw CommandError("-paths is a flag of the client, which dials the server", hint: "leave it out, or use it with -client")
+            }
+            configuration.paths = try Settings.paths(text)
+        }
         if let seconds = try Settings.seconds(arguments.failover, "failover", 0, 86400, "0s to 1d") {
             guard configuration.role == .client else {
                 throw CommandError("-failover is a flag of the client, which has the servers", hint: "leave it out, or use it with -client")
@@ -457,6 +463,21 @@ extension Settings {
                 "-\(name)=\(visible(text)) \(error.reason)",
                 hint: isPort ? "did you mean -\(name)=:\(text)?" : "write HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH, for example -\(name)=localhost:22")
         }
+    }
+
+    /// Interfaces may come and go, so only their names are judged (IFNAMSIZ of net/if.h).
+    private static func paths(_ text: String) throws(CommandError) -> Configuration.Paths {
+        if text == "all" { return .all }
+        if text == "usual" { return .usual }
+        let names = text.split(separator: ",", omittingEmptySubsequences: false).map { String($0.filter { $0 != " " }) }
+        let example = "-paths is all, usual (as the routes say), or names of interfaces: eth0,wlan0"
+        if let wrong = names.first(where: { !(1...15).contains($0.utf8.count) || $0.contains("/") || $0.contains(":") }) {
+            throw CommandError("-paths=\(visible(text)): \(quoted(wrong)) is no name of an interface", hint: example)
+        }
+        if let twice = names.first(where: { name in names.count { $0 == name } > 1 }) {
+            throw CommandError("-paths=\(visible(text)) names \(visible(twice)) twice", hint: example)
+        }
+        return .named(names)
     }
 
     /// `-out` of a client: one address, or several, the preferred one first.

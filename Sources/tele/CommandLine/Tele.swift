@@ -51,6 +51,12 @@ struct Tele: ParsableCommand {
         help: ArgumentHelp("Client: connections to the server over which users are spread: 1; 1 to 8, or auto.", valueName: "count"))
     var carriers: String?
     @Option(
+        name: .go("paths"),
+        help: ArgumentHelp(
+            "Client: the interfaces over which the server is reached; one carries, another stands by: all (default), usual (as the routes say), or names.",
+            valueName: "interfaces"))
+    var paths: String?
+    @Option(
         name: .go("failover"),
         help: ArgumentHelp("Client: how long new connections wait for a server before they go to the next one: 10s; 0s to 1d.", valueName: "duration"))
     var failover: String?

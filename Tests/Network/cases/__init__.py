@@ -17,6 +17,7 @@ from . import (
     mappings,
     operations,
     outage,
+    paths,
     programs,
     promises,
     proxies,
@@ -34,5 +35,5 @@ from . import (
 
 def all_cases():
     modules = (stuck, crowd, recovery, chaos, upgrade, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations, reverse,
-               failover, outage, machine, command, mappings, operations, guides, ssh, splice, programs)
+               failover, outage, paths, machine, command, mappings, operations, guides, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -56,6 +56,18 @@ class Flow:
             expected += 1
             self.arrivals.append((time.monotonic(), sent))
 
+    def longest_gap(self, since):
+        """Seconds between two records that came after that moment; the last one before it counts, too."""
+        moments = [came for came, _ in list(self.arrivals)]
+        before = [came for came in moments if came <= since][-1:]
+        moments = before + [came for came in moments if came > since] + [time.monotonic()]
+        return max(later - earlier for earlier, later in zip(moments, moments[1:]))
+
+    def stop(self):
+        self.running = False
+        if self.trouble:
+            raise Failure(self.trouble)
+
     def recovery(self, healed):
         """(seconds to the first record that came after the heal, seconds until nothing lags any more)."""
         after = [(came, sent) for came, sent in list(self.arrivals) if came > healed]

@@ -42,6 +42,7 @@ final class Calls {
             get_option: { kernel($0).getOption($1, $2, $3, $4!, $5!) },
             local_name: { kernel($0).name($1, $2!, $3!) { $0.local } },
             peer_name: { kernel($0).name($1, $2!, $3!) { $0.remote } },
+            interfaces: { kernel($0).interfaces($2!, $3) },
             close: { kernel($0).current.close($1) },
             look_up: { kernel($0).lookUp($1!, $2!, $3) },
             queued: { kernel($0).queued($1, $2) },
@@ -166,9 +167,20 @@ extension VirtualKernel {
     }
 
     func setOption(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: UnsafeRawBufferPointer) -> Int32 {
+        if let socket = find(descriptor, DatagramSocket.self) {
+            // SO_BINDTOIFINDEX
+            if level == SOL_SOCKET, option == 62, value.load(as: Int32.self) == 2 { socket.host = VirtualKernel.secondInterface(of: current.host) }
+            return 0
+        }
         guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }
         socket.set(level, option, value)
         return 0
+    }
+
+    func interfaces(_ found: UnsafeMutablePointer<system_interface>, _ capacity: Int) -> Int {
+        let count = min(capacity, hostsWithTwo.contains(current.host) ? 2 : 1)
+        for index in 0..<count { found[index] = system_interface(index: UInt32(index + 1), is_tunnel: 0) }
+        return count
     }
 
     func getOption(
@@ -188,8 +200,8 @@ extension VirtualKernel {
         _ which: (TCPSocket) -> Name?
     ) -> Int32 {
         let name: Name
-        if find(descriptor, DatagramSocket.self) != nil {
-            name = Name(host: current.host, port: 40000)
+        if let socket = find(descriptor, DatagramSocket.self) {
+            name = Name(host: socket.host ?? current.host, port: 40000)
         } else {
             guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }
             guard let found = which(socket) else { return -ENOTCONN }

@@ -12,7 +12,8 @@ final class TCPSocket: VirtualFile {
     /// The kernel gives up a connect after this many nanoseconds (tcp_syn_retries; TCP_SYNCNT).
     static let connectMaximum: UInt64 = 130_000_000_000
 
-    let host: Int
+    /// The machine, or the second interface of one (`VirtualKernel.secondInterface`).
+    private(set) var host: Int
     private(set) var state = State.fresh
     var local: VirtualKernel.Name
     private(set) var remote: VirtualKernel.Name?
@@ -543,6 +544,9 @@ final class TCPSocket: VirtualFile {
 
     func set(_ level: Int32, _ option: Int32, _ value: UnsafeRawBufferPointer) {
         switch (level, option) {
+        case (SOL_SOCKET, 62) where value.load(as: Int32.self) == 2:  // SO_BINDTOIFINDEX
+            host = VirtualKernel.secondInterface(of: host)
+            local = VirtualKernel.Name(host: host, port: 0)
         case (SOL_SOCKET, SO_LINGER): resetsOnClose = value.count >= 8 && value.load(as: Int32.self) != 0
         case (Int32(IPPROTO_TCP), 25): unsentMaximum = Int(value.load(as: UInt32.self))  // TCP_NOTSENT_LOWAT
         case (Int32(IPPROTO_TCP), TCP_CONGESTION): congestion = String(decoding: value, as: UTF8.self)

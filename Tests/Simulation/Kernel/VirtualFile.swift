@@ -40,6 +40,8 @@ final class EventSource: VirtualFile {
 /// A socket that only asks for routes: connected, it sends nothing.
 final class DatagramSocket: VirtualFile {
     var remote: VirtualKernel.Name?
+    /// The machine's second interface, if it is bound to that.
+    var host: Int?
 }
 
 /// Swallows what is spliced into it.

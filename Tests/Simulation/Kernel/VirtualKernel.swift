@@ -27,6 +27,11 @@ final class VirtualKernel {
         var hasMiddlebox = false
     }
 
+    /// Machines with two interfaces. The second one has an address, and paths, of its own: those of this number.
+    var hostsWithTwo: Set<Int> = []
+    static func secondInterface(of host: Int) -> Int { host + 100 }
+    static func machine(_ host: Int) -> Int { host % 100 }
+
     private(set) var time: UInt64
     var chance: Chance
     var limits = Limits()

@@ -43,6 +43,11 @@ int system_local_name(int fd, struct sockaddr *address, socklen_t *length);
 int system_peer_name(int fd, struct sockaddr *address, socklen_t *length);
 void system_close(int fd);
 
+/* A network interface by its number. A tunnel: what leaves by it goes on inside something else (IFF_POINTOPOINT: VPNs, PPP). */
+typedef struct { uint32_t index; int is_tunnel; } system_interface;
+/* Those that are up, have an address of the family, and are not loopback. How many were written: `capacity` at most. */
+size_t system_interfaces(int family, system_interface *interfaces, size_t capacity);
+
 /* getaddrinfo(3) and freeaddrinfo(3): 0, or an EAI code. Blocks. */
 int system_look_up(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **list);
 void system_free_addresses(struct addrinfo *list);

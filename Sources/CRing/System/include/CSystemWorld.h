@@ -13,6 +13,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "CSystem.h"
+
 typedef enum { SYSTEM_WATCH_SIGNALS, SYSTEM_WATCH_WAKING, SYSTEM_WATCH_FILES } system_watch_kind;
 typedef enum { SYSTEM_QUEUED_UNACKNOWLEDGED, SYSTEM_QUEUED_UNSENT, SYSTEM_QUEUED_UNREAD } system_queued_kind;
 
@@ -34,6 +36,7 @@ typedef struct {
     int      (*get_option)(void *context, int fd, int level, int option, void *value, socklen_t *length);
     int      (*local_name)(void *context, int fd, struct sockaddr *address, socklen_t *length);
     int      (*peer_name)(void *context, int fd, struct sockaddr *address, socklen_t *length);
+    size_t   (*interfaces)(void *context, int family, system_interface *interfaces, size_t capacity);
     void     (*close)(void *context, int fd);
     /* How many addresses (IPv4, network order) the host has, or an EAI code, which is below zero. */
     int      (*look_up)(void *context, const char *host, uint32_t *addresses, size_t capacity);

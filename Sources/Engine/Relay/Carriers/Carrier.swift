@@ -10,10 +10,11 @@ import Wire
 ///     client:  connecting ─▶ (tunnelling) ─▶ (securing) ─▶ connected ─HELLO─▶ greeted ─WELCOME─▶ established ─▶ closing
 ///     server:  (TLS) ─▶ awaitingHello ─HELLO holds─▶ established ─▶ closing
 ///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
+///     both:    standby, after a HELLO without an attempt ─HELLO─▶ as above
 ///
 /// Its stored properties are three small types (block, greeting, operations in flight) and what identifies it.
 final class Carrier {
-    enum State: Equatable { case connecting, tunnelling, securing, connected, greeted, awaitingHello, refusing, established, closing, closed }
+    enum State: Equatable { case connecting, tunnelling, securing, connected, greeted, awaitingHello, refusing, standby, established, closing, closed }
 
     /// Where received bytes lie: memory[parsed..<filled] is to be read.
     struct Block {
@@ -107,7 +108,12 @@ final class Carrier {
     var hasLastWords = false
     /// Client: whose it is, what its dialer calls it until it has won, and what its HELLO offered.
     var uplink: Uplink?
-    var candidate: Dialer<Address>.CandidateID = 0
+    var candidate: Dialer<Way>.CandidateID = 0
+    /// Client: where its connect went, and the interface that it left through, 0 where nobody asked.
+    var way: Way?
+    var interface: UInt32 = 0
+    /// It was the session's standby.
+    var hasStoodBy = false
     var offer: Endpoint.Offer?
     /// Client: the names of its own origins, as its HELLO lists them.
     var origins: [String] = []
@@ -135,6 +141,9 @@ final class Carrier {
 
     /// Nothing sealed waits to be sent.
     var isClear: Bool { transport.channel?.outgoing.isEmpty ?? true }
+
+    /// Nothing may come on it for long.
+    var mayBeIdle: Bool { state == .established || state == .standby }
 
     /// It owns its session, and may carry a batch now.
     var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && !isRefused && isClear }

@@ -50,7 +50,7 @@ final class CarrierReader {
             case .established: receiveSplice.pass(carrier)
             case .securing: readers.append(carrier)
             case .connected: carriers.lost(carrier, "closed by the other side")
-            case .connecting, .tunnelling, .greeted, .awaitingHello, .refusing, .closing, .closed: break
+            case .connecting, .tunnelling, .greeted, .awaitingHello, .refusing, .standby, .closing, .closed: break
             }
         default:
             preconditionFailure("not an operation of a reader")
@@ -79,7 +79,7 @@ final class CarrierReader {
         #endif
         if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = loop.readable(carrier.fd, carrier.token(.carrierReadable))
-        } else if carrier.state == .established, !carrier.isWarm {
+        } else if carrier.mayBeIdle, !carrier.isWarm {
             if carrier.transport.channel?.hasUnread != true {
                 carrier.inFlight.receive = loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
             }
@@ -169,7 +169,7 @@ final class CarrierReader {
             carrier.block.filled += Int(result)
             read(carrier)
             if let session = carrier.session, session.carrier === carrier { receiveSplice.notePayload(carrier, session, wasFull: wasFull) }
-            if !carrier.isHot, carrier.state == .established { shrinkBlock(carrier) }
+            if !carrier.isHot, carrier.mayBeIdle { shrinkBlock(carrier) }
         case .secure(let channel):
             if carrier.state == .securing { relay.client?.handleHeard(carrier) }
             channel.arrived(Int(result), now: relay.now)
@@ -182,7 +182,7 @@ final class CarrierReader {
     private func failed(_ carrier: Carrier, _ result: Int32) {
         let error = SystemError(-result)
         if result < 0, error.isPassing {
-            if !carrier.isHot, carrier.state == .established { shrinkIn(carrier) }
+            if !carrier.isHot, carrier.mayBeIdle { shrinkIn(carrier) }
             return readers.append(carrier)
         }
         if result < 0, error.isShortage { return carriers.retryLater(carrier) }

@@ -80,8 +80,15 @@ final class Carriers {
     func lost(_ carrier: Carrier, _ reason: String) {
         guard !carrier.isOver else { return }
         let owned = carrier.state == .established && carrier.session?.carrier === carrier ? carrier.session : nil
+        let standing = carrier.state == .standby ? carrier.session : nil
         close(carrier)
-        if let owned { relay.host.handleLost(owned, carrier, reason) } else { relay.host.handleFailed(carrier, reason) }
+        if let owned {
+            relay.host.handleLost(owned, carrier, reason)
+        } else if let standing {
+            relay.sessions.standbyLost(standing, carrier)
+        } else {
+            relay.host.handleFailed(carrier, reason)
+        }
     }
 
     /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
@@ -144,7 +151,7 @@ final class Carriers {
         case .closing:
             carrier.hasLastWords = false
             relay.loop.cancel(carrier.fd)
-        case .connecting, .tunnelling, .connected, .greeted, .established, .closed: break
+        case .connecting, .tunnelling, .connected, .greeted, .standby, .established, .closed: break
         }
     }
 

@@ -36,6 +36,8 @@ final class Client: Host {
     /// Users who say where they want to go.
     let requests: ProxyRequests
     var only = SingleStream.none
+    /// Nothing is chosen before: a state is being restored, perhaps.
+    private var hasStarted = false
     /// There was a carrier once.
     var hasReached = false
     /// The last session that ended was one that its server did not know any more.
@@ -77,6 +79,7 @@ final class Client: Host {
     func uplink(of session: Session) -> Uplink? { uplinks.first { $0.session === session } ?? extras.first { $0.session === session } }
 
     func start() {
+        hasStarted = true
         for uplink in all { uplink.start() }
         choose()
         if relay.configuration.carriers == nil { countCarriers() }
@@ -98,14 +101,22 @@ final class Client: Host {
         return pending
     }
 
-    /// Of the current server's uplinks that work, the one with the fewest streams.
+    /// Of the current server's uplinks that work, the one with the fewest streams. While none works they share the users who come.
     private var leastBusy: Session {
         var best = current.session
         for extra in extras where isOfCurrent(extra) && extra.session.endpoint.canOpen {
-            guard extra.session.isHealthy, extra.session.endpoint.isEstablished else { continue }
-            if !best.isHealthy || extra.session.endpoint.streamCount < best.endpoint.streamCount { best = extra.session }
+            let (rank, bestRank) = (usefulness(extra.session), usefulness(best))
+            if !best.endpoint.canOpen || rank > bestRank || rank == bestRank && extra.session.endpoint.streamCount < best.endpoint.streamCount {
+                best = extra.session
+            }
         }
         return best
+    }
+
+    /// 2: it works. 1: it may be expected to as soon as the first one.
+    private func usefulness(_ session: Session) -> Int {
+        if session.isHealthy, session.endpoint.isEstablished { return 2 }
+        return session.endpoint.isEstablished == current.session.endpoint.isEstablished ? 1 : 0
     }
 
     private func isOfCurrent(_ extra: Uplink) -> Bool {
@@ -143,12 +154,30 @@ final class Client: Host {
         }
         let most = relay.configuration.stream == nil ? (relay.configuration.carriers ?? wantedCarriers) - 1 : 0
         for extra in extras.filter(isOfCurrent).dropFirst(most) where !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
-        guard !current.session.link.isDown, relay.stopping.isRunning else { return }
+        guard !current.session.link.isDown || leadsToOneServer, relay.stopping.isRunning else { return }
         while extras.count(where: isOfCurrent) < most {
             let extra = add(rank: current.rank, isExtra: true)
             extra.server.know(current.server.addresses)
             extra.start()
         }
+    }
+
+    /// Extra uplinks can be dialled together with the first one: they cannot find another server than it will.
+    private var leadsToOneServer: Bool { !hasSeveralServers && !current.server.addresses.isEmpty && !current.mayHaveReplicas }
+
+    /// Users of extra uplinks that have not reached the server, though the first one has: it may have no room for more sessions.
+    private func releaseUnreached() {
+        guard let carrier = current.session.carrier, !current.session.link.isDown else { return }
+        for extra in extras where isOfCurrent(extra) && !extra.session.endpoint.isEstablished && extra.session.userCount > 0 {
+            guard relay.now - carrier.openedAt >= Policy.extraMoment.nanoseconds else { continue }
+            relay.sessions.carryOver(from: extra.session, to: current.session)
+        }
+    }
+
+    /// The server answers: whoever dials it may try again at once.
+    func handleWelcomed(_ uplink: Uplink) {
+        guard !extras.isEmpty else { return }
+        for other in all where other !== uplink && other.rank == uplink.rank && other.session.link.isDown { other.tryAtOnce() }
     }
 
     private func end(_ uplink: Uplink) {
@@ -171,7 +200,7 @@ final class Client: Host {
     func isPending(_ session: Session) -> Bool { session === pending }
 
     /// There is room for one more stream.
-    var canOpen: Bool { holdsNewUsers ? pending?.endpoint.canOpen ?? true : current.session.endpoint.canOpen }
+    var canOpen: Bool { holdsNewUsers ? pending?.endpoint.canOpen ?? true : leastBusy.endpoint.canOpen }
 
     /// Moves pending streams to the current server, if it answers.
     private func releasePending() {
@@ -184,7 +213,7 @@ final class Client: Host {
 
     /// After each change of what an uplink has of a carrier, and when time has passed.
     func choose() {
-        guard relay.stopping.isRunning, !relay.handover.isUnderWay else { return }
+        guard hasStarted, relay.stopping.isRunning, !relay.handover.isUnderWay else { return }
         // What is done here may change what is judged.
         wantsChoice = true
         guard !isChoosing else { return }
@@ -225,13 +254,16 @@ final class Client: Host {
             end(uplink)
         }
         chooseExtras()
+        releaseUnreached()
         if verdict.wantsAnother, let another = addAnother() {
             another.start()
             wantsChoice = true
         }
         var next = verdict.nextTimeout
         // Nothing tells when the last user of another server's extra uplink ends, or when its server has let it go.
-        if extras.contains(where: { !isOfCurrent($0) || $0.forgottenAt != nil }) { next = min(next, relay.instant + ServerChoice.idlePause) }
+        if extras.contains(where: { !isOfCurrent($0) || $0.forgottenAt != nil || !$0.session.endpoint.isEstablished }) {
+            next = min(next, relay.instant + ServerChoice.idlePause)
+        }
         if next == .never {
             relay.timers.cancel(Operation.serverChoice.token())
         } else {
@@ -290,6 +322,7 @@ final class Client: Host {
     func handleLookup(_ answer: Resolver.Answer) {
         let number = Token(rawValue: answer.token).index
         all.first { $0.number == number }?.handleLookup(answer)
+        if hasStarted, extras.isEmpty, !relay.handover.isUnderWay { chooseExtras() }
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) { carrier.uplink?.handleConnected(carrier, error) }
@@ -297,6 +330,10 @@ final class Client: Host {
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) { carrier.uplink?.handleSecured(carrier, channel) }
     func readHandshake(_ carrier: Carrier) { carrier.uplink?.readHandshake(carrier) }
     func handleFailed(_ carrier: Carrier, _ reason: String) { carrier.uplink?.handleFailed(carrier, reason) }
+
+    func handleLate(_ session: Session) { uplink(of: session)?.standby.hurry() }
+
+    func handleStandbyLost(_ session: Session) { uplink(of: session)?.standby.handleLost() }
 
     func handleInDoubt(_ session: Session) { uplink(of: session)?.handleSuspected() }
 

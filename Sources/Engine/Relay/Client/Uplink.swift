@@ -18,8 +18,9 @@ final class Uplink {
     let target: HostPort
     let rank: Int
     private(set) var session: Session
-    var dialer: Dialer<Address>
-    var candidates: [Dialer<Address>.CandidateID: Carrier] = [:]
+    private(set) lazy var standby = Standby(self)
+    var dialer: Dialer<Way>
+    var candidates: [Dialer<Way>.CandidateID: Carrier] = [:]
     /// What is dialled: the server's name, or the proxy's.
     let server: ResolvedName
     /// One more carrier to a server that has an uplink already: it takes a share of the users, and nothing depends on it.
@@ -46,11 +47,12 @@ final class Uplink {
         target = relay.configuration.servers[rank]
         server = ResolvedName(relay.configuration.proxy?.address ?? target)
         self.session = session ?? Uplink.makeSession(relay)
-        dialer = Uplink.makeDialer(relay)
+        dialer = Uplink.makeDialer(relay, isExtra: isExtra)
     }
 
-    private static func makeDialer(_ relay: RelayProcess, attempt: UInt64 = 0) -> Dialer<Address> {
-        Dialer(isSecure: relay.credentials != nil, isProxied: relay.configuration.proxy != nil, attempt: attempt, now: relay.instant)
+    private static func makeDialer(_ relay: RelayProcess, isExtra: Bool, attempt: UInt64 = 0) -> Dialer<Way> {
+        let pace = relay.configuration.proxy != nil ? DialPolicy.proxyPace : isExtra ? DialPolicy.extraPace : .zero
+        return Dialer(isSecure: relay.credentials != nil, minimumPace: pace, attempt: attempt, now: relay.instant)
     }
 
     static func makeSession(_ relay: RelayProcess) -> Session {
@@ -85,7 +87,7 @@ final class Uplink {
     }
 
     func start() {
-        if !server.addresses.isEmpty { dialer.handleAddresses(addresses, now: relay.instant) }
+        if !server.addresses.isEmpty { handleAddresses() }
         lookUpIfUseful()
         route = addresses.first.flatMap { Socket.source(to: $0) }
         run()
@@ -99,6 +101,7 @@ final class Uplink {
 
     /// Nobody needs it: the server is told, if it can be. Its users are gone.
     func end() {
+        standby.end()
         stop()
         relay.timers.cancel(Operation.dial.token(number))
         relay.timers.cancel(Operation.serverLookup.token(number))
@@ -120,7 +123,7 @@ final class Uplink {
         }
     }
 
-    private func act(_ action: Dialer<Address>.Action) {
+    private func act(_ action: Dialer<Way>.Action) {
         switch action {
         case .connect(let id, let address):
             connect(id, address)
@@ -140,20 +143,65 @@ final class Uplink {
         }
     }
 
-    private func connect(_ id: Dialer<Address>.CandidateID, _ address: Address) {
+    private func connect(_ id: Dialer<Way>.CandidateID, _ way: Way) {
+        guard let carrier = open(way) else { return dialer.handleFailed(id, now: relay.instant) }
+        carrier.candidate = id
+        candidates[id] = carrier
+        if !relay.carriers.connect(carrier, to: way.address) { relay.carriers.lost(carrier, "out of memory") }
+    }
+
+    /// A socket that is about to connect. Nil: there is none to be had.
+    func open(_ way: Way) -> Carrier? {
         do throws(SystemError) {
-            let carrier = relay.carriers.add(fd: try Socket.dialling(address), peer: address, state: .connecting)
-            if let count = dialer.segmentByteCount, !address.isLoopback { carrier.limitSegments(count) }
+            let carrier = relay.carriers.add(fd: try Socket.dialling(way.address, through: way.interface), peer: way.address, state: .connecting)
+            if let count = dialer.segmentByteCount, !way.address.isLoopback { carrier.limitSegments(count) }
             carrier.uplink = self
-            carrier.candidate = id
+            (carrier.way, carrier.interface) = (way, way.interface)
             carrier.widenReceive()
-            candidates[id] = carrier
-            if !relay.carriers.connect(carrier, to: address) { relay.carriers.lost(carrier, "out of memory") }
+            return carrier
         } catch {
             noteFailure(unreachable(error))
-            dialer.handleFailed(id, now: relay.instant)
+            return nil
         }
     }
+
+    /// A connection that stood by is one of the dialer's now.
+    func adopt(_ carrier: Carrier, _ way: Way, connectTook: Interval) {
+        carrier.candidate = dialer.handleStandby(way, connectTook: connectTook, now: relay.instant)
+        candidates[carrier.candidate] = carrier
+        run()
+    }
+
+    // MARK: Paths
+
+    /// The interfaces from which the address can be reached, that of its route first; none of a proxy's.
+    func interfaces(to address: Address) -> [Interface] {
+        switch relay.configuration.paths {
+        case .usual: []
+        case .all: Interface.reaching(address)
+        case .named(let names): Interface.reaching(address, names: names)
+        }
+    }
+
+    /// How each address is dialled: as its route says first, and then through the other interfaces; before the first carrier these are tried only
+    /// after a failure, because each HELLO asks for another session. With names of interfaces, through these only.
+    private func ways(to addresses: [Address]) -> [Way] {
+        let isUsual = relay.configuration.paths == .usual || relay.configuration.paths == .all && !session.endpoint.isEstablished && lastFailure.isEmpty
+        guard relay.configuration.proxy == nil, !isUsual else { return addresses.map { Way(address: $0) } }
+        let all = addresses.map { ($0, interfaces(to: $0)) }
+        if case .named = relay.configuration.paths, all.contains(where: { !$0.1.isEmpty }) {
+            return all.flatMap { (address, interfaces) in interfaces.map { Way(address: address, interface: $0.index) } }
+        }
+        return addresses.map { Way(address: $0) }
+            + all.flatMap { (address, interfaces) in interfaces.dropFirst().map { Way(address: address, interface: $0.index) } }
+    }
+
+    func handleAddresses() {
+        let ways = ways(to: addresses)
+        dialer.handleAddresses(ways, foreign: Set(ways.filter { home.isStranger($0.address) }), now: relay.instant)
+    }
+
+    // MARK: What becomes of a connect
 
     private func unanswered(_ carrier: Carrier) -> ReachFailure {
         guard let proxy = relay.configuration.proxy, carrier.state == .tunnelling else { return unreachable(SystemError(ETIMEDOUT)) }
@@ -167,6 +215,7 @@ final class Uplink {
     }
 
     func handleTimer(_ operation: Operation) {
+        if operation == .standby { return standby.handleTimer() }
         lookUpIfUseful()
         guard operation == .dial, !relay.handover.isUnderWay else { return }
         let (wasSmall, wasPausing) = (dialer.segmentByteCount != nil, dialer.isPausing)
@@ -177,6 +226,7 @@ final class Uplink {
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
+        if standby.isMaking(carrier) { return standby.handleConnected(carrier, error) }
         if let error {
             guard error.code == ETIMEDOUT, candidates.removeValue(forKey: carrier.candidate) != nil else {
                 return relay.carriers.lost(carrier, unreachable(error).reason)
@@ -224,12 +274,12 @@ final class Uplink {
         run()
     }
 
-    private func secure(_ carrier: Carrier) {
+    func secure(_ carrier: Carrier) {
         guard let channel = relay.credentials?.channel(to: target) else { return relay.carriers.lost(carrier, "out of memory") }
         relay.carriers.security.begin(carrier, channel)
     }
 
-    func handleHeard(_ carrier: Carrier) { dialer.handleHeard(carrier.candidate, now: relay.instant) }
+    func handleHeard(_ carrier: Carrier) { if !standby.isMaking(carrier) { dialer.handleHeard(carrier.candidate, now: relay.instant) } }
 
     /// HELLO follows at once, in one flight with the end of the handshake.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
@@ -238,6 +288,7 @@ final class Uplink {
         }
         carrier.peerName = name
         carrier.state = .connected
+        if standby.isMaking(carrier) { return standby.ask(carrier) }
         dialer.handleSecured(carrier.candidate, now: relay.instant)
         run()
     }
@@ -265,10 +316,20 @@ final class Uplink {
     /// Container hosts add and remove links many times a second: only what changes the way to the server means anything to a carrier.
     func networkChanged() {
         let route = (session.carrier?.peer ?? addresses.first).flatMap { Socket.source(to: $0) }
-        defer { self.route = route }
+        defer {
+            self.route = route
+            standby.handleNetworkChanged()
+        }
+        if relay.configuration.paths != .usual { handleAddresses() }
         if route != self.route { dialer.handleRouteChanged() }
         // A pause that a firewall's ban asks for must outlast links that come and go elsewhere.
         if route != self.route || dialer.isSeeking && !dialer.isPausing { pathMayHaveChanged() }
+    }
+
+    /// Another uplink has reached the server.
+    func tryAtOnce() {
+        dialer.handlePathChanged(now: relay.instant)
+        run()
     }
 
     /// A new carrier is wanted, though the old one may work.
@@ -285,6 +346,7 @@ final class Uplink {
         let wasSmall = dialer.segmentByteCount != nil
         dialer.handleSuspected(isFruitless: session.endpoint.isFruitless, now: relay.instant)
         noteSegments(wasSmall)
+        standby.takeOver()
         run()
     }
 
@@ -297,11 +359,13 @@ final class Uplink {
         home.handleRecovered()
         dialer.handleRecovered()
         run()
+        standby.review()
     }
 
     func handleLost(_ carrier: Carrier, _ reason: String) {
         relay.events.note(.carrierLost(session, carrier.peer, reason: reason, heldForSeconds: nil))
         detach()
+        standby.takeOver()
         run()
     }
 
@@ -314,6 +378,7 @@ final class Uplink {
     }
 
     func suspend() {
+        standby.end()
         let carriers = candidates
         candidates = [:]
         for (id, carrier) in carriers {
@@ -326,7 +391,10 @@ final class Uplink {
         detach()
     }
 
-    func handleFailed(_ carrier: Carrier, _ reason: String) { failed(carrier, ReachFailure(explained(reason, carrier))) }
+    func handleFailed(_ carrier: Carrier, _ reason: String) {
+        if standby.isMaking(carrier) { return standby.handleFailed(carrier) }
+        failed(carrier, ReachFailure(explained(reason, carrier)))
+    }
 
     private func fail(_ carrier: Carrier, _ failure: ReachFailure) {
         relay.carriers.close(carrier)
@@ -336,7 +404,7 @@ final class Uplink {
     private func failed(_ carrier: Carrier, _ failure: ReachFailure) {
         guard candidates.removeValue(forKey: carrier.candidate) != nil else { return }
         // What does not pass by itself is not asked twenty times a second, as long as nobody has anything to lose.
-        let cause: Dialer<Address>.Failure = failure.isLasting && !client.hasReached ? .lasting : failure.kind == .refused ? .refused : .passing
+        let cause: Dialer<Way>.Failure = failure.isLasting && !client.hasReached ? .lasting : failure.kind == .refused ? .refused : .passing
         dialer.handleFailed(carrier.candidate, cause, now: relay.instant)
         noteFailure(failure)
         run()
@@ -345,6 +413,7 @@ final class Uplink {
     /// The server lost or ended the session. Streams that no carrier ever heard of go on in a new one with all their bytes;
     /// the others' users are reset.
     func handleSessionEnded(_ lost: Session) {
+        standby.end()
         session = Uplink.makeSession(relay)
         let carried = relay.sessions.carryOver(from: lost, to: session)
         home = SessionHome()
@@ -373,7 +442,7 @@ final class Uplink {
         case .same:
             break
         case .changed:
-            dialer.handleAddresses(addresses, foreign: Set(addresses.filter { home.isStranger($0) }), now: relay.instant)
+            handleAddresses()
         case .failed(let reason):
             let whose = relay.configuration.proxy == nil ? "" : "the proxy "
             noteFailure(ReachFailure("cannot resolve \(whose)\(server.name.host): \(reason)"))
@@ -388,7 +457,9 @@ final class Uplink {
         if session.carrier == nil { failing = state(after: failure) }
         client.giveUpIfUseless(self, failure)
         guard failure.reason != lastFailure else { return }
+        let isFirst = lastFailure.isEmpty && !session.endpoint.isEstablished && relay.configuration.paths != .usual
         lastFailure = failure.reason
+        if isFirst { handleAddresses() }
         let isUrgent = relay.configuration.stream != nil && !session.endpoint.isEstablished
         relay.events.note(.serverUnreachable(target, failure, isUrgent: isUrgent))
     }
@@ -439,7 +510,7 @@ final class Uplink {
         let unused = session
         session = restored
         if unused !== restored { relay.sessions.discard(unused) }
-        dialer = Uplink.makeDialer(relay, attempt: record.attempt)
+        dialer = Uplink.makeDialer(relay, isExtra: isExtra, attempt: record.attempt)
         home = SessionHome(record.address, server: record.identity)
         holdSeconds = record.holdSeconds
         if session.endpoint.isEstablished {

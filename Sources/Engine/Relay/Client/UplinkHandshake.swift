@@ -33,7 +33,7 @@ extension Uplink {
     /// The server's answer to HELLO.
     func readHandshake(_ carrier: Carrier) {
         if carrier.state == .tunnelling { return readProxy(carrier) }
-        guard carrier.state == .greeted || carrier.state == .connected else { return }
+        guard carrier.state == .greeted || carrier.state == .connected || carrier.state == .standby else { return }
         let bytes = carrier.block.unread
         let decoded: (frame: Frame, byteCount: Int)?
         do throws(ProtocolFault) {
@@ -50,6 +50,15 @@ extension Uplink {
         guard let (frame, count) = decoded else { return }
         carrier.block.parsed += count
         switch frame {
+        case .welcome(let welcome) where standby.isMaking(carrier) && carrier.state == .greeted:
+            let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Welcome.provenByteCount)])
+            standby.handleWelcome(welcome, proven, carrier)
+        case .refuse where standby.isMaking(carrier):
+            standby.handleRefused(carrier)
+        case .ping where carrier.hasStoodBy && carrier.state != .connected:
+            // The server misses answers on the carrier. It may have said so before it knew that the session continues here.
+            if carrier.state == .standby { standby.hurry() }
+            if !carrier.block.unread.isEmpty, !carrier.isOver { readHandshake(carrier) }
         case .welcome(let welcome) where carrier.state == .greeted:
             accept(welcome, UnsafeRawBufferPointer(rebasing: bytes[..<count]), carrier)
         case .refuse(let refusal) where carrier.state == .greeted:
@@ -93,6 +102,9 @@ extension Uplink {
         run()
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
         noteAnswers(welcome.answers, carrier)
+        client.handleWelcomed(self)
+        if isNew { handleAddresses() }
+        standby.review()
         if isNew, !isExtra { client.endIfDouble(self) }
     }
 

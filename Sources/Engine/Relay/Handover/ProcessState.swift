@@ -163,6 +163,7 @@ extension RelayProcess {
         try archive.number(&session.openedAt, in: 0...max(now, session.openedAt))
         try archive.text(&session.peerName, most: RegistryPolicy.nameMaximum)
         try archive.flag(&session.isProven)
+        try archive.counter(&session.standbyNumber)
         guard !archive.isSaving else { return }
         session.identity = SessionIdentity(high: words[0], low: words[1])
         session.secret = Secret(words[2], words[3], words[4], words[5])

@@ -4,7 +4,7 @@ import Loop
 /// The program that replaces this one by execve(2), and the state that it is given.
 public enum Successor {
     /// The version of the state that this program writes, and the only one that it reads.
-    public static let stateVersion = 3
+    public static let stateVersion = 4
     /// The environment variable `PID:DESCRIPTOR` that names the memfd with the state.
     static let variable = "TELE_STATE"
 

@@ -32,6 +32,17 @@ public struct Configuration: Equatable, Sendable {
     public var failoverSeconds = 10
     /// Client: carriers to a server at a time, 1…`carriersMaximum`. Each has a session of its own. Nil: as many as the path needs.
     public var carriers: Int? = 1
+    /// Client: the interfaces of this host over which the server is reached.
+    public var paths = Paths.all
+
+    public enum Paths: Equatable, Sendable {
+        /// As the routes say, and no other.
+        case usual
+        /// All that lead there: one carries, another stands by.
+        case all
+        /// These, the preferred one first.
+        case named([String])
+    }
     /// Client: through which the server is reached. Nil: straight.
     public var proxy: Proxy?
     /// Server: which mappings each client may use, and where its programs may go beside them.

@@ -31,7 +31,7 @@ enum Operation: UInt8 {
     /// An origin's name may be looked up again.
     case originQuestion
     // Timers of the process.
-    case dial, serverChoice, carrierCount, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
+    case dial, standby, serverChoice, carrierCount, registry, grants, stopping, usersRetry, readersRetry, coolDown, carriersCoolDown
     /// The ring had no room to wait for signals, or for network events.
     case watchesRetry
     /// The network changed several times in a row.

@@ -64,6 +64,19 @@ enum Policy {
     static let lookupLeast = Interval.milliseconds(100)
     /// A client with several servers sends a new user's bytes to one that has answered within this, and asks it else.
     static let answerMoment = Interval.milliseconds(250)
+    /// A standby carrier is asked by the kernel when it has been idle for so long: often enough for what a NAT forgets.
+    static let standbyIdleSeconds: Int32 = 10
+    /// A client tries to have one again after this, twice as long after each failure, at most the second; and one connect takes at most this.
+    static let standbyPause = (least: Interval.seconds(1), most: Interval.seconds(30))
+    static let standbyMaximum = Interval.seconds(5)
+    /// Its server refuses standby carriers: it is older than they are, perhaps.
+    static let standbyRefused = Interval.seconds(600)
+    /// The preferred path is used again when it has been ready for this, twice as long for each time that it was left lately, at most the second.
+    static let pathReturn = (least: Interval.seconds(10), most: Interval.seconds(600))
+    /// So many changes to the other path within this are enough: then a path is slow now and then, not dead.
+    static let hurry = (count: 3, within: Interval.seconds(10))
+    /// Users of a further carrier that has not reached the server this long after the first one has are moved to the first.
+    static let extraMoment = Interval.milliseconds(500)
     /// A client that has no carrier believes its server's `-hold` to be over this much later: the server may have missed the carrier later.
     static let holdMargin = Interval.seconds(60)
     /// A name without an address is looked up again after this, when it is needed.

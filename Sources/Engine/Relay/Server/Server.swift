@@ -117,7 +117,7 @@ final class Server: Host {
     }
 
     func readHandshake(_ carrier: Carrier) {
-        guard carrier.state == .awaitingHello else { return }
+        guard carrier.state == .awaitingHello || carrier.state == .standby else { return }
         let bytes = carrier.block.unread
         let decoded: (hello: Hello, byteCount: Int)?
         do throws(ProtocolFault) {
@@ -131,6 +131,11 @@ final class Server: Host {
         }
         guard let (hello, count) = decoded else { return }
         carrier.block.parsed += count
+        if carrier.state == .standby {
+            relay.sessions.release(standby: carrier)
+            carrier.state = .awaitingHello
+            carrier.session = nil
+        }
         handshakes.removeAll { $0 === carrier }
         relay.timers.cancel(carrier.token(.carrierDeadline))
         let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Hello.provenByteCount)])
@@ -141,9 +146,43 @@ final class Server: Host {
         switch verdict {
         case .begin(let grant): begin(hello, carrier, grant)
         case .resume(let key): establish(relay.sessions.find(key)!, hello, carrier, isNew: false)
+        case .standBy(let key): standBy(relay.sessions.find(key)!, hello, carrier)
         case .refuse(let code, let reason): refuse(carrier, hello, code, reason)
         }
     }
+
+    // MARK: Standby carriers
+
+    /// A HELLO without an attempt: the client wants to have this connection at hand.
+    private func standBy(_ session: Session, _ hello: Hello, _ carrier: Carrier) {
+        // Or whoever has seen it could say it once more.
+        guard hello.dataLimit > session.standbyNumber else { return refuse(carrier, hello, .stale, "a newer standby was accepted") }
+        session.standbyNumber = hello.dataLimit
+        let welcome = Welcome(
+            identity: session.identity, secret: .zero, attempt: 0, epoch: session.endpoint.epoch, received: 0, dataLimit: 0, maximumStreams: 0,
+            initialCredit: 0)
+        guard let binding = carrier.binding, let bytes = welcome.encoded(provenWith: session.secret, on: binding) else {
+            return relay.carriers.lost(carrier, "cannot compute a proof")
+        }
+        relay.sessions.standBy(carrier, for: session)
+        carrier.greeting = Carrier.Greeting(bytes: bytes)
+        relay.carriers.writer.sendGreeting(carrier)
+    }
+
+    /// The client hears it when its own carrier brings nothing any more, and says HELLO there.
+    func nudge(_ standby: Carrier) {
+        guard standby.greeting.isSent, !standby.inFlight.send else { return }
+        var bytes = [UInt8](repeating: 0, count: Specification.controlFrameMaximum)
+        let count = bytes.withUnsafeMutableBytes { buffer in
+            var writer = ByteWriter(buffer)
+            writer.appendPing(token: 0)
+            return writer.count
+        }
+        standby.greeting = Carrier.Greeting(bytes: Array(bytes[..<count]))
+        relay.carriers.writer.sendGreeting(standby)
+    }
+
+    // MARK: Sessions that begin and continue
 
     /// The group that shares a part of a full table: without keys, an IPv4 address, or a /64 of IPv6.
     private func group(_ carrier: Carrier) -> String {
@@ -237,6 +276,7 @@ final class Server: Host {
         for carrier in handshakes { relay.carriers.close(carrier) }
         handshakes = []
         for session in relay.sessions.all {
+            relay.sessions.closeStandby(of: session)
             guard let carrier = session.carrier else { continue }
             relay.carriers.close(carrier)
             detach(session)

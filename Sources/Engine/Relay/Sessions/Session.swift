@@ -22,6 +22,10 @@ final class Session {
     var turns = 0
     /// The carrier that owns the session.
     var carrier: Carrier?
+    /// A connection over another path, over which it can continue at once. Nil: there is none.
+    var standby: Carrier?
+    /// Server: the number of its last one; each has a greater one.
+    var standbyNumber: UInt64 = 0
     /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.
     var pinning: [Carrier] = []
 

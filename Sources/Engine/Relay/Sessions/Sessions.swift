@@ -212,11 +212,59 @@ final class Sessions {
         }
         switch session.endpoint.handleTimeout(now: relay.instant) {
         case .unchanged: break
+        case .late: late(session)
         case .inDoubt: inDoubt(session)
         case .suspected: suspected(session)
         }
         markDirty(session)
     }
+
+    /// An answer is late, and there is another path: the session continues there, unless TCP knows that this one works.
+    private func late(_ session: Session) {
+        guard let carrier = session.carrier, let facts = PathFacts(carrier.fd) else { return }
+        let silence = Interval.milliseconds(UInt64(facts.silenceMilliseconds))
+        guard facts.unacknowledged > 0, silence >= Interval.microseconds(UInt64(facts.roundTripMicroseconds)) * 2 else { return }
+        relay.client?.handleLate(session)
+        if let standby = session.standby { relay.server?.nudge(standby) }
+    }
+
+    // MARK: Standby carriers
+
+    /// The session can continue over it at once. One that it had before is closed.
+    func standBy(_ carrier: Carrier, for session: Session) {
+        let old = session.standby
+        carrier.session = session
+        carrier.state = .standby
+        carrier.hasStoodBy = true
+        session.standby = carrier
+        if let old, old !== carrier { relay.carriers.close(old) }
+        Socket.keepAlive(carrier.fd, idle: Policy.standbyIdleSeconds)
+        session.endpoint.watchLateness(true)
+        markDirty(session)
+    }
+
+    /// It is the session's standby no more: it says HELLO, or ends.
+    func release(standby carrier: Carrier) {
+        guard let session = carrier.session, session.standby === carrier else { return }
+        session.standby = nil
+        session.endpoint.watchLateness(false)
+    }
+
+    func closeStandby(of session: Session) {
+        guard let standby = session.standby else { return }
+        release(standby: standby)
+        relay.carriers.close(standby)
+    }
+
+    func standbyLost(_ session: Session, _ carrier: Carrier) {
+        if session.standby === carrier {
+            session.standby = nil
+            session.endpoint.watchLateness(false)
+        }
+        relay.client?.handleStandbyLost(session)
+    }
+
+    // MARK: Doubts
 
     /// The answer that is due does not come, and TCP does not explain it: a probe, beside the carrier.
     private func inDoubt(_ session: Session) {
@@ -343,6 +391,7 @@ final class Sessions {
         remember(session)
         relay.host.handleSessionEnded(session)
         relay.locals.endAll(of: session, isComplete: isComplete, waits: waits)
+        closeStandby(of: session)
         if let carrier = session.carrier { relay.carriers.closeGently(carrier) }
         session.carrier = nil
         relay.timers.cancel(session.token(.sessionTimeout))

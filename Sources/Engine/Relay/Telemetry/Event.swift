@@ -49,6 +49,8 @@ enum Event {
     case sessionResumed(Session, Address, after: UInt64, recovery: UInt64, replayed: UInt64, roundTripMicroseconds: UInt32?)
     case carrierSuspected(Session, Address)
     case carrierRecovered(Session, after: UInt64)
+    /// There is a second connection over another interface.
+    case standbyUp(Session, Address, interface: String)
     /// The other side could not be heard, and had something to say; this side had not.
     case carrierWasSilent(Session, for: UInt64)
     case carrierLost(Session, Address, reason: String, heldForSeconds: Int?)

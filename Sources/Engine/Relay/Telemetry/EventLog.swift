@@ -115,7 +115,7 @@ struct EventLog {
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
+            .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
             .certificateExpires,
             .memoryBeyondLimit:
             break
@@ -254,6 +254,8 @@ private struct Line {
                 ]) { $1 })
         case .carrierRecovered(let session, let after):
             Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
+        case .standbyUp(let session, let peer, let interface):
+            Line(.info, "standby carrier up", facts(session, peer, nil).merging(["interface": "\(interface)"]) { $1 })
         case .carrierWasSilent(let session, let length):
             Line(.info, "inbound outage detected", ["session": "\(session.name)", "for": "\(seconds(length))"])
         case .carrierLost(let session, let peer, let reason, let held):

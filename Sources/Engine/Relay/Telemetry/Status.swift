@@ -42,6 +42,10 @@ public struct Status: Codable, Sendable {
         /// As it authenticated; empty without keys.
         public let name: String
         public let carrier: Carrier
+        /// Client: the interface of this host that the carrier uses, and that of a second connection which can take over at once. Nil: it is not
+        /// known, there is none, or the process is older than these fields.
+        public let interface: String?
+        public let standby: String?
         /// Since when the carrier is as it is.
         public let carrierSeconds: Double
         public let roundTripSeconds: Double
@@ -176,11 +180,17 @@ extension RelayProcess {
         return Status.Session(
             session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", server: uplink.map { "\($0.target)" },
             isCurrent: uplink.map { $0 === client?.current }, name: session.peerName, carrier: carrier,
+            interface: interface(session.carrier), standby: interface(session.standby),
             carrierSeconds: seconds(since: since), roundTripSeconds: roundTrip(session),
             streams: session.endpoint.streamCount, epoch: Int(session.endpoint.epoch), backlogBytes: session.account.held,
             backlogSeconds: session.account.held == 0 ? 0 : session.age.since.map { seconds(since: $0.nanoseconds) } ?? 0,
             undeliveredBytes: session.endpoint.unconsumedByteCount, sentBytes: session.endpoint.payloadSent,
             deliveredBytes: session.endpoint.payloadTaken)
+    }
+
+    private func interface(_ carrier: Carrier?) -> String? {
+        guard let carrier, carrier.interface != 0 else { return nil }
+        return Interface.name(carrier.interface)
     }
 
     /// The last answer to a PING, or what TCP measured, if that is less: TCP counts the time by which an idle peer's kernel delays its

@@ -1,0 +1,189 @@
+import Control
+import Loop
+import Time
+import Tunnel
+import Wire
+
+/// A second connection to the server of an uplink, over another of this host's interfaces: connected, authenticated and idle. When the carrier is
+/// late, silent or lost, the session continues over it at once (docs/protocol.md 4.27). A host with one way to the server has none.
+///
+///     none ──the carrier works, and there is another interface──▶ connecting ─▶ (securing) ─▶ asking ─WELCOME─▶ ready ─▶ a candidate of the dialer
+///      ▲                                                              └────────────failed, refused, too old───────┴──lost──┐
+///      └──────────────────────────────after a pause───────────────────────────────────────────────────────────────────────┘
+final class Standby {
+    unowned(unsafe) private let uplink: Uplink
+    unowned(unsafe) private let relay: RelayProcess
+    /// While it is being made; when it is ready it is the session's.
+    private var made: Carrier?
+    private var pausedUntil = Instant(nanoseconds: 0)
+    private var failuresInRow = 0
+    /// When the session last went over to another path because an answer was late.
+    private var hurries: [Instant] = []
+    /// When it last left the preferred path, and since when it can return there.
+    private var departures: [Instant] = []
+    private var readySince = Instant(nanoseconds: 0)
+
+    init(_ uplink: Uplink) { (self.uplink, relay) = (uplink, uplink.relay) }
+
+    private var session: Session { uplink.session }
+
+    func isMaking(_ carrier: Carrier) -> Bool { made === carrier }
+
+    // MARK: To have one
+
+    /// After each change of the carrier, of the network, and when time has passed.
+    func review() {
+        guard let carrier = session.carrier, session.isHealthy, relay.stopping.isRunning, !relay.handover.isUnderWay,
+            relay.configuration.paths != .usual, relay.configuration.proxy == nil, !carrier.peer.isLoopback, carrier.peer.path == nil
+        else { return cancelTimer() }
+        let interfaces = uplink.interfaces(to: carrier.peer)
+        let own = interface(of: carrier, among: interfaces)
+        let others = interfaces.filter { $0.index != own }
+        if let ready = session.standby {
+            guard !others.contains(where: { $0.index == ready.interface }) else { return returnIfDue(ready, preferred: interfaces[0].index) }
+            // Its interface is gone, or the carrier has moved there.
+            relay.sessions.closeStandby(of: session)
+        }
+        guard !others.isEmpty, own != nil else {
+            if let made { close(made) }
+            return cancelTimer()
+        }
+        guard made == nil else { return }
+        guard relay.instant >= pausedUntil else { return setTimer(pausedUntil) }
+        dial(Way(address: carrier.peer, interface: others[failuresInRow % others.count].index))
+    }
+
+    /// The preferred path is the user's choice, or that of the routes: the other one may be metered. It is taken again when it has been ready for
+    /// a while, longer the more often it was left lately.
+    private func returnIfDue(_ ready: Carrier, preferred: UInt32) {
+        guard ready.interface == preferred else { return cancelTimer() }
+        departures.removeAll { relay.instant.since($0) > Policy.pathReturn.most }
+        let pause = min(Policy.pathReturn.least * (1 << UInt64(min(max(departures.count, 1) - 1, 10))), Policy.pathReturn.most)
+        guard relay.instant >= readySince + pause else { return setTimer(readySince + pause) }
+        cancelTimer()
+        takeOver()
+    }
+
+    /// The interface that the carrier goes through. Nil: it is not known any more.
+    private func interface(of carrier: Carrier, among interfaces: [Interface]) -> UInt32? {
+        if carrier.interface != 0 { return carrier.interface }
+        let source = Socket.localAddress(carrier.fd)?.withoutPort
+        guard let found = interfaces.first(where: { $0.source == source }) else { return nil }
+        carrier.interface = found.index
+        return found.index
+    }
+
+    /// The network changed: what failed before may work now.
+    func handleNetworkChanged() {
+        if failuresInRow > 0 { (pausedUntil, failuresInRow) = (Instant(nanoseconds: 0), 0) }
+        review()
+    }
+
+    func handleTimer() {
+        if let made, relay.now >= made.openedAt + Policy.standbyMaximum.nanoseconds {
+            close(made)
+            pause()
+        }
+        review()
+    }
+
+    private func dial(_ way: Way) {
+        guard let carrier = uplink.open(way) else { return pause() }
+        made = carrier
+        setTimer(relay.instant + Policy.standbyMaximum)
+        if !relay.carriers.connect(carrier, to: way.address) { handleFailed(carrier) }
+    }
+
+    private func setTimer(_ at: Instant) { relay.timers.set(Operation.standby.token(uplink.number), at: at.nanoseconds) }
+    private func cancelTimer() { relay.timers.cancel(Operation.standby.token(uplink.number)) }
+
+    private func pause(_ least: Interval = .zero) {
+        let usual = Policy.standbyPause.least * (1 << UInt64(min(failuresInRow, 10)))
+        failuresInRow += 1
+        pausedUntil = relay.instant + max(min(usual, Policy.standbyPause.most), least)
+        setTimer(pausedUntil)
+    }
+
+    // MARK: While it is made
+
+    func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
+        guard error == nil else { return handleFailed(carrier) }
+        carrier.state = .connected
+        relay.carriers.reader.arm(carrier)
+        guard relay.credentials != nil else { return ask(carrier) }
+        uplink.secure(carrier)
+    }
+
+    /// HELLO without an attempt: its number, which must grow, is the time.
+    func ask(_ carrier: Carrier) {
+        guard session.isHealthy, session.endpoint.isEstablished else { return handleFailed(carrier) }
+        let hello = Hello(identity: session.identity, attempt: 0, received: 0, replay: 0, earlyByteCount: 0, dataLimit: relay.now)
+        guard let binding = carrier.binding, let bytes = hello.encoded(secret: session.secret, on: binding) else { return handleFailed(carrier) }
+        carrier.state = .greeted
+        carrier.hasGreeted = true
+        carrier.session = session
+        carrier.greeting = Carrier.Greeting(bytes: bytes)
+        relay.carriers.writer.sendGreeting(carrier)
+    }
+
+    func handleWelcome(_ welcome: Welcome, _ proven: UnsafeRawBufferPointer, _ carrier: Carrier) {
+        guard carrier.session === session, welcome.attempt == 0, welcome.identity == session.identity, let binding = carrier.binding,
+            welcome.isProven(session.secret, over: proven, on: binding)
+        else { return handleFailed(carrier) }
+        made = nil
+        failuresInRow = 0
+        readySince = relay.instant
+        relay.sessions.standBy(carrier, for: session)
+        relay.events.note(.standbyUp(session, carrier.peer, interface: Interface.name(carrier.interface)))
+        // The carrier may be late already.
+        review()
+    }
+
+    func handleRefused(_ carrier: Carrier) {
+        close(carrier)
+        pause(Policy.standbyRefused)
+    }
+
+    func handleFailed(_ carrier: Carrier) {
+        close(carrier)
+        pause()
+    }
+
+    /// One that was ready has ended.
+    func handleLost() {
+        pause()
+        review()
+    }
+
+    private func close(_ carrier: Carrier) {
+        if made === carrier { made = nil }
+        relay.carriers.close(carrier)
+    }
+
+    /// The process, the session or the uplink ends.
+    func end() {
+        if let made { close(made) }
+        relay.sessions.closeStandby(of: session)
+        cancelTimer()
+    }
+
+    // MARK: To use it
+
+    /// The session continues over it, if there is one. The old carrier stays until the server has answered.
+    func takeOver() {
+        guard let carrier = session.standby, !carrier.isOver, let way = carrier.way else { return }
+        if session.carrier.map({ uplink.interfaces(to: $0.peer).first?.index == $0.interface }) ?? false { departures.append(relay.instant) }
+        relay.sessions.release(standby: carrier)
+        carrier.state = .connected
+        let connectTook = PathFacts(carrier.fd).map { Interval.microseconds(UInt64($0.leastRoundTripMicroseconds)) } ?? .zero
+        uplink.adopt(carrier, way, connectTook: connectTook)
+    }
+
+    /// An answer is late: a path that is only slow now and then is not left again and again.
+    func hurry() {
+        hurries.removeAll { relay.instant.since($0) > Policy.hurry.within }
+        guard session.standby != nil, hurries.count < Policy.hurry.count else { return }
+        hurries.append(relay.instant)
+        takeOver()
+    }
+}
