@@ -24,7 +24,7 @@ public struct CarrierCount: Sendable {
     /// One in so many lost: cubic's window is then less than 100 segments (RFC 9438 §5.2).
     public static let lossOneIn: UInt64 = 1000
     /// Carriers are kept for this long after the last loss.
-    public static let kept = Interval.seconds(60)
+    public static let kept = Interval.seconds(600)
 
     public let maximum: Int
     private var last: [UInt32: Sample] = [:]

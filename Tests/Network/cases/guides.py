@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import programs
 from lab import CLIENT_GATEWAY, SERVER_ADDRESS
 from path import HERE, binary
 from process import Failure
@@ -115,10 +116,50 @@ def kafka(context):
     return f"{count} messages in order"
 
 
+class Database(programs.Pgbench):
+    """The database of databases.md."""
+    origin_port = 5432
+
+
+def databases(context):
+    """databases.md: its session as it stands there, without and with a silence."""
+    lab = context.lab()
+    database = Database(context, lab)
+    database.prepare(None)
+    folder = os.path.join(lab.directory, "home")
+    os.makedirs(folder)
+    os.symlink(os.path.abspath(binary()), f"{folder}/tele")
+    subprocess.run([binary(), "keygen", f"-out={folder}/tele.key"], check=True, capture_output=True)
+    lab.client.write_etc("hosts", f"127.0.0.1 localhost\n{SERVER_ADDRESS} host9\n")
+    machines = {"host9": lab.server, "notebook": lab.client}
+    query = None
+    for number, (host, command) in enumerate(session_of("databases.md")):
+        def start(number=number, host=host, command=command):
+            return lab.start(f"line-{number}", ["sh", "-c", f"cd {folder} && PATH={folder}:$PATH && exec {command}"], host=machines[host])
+        if not command.startswith("tele"):
+            query = start
+            continue
+        process, said = start(), "listening for carriers" if "-server" in command else "carrier up"
+        if not context.until(10, lambda process=process, said=said: said in process.errors):
+            raise Failure(f"{command}: {process.errors[-300:]}")
+    for silence in (False, True):
+        if silence:
+            lab.forward("drop")
+        process = query(f"query-{silence}")
+        if silence:
+            context.sleep(2)
+            lab.forward("accept")
+        if process.wait(20) != 0 or "count" not in process.output:
+            raise Failure(f"psql: status {process.status}, “{process.output[-200:]}”, {process.errors[-300:]}")
+    return "its query, without and with a silence"
+
+
 def cases():
     return [
         Case("guides.reverse", session("reverse.md", "pi"), needs=("curl",), only_tele=True, only_plain=True),
+        Case("guides.paths", session("paths.md", "host9"), needs=("curl",), only_tele=True, only_plain=True),
         Case("guides.failover", session("failover.md", "host8", "host9"), needs=("curl",), only_tele=True, only_plain=True),
+        Case("guides.databases", databases, needs=Database.needs, only_tele=True, only_plain=True),
         Case("guides.kafka", kafka, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True, only_plain=True),
         Case("guides.socks", session("socks.md", "host9"), needs=("curl",), only_tele=True, only_plain=True),
     ]

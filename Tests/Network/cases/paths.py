@@ -150,6 +150,37 @@ def returns(context):
     return note
 
 
+def both(context):
+    """Two named ways and four carriers: connections are spread over both; one of them goes silent, and all go on over the other."""
+    lab = context.lab()
+    control = f"{lab.directory}/client.sock"
+    ways = TwoWays(lab)
+    ways.add()
+    path = context.path(lab, ORIGIN_PORT, client_flags=[f"-control={control}", "-paths=eth0,eth1", "-carriers=4"])
+
+    def carriers():
+        run = subprocess.run([binary(), "status", "-json", f"-control={control}"], capture_output=True, text=True, timeout=10)
+        return sorted((session.get("interface") or "-") for session in json.loads(run.stdout)["sessions"] if session["carrier"] == "up")
+    if not context.until(5, lambda: carriers() == ["eth0", "eth0", "eth1", "eth1"]):
+        raise Failure(f"the carriers are on {carriers()}")
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pairs = [call(lab, path, switchboard) for _ in range(8)]
+        flows = [Flow(*pair) for pair in pairs]
+        context.sleep(1.5)
+        began = time.monotonic()
+        ways.silence("client1")
+        context.sleep(2)
+        gap = max(flow.longest_gap(began) for flow in flows)
+        if carriers() != ["eth0"] * 4:
+            raise Failure(f"eth1 is silent, and the carriers are on {carriers()}")
+        ways.silence()
+        for flow in flows:
+            flow.stop()
+        if gap > LIMIT:
+            raise Failure(f"a gap of {gap * 1000:.0f} ms")
+    return f"8 connections over both, then over one, with a gap of at most {gap * 1000:.0f} ms"
+
+
 def usual(context):
     """`-paths=usual` uses the route only; names of interfaces use these, the first one first, and none that is not named."""
     lab = context.lab()
@@ -178,4 +209,5 @@ def cases():
         yield Case(f"paths.silent-{direction}", silent(direction), drivers="both", only_tele=True)
     yield Case("paths.come-and-go", come_and_go, drivers="both", only_tele=True)
     yield Case("paths.returns", returns, drivers="both", only_tele=True)
+    yield Case("paths.both", both, drivers="both", only_tele=True)
     yield Case("paths.usual", usual, only_tele=True)

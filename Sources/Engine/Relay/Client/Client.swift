@@ -25,6 +25,7 @@ final class Client: Host {
     /// With `-carriers=auto`.
     private var counted = CarrierCount(maximum: Configuration.carriersMaximum)
     private var wantedCarriers = 1
+    private var isWatchingLoss = false
     private var numbers: UInt32 = 0
     /// A choice is being made; another one is wanted after it.
     private var isChoosing = false
@@ -82,7 +83,7 @@ final class Client: Host {
         hasStarted = true
         for uplink in all { uplink.start() }
         choose()
-        if relay.configuration.carriers == nil { countCarriers() }
+        watchLoss()
         guard let stream = relay.configuration.stream else { return }
         Socket.adopt(stream.fd)
         add(stream.fd, target: Mapping(name: stream.name, address: relay.configuration.output).target, 0)
@@ -93,6 +94,7 @@ final class Client: Host {
     /// The session in which a new user's stream is opened. What was sent to a server cannot be moved to another one, so nothing is sent while the
     /// server may be silent: the stream is pending. A server that was quiet is asked first, which takes a round trip, as a connect would.
     var sessionForNewUser: Session {
+        watchLoss()
         guard holdsNewUsers else { return leastBusy }
         current.session.endpoint.ask()
         relay.sessions.markDirty(current.session)
@@ -125,6 +127,13 @@ final class Client: Host {
         return server.run == own.run
     }
 
+    /// Nobody wakes up for a client without users.
+    private func watchLoss() {
+        guard relay.configuration.carriers == nil, !isWatchingLoss else { return }
+        isWatchingLoss = true
+        relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
+    }
+
     /// What the carriers to the current server have carried.
     private func countCarriers() {
         var samples: [UInt32: CarrierCount.Sample] = [:]
@@ -136,7 +145,7 @@ final class Client: Host {
         }
         wantedCarriers = counted.judge(samples, now: relay.instant)
         chooseExtras()
-        relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
+        if wantedCarriers > 1 || samples.values.contains(where: { $0.streams > 0 }) { watchLoss() }
     }
 
     /// Where the first uplink to a server of the list has reached it.
@@ -306,7 +315,9 @@ final class Client: Host {
     func handleTimer(_ operation: Operation, _ token: Token) {
         switch operation {
         case .serverChoice: choose()
-        case .carrierCount: if !relay.handover.isUnderWay { countCarriers() }
+        case .carrierCount:
+            isWatchingLoss = false
+            if !relay.handover.isUnderWay { countCarriers() }
         default: all.first { $0.number == token.index }?.handleTimer(operation)
         }
     }
@@ -384,7 +395,7 @@ final class Client: Host {
     func resume() {
         for uplink in all { uplink.run() }
         choose()
-        if relay.configuration.carriers == nil { countCarriers() }
+        watchLoss()
     }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {

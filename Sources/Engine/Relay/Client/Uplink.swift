@@ -179,8 +179,14 @@ final class Uplink {
         switch relay.configuration.paths {
         case .usual: []
         case .all: Interface.reaching(address)
-        case .named(let names): Interface.reaching(address, names: names)
+        case .named(let names): Interface.reaching(address, names: ordered(names))
         }
+    }
+
+    /// Several carriers begin on the user's interfaces in turn, so that many connections together use all of them.
+    private func ordered(_ names: [String]) -> [String] {
+        let first = isExtra ? Int(number - 1) % names.count : 0
+        return Array(names[first...] + names[..<first])
     }
 
     /// How each address is dialled: as its route says first, and then through the other interfaces; before the first carrier these are tried only

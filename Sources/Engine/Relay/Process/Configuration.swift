@@ -31,7 +31,7 @@ public struct Configuration: Equatable, Sendable {
     /// Client: seconds that new users wait for a server before they go to the next one, 0…1 day.
     public var failoverSeconds = 10
     /// Client: carriers to a server at a time, 1…`carriersMaximum`. Each has a session of its own. Nil: as many as the path needs.
-    public var carriers: Int? = 1
+    public var carriers: Int?
     /// Client: the interfaces of this host over which the server is reached.
     public var paths = Paths.all
 

@@ -70,11 +70,11 @@ struct Histograms {
 
     var all: [(name: String, help: String, One)] {
         [
-            ("tele_outage_seconds", "From an outage's first sign to the new carrier.", outage),
-            ("tele_recovery_seconds", "From the start of the dial that ended an outage to its end.", recovery),
+            ("tele_outage_seconds", "Length of an outage: from its first sign to the new carrier.", outage),
+            ("tele_recovery_seconds", "Time from the dial that ended an outage to the end of the outage.", recovery),
             ("tele_replayed_bytes", "Bytes sent again after an outage.", replayed),
-            ("tele_carrier_round_trip_seconds", "A carrier's round trip when it got its session.", roundTrip),
-            ("tele_origin_connect_seconds", "How long an origin took to accept.", connect),
+            ("tele_carrier_round_trip_seconds", "Round trip of a carrier when it began or resumed a session.", roundTrip),
+            ("tele_origin_connect_seconds", "Time that an origin took to accept a connection.", connect),
         ]
     }
 }

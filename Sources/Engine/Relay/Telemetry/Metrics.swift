@@ -6,11 +6,11 @@ enum Metrics {
 
     static func text(_ status: Status, _ journal: EventLog) -> String {
         var page = Page()
-        page.gauge("tele_build_info", "What runs: always 1.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
-        page.gauge("tele_uptime_seconds", "Since the start.", status.uptimeSeconds)
+        page.gauge("tele_build_info", "Always 1; the labels say what runs.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
+        page.gauge("tele_uptime_seconds", "Time since the process started; upgrades do not count as starts.", status.uptimeSeconds)
         page.counter("tele_upgrades_total", "Upgrades of the running process.", status.upgrades ?? 0)
         page.gauge("tele_upgrade_pause_seconds", "Pause of the last upgrade.", status.upgradePauseSeconds ?? 0)
-        page.gauge("tele_draining", "1 while the process comes to its end.", status.state == "running" ? 0 : 1)
+        page.gauge("tele_draining", "1 while the process drains or stops.", status.state == "running" ? 0 : 1)
         page.gauge("tele_connections", "Connections of users, or to origins, that are open.", Double(status.connections))
         page.gauge("tele_sessions", "Sessions, with a carrier or without.", Double(status.sessions.count))
         for (state, carrier) in [("up", Status.Session.Carrier.up), ("suspected", .suspected), ("away", .away)] {
@@ -18,17 +18,20 @@ enum Metrics {
                 "tele_session_carriers", "Sessions by the state of their carrier.",
                 Double(status.sessions.count { $0.carrier == carrier }), ["state": state])
         }
-        page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
-        page.gauge("tele_backlog_bytes", "Bytes that the other side has not acknowledged.", Double(status.heldBytes))
-        page.gauge("tele_backlog_limit_bytes", "Where tele stops reading, all sessions together.", Double(status.heldBytesMaximum))
         page.gauge(
-            "tele_session_backlog_bytes", "The same of the session that holds most.",
+            "tele_session_standbys", "Sessions that can continue over a second path at once.", Double(status.sessions.count { $0.standby != nil }))
+        page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
+        page.gauge("tele_backlog_bytes", "Bytes sent or waiting that the other side has not acknowledged.", Double(status.heldBytes))
+        page.gauge("tele_backlog_limit_bytes", "Bytes at which tele stops reading, all sessions together (-memory).", Double(status.heldBytesMaximum))
+        page.gauge(
+            "tele_session_backlog_bytes", "Bytes that are not acknowledged, in the session that has most.",
             Double(status.sessions.map(\.backlogBytes).max() ?? 0))
         page.gauge(
-            "tele_session_backlog_limit_bytes", "Where tele stops reading the users of one session (-buffer).",
+            "tele_session_backlog_limit_bytes", "Bytes at which tele stops reading, one session (-buffer).",
             Double(status.sessionBytesMaximum))
-        page.gauge("tele_backlog_age_seconds", "How long the oldest of them waits.", status.sessions.map(\.backlogSeconds).max() ?? 0)
-        page.gauge("tele_undelivered_bytes", "Bytes of the other side that users have not taken.", Double(status.waitingBytes))
+        page.gauge(
+            "tele_backlog_age_seconds", "How long the oldest byte that is not acknowledged has waited.", status.sessions.map(\.backlogSeconds).max() ?? 0)
+        page.gauge("tele_undelivered_bytes", "Bytes from the other side that users or origins have not taken.", Double(status.waitingBytes))
         page.gauge("tele_resident_memory_bytes", "Memory in use.", Double(status.residentBytes))
         page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", Double(status.residentBytes))
         page.gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", startTime(status))
@@ -65,7 +68,7 @@ enum Metrics {
         for session in status.sessions {
             guard let server = session.server, let isCurrent = session.isCurrent else { continue }
             page.gauge(
-                "tele_server_up", "1: a carrier to this server works. One line for each session.", session.carrier == .up ? 1 : 0,
+                "tele_server_up", "1 while a carrier to this server works; of clients with several servers.", session.carrier == .up ? 1 : 0,
                 ["server": server, "current": isCurrent ? "1" : "0"])
         }
     }
@@ -74,28 +77,28 @@ enum Metrics {
         let counters = status.counters
         page.counter("tele_user_received_bytes_total", "Bytes read from users or origins.", status.readBytes)
         page.counter("tele_user_sent_bytes_total", "Bytes that users or origins took.", status.takenBytes)
-        page.counter("tele_user_spliced_bytes_total", "Bytes of users or origins that went into carriers past memory.", status.splicedBytes)
-        page.counter("tele_user_passed_bytes_total", "Bytes that went from carriers to users or origins past memory.", status.passedBytes)
-        page.counter("tele_carriers_total", "Carriers that got a session.", counters.carriers)
-        page.counter("tele_carriers_lost_total", "Carriers that died by themselves.", counters.carriersLost)
-        page.counter("tele_sessions_total", "Sessions that began.", counters.sessions)
-        page.counter("tele_resumes_total", "Sessions that went on by a new carrier.", counters.resumes)
-        page.counter("tele_suspicions_total", "Answers that were overdue.", counters.suspicions)
-        page.counter("tele_suspicions_wrong_total", "Answers that came after all.", counters.wrongSuspicions)
+        page.counter("tele_user_spliced_bytes_total", "Of the bytes read: those spliced into carriers.", status.splicedBytes)
+        page.counter("tele_user_passed_bytes_total", "Of the bytes taken: those spliced from carriers.", status.passedBytes)
+        page.counter("tele_carriers_total", "Carriers that began or resumed a session.", counters.carriers)
+        page.counter("tele_carriers_lost_total", "Carriers that were lost.", counters.carriersLost)
+        page.counter("tele_sessions_total", "Sessions that were opened.", counters.sessions)
+        page.counter("tele_resumes_total", "Sessions that were resumed on a new carrier.", counters.resumes)
+        page.counter("tele_suspicions_total", "Times when an answer was overdue and the carrier was suspected.", counters.suspicions)
+        page.counter("tele_suspicions_wrong_total", "Suspicions after which the same carrier answered.", counters.wrongSuspicions)
         page.counter("tele_dial_failures_total", "Attempts to reach the server that failed.", counters.dialFailures)
-        page.counter("tele_refusals_total", "Peers that were turned away.", counters.refusals)
-        page.counter("tele_sessions_lost_total", "Sessions that the server did not know any more.", counters.sessionsLost)
-        page.counter("tele_sessions_expired_total", "Sessions that stayed away for too long.", counters.sessionsExpired)
-        page.counter("tele_sessions_evicted_total", "Sessions that gave way or were revoked.", counters.sessionsEvicted)
+        page.counter("tele_refusals_total", "Peers that were rejected: no tele, no valid key, or a handshake that failed.", counters.refusals)
+        page.counter("tele_sessions_lost_total", "Sessions that the server no longer knew: their connections were reset.", counters.sessionsLost)
+        page.counter("tele_sessions_expired_total", "Sessions that were without a carrier for longer than -hold.", counters.sessionsExpired)
+        page.counter("tele_sessions_evicted_total", "Sessions that were ended for want of room, or because their key is gone.", counters.sessionsEvicted)
         page.counter("tele_protocol_faults_total", "Protocol violations by peers.", counters.faults)
         page.counter("tele_streams_total", "Streams that were opened.", counters.streams)
         page.counter("tele_streams_reset_total", "Streams that the other side reset.", counters.streamsReset)
         page.counter("tele_origin_failures_total", "Streams whose origin was not reached.", counters.originFailures)
-        page.counter("tele_accept_failures_total", "Accepts that the system refused.", counters.acceptFailures)
+        page.counter("tele_accept_failures_total", "Connections that could not be accepted (descriptors, memory).", counters.acceptFailures)
         page.counter("tele_connections_refused_total", "Connections that were refused because of -refuse-after.", counters.connectionsRefused)
         page.counter("tele_forbidden_total", "Requests of clients that the server's permissions do not allow.", counters.forbidden)
-        page.counter("tele_server_changes_total", "Times when new connections went to another server from then on.", counters.serverChanges)
-        page.counter("tele_pauses_total", "Times when this process did not run for seconds.", counters.pauses)
+        page.counter("tele_server_changes_total", "Changes of the server that gets new connections.", counters.serverChanges)
+        page.counter("tele_pauses_total", "Times when this process did not run for seconds (sleep, SIGSTOP).", counters.pauses)
     }
 
     /// Lines of the format. A name's help and type come once, before its first value.
