@@ -72,11 +72,21 @@ import Testing
         let several = try settings("-client -out=h:1,[::1]:2,unix:/run/t -failover=3s").configuration
         #expect(several.servers == [HostPort(host: "h", port: 1), HostPort(host: "::1", port: 2), HostPort(path: "/run/t")])
         #expect(several.failoverSeconds == 3)
-        #expect(one.carriers == 1)
+        #expect(one.carriers == nil)
         #expect(try settings("-client -out=h:1 -carriers=8").configuration.carriers == 8)
         #expect(try settings("-client -out=h:1 -carriers=auto").configuration.carriers == nil)
         // A path may have a comma.
         #expect(try settings("-client -out=unix:/run/a,b").configuration.servers == [HostPort(path: "/run/a,b")])
+    }
+
+    @Test func pathsAreAllOrNamed() throws {
+        #expect(try settings("-client -out=h:1").configuration.paths == .all)
+        #expect(try settings("-client -out=h:1 -paths=usual").configuration.paths == .usual)
+        #expect(try settings("-client -out=h:1 -paths=wlan0,wwan0").configuration.paths == .named(["wlan0", "wwan0"]))
+        for wrong in ["", "eth0,", "eth0,eth0", "a-name-that-is-too-long", "eth/0"] {
+            #expect(throws: CommandError.self) { try settings("-client -out=h:1 -paths=\(wrong)") }
+        }
+        #expect(throws: CommandError.self) { try settings("-server -in=:22 -paths=eth0") }
     }
 
     @Test func largeBufferRaisesTheBudgetThatNobodySet() throws {

@@ -74,7 +74,7 @@ struct EventTests {
 }
 
 extension StringProtocol {
-    fileprivate func trimming(_ edge: Character) -> String {
+    func trimming(_ edge: Character) -> String {
         String(drop { $0 == edge }.reversed().drop { $0 == edge }.reversed())
     }
 }
