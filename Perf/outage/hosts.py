@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-CLIENT_NETWORK, SERVER_ADDRESS = "10.9.1", "10.9.1.1"
+CLIENT_NETWORK, SERVER_ADDRESS, SECOND_NETWORK = "10.9.1", "10.9.1.1", "10.9.2"
 CLONE_NEWNET = 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -107,11 +107,7 @@ class Hosts:
         self._lock = threading.Lock()
         self.number = 2
         self.client, self.server = Host("client"), Host("server")
-        self._link = subprocess.Popen([str(link), str(self.client.pid), str(self.server.pid)], stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, text=True, bufsize=1)
-        if self._link.stdout.readline() != "ready\n":
-            self.close()
-            raise Trouble("the path cannot be made; is /dev/net/tun there?")
+        self._links = [self._connect(link, "path0")]
         for host in (self.client, self.server):
             host.ip("link", "set", "path0", "mtu", line.mtu, "txqueuelen", 2000)
             host.ip("link", "set", "path0", "up")
@@ -123,24 +119,47 @@ class Hosts:
         self.client.ip("address", "add", f"{CLIENT_NETWORK}.{self.number}/24", "dev", "path0")
         self.shape(line)
 
-    def tell(self, words: str):
+    def _connect(self, link: Path, device: str) -> subprocess.Popen:
+        process = subprocess.Popen([str(link), str(self.client.pid), str(self.server.pid), device], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True, bufsize=1)
+        if process.stdout.readline() != "ready\n":
+            raise Trouble("the path cannot be made; is /dev/net/tun there?")
+        return process
+
+    def add_path(self, link: Path):
+        """A second path, path1, over which the same address of the server can be reached."""
+        self._links.append(self._connect(link, "path1"))
+        for host, number in ((self.client, 2), (self.server, 1)):
+            host.ip("link", "set", "path1", "mtu", self.line.mtu, "txqueuelen", 2000)
+            host.ip("link", "set", "path1", "up")
+            host.ip("address", "add", f"{SECOND_NETWORK}.{number}/24", "dev", "path1")
+            host.sysctl("net.ipv4.conf.all.rp_filter", 0)
+            host.sysctl("net.ipv4.conf.path1.rp_filter", 0)
+        self.client.ip("route", "add", f"{SERVER_ADDRESS}/32", "via", f"{SECOND_NETWORK}.1", "dev", "path1", "metric", 100)
+        # The longer route of path1 would be preferred.
+        self.client.ip("route", "add", f"{SERVER_ADDRESS}/32", "dev", "path0", "metric", 1)
+        self.shape(self.line, 1)
+
+    def tell(self, words: str, path: int = 0):
         with self._lock:
-            self._link.stdin.write(words + "\n")
-            if self._link.stdout.readline() != "ok\n":
+            link = self._links[path]
+            link.stdin.write(words + "\n")
+            if link.stdout.readline() != "ok\n":
                 raise Trouble(f"the path does not understand “{words}”")
 
-    def shape(self, line: Line):
+    def shape(self, line: Line, path: int = 0):
         self.line = line
-        self.tell(f"up {line.words(is_up=True)}")
-        self.tell(f"down {line.words()}")
+        self.tell(f"up {line.words(is_up=True)}", path)
+        self.tell(f"down {line.words()}", path)
 
     def new_address(self):
         self.number = 2 + (self.number - 1) % 200
         self.client.ip("address", "add", f"{CLIENT_NETWORK}.{self.number}/24", "dev", "path0")
 
     def close(self):
-        self._link.stdin.close()
-        self._link.wait()
+        for link in self._links:
+            link.stdin.close()
+            link.wait()
         self.client.close()
         self.server.close()
         self.folder.cleanup()

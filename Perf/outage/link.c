@@ -2,7 +2,7 @@
  * A path between two hosts: carries IP packets between a TUN device in each of two network namespaces, with delay, rate, a
  * bounded queue, loss, and a switch for each direction. (Linux has netem for this, where the kernel was built with it.)
  *
- *     link CLIENT_PID SERVER_PID      the namespaces are those of two processes
+ *     link CLIENT_PID SERVER_PID [DEVICE]      the namespaces are those of two processes; path0 in each, or the device of this name
  *
  * Reads lines from standard input, answers each with "ok", and ends when that closes:
  *     up RATE DELAY QUEUE LOSS     client to server: bits a second (0: none), delay in microseconds, longest wait in the queue in
@@ -60,6 +60,8 @@ static void fail(const char *what) {
     exit(1);
 }
 
+static const char *device = "path0";
+
 static int open_device(const char *pid) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%s/ns/net", pid);
@@ -69,7 +71,7 @@ static int open_device(const char *pid) {
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) fail("/dev/net/tun");
     struct ifreq request = { .ifr_flags = IFF_TUN | IFF_NO_PI };
-    strcpy(request.ifr_name, "path0");
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device);
     if (ioctl(fd, TUNSETIFF, &request)) fail("TUNSETIFF");
     return fd;
 }
@@ -154,10 +156,11 @@ static bool listen_to_owner(direction *up, direction *down) {
 }
 
 int main(int count, char **words) {
-    if (count != 3) {
-        fputs("usage: link CLIENT_PID SERVER_PID\n", stderr);
+    if (count != 3 && count != 4) {
+        fputs("usage: link CLIENT_PID SERVER_PID [DEVICE]\n", stderr);
         return 64;
     }
+    if (count == 4) device = words[3];
     prctl(PR_SET_TIMERSLACK, 1000);
     int client = open_device(words[1]), server = open_device(words[2]);
     direction up = { .from = client, .to = server, .on = true }, down = { .from = server, .to = client, .on = true };

@@ -13,8 +13,10 @@ from transports import Transport
 
 
 @contextmanager
-def laboratory(link: Path, line: Line, transport: Transport, congestion: str | None = None):
+def laboratory(link: Path, line: Line, transport: Transport, congestion: str | None = None, paths: int = 1):
     with Hosts(link, line, congestion) as hosts:
+        if paths == 2:
+            hosts.add_path(link)
         origin = Origin(hosts, transport)
         try:
             transport.start(hosts)
@@ -160,6 +162,49 @@ def many(link: Path, transport: Transport, line: Line, count: int, outage: float
             end.close()
     return {"count": count, "outage": outage, "arrived": len(arrived), "first": min(arrived, default=None),
             "last": max(arrived, default=None)}
+
+
+def longest(moments: list[float], begin: float, end: float) -> float:
+    """The longest time without one of them, from the last before `begin` on."""
+    before = [moment for moment in moments if moment <= begin][-1:] or [begin]
+    inside = before + [moment for moment in moments if begin < moment <= end] + [end]
+    return max(later - earlier for earlier, later in zip(inside, inside[1:]))
+
+
+def two_paths(link: Path, transport: Transport, line: Line, bulk: int) -> dict:
+    """Records both ways beside streams of bulk, over one of two paths; it goes silent, and comes back. The longest gaps, in seconds."""
+    with laboratory(link, line, transport, paths=2) as (hosts, origin), connected(origin, bulk + 1) as [(user, server), *pairs]:
+        flows = [Records(user, server), Records(server, user)]
+        streams = [Stream(*pair) for pair in pairs]
+        time.sleep(3)
+        gaps = {}
+        for what, words in (("silence", "off both"), ("back", "on both")):
+            began = time.monotonic()
+            hosts.tell(words)
+            time.sleep(3)
+            gaps[what] = max(longest([came for came, _ in list(flow.arrivals)], began, time.monotonic()) for flow in flows)
+        for load in (*flows, *streams):
+            if load.trouble:
+                raise Trouble(f"{transport.name}: {load.trouble}")
+            load.stop()
+        return gaps
+
+
+def sum_of_paths(link: Path, transport: Transport, line: Line, streams: int, seconds: float, paths: int) -> dict:
+    """What streams of bulk get together, over one path or two."""
+    with laboratory(link, line, transport, paths=paths) as (_, origin):
+        time.sleep(3)
+        with connected(origin, streams) as pairs:
+            bulk = [Stream(*pair) for pair in pairs]
+            time.sleep(seconds / 2)
+            began, before = time.monotonic(), sum(stream.received for stream in bulk)
+            time.sleep(seconds)
+            rate = (sum(stream.received for stream in bulk) - before) * 8 / (time.monotonic() - began)
+            for stream in bulk:
+                if stream.trouble:
+                    raise Trouble(f"{transport.name}: {stream.trouble}")
+                stream.stop()
+    return {"rate": rate}
 
 
 #: Paths that are difficult and whole: name → (the line, what besides is wrong). *pauses*: for half a second every five. *starved*:

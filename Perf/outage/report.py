@@ -114,6 +114,21 @@ def paths(rows: list[dict]):
            for name in names(rows, "path") for congestion in names(rows, "congestion") for streams in names(rows, "streams")])
 
 
+def two_paths(switches: list[dict], sums: list[dict]):
+    print("Two paths of 50 Mbit/s and 20 ms round trip, one of which goes silent and comes back: the longest gap in ms, median (worst)")
+
+    def gap(found, what):
+        seconds = [row[what] * 1e3 for row in found]
+        return f"{statistics.median(seconds):.0f} ({max(seconds):.0f})" if seconds else "failed"
+    rows = [(name, bulk, [row for row in switches if (row["transport"], row["bulk"]) == (name, bulk)])
+            for name in names(switches, "transport") for bulk in names(switches, "bulk")]
+    table(["transport", "beside", "silence", "back"],
+          [[name, "bulk" if bulk else "nothing", gap(found, "silence"), gap(found, "back")] for name, bulk, found in rows])
+    print("Eight streams, four carriers: Mbit/s")
+    table(["transport", "paths", "rate"], [[name, str(count), f"{statistics.median([row['rate'] for row in sums if (row['transport'], row['paths']) == (name, count)]) / 1e6:.1f}"]
+                                           for name, count in dict.fromkeys((row["transport"], row["paths"]) for row in sums)])
+
+
 # Plots
 
 def prepare_plots():

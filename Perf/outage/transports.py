@@ -174,6 +174,14 @@ SSH = {"server": "/usr/sbin/sshd -D -e -f {folder}/sshd_config",
                  f"-L {{listen_port}}:127.0.0.1:{ORIGIN_PORT} root@{{connect_host}}"}
 SOCAT = dict.fromkeys(("server", "client"), "socat -b 262144 TCP-LISTEN:{listen_port},fork,reuseaddr,nodelay TCP:{connect},nodelay")
 
+def over_both(kind: str) -> Transport:
+    """A tele client that knows of both paths, and has a carrier for each of its first connections."""
+    flags = {"tele": ["-paths=path0,path1"], "tele-key": ["-paths=path0,path1"], "four": ["-paths=path0,path1", "-carriers=4"]}[kind]
+    commands = tele("auto", *(["-key={folder}/key"] if kind == "tele-key" else []))
+    commands["client"] += " " + " ".join(flags)
+    return Transport(kind, commands, prepare=make_key if kind == "tele-key" else None)
+
+
 #: name → a new transport.
 KNOWN = {
     "tcp": lambda: Transport("tcp"),

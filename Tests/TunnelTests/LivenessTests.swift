@@ -20,21 +20,21 @@ import Time
         return liveness
     }
 
-    /// Two round trips and 40 ms, told once in such a time, and only to who has another carrier; never beside doubt.
+    /// Two round trips and 30 ms, told once in such a time, and only to who has another carrier; never beside doubt.
     /// protocol 8.10
     @Test func anAnswerIsLateLongBeforeItIsADoubt() {
         var liveness = attached()
         liveness.sent(now: at(100))
         #expect(liveness.lateAt == .never)
         liveness.isWatched = true
-        #expect(liveness.lateAt == at(160))
-        let early = liveness.comesLate(now: at(159))
+        #expect(liveness.lateAt == at(150))
+        let early = liveness.comesLate(now: at(149))
         #expect(!early)
-        let (first, again, later) = (liveness.comesLate(now: at(160)), liveness.comesLate(now: at(219)), liveness.comesLate(now: at(220)))
+        let (first, again, later) = (liveness.comesLate(now: at(150)), liveness.comesLate(now: at(199)), liveness.comesLate(now: at(200)))
         #expect(first && !again && later)
         // The path brings something.
         liveness.heard(10, isActive: true, now: at(300))
-        #expect(liveness.lateAt == at(360))
+        #expect(liveness.lateAt == at(350))
         liveness.answered(isDue: false, now: at(310))
         #expect(liveness.lateAt == .never)
         liveness.sent(now: at(1000))

@@ -41,7 +41,7 @@ struct Liveness {
     static let pingInDoubt = Interval.milliseconds(250)
 
     /// Beyond two round trips: what a peer takes that holds an acknowledgment back for a moment, and is busy.
-    static let lateMargin = Interval.milliseconds(40)
+    static let lateMargin = Interval.milliseconds(30)
 
     /// The owner has another carrier at hand: it wants to know when an answer is late, long before that is a doubt (protocol.md 8.10).
     var isWatched = false
