@@ -125,8 +125,10 @@ def two_paths(switches: list[dict], sums: list[dict]):
     table(["transport", "beside", "silence", "back"],
           [[name, "bulk" if bulk else "nothing", gap(found, "silence"), gap(found, "back")] for name, bulk, found in rows])
     print("Eight streams, four carriers: Mbit/s")
-    table(["transport", "paths", "rate"], [[name, str(count), f"{statistics.median([row['rate'] for row in sums if (row['transport'], row['paths']) == (name, count)]) / 1e6:.1f}"]
-                                           for name, count in dict.fromkeys((row["transport"], row["paths"]) for row in sums)])
+    rates: dict[tuple[str, int], list[float]] = {}
+    for row in sums:
+        rates.setdefault((row["transport"], row["paths"]), []).append(row["rate"])
+    table(["transport", "paths", "rate"], [[name, str(count), f"{statistics.median(found) / 1e6:.1f}"] for (name, count), found in rates.items()])
 
 
 # Plots
