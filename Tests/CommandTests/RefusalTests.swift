@@ -61,6 +61,9 @@ struct Refusal: CustomTestStringConvertible, Sendable {
             "only -out of a client is a list of servers"),
         Refusal("-server -in=:22 -failover=3s", "-failover is a flag of the client, which has the servers", "leave it out, or use it with -client"),
         Refusal("-server -in=:22 -carriers=2", "-carriers is a flag of the client, which dials them", "leave it out, or use it with -client"),
+        Refusal(
+            "-client -out=h:1 -paths=eth0 -proxy=http://p:1", "-paths and -proxy are both given",
+            "-paths chooses how the server is reached; leave it out to go through the proxy"),
         Refusal("-client -out=h:1 -carriers=9", "-carriers=9 is out of range", "-carriers takes auto, or 1 to 8"),
         Refusal("-client -out=h:1 -failover=2d", "-failover=2d is out of range", "-failover takes 0s to 1d"),
     ]

@@ -71,6 +71,9 @@ private func fuzzRegistry(_ input: consuming Input) {
             case .resume(let key):
                 precondition(alive.contains(key), "a session that is gone was resumed")
                 registry.resumed(key, attempt: hello.attempt)
+            case .standBy(let key):
+                precondition(alive.contains(key), "a session that is gone has a standby")
+                precondition(hello.attempt == 0, "an attempt that stands by")
             case .refuse:
                 break
             }

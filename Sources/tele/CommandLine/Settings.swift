@@ -195,6 +195,9 @@ struct Settings {
                 throw CommandError("-proxy cannot reach \(server), an address of a link of this host", hint: "leave -proxy out")
             }
         }
+        if case .named = configuration.paths {
+            throw CommandError("-paths and -proxy are both given", hint: "-paths chooses how the server is reached; leave it out to go through the proxy")
+        }
         configuration.proxy = try Settings.proxy(text, arguments.proxyAuth)
     }
 

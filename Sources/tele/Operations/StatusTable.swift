@@ -68,7 +68,15 @@ struct StatusTable {
         let colours: [Status.Session.Carrier: Int] = [.up: 32, .suspected: 33, .away: 31]
         let current = status.sessions.first { $0.isCurrent == true }?.server
         return [line(head)] + zip(rows, status.sessions).map { line($0, carrier: colours[$1.carrier]) }
-            + (current.map { ["new connections go to \(visible($0))"] } ?? [])
+            + (current.map { ["new connections go to \(visible($0))"] } ?? []) + paths
+    }
+
+    /// Of sessions with a second path.
+    private var paths: [String] {
+        status.sessions.compactMap { session in
+            guard let standby = session.standby else { return nil }
+            return "session \(session.session) uses \(visible(session.interface ?? "its route")); \(visible(standby)) stands by"
+        }
     }
 
     /// One that is away has none: then the server that is dialled for it.

@@ -50,6 +50,13 @@ def carrier_of(lab, control):
     return session.get("interface"), session.get("standby")
 
 
+def says(control, words):
+    """`tele status` says it to people, too."""
+    run = subprocess.run([binary(), "status", f"-control={control}"], capture_output=True, text=True, timeout=10)
+    if words not in run.stdout:
+        raise Failure(f"tele status does not say “{words}”: {run.stdout}")
+
+
 def wait_for(context, lab, control, wanted, seconds=5):
     if not context.until(seconds, lambda: carrier_of(lab, control) == wanted):
         raise Failure(f"after {seconds} s carrier and standby are on {carrier_of(lab, control)}, not on {wanted}")
@@ -100,6 +107,7 @@ def come_and_go(context):
             raise Failure("a standby without a second way")
         ways.add()
         wait_for(context, lab, control, ("eth0", "eth1"), 2)
+        says(control, "uses eth0; eth1 stands by")
         began = time.monotonic()
         lab.link(False)
         context.sleep(2)
@@ -201,6 +209,18 @@ def usual(context):
             context.sleep(1.5)
             wait_for(context, lab, control, wanted)
             seen.append(f"{flag}: {carrier_of(lab, control)[0] or 'as routed'}")
+        # None of the named ones is there: no other is used; when it comes, it is.
+        path.client.kill()
+        path.client.wait(5)
+        ways.remove()
+        path.client_flags = [f"-control={control}", "-paths=eth1"]
+        path.start_client()
+        if not context.until(3, lambda: "no interface of -paths leads to it" in path.client.errors):
+            raise Failure(f"the client does not say that eth1 is missing: {path.client.errors[-300:]}")
+        if "carrier up" in path.client.errors.split("no interface of")[1]:
+            raise Failure("another interface was used")
+        ways.add()
+        wait_for(context, lab, control, ("eth1", None))
     return "; ".join(seen)
 
 

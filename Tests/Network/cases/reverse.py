@@ -242,8 +242,13 @@ def permissions(context):
         other = path.start_client("contractor", {"web": f"127.0.0.1:{OTHER}", "db": f"127.0.0.1:{OTHER}", "more": "127.0.0.1:9"}, own("contractor"))
         if not context.until(5, lambda: "it does not allow this client to serve it" in other.errors and "it has no listener of this name" in other.errors):
             raise Failure(f"the contractor is not told: {other.errors[-600:]}")
-        if "client may not serve a reverse mapping" not in path.server.errors or "name=contractor" not in path.server.errors:
+        def told(words):
+            return path.context.until(5, lambda: any(words in line and "name=contractor" in line for line in path.server.errors.splitlines()))
+        if not told("client may not serve a reverse mapping"):
             raise Failure("the server's log does not say whom it refused")
+        # It serves when the server has heard of its WELCOME.
+        if not told("client serves a reverse mapping"):
+            raise Failure("the server's log does not say that the contractor serves")
         web, db = path.call(WEB, contractor), path.call(DB, boss)
         exchange(*web)
         exchange(*db)

@@ -108,7 +108,10 @@ final class VirtualProcess {
         let kept = Set(try kernel.running(self) { try relay!.saveState(&archive) })
         archive.seal()
         let signals = files.compactMap { $0 as? EventSource }.first { $0.kind == .signals }?.pending ?? []
-        kernel.running(self) { self.relay = nil }
+        kernel.running(self) {
+            self.relay?.dissolve()
+            self.relay = nil
+        }
         for number in files.indices where files[number] != nil && !kept.contains(Int32(number)) { close(Int32(number)) }
         readyNow = []
         isReady = []
@@ -214,7 +217,10 @@ final class VirtualProcess {
     func die() {
         runNumber += 1
         nextRun = nil
-        kernel.running(self) { self.relay = nil }
+        kernel.running(self) {
+            self.relay?.dissolve()
+            self.relay = nil
+        }
         for number in files.indices where files[number] != nil { close(Int32(number)) }
         readyNow = []
         isReady = []

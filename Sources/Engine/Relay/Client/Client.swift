@@ -129,7 +129,7 @@ final class Client: Host {
 
     /// Nobody wakes up for a client without users.
     private func watchLoss() {
-        guard relay.configuration.carriers == nil, !isWatchingLoss else { return }
+        guard relay.configuration.carriers == nil, relay.configuration.stream == nil, !isWatchingLoss else { return }
         isWatchingLoss = true
         relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
     }

@@ -48,7 +48,7 @@ final class Standby {
             if let made { close(made) }
             return cancelTimer()
         }
-        guard made == nil else { return }
+        if let made { return setTimer(Instant(nanoseconds: made.openedAt) + Policy.standbyMaximum) }
         guard relay.instant >= pausedUntil else { return setTimer(pausedUntil) }
         dial(Way(address: carrier.peer, interface: others[failuresInRow % others.count].index))
     }
@@ -73,6 +73,9 @@ final class Standby {
         return found.index
     }
 
+    /// A carrier has just been attached: the session's bytes go first, and interfaces are looked at when they have gone.
+    func reviewSoon() { setTimer(relay.instant + Policy.standbySoon) }
+
     /// The network changed: what failed before may work now.
     func handleNetworkChanged() {
         if failuresInRow > 0 { (pausedUntil, failuresInRow) = (Instant(nanoseconds: 0), 0) }
@@ -84,6 +87,7 @@ final class Standby {
             close(made)
             pause()
         }
+        if session.isHealthy { uplink.refreshWays() }
         review()
     }
 
@@ -158,6 +162,12 @@ final class Standby {
     private func close(_ carrier: Carrier) {
         if made === carrier { made = nil }
         relay.carriers.close(carrier)
+    }
+
+    /// It was made with credentials that were read again.
+    func renew() {
+        end()
+        review()
     }
 
     /// The process, the session or the uplink ends.

@@ -19,6 +19,8 @@ final class Uplink {
     let rank: Int
     private(set) var session: Session
     private(set) lazy var standby = Standby(self)
+    /// What the dialer was told last.
+    private var ways: [Way] = []
     var dialer: Dialer<Way>
     var candidates: [Dialer<Way>.CandidateID: Carrier] = [:]
     /// What is dialled: the server's name, or the proxy's.
@@ -195,15 +197,25 @@ final class Uplink {
         let isUsual = relay.configuration.paths == .usual || relay.configuration.paths == .all && !session.endpoint.isEstablished && lastFailure.isEmpty
         guard relay.configuration.proxy == nil, !isUsual else { return addresses.map { Way(address: $0) } }
         let all = addresses.map { ($0, interfaces(to: $0)) }
-        if case .named = relay.configuration.paths, all.contains(where: { !$0.1.isEmpty }) {
-            return all.flatMap { (address, interfaces) in interfaces.map { Way(address: address, interface: $0.index) } }
+        if case .named = relay.configuration.paths {
+            return all.flatMap { (address, interfaces) in
+                address.isLoopback || address.path != nil
+                    ? [Way(address: address)] : interfaces.map { Way(address: address, interface: $0.index) }
+            }
         }
         return addresses.map { Way(address: $0) }
             + all.flatMap { (address, interfaces) in interfaces.dropFirst().map { Way(address: address, interface: $0.index) } }
     }
 
+    /// Interfaces have come or gone, perhaps. A pause of the dialer ends only if there is something new.
+    func refreshWays() {
+        if relay.configuration.paths != .usual, ways(to: addresses) != ways { handleAddresses() }
+    }
+
     func handleAddresses() {
         let ways = ways(to: addresses)
+        self.ways = ways
+        if ways.isEmpty, !addresses.isEmpty { noteFailure(ReachFailure("no interface of -paths leads to it")) }
         dialer.handleAddresses(ways, foreign: Set(ways.filter { home.isStranger($0.address) }), now: relay.instant)
     }
 
@@ -301,6 +313,7 @@ final class Uplink {
 
     /// The next carrier uses them. A server that is not trusted any more keeps no carrier, and its users wait for one that is.
     func handleReloaded() {
+        standby.renew()
         guard let carrier = session.carrier, let channel = carrier.transport.channel, let credentials = relay.credentials,
             !credentials.accepts(channel), case .certificates = relay.configuration.security
         else { return }
@@ -326,7 +339,7 @@ final class Uplink {
             self.route = route
             standby.handleNetworkChanged()
         }
-        if relay.configuration.paths != .usual { handleAddresses() }
+        refreshWays()
         if route != self.route { dialer.handleRouteChanged() }
         // A pause that a firewall's ban asks for must outlast links that come and go elsewhere.
         if route != self.route || dialer.isSeeking && !dialer.isPausing { pathMayHaveChanged() }

@@ -103,8 +103,7 @@ extension Uplink {
         noteUp(carrier, isNew: isNew, outage: outage, replayed: replayed)
         noteAnswers(welcome.answers, carrier)
         client.handleWelcomed(self)
-        if isNew { handleAddresses() }
-        standby.review()
+        standby.reviewSoon()
         if isNew, !isExtra { client.endIfDouble(self) }
     }
 

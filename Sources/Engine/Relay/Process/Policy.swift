@@ -66,6 +66,7 @@ enum Policy {
     static let answerMoment = Interval.milliseconds(250)
     /// A standby carrier is asked by the kernel when it has been idle for so long: often enough for what a NAT forgets.
     static let standbyIdleSeconds: Int32 = 10
+    static let standbySoon = Interval.milliseconds(200)
     /// A client tries to have one again after this, twice as long after each failure, at most the second; and one connect takes at most this.
     static let standbyPause = (least: Interval.seconds(1), most: Interval.seconds(30))
     static let standbyMaximum = Interval.seconds(5)

@@ -409,6 +409,12 @@ extension RelayProcess {
     /// Nothing is under way: the state can be saved.
     package var isSettled: Bool { handover.isSettled }
 
+    /// Lets sessions and carriers go of each other, for a simulation that kills many processes: nothing works afterwards.
+    package func dissolve() {
+        for session in sessions.all { (session.carrier, session.standby, session.pinning) = (nil, nil, []) }
+        for carrier in carriers.all { (carrier.session, carrier.uplink) = (nil, nil) }
+    }
+
     /// What an idle process holds and should not, as a sentence. Nil: nothing.
     package var leftover: String? {
         if locals.count > 0 { return "\(locals.count) local sockets are open" }

@@ -91,6 +91,7 @@ final class Server: Host {
     /// A key that is gone, or a name that is not allowed any more, ends its sessions.
     func handleReloaded() {
         guard let credentials = relay.credentials else { return }
+        for session in relay.sessions.all { relay.sessions.closeStandby(of: session) }
         for key in registry.sessions(whosePeer: { credentials.name(of: $0) == nil }) {
             guard let session = relay.sessions.find(key) else { continue }
             relay.events.note(.sessionRevoked(session))
