@@ -172,7 +172,7 @@ import Testing
         let line = "stty cols \(columns) rows \(rows); '\(Program.tele)' top -control=\(path); stty -a | grep -o '.icanon\\b'"
         let outcome = try Program.run(
             [], environment: environment.merging(["TERM": "xterm", "NO_COLOR": noColor]) { $1 },
-            through: ["/bin/sh", "-c", "(sleep 2.5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
+            through: ["/bin/sh", "-c", "(sleep 5; printf q; sleep 1) | script -qec \"\(line)\" /dev/null"])
         #expect(outcome.status == 0, "\(outcome)")
         let text = outcome.output
         let begin = try #require(text.firstRange(of: "\u{1b}[?1049h\u{1b}[?25l")), close = try #require(text.firstRange(of: "\u{1b}[?25h\u{1b}[?1049l"))
