@@ -31,7 +31,8 @@ final class Carrier {
         }
     }
 
-    /// HELLO, WELCOME or REFUSE, then early bytes of the session's store: sent before any batch.
+    /// HELLO, WELCOME or REFUSE, then early bytes of the session's store: sent before any batch. A server adds to it: a PING on a standby may
+    /// be in flight when the HELLO comes that it crosses.
     struct Greeting {
         var bytes: [UInt8] = []
         var earlyStart: UInt64 = 0

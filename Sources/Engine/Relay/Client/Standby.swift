@@ -181,7 +181,7 @@ final class Standby {
 
     /// The session continues over it, if there is one. The old carrier stays until the server has answered.
     func takeOver() {
-        guard let carrier = session.standby, !carrier.isOver, let way = carrier.way else { return }
+        guard let carrier = session.standby, !carrier.isOver, carrier.greeting.isSent, !carrier.inFlight.send, let way = carrier.way else { return }
         if session.carrier.map({ uplink.interfaces(to: $0.peer).first?.index == $0.interface }) ?? false { departures.append(relay.instant) }
         relay.sessions.release(standby: carrier)
         carrier.state = .connected

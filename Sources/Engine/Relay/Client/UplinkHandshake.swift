@@ -30,8 +30,16 @@ extension Uplink {
         relay.carriers.writer.sendGreeting(carrier)
     }
 
-    /// The server's answer to HELLO.
+    /// The server's answer to HELLO. On one that stood by, PINGs may come before it, as many as the server likes.
     func readHandshake(_ carrier: Carrier) {
+        var wasPing = false
+        repeat {
+            wasPing = false
+            readFrame(carrier, &wasPing)
+        } while wasPing && !carrier.isOver && !carrier.block.unread.isEmpty
+    }
+
+    private func readFrame(_ carrier: Carrier, _ wasPing: inout Bool) {
         if carrier.state == .tunnelling { return readProxy(carrier) }
         guard carrier.state == .greeted || carrier.state == .connected || carrier.state == .standby else { return }
         let bytes = carrier.block.unread
@@ -58,7 +66,7 @@ extension Uplink {
         case .ping where carrier.hasStoodBy && carrier.state != .connected:
             // The server misses answers on the carrier. It may have said so before it knew that the session continues here.
             if carrier.state == .standby { standby.hurry() }
-            if !carrier.block.unread.isEmpty, !carrier.isOver { readHandshake(carrier) }
+            wasPing = true
         case .welcome(let welcome) where carrier.state == .greeted:
             accept(welcome, UnsafeRawBufferPointer(rebasing: bytes[..<count]), carrier)
         case .refuse(let refusal) where carrier.state == .greeted:

@@ -166,7 +166,7 @@ final class Server: Host {
             return relay.carriers.lost(carrier, "cannot compute a proof")
         }
         relay.sessions.standBy(carrier, for: session)
-        carrier.greeting = Carrier.Greeting(bytes: bytes)
+        carrier.greeting.bytes += bytes
         relay.carriers.writer.sendGreeting(carrier)
     }
 
@@ -179,7 +179,7 @@ final class Server: Host {
             writer.appendPing(token: 0)
             return writer.count
         }
-        standby.greeting = Carrier.Greeting(bytes: Array(bytes[..<count]))
+        standby.greeting.bytes += bytes[..<count]
         relay.carriers.writer.sendGreeting(standby)
     }
 
@@ -232,7 +232,7 @@ final class Server: Host {
             _ = relay.sessions.attach(carrier, to: session)
             return relay.carriers.lost(carrier, "cannot compute a proof")
         }
-        carrier.greeting = Carrier.Greeting(bytes: bytes)
+        carrier.greeting.bytes += bytes
         let outage = relay.sessions.attach(carrier, to: session)
         relay.carriers.writer.sendGreeting(carrier)
         if let roundTrip = PathFacts(carrier.fd)?.leastRoundTripMicroseconds {
@@ -254,7 +254,7 @@ final class Server: Host {
             return writer.count
         }
         carrier.state = .refusing
-        carrier.greeting = Carrier.Greeting(bytes: Array(bytes[..<count]))
+        carrier.greeting.bytes += bytes[..<count]
         relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.lastWordsMaximum.nanoseconds)
         relay.carriers.writer.sendGreeting(carrier)
     }
