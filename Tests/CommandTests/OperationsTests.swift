@@ -51,6 +51,20 @@ import Testing
         if after.output.isEmpty { #expect(after.status == 64 && after.errors.hasPrefix("tele: error: no running tele process"), "\(after)") }
     }
 
+    /// A probe of a container, without a port: the exit status says it.
+    @Test func readinessIsAnExitStatus() throws {
+        let (server, client, _, _) = try pair(1)
+        let path = try #require(ControlFolderReader.sockets(folder).first { $0.hasSuffix("/\(client.number).sock") })
+        let ready = try tele(["status", "-ready", "-control=\(path)"])
+        #expect(ready.status == 0 && ready.output == "ready\n", "\(ready)")
+        try end(server)
+        try client.wait { $0.errors.contains("cannot reach the server") }
+        let alone = try tele(["status", "-ready", "-control=\(path)"])
+        #expect(alone.status == 69 && alone.errors.hasPrefix("tele: error: \(path): not ready (no carrier"), "\(alone)")
+        try end(client)
+        #expect(try tele(["status", "-ready", "-control=\(path)"]).status == 69)
+    }
+
     /// A stopped server is an outage to the client: what waits, and for how long, is on the table; afterwards the outage is.
     @Test func aBacklogIsSeenWithItsAge() throws {
         let (listener, port) = try Ports.listen()

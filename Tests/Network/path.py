@@ -92,7 +92,7 @@ class Path:
         is_reverse = self.kind == "reverse"
         flag = f"-reverse=127.0.0.1:{self.user_port}" if is_reverse else f"-in=127.0.0.1:{self.origin_port}"
         self.server = self.lab.start("tele-server", [
-            *self.server_limits, binary(), "-server", flag,
+            *self.server_limits, binary("server"), "-server", flag,
             f"-out=:{CARRIER_PORT}", f"-io={self.driver}", *splice_flags(), *security_flags("server"), *self.server_flags],
             host=self.lab.client if is_reverse else self.lab.server)
         self.server.wait_for_port(CARRIER_PORT)
@@ -102,7 +102,7 @@ class Path:
         flag = f"-reverse=127.0.0.1:{self.origin_port}" if is_reverse else f"-in=127.0.0.1:{self.user_port}"
         host = f"{CLIENT_NETWORK}.{self.lab.host_octet}" if is_reverse else self.carrier_host
         self.client = self.lab.start("tele-client", [
-            *self.client_limits, binary(), "-client", flag,
+            *self.client_limits, binary("client"), "-client", flag,
             f"-out={host}:{self.carrier_port}", f"-io={self.driver}", *splice_flags(), *security_flags("client"),
             *self.client_flags], host=self.lab.server if is_reverse else self.lab.client)
         if is_reverse:
@@ -188,9 +188,11 @@ def make_certificate(folder, name, authority, alternatives, days="2"):
 found = None
 
 
-def binary():
-    """The tele under test: the environment's TELE, else the release build's."""
+def binary(side=""):
+    """The tele under test: the environment's TELE, else the release build's. TELE_CLIENT and TELE_SERVER replace one side of usual paths."""
     global found
+    if side and (path := os.environ.get(f"TELE_{side.upper()}")):
+        return os.path.abspath(path)
     if found is None:
         path = os.environ.get("TELE")
         if not path:

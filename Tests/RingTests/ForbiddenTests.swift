@@ -44,7 +44,7 @@ import Testing
             opened.why
                 == (error == EPERM
                     ? "io_uring is forbidden here (EPERM)"
-                    : "this kernel has no io_uring (ENOSYS)"))
+                    : "the kernel has no io_uring, or a seccomp filter forbids it (ENOSYS)"))
     }
 
     @Test(arguments: [EPERM, ENOSYS, ENOMEM]) func uringByNameFailsWithTheError(error: Int32) throws {

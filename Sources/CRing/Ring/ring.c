@@ -50,7 +50,7 @@ int ring_open_untested(ring **ring_out, const ring_options *options) {
 static const char *reason_of(int error) {
     switch (-error) {
     case EPERM:  return "io_uring is forbidden here (EPERM)";
-    case ENOSYS: return "this kernel has no io_uring (ENOSYS)";
+    case ENOSYS: return "the kernel has no io_uring, or a seccomp filter forbids it (ENOSYS)";
     case EINVAL: case EOPNOTSUPP: return "io_uring of this kernel is too old, it takes Linux 6.1";
     case ENOMEM: return "io_uring got no memory (ENOMEM)";
     case EMFILE: case ENFILE: return "io_uring got no descriptor";

@@ -155,6 +155,7 @@ public final class Resolver: Sendable {
         hints.ai_flags = passive ? AI_PASSIVE : 0
         var list: UnsafeMutablePointer<addrinfo>?
         let host = address.host.isEmpty ? (passive ? nil : "localhost") : address.host
+        if let host, !system_is_simulated(), let known = Localhost.addresses(of: host, port: address.port) { return .success(known) }
         let failed = system_look_up(host, String(address.port), &hints, &list)
         defer { system_free_addresses(list) }
         guard failed == 0 else {

@@ -35,7 +35,7 @@ struct GoFlag: Equatable {
     /// `tele ssh`: its own; the others are ssh's.
     static let ofSsh: [GoFlag] = [.toggle("copy"), .value("port", "40300"), .toggle("help")]
     /// Of the commands that talk to a running process.
-    static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("help"), .toggle("h")]
+    static let ofStatus: [GoFlag] = [.value("control", "PATH"), .toggle("json"), .toggle("ready"), .toggle("help"), .toggle("h")]
     static let ofOrder: [GoFlag] = [.value("control", "PATH"), .toggle("help"), .toggle("h")]
     static let ofUpgrade: [GoFlag] = ofOrder + [.value("binary", "FILE")]
     static let ofDrain: [GoFlag] = ofOrder + [.toggle("now")]

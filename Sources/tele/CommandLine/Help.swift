@@ -214,6 +214,9 @@ enum Help {
           tele status
           tele status -control=PATH                   one process
           tele status -json                           one line of JSON each
+          tele status -ready                          for probes: exit status 69, and
+                                                      the reason, while a new
+                                                      connection would wait
 
         A process has its socket in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/tele,
         /run/user/UID/tele or, for root, /run/tele, else in /tmp/tele-UID, unless its

@@ -183,6 +183,7 @@ struct StatusArguments: ParsableCommand {
 
     @Option(name: .go("control"), help: "The socket of one process.", completion: .file()) var control: String?
     @Flag(name: .go("json"), help: "For programs.") var json = false
+    @Flag(name: .go("ready"), help: "Only whether new connections are served; exit status 69 if not.") var ready = false
 }
 
 struct TopArguments: ParsableCommand {

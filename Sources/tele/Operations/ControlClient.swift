@@ -33,7 +33,21 @@ struct ControlClient {
         }
     }
 
+    /// Why a new connection would wait; nil: it would not.
+    func unreadiness() throws(CommandError) -> String? {
+        let answer = try exchange("GET", "/readyz")
+        return answer.isFine ? nil : words(answer.body)
+    }
+
     private func ask(_ method: String, _ resource: String) throws(CommandError) -> [UInt8] {
+        let answer = try exchange(method, resource)
+        guard answer.isFine else { throw CommandError.unavailable("\(refusal.sentence) (\(words(answer.body)))", hint: refusal.hint) }
+        return answer.body
+    }
+
+    private func words(_ body: [UInt8]) -> String { visible(String(decoding: body.prefix { $0 != 0x0a }, as: UTF8.self), limit: 500) }
+
+    private func exchange(_ method: String, _ resource: String) throws(CommandError) -> (isFine: Bool, body: [UInt8]) {
         let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         defer { close(fd) }
         var limit = timeval(tv_sec: patienceSeconds, tv_usec: 0)
@@ -67,18 +81,12 @@ struct ControlClient {
             if count == 0 { break }
             answer += buffer[..<count]
         }
-        return try body(answer)
-    }
-
-    private func body(_ answer: [UInt8]) throws(CommandError) -> [UInt8] {
         let end = answer.indices.first { answer[$0...].starts(with: [0x0d, 0x0a, 0x0d, 0x0a]) }
         guard let end, answer.starts(with: Array("HTTP/1.1 ".utf8)) else { throw silence }
         let body = Array(answer[(end + 4)...])
-        guard answer.dropFirst(9).starts(with: Array("200".utf8)) else {
-            let words = String(decoding: body.prefix { $0 != 0x0a }, as: UTF8.self)
-            throw CommandError.unavailable("\(refusal.sentence) (\(visible(words, limit: 500)))", hint: refusal.hint)
-        }
-        return body
+        // A process that ends may not come to the end of its answer.
+        guard String(decoding: answer[..<end], as: UTF8.self).contains("\r\nContent-Length: \(body.count)\r\n") else { throw silence }
+        return (answer.dropFirst(9).starts(with: Array("200".utf8)), body)
     }
 
     private var silence: CommandError { CommandError.unavailable("\(path) does not answer", hint: "is that a tele process, and alive?") }

@@ -12,11 +12,14 @@ struct StatusCommand {
     func run() throws -> ExitStatus {
         if spelled.contains("--help") { return try StandardStreams.print(Help.status) }
         let given = spelled.value(of: "control")
-        var shown = 0
+        let isProbe = spelled.contains("--ready")
+        var (shown, unready) = (0, String?.none)
         for path in given.map({ [$0] }) ?? ControlFolder.all() {
             let client = ControlClient(path: path)
             do {
-                if spelled.contains("--json") {
+                if isProbe {
+                    unready = try client.unreadiness().map { "\(path): not ready (\($0))" } ?? unready
+                } else if spelled.contains("--json") {
                     var text = try client.get("/status")
                     if text.last == 0x0a { text.removeLast() }
                     try StandardStreams.print(String(decoding: text, as: UTF8.self))
@@ -33,6 +36,8 @@ struct StatusCommand {
         guard shown > 0 else {
             throw CommandError("no running tele process of this user was found", hint: "name its socket: -control=PATH")
         }
+        if let unready { throw CommandError.unavailable(unready, hint: "it keeps trying by itself; \"tele status\" says more") }
+        if isProbe { try StandardStreams.print("ready") }
         return .fine
     }
 }

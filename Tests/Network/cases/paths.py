@@ -168,6 +168,8 @@ def both(context):
 
     def carriers():
         run = subprocess.run([binary(), "status", "-json", f"-control={control}"], capture_output=True, text=True, timeout=10)
+        if run.returncode:
+            raise Failure(f"tele status: {run.stderr.strip()}")
         return sorted((session.get("interface") or "-") for session in json.loads(run.stdout)["sessions"] if session["carrier"] == "up")
     if not context.until(5, lambda: carriers() == ["eth0", "eth0", "eth1", "eth1"]):
         raise Failure(f"the carriers are on {carriers()}")
