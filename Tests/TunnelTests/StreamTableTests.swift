@@ -55,6 +55,18 @@ import Time
         #expect(window.size == 1 << 20)
     }
 
+    /// News of credit may be lost several times in a row: until it comes, the sender has what there is room for.
+    /// protocol 7.5
+    @Test func onAFarPathAFastUserGetsAllThatThereIsRoomFor() {
+        var window = CreditWindow(initial: 64 << 10, now: at(0))
+        let isTold = window.consumed(to: 32 << 10, ceiling: 8 << 20, roundTrip: .milliseconds(600), now: at(700))
+        let limit = window.tell()
+        #expect(isTold && window.size == 8 << 20 && limit == (32 << 10) + (8 << 20))
+        var slow = CreditWindow(initial: 64 << 10, now: at(0))
+        let isToldToo = slow.consumed(to: 32 << 10, ceiling: 8 << 20, roundTrip: .milliseconds(600), now: at(1300))
+        #expect(isToldToo && slow.size == 64 << 10)
+    }
+
     /// protocol 7.5
     @Test func aSlowUserKeepsASmallWindow() {
         var window = CreditWindow(initial: 64 << 10, now: at(0))

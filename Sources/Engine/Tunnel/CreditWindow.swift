@@ -3,7 +3,7 @@ import Time
 import Wire
 
 /// How much of a stream the receiver takes ahead of its user: an absolute limit that moves with consumption, over a
-/// window that doubles while the user empties it faster than the path can refill it.
+/// window that doubles while the user empties it faster than the path can refill it. (On a far path it grows at once.)
 ///
 /// A window is large enough when half of it lasts two round trips; a user who does not read never gets more.
 struct CreditWindow {
@@ -44,8 +44,9 @@ struct CreditWindow {
         guard wanted > target, wanted - limit >= useful / (isQuartered ? 4 : 2) else { return false }
         // This part of the window was consumed within this many round trips: all of it lasts fewer than four.
         let fast = max(roundTrip, CreditWindow.roundTripMinimum) * (isQuartered ? 1 : 2)
-        // On a far path news of credit may be lost several times: the next ones must cover that.
-        if now.since(grantedAt) < fast { size = max(size, min(size * (roundTrip >= Liveness.far ? 4 : 2), ceiling)) }
+        // On a far path news of credit may be lost several times in a row, each time for a round trip and more, and a sender that has stood
+        // still begins again with a small congestion window: there it gets all that there is room for.
+        if now.since(grantedAt) < fast { size = max(size, roundTrip >= Liveness.far ? ceiling : min(size * 2, ceiling)) }
         target = max(target, min(consumed + min(size, ceiling), Specification.offsetMaximum))
         granted = target - consumed
         grantedAt = now

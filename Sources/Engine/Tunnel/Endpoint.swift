@@ -306,7 +306,10 @@ public struct Endpoint: ~Copyable {
         let others = reserved - table[slot].receive.reserved
         let available = budget > others ? budget - others : 0
         let count = UInt64(table.count)
-        guard count > Endpoint.fewStreams else { return max(available / 2, Endpoint.creditFloor) }
+        guard count > Endpoint.fewStreams else {
+            // On a far path nearly all: news of credit and acknowledgments may come seldom, and until then the line is to be busy.
+            return max(liveness.roundTrips.minimum >= Liveness.far ? available - available / 8 : available / 2, Endpoint.creditFloor)
+        }
         let taken = table[slot].receive.consumed
         let proven = taken > Endpoint.buffered ? (taken - Endpoint.buffered) / 2 : 0
         let earned = min(taken / 8 + proven, available > budget / 4 ? (available - budget / 4) / 2 : 0)
@@ -349,6 +352,8 @@ public struct Endpoint: ~Copyable {
     public var payloadTaken: UInt64 { dataConsumed }
     /// The smoothed round trip of the carrier, as answers to PING showed it.
     public var roundTrip: Interval { liveness.roundTrips.usual }
+    /// The same, but not what a queue can hardly explain: an answer may have been lost, and sent again.
+    public var plausibleRoundTrip: Interval { min(liveness.roundTrips.usual, liveness.roundTrips.minimum * 3) }
     /// An outage of the way here that this side had no reason to notice, once it is over; zero: none.
     public mutating func takeInboundOutage() -> Interval { liveness.takeInboundOutage() }
     /// How long a queue on the way here keeps what comes, acknowledgments of TCP among it: zero unless the peer's PINGs show it.

@@ -7,7 +7,7 @@ struct InboundPath {
     static let outageMinimum = Interval.seconds(2)
     /// Bytes a second. A peer that sends more has bulk in its socket, in front of its PINGs.
     static let bulkPerSecond = 64 << 10
-    /// A delay that lasts this long is a clock that stood still (a paused virtual machine), not a queue.
+    /// A delay that lasts this long, and is the same for all PINGs, is a clock that stood still (a paused virtual machine), not a queue.
     static let settleTime = Interval.seconds(3)
 
     /// Milliseconds by which the delay of PINGs differs where nothing is wrong.
@@ -22,8 +22,8 @@ struct InboundPath {
     private var least: (delay: UInt64, at: Instant)?
     /// What was the least before a clock seemed to have stood still. Nil: none did.
     private var former: (delay: UInt64, at: Instant)?
-    /// Since when PINGs have been as late as after an outage. Nil: they are not.
-    private var lateSince: Instant?
+    /// Since when PINGs have been as late as after an outage, and equally late: by so many milliseconds. Nil: they are not.
+    private var late: (since: Instant, by: UInt64)?
     private var outage = Interval.zero
     private var pingedAt = Instant(nanoseconds: 0)
     private var heardSincePing = 0
@@ -47,19 +47,25 @@ struct InboundPath {
             beyond = beyondLeast(delay, now)
         }
         let isLate = beyond >= InboundPath.outageMinimum.nanoseconds / 1_000_000 && beyond <= PingClock.mask / 2
-        lateSince = isLate ? lateSince ?? now : nil
-        let stoodStill = lateSince.map { now.since($0) > InboundPath.settleTime } ?? false
+        late = isLate ? equallyLate(beyond, now) : nil
+        let stoodStill = late.map { now.since($0.since) > InboundPath.settleTime } ?? false
         let isLeast = least == nil || beyond > PingClock.mask / 2 || stoodStill
         if isLeast {
             if stoodStill { former = least }
             least = (delay, now)
-            lateSince = nil
+            late = nil
         }
         // A peer may lie: no PING was delayed for longer than the carrier has existed.
         wait = isLeast || isBulk ? .zero : min(.milliseconds(beyond), now.since(attachedAt))
         let isOld = now.since(longest.at) > Liveness.far * InboundPath.roundTripsToTell
         if wait >= longest.wait || isOld { longest = (wait, now) }
         if wait >= InboundPath.outageMinimum { outage = max(outage, wait) }
+    }
+
+    /// Repetitions of what was lost come late by differing times.
+    private func equallyLate(_ beyond: UInt64, _ now: Instant) -> (since: Instant, by: UInt64) {
+        guard let late, max(late.by, beyond) - min(late.by, beyond) <= InboundPath.jitter else { return (now, beyond) }
+        return late
     }
 
     /// Milliseconds, modulo the clock. A smaller delay than the least wraps around to the upper half of the range.
@@ -76,11 +82,15 @@ struct InboundPath {
     }
 
     /// How long acknowledgments are delayed now, or on a far path lately: the queue that delays PINGs there loses them too, so they come
-    /// seldom, and one of them may have been lucky. Zero when the last PING is too old to tell. `roundTrip`: the least.
+    /// seldom, and one of them may have been lucky. Where the last PING is too old to tell: zero, or on a far path, where that happens
+    /// because PINGs are lost, unbounded (`unknown`). `roundTrip`: the least.
     func wait(roundTrip: Interval, now: Instant) -> Interval {
         guard roundTrip >= Liveness.far else { return now.since(pingedAt) <= InboundPath.settleTime ? wait : .zero }
-        return now.since(longest.at) <= roundTrip * InboundPath.roundTripsToTell ? longest.wait : .zero
+        return now.since(longest.at) <= roundTrip * InboundPath.roundTripsToTell ? longest.wait : InboundPath.unknown
     }
+
+    /// Longer than any round trip.
+    static let unknown = Interval.seconds(3600)
 
     mutating func carrierAttached(now: Instant) {
         wait = .zero
@@ -88,7 +98,7 @@ struct InboundPath {
         outage = .zero
         least = nil
         former = nil
-        lateSince = nil
+        late = nil
         heardSincePing = 0
         attachedAt = now
     }

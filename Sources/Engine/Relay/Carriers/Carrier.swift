@@ -100,6 +100,8 @@ final class Carrier {
     var isLoopback: Bool { window == nil }
     /// The path is so short that the CPU is its limit.
     lazy var isNear = PathFacts(fd).map { $0.minimumRoundTripMicroseconds < Policy.nearMicroseconds } ?? false
+    /// Milliseconds to which its retransmissions back off.
+    var retransmissionMaximum = Policy.retransmissionMaximumMilliseconds
     /// Which congestion control it shall have, and the one that the system gave it.
     var congestion = CongestionChoice()
     var systemCongestion = ""

@@ -13,6 +13,14 @@ enum CarrierTuning {
         if !isLoopback { Socket.setTCP(fd, TCPOption.notSentLowWater, Policy.notSentLowWater) }
     }
 
+    /// Milliseconds to which the retransmissions of bulk back off where a round trip takes so long. TCP's time-out itself is bounded, too: where
+    /// acknowledgments pause for longer, all that is on its way would be given up for lost, and the congestion window with it. What is not bulk
+    /// keeps the usual bound: it is cheap to send again, and often the only way through an uplink that loses most of what it is given.
+    static func retransmissionMaximum(forBulkOver roundTrip: Interval) -> Int32 {
+        let longer = Int32(clamping: roundTrip.nanoseconds / 1_000_000 * 5 / 2)
+        return min(max(Policy.retransmissionMaximumMilliseconds, longer), Policy.retransmissionMaximumFarMilliseconds)
+    }
+
     /// linux/tcp.h; newer than Debian 12's headers, or missing in Swift's.
     enum TCPOption {
         static let segmentMaximum: Int32 = 2
@@ -27,6 +35,15 @@ extension Carrier {
     /// Room for a burst: the client gives it to its server at once, a server to whom it knows.
     func widenReceive() {
         if !peer.isLoopback { Socket.widenReceive(fd, Policy.receiveAheadByteCount) }
+    }
+
+    /// The path's round trip is this: TCP's patience with bulk follows it. A system call only where it changes by a quarter.
+    func follow(roundTrip: Interval, unacknowledged: Int) {
+        let isBulk = unacknowledged >= Policy.bulkByteCount
+        let wanted = isBulk ? CarrierTuning.retransmissionMaximum(forBulkOver: roundTrip) : Policy.retransmissionMaximumMilliseconds
+        guard abs(wanted - retransmissionMaximum) * 4 > retransmissionMaximum else { return }
+        retransmissionMaximum = wanted
+        Socket.setTCP(fd, CarrierTuning.TCPOption.retransmissionMaximum, wanted)
     }
 
     /// Both directions: the peer is told when the connection begins (RFC 9293 §3.7.1). Before connect.

@@ -140,8 +140,9 @@ final class Client: Host {
         for uplink in [current] + extras.filter(isOfCurrent) {
             guard let uplink, let carrier = uplink.session.carrier, let facts = PathFacts(carrier.fd) else { continue }
             samples[uplink.number] = CarrierCount.Sample(
-                streams: uplink.session.endpoint.streamCount, segments: UInt64(facts.sentSegments) + UInt64(facts.receivedSegments),
-                lost: UInt64(facts.repeatedSegments) + UInt64(facts.disorderedSegments))
+                streams: uplink.session.endpoint.streamCount,
+                sent: .init(segments: UInt64(facts.sentSegments), lost: UInt64(facts.repeatedSegments)),
+                received: .init(segments: UInt64(facts.receivedSegments), lost: UInt64(facts.disorderedSegments)))
         }
         wantedCarriers = counted.judge(samples, now: relay.instant)
         chooseExtras()

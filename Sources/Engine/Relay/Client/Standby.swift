@@ -15,13 +15,7 @@ final class Standby {
     unowned(unsafe) private let relay: RelayProcess
     /// While it is being made; when it is ready it is the session's.
     private var made: Carrier?
-    private var pausedUntil = Instant(nanoseconds: 0)
-    private var failuresInRow = 0
-    /// When the session last went over to another path because an answer was late.
-    private var hurries: [Instant] = []
-    /// When it last left the preferred path, and since when it can return there.
-    private var departures: [Instant] = []
-    private var readySince = Instant(nanoseconds: 0)
+    private var plan = StandbyPlan()
 
     init(_ uplink: Uplink) { (self.uplink, relay) = (uplink, uplink.relay) }
 
@@ -49,17 +43,16 @@ final class Standby {
             return cancelTimer()
         }
         if let made { return setTimer(Instant(nanoseconds: made.openedAt) + Policy.standbyMaximum) }
-        guard relay.instant >= pausedUntil else { return setTimer(pausedUntil) }
-        dial(Way(address: carrier.peer, interface: others[failuresInRow % others.count].index))
+        guard relay.instant >= plan.pausedUntil else { return setTimer(plan.pausedUntil) }
+        dial(Way(address: carrier.peer, interface: others[plan.choice(among: others.count)].index))
     }
 
     /// The preferred path is the user's choice, or that of the routes: the other one may be metered. It is taken again when it has been ready for
     /// a while, longer the more often it was left lately.
     private func returnIfDue(_ ready: Carrier, preferred: UInt32) {
         guard ready.interface == preferred else { return cancelTimer() }
-        departures.removeAll { relay.instant.since($0) > Policy.pathReturn.most }
-        let pause = min(Policy.pathReturn.least * (1 << UInt64(min(max(departures.count, 1) - 1, 10))), Policy.pathReturn.most)
-        guard relay.instant >= readySince + pause else { return setTimer(readySince + pause) }
+        let due = plan.returnAt(now: relay.instant)
+        guard relay.instant >= due else { return setTimer(due) }
         cancelTimer()
         takeOver()
     }
@@ -78,7 +71,7 @@ final class Standby {
 
     /// The network changed: what failed before may work now.
     func handleNetworkChanged() {
-        if failuresInRow > 0 { (pausedUntil, failuresInRow) = (Instant(nanoseconds: 0), 0) }
+        plan.networkChanged()
         review()
     }
 
@@ -101,11 +94,9 @@ final class Standby {
     private func setTimer(_ at: Instant) { relay.timers.set(Operation.standby.token(uplink.number), at: at.nanoseconds) }
     private func cancelTimer() { relay.timers.cancel(Operation.standby.token(uplink.number)) }
 
-    private func pause(_ least: Interval = .zero) {
-        let usual = Policy.standbyPause.least * (1 << UInt64(min(failuresInRow, 10)))
-        failuresInRow += 1
-        pausedUntil = relay.instant + max(min(usual, Policy.standbyPause.most), least)
-        setTimer(pausedUntil)
+    private func pause() {
+        plan.failed(now: relay.instant)
+        setTimer(plan.pausedUntil)
     }
 
     // MARK: While it is made
@@ -135,8 +126,7 @@ final class Standby {
             welcome.isProven(session.secret, over: proven, on: binding)
         else { return handleFailed(carrier) }
         made = nil
-        failuresInRow = 0
-        readySince = relay.instant
+        plan.becameReady(now: relay.instant)
         relay.sessions.standBy(carrier, for: session)
         relay.events.note(.standbyUp(session, carrier.peer, interface: Interface.name(carrier.interface)))
         // The carrier may be late already.
@@ -145,7 +135,8 @@ final class Standby {
 
     func handleRefused(_ carrier: Carrier) {
         close(carrier)
-        pause(Policy.standbyRefused)
+        plan.wasRefused(now: relay.instant)
+        setTimer(plan.pausedUntil)
     }
 
     func handleFailed(_ carrier: Carrier) {
@@ -182,7 +173,7 @@ final class Standby {
     /// The session continues over it, if there is one. The old carrier stays until the server has answered.
     func takeOver() {
         guard let carrier = session.standby, !carrier.isOver, carrier.greeting.isSent, !carrier.inFlight.send, let way = carrier.way else { return }
-        if session.carrier.map({ uplink.interfaces(to: $0.peer).first?.index == $0.interface }) ?? false { departures.append(relay.instant) }
+        if session.carrier.map({ uplink.interfaces(to: $0.peer).first?.index == $0.interface }) ?? false { plan.departed(now: relay.instant) }
         relay.sessions.release(standby: carrier)
         carrier.state = .connected
         let connectTook = PathFacts(carrier.fd).map { Interval.microseconds(UInt64($0.leastRoundTripMicroseconds)) } ?? .zero
@@ -191,9 +182,7 @@ final class Standby {
 
     /// An answer is late: a path that is only slow now and then is not left again and again.
     func hurry() {
-        hurries.removeAll { relay.instant.since($0) > Policy.hurry.within }
-        guard session.standby != nil, hurries.count < Policy.hurry.count else { return }
-        hurries.append(relay.instant)
+        guard session.standby != nil, plan.mayHurry(now: relay.instant) else { return }
         takeOver()
     }
 }

@@ -67,15 +67,8 @@ enum Policy {
     /// A standby carrier is asked by the kernel when it has been idle for so long: often enough for what a NAT forgets.
     static let standbyIdleSeconds: Int32 = 10
     static let standbySoon = Interval.milliseconds(200)
-    /// A client tries to have one again after this, twice as long after each failure, at most the second; and one connect takes at most this.
-    static let standbyPause = (least: Interval.seconds(1), most: Interval.seconds(30))
+    /// To connect and authenticate one takes at most this.
     static let standbyMaximum = Interval.seconds(5)
-    /// Its server refuses standby carriers: it is older than they are, perhaps.
-    static let standbyRefused = Interval.seconds(600)
-    /// The preferred path is used again when it has been ready for this, twice as long for each time that it was left lately, at most the second.
-    static let pathReturn = (least: Interval.seconds(10), most: Interval.seconds(600))
-    /// So many changes to the other path within this are enough: then a path is slow now and then, not dead.
-    static let hurry = (count: 3, within: Interval.seconds(10))
     /// Users of a further carrier that has not reached the server this long after the first one has are moved to the first.
     static let extraMoment = Interval.milliseconds(500)
     /// A client that has no carrier believes its server's `-hold` to be over this much later: the server may have missed the carrier later.
@@ -234,6 +227,10 @@ enum Policy {
     static let userTimeoutMilliseconds: Int32 = 120_000
     /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
     static let retransmissionMaximumMilliseconds: Int32 = 1_000
+    /// The same on the longest path.
+    static let retransmissionMaximumFarMilliseconds: Int32 = 10_000
+    /// Unacknowledged bytes of a session that sends bulk.
+    static let bulkByteCount = 512 << 10
     static let connectRepetitions: Int32 = 120
     /// What was held through an outage comes as fast as TCP on the other side lets it: its first doublings find this room.
     static let receiveAheadByteCount: Int32 = 2 << 20

@@ -291,6 +291,7 @@ final class Sessions {
     /// The answer came: a doubt was wrong.
     func noteLife(_ session: Session) {
         let unnoticed = session.endpoint.takeInboundOutage()
+        session.carrier?.follow(roundTrip: session.endpoint.plausibleRoundTrip, unacknowledged: session.endpoint.retainedByteCount)
         if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
         if awaitsLife { relay.client?.handleLife(session) }
         guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
