@@ -64,7 +64,7 @@ struct InboundPath {
 
     /// Repetitions of what was lost come late by differing times.
     private func equallyLate(_ beyond: UInt64, _ now: Instant) -> (since: Instant, by: UInt64) {
-        guard let late, max(late.by, beyond) - min(late.by, beyond) <= InboundPath.jitter else { return (now, beyond) }
+        guard let late, max(late.by, beyond) - min(late.by, beyond) <= max(InboundPath.jitter, late.by / 16) else { return (now, beyond) }
         return late
     }
 

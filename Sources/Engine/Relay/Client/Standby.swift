@@ -16,6 +16,9 @@ final class Standby {
     /// While it is being made; when it is ready it is the session's.
     private var made: Carrier?
     private var plan = StandbyPlan()
+    /// The preferred interface when they were looked at last: to look costs system calls that wait for the kernel's lock on all networks, and
+    /// has no place in the moment of a failure.
+    private var preferred: UInt32?
 
     init(_ uplink: Uplink) { (self.uplink, relay) = (uplink, uplink.relay) }
 
@@ -31,6 +34,7 @@ final class Standby {
             relay.configuration.paths != .usual, relay.configuration.proxy == nil, !carrier.peer.isLoopback, carrier.peer.path == nil
         else { return cancelTimer() }
         let interfaces = uplink.interfaces(to: carrier.peer)
+        preferred = interfaces.first?.index
         let own = interface(of: carrier, among: interfaces)
         let others = interfaces.filter { $0.index != own }
         if let ready = session.standby {
@@ -173,7 +177,7 @@ final class Standby {
     /// The session continues over it, if there is one. The old carrier stays until the server has answered.
     func takeOver() {
         guard let carrier = session.standby, !carrier.isOver, carrier.greeting.isSent, !carrier.inFlight.send, let way = carrier.way else { return }
-        if session.carrier.map({ uplink.interfaces(to: $0.peer).first?.index == $0.interface }) ?? false { plan.departed(now: relay.instant) }
+        if let preferred, session.carrier?.interface == preferred { plan.departed(now: relay.instant) }
         relay.sessions.release(standby: carrier)
         carrier.state = .connected
         let connectTook = PathFacts(carrier.fd).map { Interval.microseconds(UInt64($0.leastRoundTripMicroseconds)) } ?? .zero
