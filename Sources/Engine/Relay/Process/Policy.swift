@@ -227,7 +227,7 @@ enum Policy {
     static let userTimeoutMilliseconds: Int32 = 120_000
     /// Retransmissions back off to this only (Linux 6.15), so that a path that is whole is noticed.
     static let retransmissionMaximumMilliseconds: Int32 = 1_000
-    /// The same on the longest path.
+    /// The most that it is for bulk on a long path.
     static let retransmissionMaximumFarMilliseconds: Int32 = 10_000
     /// Unacknowledged bytes of a session that sends bulk.
     static let bulkByteCount = 512 << 10
