@@ -28,6 +28,7 @@ let package = Package(
         cLayer("CRing", at: "Sources/CRing/Ring", links: [":liburing.a"]),
         cLayer("CSlab", at: "Sources/CRing/Slab"),
         cLayer("CSystem", at: "Sources/CRing/System"),
+        cLayer("CKeeper", at: "Sources/CRing/Keeper"),
         cLayer("CProof", at: "Sources/CRing/Proof", links: [":libcrypto.a"]),
         cLayer("CTOML", at: "Sources/CRing/TOML"),
         cLayer("CTLS", at: "Sources/CRing/TLS", links: [":libssl.a", ":libcrypto.a"] + vectors),
@@ -37,7 +38,7 @@ let package = Package(
         layer("State", at: "Sources/Engine/State"),
         layer("Tunnel", at: "Sources/Engine/Tunnel", knows: ["Time", "Wire", "State"]),
         layer("Control", at: "Sources/Engine/Control", knows: ["Time", "Wire", "State", "Tunnel"]),
-        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem"], settings: unchecked),
+        layer("Loop", at: "Sources/Engine/Loop", knows: ["CRing", "CSystem", "CKeeper"], settings: unchecked),
         layer(
             "Relay", at: "Sources/Engine/Relay", knows: ["Time", "Wire", "State", "Tunnel", "Control", "Loop", "CSlab", "CProof", "CTLS"],
             uses: [

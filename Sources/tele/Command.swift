@@ -80,6 +80,14 @@ enum Command {
 
         settings.configuration.program = Program.path
 
+        // Before any thread is started. From here on this is a worker, and its keeper is the process that people and service managers know.
+        if settings.configuration.keeping == .always {
+            do throws(SystemError) { try Keeper.start(hangSeconds: 10) } catch {
+                ErrorMessage("cannot start a keeper (\(error)); connections end with this process", hint: "-keeper=never").print()
+            }
+            settings.configuration.isKept = Keeper.ofThisProcess != nil
+        }
+
         // From here on a signal is an order to the loop, also one that comes before it turns.
         try Signals.hold()
         try ParentWatch.follow()

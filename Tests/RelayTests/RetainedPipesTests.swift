@@ -22,7 +22,7 @@ import Time
                 return
             }
             kept.append(pipe, bytes.count)
-            #expect(queue_append_outside(&store, UInt32(bytes.count)) == 0)
+            #expect(queue_append_outside(&store, arena, UInt32(bytes.count)) == 0)
             expected += bytes
         }
         queue_release(&store, arena, UInt64(acknowledged))

@@ -77,6 +77,7 @@ final class FaultInjector {
         case .networkNews: for process in world.clients { process.networkChanged() }
         case .namesFail: kernel.namesFailUntil = kernel.time + length
         case .upgrade: kernel.chance.pick(world.processes).upgrade()
+        case .crash: kernel.chance.pick(world.processes).crash()
         case .reload: kernel.chance.pick(world.processes).signal(SIGHUP)
         // Who comes back asks for a session that nobody knows (protocol 4.20, 11.5).
         case .killClient: world.replace(client)
@@ -194,7 +195,7 @@ final class FaultInjector {
             }
         case .twoPaths:
             for round in 0..<3 { kernel.after(milliseconds(5000 + 6000 * round)) { [unowned self] in silenceBusyPath() } }
-        case .takeovers, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
+        case .takeovers, .crashes, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
             .failover:
             break
         }

@@ -36,6 +36,8 @@ public struct Plan: Sendable {
         case refuseOrigin
         /// Another program takes a process over.
         case upgrade
+        /// A process dies in the middle of what it does, and another one goes on with what it left.
+        case crash
     }
 
     /// What a run is about. Most are mixed; the others hold still what they do not ask for.
@@ -71,6 +73,8 @@ public struct Plan: Sendable {
         case takeovers
         /// The path that carries goes silent, again and again, beside another one (protocol 4.27, 8.10).
         case twoPaths
+        /// Both sides die again and again, also during outages, and others go on with what they left.
+        case crashes
     }
 
     /// What stands at an address of the server's name.
@@ -217,6 +221,7 @@ public struct Plan: Sendable {
         opensWithin = chance.oneIn(3) ? 1 : UInt64(chance.skewed(Int(healsAt)))
         for fault in Fault.allCases where chance.oneIn(3) { faults.append(fault) }
         if !chance.oneIn(6) { faults.removeAll { $0 == .killServer || $0 == .killClient || $0 == .drainServer } }
+        if !chance.oneIn(3) { faults.removeAll { $0 == .crash } }
         if chance.oneIn(8) { faults = [] }
         if chance.oneIn(8) { hasLiar(chance.pick(Side.allCases)) }
         for _ in 1..<chance.pick([1, 1, 1, 2, 3]) { doors.append(chance.pick([.server, .server, .refusing, .silent, .swallowing, .foreign])) }
@@ -336,6 +341,16 @@ public struct Plan: Sendable {
             limits.sendBuffer = limits.receiveBuffer
             faults = [.upgrade, .upgrade, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
             faultGap = milliseconds(60)
+        case .crashes:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (2, 16, 300 << 10, milliseconds(2000), milliseconds(3000))
+            (resetsOneIn, slowOneIn, stopsOneIn) = (4, 2, 8)
+            latency = milliseconds(chance.pick([0, 1, 20]))
+            (reverseOneIn, carriers, hasTwoPaths) = (ways, spread, twoPaths)
+            (bufferByteCount, memoryByteCount) = (1 << 20, 2 << 20)
+            limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
+            limits.sendBuffer = limits.receiveBuffer
+            faults = [.crash, .crash, .crash, .crash, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
+            faultGap = milliseconds(40)
         case .twoPaths:
             (streams, opensWithin, healsAt, hasTwoPaths) = (2, 1, milliseconds(30_000), true)
             latency = milliseconds(chance.pick([1, 10, 60]))
@@ -352,7 +367,7 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers: break
+        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes: break
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0
             return script

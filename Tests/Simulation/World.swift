@@ -104,7 +104,7 @@ final class World {
         stop()
         for process in processes {
             iterations += process.iterations
-            takeovers += process.takeovers
+            takeovers += process.takeovers + process.crashes
             process.die()
         }
         kernel.end()
@@ -117,7 +117,7 @@ final class World {
 
     private func abandon() {
         for process in processes {
-            takeovers += process.takeovers
+            takeovers += process.takeovers + process.crashes
             process.die()
         }
         kernel.end()
@@ -233,6 +233,7 @@ final class World {
     private func configured(_ configuration: Configuration) -> Configuration {
         var configuration = configuration
         configuration.splicing = [.auto, .always, .never][plan.splicing]
+        configuration.isKept = plan.faults.contains(.crash)
         configuration.bufferByteCount = plan.bufferByteCount
         configuration.memoryByteCount = plan.memoryByteCount
         configuration.maximumStreams = plan.streamsMaximum
@@ -273,7 +274,9 @@ final class World {
                 Mapping(name: "client-\($0)", address: HostPort(host: "10.0.0.\(host)", port: World.reversePort + UInt16($0)))
             }
         }
-        try process.start { [unowned self] state in try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state).0 }
+        try process.start { [unowned self] state, remains in
+            try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state, remains: remains).0
+        }
         return process
     }
 
@@ -300,14 +303,16 @@ final class World {
                 Mapping(name: "client-\(index)", address: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort))
             ]
         }
-        try process.start { [unowned self] state in try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state).0 }
+        try process.start { [unowned self] state, remains in
+            try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state, remains: remains).0
+        }
         return process
     }
 
     /// A process dies as it stands, and another one takes its place.
     func replace(_ process: VirtualProcess) {
         iterations += process.iterations
-        takeovers += process.takeovers
+        takeovers += process.takeovers + process.crashes
         kills += 1
         process.die()
         do {
@@ -398,9 +403,9 @@ final class World {
             plan.mayLose || isLied(to: talker) || hasRefused && talker.other == nil || plan.story == .mixed && plan.streamsMaximum < plan.streams
             || plan.limits.descriptors < 1000
             // Nothing is lost with a request that nobody has answered: an upgrade ends it, and so does the time.
-            || talker.isAsking && !plan.faults.allSatisfy { ![.upgrade, .freeze, .sleep].contains($0) }
+            || talker.isAsking && !plan.faults.allSatisfy { ![.upgrade, .crash, .freeze, .sleep].contains($0) }
             // A connect that was under way at an upgrade is made once more.
-            || talker.number < 0 && plan.faults.contains(.upgrade)
+            || talker.number < 0 && (plan.faults.contains(.upgrade) || plan.faults.contains(.crash))
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
     }

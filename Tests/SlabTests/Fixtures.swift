@@ -6,9 +6,9 @@ import Testing
 final class Arena {
     let pointer: OpaquePointer
 
-    init(bytes: Int = 1 << 20) throws {
+    init(bytes: Int = 1 << 20, isKept: Bool = false) throws {
         var created: OpaquePointer?
-        try #require(arena_create(&created, bytes) == 0)
+        try #require((isKept ? arena_create_kept(&created, bytes) : arena_create(&created, bytes)) == 0)
         pointer = try #require(created)
     }
 

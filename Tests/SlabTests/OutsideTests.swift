@@ -101,7 +101,7 @@ struct OutsideTests {
 }
 
 extension Queue {
-    func keepOutside(_ count: Int) -> Bool { queue_append_outside(&queue, UInt32(count)) == 0 }
+    func keepOutside(_ count: Int) -> Bool { queue_append_outside(&queue, arena.pointer, UInt32(count)) == 0 }
 
     /// Takes the bytes from the front of `outside`.
     func bringIn(_ outside: inout [UInt8]) -> Int32 {

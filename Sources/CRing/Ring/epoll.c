@@ -14,6 +14,7 @@
 enum { EVENT_BATCH = 512 };
 
 #define WOULD_BLOCK INT32_MIN
+#define LOG_IS_FULL (INT32_MIN + 1)
 
 typedef struct {
     int                fd;
@@ -125,6 +126,15 @@ static int32_t try(ring *ring, operation *operation) {
     }
 }
 
+/* In the log of a kept ring. */
+static int32_t try_noted(ring *ring, uint32_t slot) {
+    log_entry *entry = log_begin(ring, slot);
+    if (!entry) return LOG_IS_FULL;
+    int32_t result = try(ring, table_at(&ring->table, slot));
+    log_end(ring, entry, result, result == WOULD_BLOCK);
+    return result;
+}
+
 /* Parking */
 
 static int register_descriptor(ring *ring, int fd) {
@@ -151,7 +161,11 @@ static bool put_off(ring *ring, uint32_t slot) {
 static void first_try(ring *ring, uint32_t slot) {
     if (put_off(ring, slot)) return;
     operation *operation = table_at(&ring->table, slot);
-    int32_t result = try(ring, operation);
+    int32_t result = try_noted(ring, slot);
+    if (result == LOG_IS_FULL) {
+        epoll_driver *state = ring->state;
+        return list_append(&ring->table, &state->queued, slot);
+    }
     if (operation->flags & OPERATION_CANCELLING && (result == WOULD_BLOCK || result == -ENOBUFS)) result = -ECANCELED;
     if (result == WOULD_BLOCK) {
         operation->flags |= OPERATION_PARKED;
@@ -165,7 +179,12 @@ static void try_parked(ring *ring, int fd, operation_direction direction) {
     uint32_t slot = ring->table.descriptors[fd].slots[direction];
     if (slot == RING_NONE || !(table_at(&ring->table, slot)->flags & OPERATION_PARKED)) return;
     if (put_off(ring, slot)) return;
-    int32_t result = try(ring, table_at(&ring->table, slot));
+    int32_t result = try_noted(ring, slot);
+    if (result == LOG_IS_FULL) {
+        epoll_driver *state = ring->state;
+        table_at(&ring->table, slot)->flags &= (uint8_t)~OPERATION_PARKED;
+        return list_append(&ring->table, &state->queued, slot);
+    }
     if (result != WOULD_BLOCK) operation_finish(ring, slot, result);
 }
 

@@ -21,17 +21,42 @@ static bool options_are_valid(const ring_options *options) {
         && options->pool_bytes >= 512 && options->pool_bytes <= 65536;
 }
 
+/* Memory that a successor reads; NULL: it will have none. */
+typedef struct { ring_keeper *keep; void *context; } keeping;
+
+static int open_trace(ring *ring, const keeping *keeping, void **pool, const ring_options *options) {
+    *pool = NULL;
+    if (!keeping->keep) return 0;
+    ring->keep = keeping->keep;
+    ring->keep_context = keeping->context;
+    trace *trace = keeping->keep(keeping->context, sizeof *trace);
+    *pool = keeping->keep(keeping->context, (size_t)options->pool_count * options->pool_bytes);
+    log_entry *log = keeping->keep(keeping->context, LOG_ENTRIES * sizeof *log);
+    if (!trace || !*pool || !log) return -ENOMEM;
+    memset(trace, 0, sizeof *trace);
+    trace->ring_fd = -1;
+    trace->pool = (uintptr_t)*pool;
+    trace->pool_count = options->pool_count;
+    trace->pool_bytes = options->pool_bytes;
+    trace->log = (uintptr_t)log;
+    ring->table.trace = trace;
+    return 0;
+}
+
 static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driver name,
-                     const ring_options *options) {
+                     const ring_options *options, const keeping *keeping) {
     ring *opened = calloc(1, sizeof *opened);
     if (!opened) return -ENOMEM;
+    opened->handed_out = (operation_list){ RING_NONE, RING_NONE };
     opened->driver = driver;
     opened->driver_in_use = name;
     opened->ready = (operation_list){ RING_NONE, RING_NONE };
     table_open(&opened->table);
     opened->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int error = opened->wake_fd < 0 ? -errno : 0;
-    if (!error) error = pool_open(&opened->pool, options->pool_count, options->pool_bytes);
+    void *pool;
+    if (!error) error = open_trace(opened, keeping, &pool, options);
+    if (!error) error = pool_open(&opened->pool, options->pool_count, options->pool_bytes, pool);
     if (!error) error = driver->open(opened, options);
     if (error) {
         pool_close(&opened->pool);
@@ -43,8 +68,10 @@ static int open_with(ring **ring_out, const ring_driver_calls *driver, ring_driv
     return 0;
 }
 
+static const keeping nothing_kept;
+
 int ring_open_untested(ring **ring_out, const ring_options *options) {
-    return open_with(ring_out, &ring_uring_calls, RING_DRIVER_URING, options);
+    return open_with(ring_out, &ring_uring_calls, RING_DRIVER_URING, options, &nothing_kept);
 }
 
 static const char *reason_of(int error) {
@@ -58,18 +85,18 @@ static const char *reason_of(int error) {
     }
 }
 
-int ring_open(ring **ring_out, const ring_options *options, char *why, size_t why_bytes) {
+static int open_tested(ring **ring_out, const ring_options *options, const keeping *keeping, char *why, size_t why_bytes) {
     char sentence[160] = "";
     if (why && why_bytes) why[0] = 0;
     if (!ring_out || !options_are_valid(options)) return -EINVAL;
     *ring_out = NULL;
 #ifdef SIMULATION
-    if (ring_is_simulated()) return open_with(ring_out, &ring_simulated_calls, RING_DRIVER_EPOLL, options);
+    if (ring_is_simulated()) return open_with(ring_out, &ring_simulated_calls, RING_DRIVER_EPOLL, options, keeping);
 #endif
     int error = 0;
     if (options->driver != RING_DRIVER_EPOLL) {
         error = ring_self_test(sentence, sizeof sentence);
-        if (!error) error = ring_open_untested(ring_out, options);
+        if (!error) error = open_with(ring_out, &ring_uring_calls, RING_DRIVER_URING, options, keeping);
     }
     if (error && !sentence[0]) {
         const char *reason = reason_of(error);
@@ -77,11 +104,20 @@ int ring_open(ring **ring_out, const ring_options *options, char *why, size_t wh
         else snprintf(sentence, sizeof sentence, "io_uring failed with error %d", -error);
     }
     if (options->driver == RING_DRIVER_EPOLL || (error && options->driver == RING_DRIVER_AUTO)) {
-        error = open_with(ring_out, &ring_epoll_calls, RING_DRIVER_EPOLL, options);
+        error = open_with(ring_out, &ring_epoll_calls, RING_DRIVER_EPOLL, options, keeping);
     }
     if (why && why_bytes) snprintf(why, why_bytes, "%s", sentence);
     if (!error) faults_adopt(*ring_out);
     return error;
+}
+
+int ring_open(ring **ring_out, const ring_options *options, char *why, size_t why_bytes) {
+    return open_tested(ring_out, options, &nothing_kept, why, why_bytes);
+}
+
+int ring_open_kept(ring **ring_out, const ring_options *options, ring_keeper *keep, void *context, char *why, size_t why_bytes) {
+    keeping keeping = { keep, context };
+    return open_tested(ring_out, options, &keeping, why, why_bytes);
 }
 
 /* Connections that were accepted and never told of have no other owner. */
@@ -128,7 +164,7 @@ static int reserve(ring *ring, int fd, operation_direction direction, uint32_t *
     descriptor *row = table_descriptor(&ring->table, fd);
     if (!row) return -ENOMEM;
     if (row->slots[direction] != RING_NONE) return -EINVAL;
-    *slot = table_take(&ring->table);
+    *slot = table_take(ring);
     if (*slot == RING_NONE) return -ENOMEM;
     row->slots[direction] = *slot;
     return 0;
@@ -280,6 +316,7 @@ void operation_finish(ring *ring, uint32_t slot, int32_t result) {
     }
     if (operation->flags & OPERATION_HAS_BUFFER) ring->pool.lent[operation->buffer] = 1;
     operation->result = result;
+    operation->mark = ring->ended_mark;
     list_append(&ring->table, &ring->ready, slot);
 }
 
@@ -292,7 +329,9 @@ static unsigned deliver(ring *ring, ring_completion *completions, unsigned capac
         completions[count++] = (ring_completion){
             .token = operation->token, .result = operation->result, .buffer = operation->buffer,
             .flags = operation->flags & OPERATION_HAS_BUFFER ? RING_COMPLETION_BUFFER : 0 };
-        table_give_back(&ring->table, slot);
+        ring->handed_mark = operation->mark;
+        if (ring->table.trace) list_append(&ring->table, &ring->handed_out, slot);
+        else table_give_back(&ring->table, slot);
     }
     return count;
 }
@@ -330,6 +369,24 @@ int ring_wait(ring *ring, int64_t timeout, ring_completion *completions, unsigne
 
 size_t ring_in_flight(const ring *ring) {
     return ring->table.in_use;
+}
+
+/* Kept */
+
+uint64_t ring_trace_of(const ring *ring) {
+    return (uintptr_t)ring->table.trace;
+}
+
+uint32_t ring_mark(const ring *ring) {
+    return ring->ready.head == RING_NONE ? ring->ended_mark : ring->handed_mark;
+}
+
+void ring_committed(ring *ring) {
+    ring->handed_mark = ring_mark(ring);
+    uint32_t slot;
+    while ((slot = list_take(&ring->table, &ring->handed_out)) != RING_NONE) table_give_back(&ring->table, slot);
+    pool_committed(ring);
+    if (ring->driver->committed) ring->driver->committed(ring);
 }
 
 /* Waking */

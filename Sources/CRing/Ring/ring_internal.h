@@ -36,6 +36,7 @@ enum {
     OPERATION_HAS_BUFFER = 8,   /* `buffer` is the caller's from the completion on. */
     OPERATION_CANCEL_OWED = 32, /* The same, but the driver had no room to pass it on. */
     OPERATION_HUNGRY = 16,      /* io_uring: waits with us, not in the kernel, for a buffer of the pool. */
+    OPERATION_HELD = 64,        /* io_uring, kept: waits for the next turn. */
 };
 
 /* What a send or connect needs beyond the slot; from a free list while the operation is in flight. */
@@ -57,6 +58,7 @@ typedef struct {
     uint16_t buffer;
     uint8_t  kind;
     uint8_t  flags;
+    uint32_t mark;                                /* Finished: that of the ring when it is handed out. */
 } operation;
 
 _Static_assert(sizeof(operation) <= 48, "tens of thousands of these are idle");
@@ -80,6 +82,7 @@ typedef struct {
     descriptor *descriptors;
     uint32_t    descriptor_count;
     message    *free_messages[MESSAGE_SIZE_CLASSES];
+    struct trace *trace;                          /* NULL: nothing is kept. */
 } operation_table;
 
 typedef struct {
@@ -87,8 +90,28 @@ typedef struct {
     uint8_t  *lent;          /* One flag per buffer: with the caller. */
     uint16_t *free_stack;    /* epoll only: last returned, first reused, so the hot ones stay in the cache. */
     uint32_t  count, bytes;
+    bool      is_kept;       /* `memory` is not the pool's. */
+    uint16_t *returned;      /* Kept: since the last commit. */
+    uint32_t  returned_count;
     uint32_t  free_count;    /* Neither with the caller nor named by a completion that was seen. */
 } receive_pool;
+
+/* What a successor reads: which operations were tried, and what they came to. io_uring: the kernel's own completion queue, which
+ * outlives the process by its descriptor; else a log, of the same form. */
+enum { TRACE_CHUNKS = 2048, LOG_ENTRIES = 1 << 16 };
+
+typedef struct { uint64_t name; int32_t result; uint32_t buffer; } log_entry;   /* `buffer`: of the pool, + 1; 0: none. */
+
+typedef struct trace {
+    int32_t  ring_fd;             /* -1: there is a log. */
+    uint32_t head, tail, mask, entries, bytes;    /* Offsets in the kernel's mapping, and its size. */
+    uint64_t pool;
+    uint32_t pool_count, pool_bytes;
+    uint64_t log;
+    uint32_t log_tail;
+    uint32_t chunk_count;
+    uint64_t chunks[TRACE_CHUNKS];
+} trace;
 
 typedef struct ring_driver_calls {
     int  (*open)(ring *ring, const ring_options *options);
@@ -102,6 +125,8 @@ typedef struct ring_driver_calls {
      * woken. May return early for no reason. 0 or -errno. */
     int  (*turn)(ring *ring, int64_t timeout);
     void (*pool_return)(ring *ring, uint16_t buffer);
+    /* Kept: all that was handed out is committed. May be NULL. */
+    void (*committed)(ring *ring);
 } ring_driver_calls;
 
 struct ring {
@@ -113,6 +138,11 @@ struct ring {
     int             wake_fd;      /* eventfd, non-blocking; the driver reads it empty and sets `woken`. */
     bool            woken;
     bool            owes_cancels; /* Some operation has OPERATION_CANCEL_OWED. */
+    /* Kept: what was handed out and is not committed, and the marks of the last that ended and the last that was handed out. */
+    operation_list  handed_out;
+    uint32_t        ended_mark, handed_mark;
+    ring_keeper    *keep;
+    void           *keep_context;
     void           *state;        /* The driver's own. */
 #ifdef RING_FAULTS
     ring_fault_plan faults;
@@ -130,7 +160,7 @@ bool ring_is_simulated(void);
 void       table_open(operation_table *table);
 void       table_close(operation_table *table);
 descriptor *table_descriptor(operation_table *table, int fd);          /* Grows; NULL: out of memory. */
-uint32_t   table_take(operation_table *table);                         /* RING_NONE: out of memory. */
+uint32_t   table_take(ring *ring);                                     /* RING_NONE: out of memory. */
 void       table_give_back(operation_table *table, uint32_t slot);
 message   *table_take_message(operation_table *table, unsigned iovec_count);
 void       table_give_back_message(operation_table *table, message *message);
@@ -151,9 +181,16 @@ static inline bool operation_is_current(const ring *ring, uint64_t name) {
 void list_append(const operation_table *table, operation_list *list, uint32_t slot);
 uint32_t list_take(const operation_table *table, operation_list *list);
 
-/* pool.c */
-int  pool_open(receive_pool *pool, uint32_t count, uint32_t bytes);
+/* trace.c. The operation is tried now: with NULL the log is full, and it is not. */
+log_entry *log_begin(ring *ring, uint32_t slot);
+/* `blocked`: it was as if it had not been tried. */
+void       log_end(ring *ring, log_entry *entry, int32_t result, bool blocked);
+
+/* pool.c. `memory` NULL: its own. */
+int  pool_open(receive_pool *pool, uint32_t count, uint32_t bytes, void *memory);
 void pool_close(receive_pool *pool);
+/* Kept: buffers that were returned may be filled again. */
+void pool_committed(ring *ring);
 static inline void *pool_at(const receive_pool *pool, uint16_t buffer) {
     return pool->memory + (size_t)buffer * pool->bytes;
 }

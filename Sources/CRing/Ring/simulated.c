@@ -89,9 +89,19 @@ static bool blocks(const operation *operation, int32_t result) {
     return result == -EAGAIN && !(operation->kind == OPERATION_SEND && operation->flags & OPERATION_DONTWAIT);
 }
 
+/* In the log of a kept ring, which has room for all of a turn. */
+static int32_t try_noted(ring *ring, const ring_world *world, uint32_t slot) {
+    operation *operation = table_at(&ring->table, slot);
+    log_entry *entry = log_begin(ring, slot);
+    if (!entry) return -ENOBUFS;
+    int32_t result = try(ring, world, operation);
+    log_end(ring, entry, result, blocks(operation, result));
+    return result;
+}
+
 static void try_queued(ring *ring, simulated_driver *state, uint32_t slot) {
     operation *operation = table_at(&ring->table, slot);
-    int32_t result = try(ring, state->world, operation);
+    int32_t result = try_noted(ring, state->world, slot);
     if (blocks(operation, result)) {
         if (!(operation->flags & OPERATION_CANCELLING)) {
             operation->flags |= OPERATION_PARKED;
@@ -107,7 +117,7 @@ static void try_parked(ring *ring, simulated_driver *state, int fd, operation_di
     uint32_t slot = ring->table.descriptors[fd].slots[direction];
     if (slot == RING_NONE || !(table_at(&ring->table, slot)->flags & OPERATION_PARKED)) return;
     operation *operation = table_at(&ring->table, slot);
-    int32_t result = try(ring, state->world, operation);
+    int32_t result = try_noted(ring, state->world, slot);
     if (!blocks(operation, result)) operation_finish(ring, slot, result);
 }
 
@@ -125,7 +135,7 @@ static int simulated_cancel(ring *ring, uint32_t slot) {
         operation->flags |= OPERATION_CANCELLING;
         return 0;
     }
-    int32_t result = state->world->cancel_comes_late(state->world->context) ? try(ring, state->world, operation) : -EAGAIN;
+    int32_t result = state->world->cancel_comes_late(state->world->context) ? try_noted(ring, state->world, slot) : -EAGAIN;
     operation_finish(ring, slot, result == -EAGAIN ? -ECANCELED : result);
     return 0;
 }

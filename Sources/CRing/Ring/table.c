@@ -2,6 +2,7 @@
 #include "ring_internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Iovecs per block. Most sends are a header and a body or two; an address fits the smallest. */
 static const unsigned message_iovecs[MESSAGE_SIZE_CLASSES] = { 8, 64, RING_IOVECS_MAXIMUM };
@@ -19,7 +20,7 @@ void table_close(operation_table *table) {
             bool has_message = operation->kind == OPERATION_SEND || operation->kind == OPERATION_CONNECT;
             if (has_message) free(operation->message);   /* NULL unless in flight. */
         }
-        free(table->chunks[i]);
+        if (!table->trace) free(table->chunks[i]);
     }
     free(table->chunks);
     free(table->descriptors);
@@ -31,7 +32,7 @@ void table_close(operation_table *table) {
     }
 }
 
-static bool add_chunk(operation_table *table) {
+static bool add_chunk(operation_table *table, ring *ring) {
     if (table->chunk_count == table->chunk_capacity) {
         uint32_t capacity = table->chunk_capacity ? table->chunk_capacity * 2 : 16;
         operation **chunks = realloc(table->chunks, capacity * sizeof *chunks);
@@ -39,8 +40,15 @@ static bool add_chunk(operation_table *table) {
         table->chunks = chunks;
         table->chunk_capacity = capacity;
     }
-    operation *chunk = calloc(OPERATION_CHUNK, sizeof *chunk);
+    trace *trace = table->trace;
+    if (trace && table->chunk_count == TRACE_CHUNKS) return false;
+    operation *chunk = trace ? ring->keep(ring->keep_context, OPERATION_CHUNK * sizeof *chunk) : malloc(OPERATION_CHUNK * sizeof *chunk);
     if (!chunk) return false;
+    memset(chunk, 0, OPERATION_CHUNK * sizeof *chunk);
+    if (trace) {
+        trace->chunks[table->chunk_count] = (uintptr_t)chunk;
+        trace->chunk_count = table->chunk_count + 1;
+    }
     uint32_t first = table->chunk_count << OPERATION_CHUNK_BITS;
     table->chunks[table->chunk_count++] = chunk;
     for (uint32_t i = OPERATION_CHUNK; i-- > 0;) {
@@ -50,8 +58,9 @@ static bool add_chunk(operation_table *table) {
     return true;
 }
 
-uint32_t table_take(operation_table *table) {
-    if (table->free_head == RING_NONE && !add_chunk(table)) return RING_NONE;
+uint32_t table_take(ring *ring) {
+    operation_table *table = &ring->table;
+    if (table->free_head == RING_NONE && !add_chunk(table, ring)) return RING_NONE;
     uint32_t slot = table->free_head;
     table->free_head = table_at(table, slot)->next;
     table->in_use++;

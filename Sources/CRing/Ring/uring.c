@@ -25,6 +25,9 @@ typedef struct {
     int                       watch_set;      /* See hangup.c; -1 until the first watch. */
     size_t                    in_kernel;      /* Operations whose entry is made and has not completed. */
     operation_list            hungry;         /* Pooled receives that wait for a buffer, first come, first served. */
+    operation_list            held;           /* Kept: operations that begin with the next turn. */
+    bool                      is_kept, is_turning;
+    uint32_t                  cursor;         /* Completions before it were seen. */
 } uring;
 
 static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
@@ -72,7 +75,7 @@ static int uring_open(ring *ring, const ring_options *options) {
     uring *state = calloc(1, sizeof *state);
     if (!state) return -ENOMEM;
     state->watch_set = -1;
-    state->hungry = (operation_list){ RING_NONE, RING_NONE };
+    state->hungry = state->held = (operation_list){ RING_NONE, RING_NONE };
     struct io_uring_params parameters = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED
                | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
@@ -83,6 +86,16 @@ static int uring_open(ring *ring, const ring_options *options) {
         return error;
     }
     ring->state = state;
+    state->is_kept = ring->table.trace != NULL;
+    if (state->is_kept) {
+        trace *trace = ring->table.trace;
+        trace->head = parameters.cq_off.head;
+        trace->tail = parameters.cq_off.tail;
+        trace->mask = parameters.cq_off.ring_mask;
+        trace->entries = parameters.cq_off.cqes;
+        trace->bytes = (uint32_t)(parameters.cq_off.cqes + parameters.cq_entries * sizeof(struct io_uring_cqe));
+        trace->ring_fd = state->ring.ring_fd;
+    }
     error = check_features(&state->ring, &parameters);
     if (!error) error = open_pool(ring);
     if (error) {
@@ -107,6 +120,7 @@ static struct io_uring_sqe *next_entry(uring *state) {
     for (;;) {
         struct io_uring_sqe *entry = io_uring_get_sqe(&state->ring);
         if (entry) return entry;
+        if (state->is_kept && !state->is_turning) return NULL;   /* Nothing begins before the commit. */
         if (enable(state)) return NULL;
         int submitted = io_uring_submit(&state->ring);
         if (submitted <= 0 && submitted != -EINTR) return NULL;
@@ -202,6 +216,11 @@ static int uring_queue(ring *ring, uint32_t slot) {
     uring *state = ring->state;
     operation_kind kind = table_at(&ring->table, slot)->kind;
     if (kind == OPERATION_WATCH_HANGUP) return hangup_watch(ring, &state->watch_set, slot);
+    if (state->is_kept && !state->is_turning) {
+        table_at(&ring->table, slot)->flags |= OPERATION_HELD;
+        list_append(&ring->table, &state->held, slot);
+        return 0;
+    }
     if (kind != OPERATION_RECEIVE_POOLED || state->hungry.head == RING_NONE) return make_entry(ring, slot);
     wait_for_buffer(ring, slot);
     return 0;
@@ -215,7 +234,7 @@ static int uring_cancel(ring *ring, uint32_t slot) {
         operation_finish(ring, slot, -ECANCELED);
         return 0;
     }
-    if (operation->flags & OPERATION_HUNGRY) {
+    if (operation->flags & (OPERATION_HUNGRY | OPERATION_HELD)) {
         operation->flags |= OPERATION_CANCELLING;
         return 0;
     }
@@ -287,10 +306,26 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
     operation_finish(ring, slot, result);
 }
 
+/* The kernel does not overwrite what is not committed. */
+static void reap_kept(ring *ring) {
+    uring *state = ring->state;
+    uint32_t tail = io_uring_smp_load_acquire(state->ring.cq.ktail);
+    for (; state->cursor != tail; state->cursor++) {
+        ring->ended_mark = state->cursor + 1;
+        complete(ring, &state->ring.cq.cqes[state->cursor & *state->ring.cq.kring_mask]);
+    }
+}
+
+static void uring_committed(ring *ring) {
+    uring *state = ring->state;
+    io_uring_smp_store_release(state->ring.cq.khead, ring->handed_mark);
+}
+
 static void reap(ring *ring) {
     uring *state = ring->state;
     struct io_uring_cqe *completion;
     unsigned head, count = 0;
+    if (state->is_kept) return reap_kept(ring);
     io_uring_for_each_cqe(&state->ring, head, completion) {
         complete(ring, completion);
         count++;
@@ -298,13 +333,38 @@ static void reap(ring *ring) {
     io_uring_cq_advance(&state->ring, count);
 }
 
+/* Kept: operations of this iteration begin, now that it is committed. */
+static void begin_held(ring *ring) {
+    uring *state = ring->state;
+    operation_list held = state->held;
+    state->held = (operation_list){ RING_NONE, RING_NONE };
+    uint32_t slot;
+    while ((slot = list_take(&ring->table, &held)) != RING_NONE) {
+        operation *operation = table_at(&ring->table, slot);
+        operation->flags &= (uint8_t)~OPERATION_HELD;
+        int error = operation->flags & OPERATION_CANCELLING ? -ECANCELED : uring_queue(ring, slot);
+        if (error) operation_finish(ring, slot, error);
+    }
+}
+
+static bool unseen(uring *state) {
+    if (state->is_kept) return io_uring_smp_load_acquire(state->ring.cq.ktail) != state->cursor;
+    return io_uring_cq_ready(&state->ring) > 0;
+}
+
 static int uring_turn(ring *ring, int64_t timeout) {
     uring *state = ring->state;
     int result = enable(state);
     if (result) return result;
+    state->is_turning = true;
+    if (state->is_kept) {
+        /* What was seen and handed out to nobody changed nothing; the kernel would not wait. */
+        if (ring->ready.head == RING_NONE && ring->handed_out.head == RING_NONE) uring_committed(ring);
+        begin_held(ring);
+    }
     arm_internal(ring);
     feed_hungry(ring);
-    bool more = io_uring_cq_ready(&state->ring) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
+    bool more = unseen(state) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
     if (more) timeout = 0;
     if (timeout == 0) {
         result = io_uring_submit_and_get_events(&state->ring);
@@ -316,6 +376,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
         result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
     }
     reap(ring);
+    state->is_turning = false;
     if (result >= 0 || result == -ETIME || result == -EINTR) return 0;
     if (result == -EAGAIN || result == -EBUSY) {
         /* The kernel is short of memory. What was not taken stays queued; do not spin on it. */
@@ -360,5 +421,5 @@ static void uring_close(ring *ring) {
 
 const ring_driver_calls ring_uring_calls = {
     .open = uring_open, .close = uring_close, .queue = uring_queue, .cancel = uring_cancel,
-    .forget = uring_forget, .turn = uring_turn, .pool_return = uring_pool_return,
+    .forget = uring_forget, .turn = uring_turn, .pool_return = uring_pool_return, .committed = uring_committed,
 };

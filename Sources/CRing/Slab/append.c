@@ -7,7 +7,6 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { COPY_SLAB_BYTES = SLAB_BYTES / 4 };        /* Longer copies go into slabs, shorter ones into pages. */
@@ -45,7 +44,7 @@ static void demand_copy(struct demand *demand, struct seam *seam, size_t count)
 static int demand_reserve(const struct demand *demand, byte_queue *queue, arena *arena)
 {
     if (!arena_can_give(arena, demand->slabs, demand->pages)) return -ENOMEM;
-    return ring_reserve(queue, demand->pieces);
+    return ring_reserve(queue, arena, demand->pieces);
 }
 
 /* Appending. */
@@ -103,7 +102,7 @@ int queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t coun
         merge(queue, (uint32_t)count, 0);
         return 0;
     }
-    if (ring_reserve(queue, 1) != 0) return -ENOMEM;
+    if (ring_reserve(queue, arena, 1) != 0) return -ENOMEM;
     arena_retain(arena, bytes);
     piece_push(queue, bytes, (uint32_t)count, 0);
     return 0;
@@ -111,10 +110,10 @@ int queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t coun
 
 /* Outside. */
 
-int queue_append_outside(byte_queue *queue, uint32_t count)
+int queue_append_outside(byte_queue *queue, arena *arena, uint32_t count)
 {
     MUST(count > 0, "an empty piece");
-    if (ring_reserve(queue, 1) != 0) return -ENOMEM;
+    if (ring_reserve(queue, arena, 1) != 0) return -ENOMEM;
     piece_push(queue, NULL, count, 0);
     queue->outside += count;
     return 0;
@@ -155,7 +154,7 @@ int queue_bring_in(byte_queue *queue, arena *arena, queue_source *source, void *
     size_t slabs = (queue->outside + SLAB_BYTES - 1) / SLAB_BYTES;
     byte_queue whole = { .head = queue->head, .tail = queue->head };
     /* A piece more for each border between slabs. */
-    if (!arena_can_give(arena, slabs, 0) || ring_reserve(&whole, queue->length + slabs) != 0) return -ENOMEM;
+    if (!arena_can_give(arena, slabs, 0) || ring_reserve(&whole, arena, queue->length + slabs) != 0) return -ENOMEM;
     struct filling filling = { 0 };
     for (uint32_t index = 0; index < queue->length; index++) {
         const queue_piece *piece = piece_at(queue, index);
@@ -163,9 +162,9 @@ int queue_bring_in(byte_queue *queue, arena *arena, queue_source *source, void *
         else bring_in(&whole, arena, piece->count, &filling, source, context);
     }
     MUST(whole.tail == queue->tail, "bytes got lost on their way in");
-    free(queue->pieces);
+    arena_unkeep(arena, queue->pieces, queue->capacity * sizeof *queue->pieces);
     *queue = whole;
-    ring_settle(queue);
+    ring_settle(queue, arena);
     return 0;
 }
 
@@ -241,6 +240,6 @@ int queue_move(byte_queue *to, byte_queue *from, arena *arena, size_t count, siz
         piece_move(to, from, arena, moved, copy_below);
         count -= moved;
     }
-    ring_settle(from);
+    ring_settle(from, arena);
     return 0;
 }

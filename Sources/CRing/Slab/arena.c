@@ -11,7 +11,7 @@
  * Never used slabs are taken in order, so nothing is touched before it is needed, the tables included: they
  * lie behind the slabs in the same mapping and are all zero at first. Free slabs are taken warmest first.
  */
-#include "internal.h"
+#include "kept.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -56,6 +56,7 @@ struct arena {
     size_t used_pages;                            /* Given out, in pages. */
     size_t mapping_bytes;
     int descriptor;                               /* The memfd, or -1. */
+    struct kept *kept;                            /* NULL: nothing outlives the process. */
 };
 
 void slab_trap(const char *sentence)
@@ -98,7 +99,10 @@ static uint32_t list_take_first(arena *arena, struct list *list)
 
 static size_t whole_pages(size_t bytes) { return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES; }
 
-int arena_create(arena **arena_out, size_t maximum)
+/* Address space for records and rings; memory is committed as it is used. */
+static size_t kept_bytes(size_t slabs_bytes) { return whole_pages(((size_t)256 << 20) + slabs_bytes / 4); }
+
+static int create(arena **arena_out, size_t maximum, bool keeps)
 {
     if (maximum < MAXIMUM_LEAST || maximum > MAXIMUM_MOST) return -EINVAL;
     arena *arena = calloc(1, sizeof *arena);
@@ -108,7 +112,8 @@ int arena_create(arena **arena_out, size_t maximum)
     size_t slabs_bytes = arena->slab_count * SLAB_BYTES;
     size_t entries_bytes = whole_pages(arena->slab_count * sizeof *arena->entries);
     size_t references_bytes = whole_pages(arena->slab_count * SLAB_PAGES * sizeof *arena->references);
-    arena->mapping_bytes = slabs_bytes + entries_bytes + references_bytes;
+    size_t counted_bytes = slabs_bytes + entries_bytes + references_bytes;
+    arena->mapping_bytes = counted_bytes + (keeps ? kept_bytes(slabs_bytes) : 0);
     arena->descriptor = mapping_descriptor(arena->mapping_bytes);
     arena->slabs = mapping_open(arena->mapping_bytes, arena->descriptor);
     if (arena->slabs == NULL) {
@@ -123,13 +128,27 @@ int arena_create(arena **arena_out, size_t maximum)
     arena->entries = (struct entry *)(arena->slabs + slabs_bytes);
     arena->references = (uint32_t *)(arena->slabs + slabs_bytes + entries_bytes);
     arena->warm = arena->cold = arena->open = (struct list){ .first = NONE, .last = NONE };
+    if (keeps) {
+        arena->kept = kept_open(arena->slabs + counted_bytes, kept_bytes(slabs_bytes), arena->slabs, slabs_bytes);
+        if (arena->kept == NULL) {
+            arena_destroy(arena);
+            return -ENOMEM;
+        }
+    }
     *arena_out = arena;
     return 0;
 }
 
+int arena_create(arena **arena_out, size_t maximum) { return create(arena_out, maximum, false); }
+int arena_create_kept(arena **arena_out, size_t maximum) { return create(arena_out, maximum, true); }
+
+bool arena_is_kept(const arena *arena) { return arena->kept != NULL; }
+struct kept *arena_kept(arena *arena) { return arena->kept; }
+
 void arena_destroy(arena *arena)
 {
     if (arena == NULL) return;
+    kept_close(arena->kept);
     ASAN_UNPOISON_MEMORY_REGION(arena->slabs, arena->touched_count * SLAB_BYTES);
     munmap(arena->slabs, arena->mapping_bytes);
     if (arena->descriptor >= 0) close(arena->descriptor);
@@ -239,14 +258,20 @@ void arena_release(arena *arena, const void *bytes)
     uint32_t *references = &arena->references[page];
     MUST(*references != 0, "a block was released that nobody holds");
     if (--*references != 0) return;
-    uint32_t slab = (uint32_t)(page / SLAB_PAGES);
+    arena->used_pages -= arena->entries[page / SLAB_PAGES].kind == WHOLE ? SLAB_PAGES : 1;
+    /* What cannot be noted is never given out again. */
+    if (arena->kept != NULL) (void)kept_hold_back(arena->kept, (uint32_t)page);
+    else arena_give_out_again(arena, (uint32_t)page);
+}
+
+void arena_give_out_again(arena *arena, uint32_t page)
+{
+    uint32_t slab = page / SLAB_PAGES;
     if (arena->entries[slab].kind == WHOLE) {
-        arena->used_pages -= SLAB_PAGES;
         ASAN_POISON_MEMORY_REGION(slab_bytes(arena, slab), SLAB_BYTES);
         slab_give_back(arena, slab);
     } else {
-        arena->used_pages--;
-        ASAN_POISON_MEMORY_REGION(arena->slabs + page * PAGE_BYTES, PAGE_BYTES);
+        ASAN_POISON_MEMORY_REGION(arena->slabs + (size_t)page * PAGE_BYTES, PAGE_BYTES);
         page_give_back(arena, page);
     }
 }
@@ -269,6 +294,12 @@ size_t arena_reach(const arena *arena, const void *bytes)
 size_t arena_used(const arena *arena) { return arena->used_pages * PAGE_BYTES; }
 
 size_t arena_committed(const arena *arena) { return (arena->touched_count - arena->cold.count) * SLAB_BYTES; }
+
+const void *arena_mapping(const arena *arena, size_t *bytes)
+{
+    *bytes = arena->mapping_bytes;
+    return arena->slabs;
+}
 
 int arena_descriptor(const arena *arena) { return arena->descriptor; }
 

@@ -33,10 +33,10 @@ static inline queue_piece *piece_at(const byte_queue *queue, uint32_t index)
 }
 
 /* Makes place for so many more pieces. 0 or -ENOMEM. */
-int ring_reserve(byte_queue *queue, size_t more);
+int ring_reserve(byte_queue *queue, arena *arena, size_t more);
 
 /* After bytes left: an idle queue holds nothing, a calm one not much. */
-void ring_settle(byte_queue *queue);
+void ring_settle(byte_queue *queue, arena *arena);
 
 /* Takes over one reference on the block of `bytes`. */
 static inline void piece_push(byte_queue *queue, uint8_t *bytes, uint32_t count, uint32_t room)
@@ -52,6 +52,7 @@ static inline void piece_push(byte_queue *queue, uint8_t *bytes, uint32_t count,
 static inline void piece_pop(byte_queue *queue)
 {
     const queue_piece *piece = piece_at(queue, 0);
+    queue->popped++;
     queue->head += piece->count;
     if (piece->bytes == NULL) queue->outside -= piece->count;
     queue->first = (queue->first + 1) & (queue->capacity - 1);

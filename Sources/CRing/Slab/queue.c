@@ -11,7 +11,6 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { CAPACITY_LEAST = 4 };
@@ -20,40 +19,48 @@ static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The ring of pieces. */
 
-static int ring_resize(byte_queue *queue, uint32_t capacity)
+static void ring_free(byte_queue *queue, arena *arena)
 {
-    queue_piece *pieces = malloc(capacity * sizeof *pieces);
+    arena_unkeep(arena, queue->pieces, queue->capacity * sizeof *queue->pieces);
+}
+
+static int ring_resize(byte_queue *queue, arena *arena, uint32_t capacity)
+{
+    queue_piece *pieces = arena_keep(arena, capacity * sizeof *pieces);
     if (pieces == NULL) return -ENOMEM;
     if (queue->length > 0) {
         uint32_t unwrapped = (uint32_t)least(queue->length, queue->capacity - queue->first);
         memcpy(pieces, queue->pieces + queue->first, unwrapped * sizeof *pieces);
         memcpy(pieces + unwrapped, queue->pieces, (queue->length - unwrapped) * sizeof *pieces);
     }
-    free(queue->pieces);
+    ring_free(queue, arena);
     queue->pieces = pieces;
     queue->capacity = capacity;
-    queue->first = 0;
+    queue->first = queue->popped = 0;
     return 0;
 }
 
-int ring_reserve(byte_queue *queue, size_t more)
+int ring_reserve(byte_queue *queue, arena *arena, size_t more)
 {
     size_t needed = queue->length + more;
+    if (needed + queue->popped <= queue->capacity) return 0;
+    if (arena_is_kept(arena)) needed += queue->popped;
+    else queue->popped = 0;
     if (needed <= queue->capacity) return 0;
     if (needed > (size_t)1 << 31) return -ENOMEM;
     size_t capacity = queue->capacity > 0 ? queue->capacity : CAPACITY_LEAST;
     while (capacity < needed) capacity *= 2;
-    return ring_resize(queue, (uint32_t)capacity);
+    return ring_resize(queue, arena, (uint32_t)capacity);
 }
 
-void ring_settle(byte_queue *queue)
+void ring_settle(byte_queue *queue, arena *arena)
 {
     if (queue->length == 0) {
-        free(queue->pieces);
+        ring_free(queue, arena);
         queue->pieces = NULL;
-        queue->capacity = queue->first = 0;
+        queue->capacity = queue->first = queue->popped = 0;
     } else if (queue->capacity > 8 * CAPACITY_LEAST && queue->length <= queue->capacity / 8) {
-        (void)ring_resize(queue, queue->capacity / 4);    /* Without memory for a smaller ring, keep it. */
+        (void)ring_resize(queue, arena, queue->capacity / 4);    /* Without memory for a smaller ring, keep it. */
     }
 }
 
@@ -115,7 +122,7 @@ void queue_release(byte_queue *queue, arena *arena, uint64_t position)
         if (piece->bytes != NULL) arena_release(arena, piece->bytes);
         piece_pop(queue);
     }
-    ring_settle(queue);
+    ring_settle(queue, arena);
 }
 
 bool seam_merges(const struct seam *seam, const arena *arena, const uint8_t *bytes)

@@ -118,11 +118,20 @@ int system_signalfd(const sigset_t *set) {
     return failed ? -failed : checked(signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC));
 }
 
+/* Whoever signals a whole group, as service managers and terminals do, means its first process, which passes the signal on: once is
+ * enough. 0: anybody's. */
+static pid_t signals_of;
+
 uint32_t system_take_signal(int fd) {
     ANSWER(take_signal, fd);
     struct signalfd_siginfo info;
-    return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? info.ssi_signo : 0;
+    while (read(fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (signals_of == 0 || info.ssi_pid == (uint32_t)signals_of || info.ssi_pid == (uint32_t)getpid()) return info.ssi_signo;
+    }
+    return 0;
 }
+
+void system_take_signals_of(pid_t process) { signals_of = process; }
 
 void system_rearm_wake_watch(int fd) {
     ANSWER(quiet, fd);

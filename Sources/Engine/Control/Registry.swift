@@ -307,12 +307,14 @@ public struct Registry: ~Copyable {
 
     /// Saves the entry of `key`, or restores one under it. All sessions are detached (`detached`).
     public mutating func archive(
-        _ key: SessionKey, _ identity: SessionIdentity, secret: Secret, _ archive: inout StateArchive, now: Instant
+        _ key: SessionKey, _ identity: SessionIdentity, secret: Secret, isPrecious: Bool, _ archive: inout StateArchive, now: Instant
     ) throws(StateFault) {
         let known = entry(key)
-        precondition(known?.line != .attached && known?.line != .newcomers, "a session is saved while it has a carrier")
         var (peer, group) = (known?.peer ?? "", known?.group ?? "")
         var (attempt, base, since, line) = (known?.attempt ?? 0, known?.base ?? 0, known?.since.nanoseconds ?? 0, known?.line ?? .orphans)
+        // Whoever goes on has no carrier.
+        if line == .attached { (line, since) = (isPrecious ? .precious : .detached, now.nanoseconds) }
+        if line == .newcomers { (line, since) = (.orphans, now.nanoseconds) }
         try archive.text(&peer, most: RegistryPolicy.nameMaximum)
         try archive.text(&group, most: RegistryPolicy.nameMaximum)
         try archive.number(&attempt)

@@ -17,8 +17,19 @@ public final class Loop {
     private static let batch = 256
     private var isWaiting = false
 
-    /// A shared receive pool of `poolCount` buffers of `poolByteCount` serves all idle sockets.
-    public init(driver: Driver, poolCount: Int = 256, poolByteCount: Int = 4096) throws(SystemError) {
+    /// Memory that a successor can read when the process has died.
+    public struct Keeping {
+        public let keep: @convention(c) (UnsafeMutableRawPointer?, Int) -> UnsafeMutableRawPointer?
+        public let context: UnsafeMutableRawPointer
+
+        public init(keep: @escaping @convention(c) (UnsafeMutableRawPointer?, Int) -> UnsafeMutableRawPointer?, context: UnsafeMutableRawPointer) {
+            (self.keep, self.context) = (keep, context)
+        }
+    }
+
+    /// A shared receive pool of `poolCount` buffers of `poolByteCount` serves all idle sockets. `keeping`: a successor is told what had ended
+    /// when this process died, and no operation begins before `committed`.
+    public init(driver: Driver, poolCount: Int = 256, poolByteCount: Int = 4096, keeping: Keeping? = nil) throws(SystemError) {
         var options = ring_options()
         options.driver =
             switch driver {
@@ -31,7 +42,12 @@ public final class Loop {
         options.pool_bytes = UInt32(poolByteCount)
         var opened: OpaquePointer?
         var why = [CChar](repeating: 0, count: 256)
-        let failed = ring_open(&opened, &options, &why, why.count)
+        let failed =
+            if let keeping {
+                ring_open_kept(&opened, &options, keeping.keep, keeping.context, &why, why.count)
+            } else {
+                ring_open(&opened, &options, &why, why.count)
+            }
         guard failed == 0, let opened else { throw SystemError(-failed) }
         ring = opened
         let words = String(decoding: why.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -93,6 +109,31 @@ public final class Loop {
 
     /// Every operation on the descriptor completes soon.
     public func cancel(_ fd: Int32) { ring_cancel(ring, fd) }
+
+    /// Where a successor finds what ended, and how far that is committed. For a loop that keeps.
+    public var trace: UInt64 { ring_trace_of(ring) }
+    public var mark: UInt32 { ring_mark(ring) }
+
+    /// A process that dies in a call leaves it open what the call came to: its successor asks the kernel (`TransferCounts`).
+    public var asksForCounts: Bool { trace != 0 && ring_driver_in_use(ring) == RING_DRIVER_EPOLL }
+
+    /// All that was handed out is committed, with `mark`.
+    public func committed() {
+        ring_committed(ring)
+        for fd in closing { Socket.close(fd) }
+        closing.removeAll(keepingCapacity: true)
+    }
+
+    /// Descriptors to be closed when it is committed that nobody names them any more.
+    private var closing: [Int32] = []
+
+    /// The same as `close`, after the next commit where there are any: until then a record may name the descriptor, and another
+    /// connection must not have its number.
+    public func closeWhenCommitted(_ fd: Int32) {
+        guard trace != 0 else { return close(fd) }
+        ring_forget(ring, fd)
+        closing.append(fd)
+    }
 
     /// Closes a descriptor that has no operation in flight.
     public func close(_ fd: Int32) {

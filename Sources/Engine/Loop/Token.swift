@@ -1,6 +1,6 @@
 /// What a completion belongs to: a kind of operation, an index into the owner's table, and the generation of that entry,
 /// so that a late completion finds nobody.
-public struct Token: Equatable, Sendable {
+public struct Token: Hashable, Sendable {
     public let rawValue: UInt64
 
     /// `generation` counts modulo 2^24.

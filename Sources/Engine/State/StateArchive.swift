@@ -30,6 +30,12 @@ public struct StateArchive: ~Copyable {
 
     deinit { if isSaving { memory.deallocate() } }
 
+    /// Saving: begins anew, with the memory that it has.
+    public mutating func restart() {
+        precondition(isSaving, "an archive that is read begins once")
+        byteCount = 0
+    }
+
     /// What was saved, until the archive changes.
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }
 
@@ -129,6 +135,22 @@ public struct StateArchive: ~Copyable {
         makeRoom(bytes.count)
         (memory + byteCount).copyMemory(from: source, byteCount: bytes.count)
         byteCount += bytes.count
+    }
+
+    /// Saving: room for `count` bytes behind their count, for the caller to fill before the archive changes.
+    public mutating func appendRoom(_ count: Int) -> UnsafeMutableRawBufferPointer {
+        append(UInt64(count))
+        makeRoom(count)
+        byteCount += count
+        return UnsafeMutableRawBufferPointer(start: memory + byteCount - count, count: count)
+    }
+
+    /// Saves what `body` saves behind the count of its bytes.
+    public mutating func section(_ body: (inout StateArchive) throws(StateFault) -> Void) throws(StateFault) {
+        let place = byteCount
+        append(0)
+        try body(&self)
+        (memory + place).storeBytes(of: UInt64(byteCount - place - 8).littleEndian, as: UInt64.self)
     }
 
     /// Restores bytes behind their count. Valid as long as what is restored from.

@@ -58,6 +58,13 @@ public enum Canary: Int, CaseIterable, Sendable {
     /// Nobody is told that an answer is late.
     case neverLate
 
+    /// A change is left out of a commit now and then.
+    case leavesOutChanges
+    /// A successor does not know what operations came to after the last commit.
+    case forgetsEnded
+    /// A successor takes an operation that is committed for one that is not.
+    case repeatsEnded
+
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?
 }

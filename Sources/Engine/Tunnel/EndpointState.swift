@@ -9,18 +9,63 @@ extension Endpoint {
     /// that had an owner have the owner `placeholder`, until `adopt`.
     public mutating func archive(_ archive: inout StateArchive, now: Instant) throws(StateFault) {
         precondition(!isAttached, "an endpoint is saved or restored while it has a carrier")
-        try archive.mark(0x656e_6470_6f69_6e74)
-        try archive.flag(&isEstablished)
-        try archive.number(&epoch)
         try archiveSent(&archive)
+        try borders.archive(&archive, end: sent, dataEnd: dataFramed)
+        try resetsInFlight.archive(&archive, end: sent, dataEnd: 0)
+        guard dataSent <= dataFramed, dataSent <= peerDataLimit else { throw StateFault("more was sent than the peer takes") }
         try archiveReceived(&archive)
+        try archiveNumbers(&archive)
         try archiveStreams(&archive, now)
     }
+
+    // MARK: Piece by piece, for a process that may die at any moment
+
+    /// Saves what `archive` saves before the frame borders, and what it saves between them and the streams. Borders need not be saved: frames
+    /// say their length, so all behind one border are found again (`Borders`).
+    public mutating func saveSent(_ archive: inout StateArchive) throws(StateFault) { try archiveSent(&archive) }
+    public mutating func saveReceived(_ archive: inout StateArchive) throws(StateFault) {
+        try archiveReceived(&archive)
+        try archiveNumbers(&archive)
+    }
+
+    /// The first border that is known at or behind `offset`.
+    public func border(from offset: UInt64) -> UInt64 { borders.first(from: offset) ?? sent }
+
+    /// Saves identifier and state of a stream, as `archive` does.
+    public mutating func saveStream(_ slot: StreamSlot, _ archive: inout StateArchive) throws(StateFault) {
+        // A copy: what only reads changes nothing.
+        var stream = table[slot]
+        var id = stream.id
+        try archive.number(&id)
+        try stream.archive(&archive)
+    }
+
+    /// All changes of streams from here on are noted.
+    public mutating func noteChanges() { table.noteChanges() }
+
+    /// Calls `save` for each stream that came or changed since the last call, with its owner and its record's number, which it may set; and
+    /// `drop` with the record of each that has gone.
+    public mutating func takeChanges<Fault>(
+        _ save: (inout Endpoint, StreamSlot, StreamOwner, inout UInt32) throws(Fault) -> Void, drop: (UInt32) -> Void
+    ) throws(Fault) {
+        for record in table.takeRemoved() { drop(record) }
+        for slot in table.takeTouched() {
+            var record = table.record(slot)
+            try save(&self, slot, table.owner(slot), &record)
+            table.setRecord(slot, record)
+        }
+    }
+
+    /// Of each stream, for the process that ends its session: the record's number.
+    public func forEachRecord(_ body: (UInt32) -> Void) { table.forEach { _, stream in if stream.record != 0 { body(stream.record) } } }
 
     public static let placeholder = StreamOwner.max - 1
 
     private mutating func archiveSent(_ archive: inout StateArchive) throws(StateFault) {
         let most = Specification.offsetMaximum
+        try archive.mark(0x656e_6470_6f69_6e74)
+        try archive.flag(&isEstablished)
+        try archive.number(&epoch)
         try archive.number(&sent, in: 0...most)
         try archive.number(&handed, in: 0...sent)
         try archive.number(&acknowledged, in: 0...handed)
@@ -30,9 +75,6 @@ extension Endpoint {
         try archive.number(&peerDataLimit, in: 0...most)
         try archive.number(&peerInitialCredit, in: 0...Specification.initialCreditMaximum)
         try archive.number(&peerMaximumStreams)
-        try borders.archive(&archive, end: sent, dataEnd: dataFramed)
-        try resetsInFlight.archive(&archive, end: sent, dataEnd: 0)
-        guard dataSent <= dataFramed, dataSent <= peerDataLimit else { throw StateFault("more was sent than the peer takes") }
     }
 
     private mutating func archiveReceived(_ archive: inout StateArchive) throws(StateFault) {
@@ -45,6 +87,7 @@ extension Endpoint {
         try archive.number(&dataConsumed, in: 0...dataReceived)
         try archive.number(&delivered.stream)
         try archive.number(&delivered.payloadRemaining, in: 0...Specification.dataBodyMaximum)
+        guard !archive.isSaving else { return }
         #if CANARIES
         if Canary.selected == .forgetsHalfFrame { delivered = .betweenFrames }
         #endif
@@ -52,11 +95,14 @@ extension Endpoint {
         reception = Reception(position: received, reading: delivered)
     }
 
-    private mutating func archiveStreams(_ archive: inout StateArchive, _ now: Instant) throws(StateFault) {
+    private mutating func archiveNumbers(_ archive: inout StateArchive) throws(StateFault) {
         try archive.number(&nextOwnID, in: nextOwnID...Specification.offsetMaximum)
         try archive.number(&nextPeerID, in: nextPeerID...Specification.offsetMaximum)
         guard nextOwnID & 1 == (role == .client ? 0 : 1), nextPeerID & 1 != nextOwnID & 1 else { throw StateFault("a stream's number is not its side's") }
         try refusals.archive(&archive)
+    }
+
+    private mutating func archiveStreams(_ archive: inout StateArchive, _ now: Instant) throws(StateFault) {
         let slots = archive.isSaving ? table.sorted : []
         let count = try archive.count(slots.count, most: 1 << 24)
         var (held, previous): (UInt64, UInt64?) = (0, nil)

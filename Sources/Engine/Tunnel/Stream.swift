@@ -41,6 +41,9 @@ struct Stream {
     var controlPlace: ControlPlace = .none
     var controlNext = StreamTable.none
     var controlPrevious = StreamTable.none
+    /// Its owner's, where changes are noted (`StreamTable.noteChanges`), and whether it is in the list of those that changed.
+    var record: UInt32 = 0
+    var isTouched = true
 
     /// The stream is over when both halves have ended in order.
     var isOver: Bool { send.isFinished && receive.isDrained && pending.isEmpty }

@@ -15,6 +15,10 @@ struct StreamTable: ~Copyable {
     private var buckets: UnsafeMutablePointer<StreamSlot>
     private var bucketMask: Int
     private(set) var count = 0
+    /// Changes are noted: who was changed since they were last taken, and the records of those that are gone.
+    private var notesChanges = false
+    private var touched: [StreamSlot] = []
+    private var removed: [UInt32] = []
     private let hashSeed: UInt64
 
     init(hashSeed: UInt64 = 0) {
@@ -46,6 +50,7 @@ struct StreamTable: ~Copyable {
         }
         unsafeMutableAddress {
             assert(Int(slot) < capacity && isUsed[Int(slot)], "no stream in this slot")
+            if !records[Int(slot)].isTouched { touch(slot) }
             return records + Int(slot)
         }
     }
@@ -66,6 +71,7 @@ struct StreamTable: ~Copyable {
         freeHead = links[Int(slot)]
         (records + Int(slot)).initialize(to: stream)
         isUsed[Int(slot)] = true
+        if notesChanges { touch(slot) }
         count += 1
         place(slot)
         return slot
@@ -86,11 +92,44 @@ struct StreamTable: ~Copyable {
             next = (next + 1) & bucketMask
         }
         buckets[hole] = StreamTable.none
+        if notesChanges, records[Int(slot)].record != 0 { removed.append(records[Int(slot)].record) }
         isUsed[Int(slot)] = false
         links[Int(slot)] = freeHead
         freeHead = slot
         count -= 1
     }
+
+    // MARK: Changes
+
+    mutating func noteChanges() {
+        notesChanges = true
+        for slot in 0..<capacity where isUsed[slot] { touch(StreamSlot(slot)) }
+    }
+
+    /// Every access that may change a record comes by here: none can be forgotten.
+    private mutating func touch(_ slot: StreamSlot) {
+        records[Int(slot)].isTouched = true
+        touched.append(slot)
+    }
+
+    mutating func takeRemoved() -> [UInt32] {
+        defer { removed.removeAll(keepingCapacity: true) }
+        return removed
+    }
+
+    /// Each once.
+    mutating func takeTouched() -> [StreamSlot] {
+        defer { touched.removeAll(keepingCapacity: true) }
+        return touched.filter { slot in
+            guard isUsed[Int(slot)], records[Int(slot)].isTouched else { return false }
+            records[Int(slot)].isTouched = false
+            return true
+        }
+    }
+
+    func owner(_ slot: StreamSlot) -> StreamOwner { records[Int(slot)].owner }
+    func record(_ slot: StreamSlot) -> UInt32 { records[Int(slot)].record }
+    mutating func setRecord(_ slot: StreamSlot, _ record: UInt32) { records[Int(slot)].record = record }
 
     /// Calls `body` for every stream. Linear: for the end of a session only.
     func forEach(_ body: (StreamSlot, borrowing Stream) -> Void) {

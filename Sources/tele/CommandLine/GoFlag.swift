@@ -18,7 +18,8 @@ struct GoFlag: Equatable {
     static let ofTele: [GoFlag] = [
         .toggle("client"), .toggle("server"),
         .value("in", ":22"), .value("out", "host:40300"),
-        .value("io", "auto"), .value("splice", "auto"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "7d"), .value("failover", "10s"),
+        .value("io", "auto"), .value("splice", "auto"), .value("keeper", "never"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "7d"),
+        .value("failover", "10s"),
         .value("carriers", "4"), .value("paths", "wlan0,wwan0"),
         .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"), .value("idle-exit", "10m"),
         .value("log-format", "text"), .value("log-level", "info"),
@@ -42,7 +43,7 @@ struct GoFlag: Equatable {
     /// `tele connect`: those of a client that make sense for one connection.
     static let ofConnect: [GoFlag] = ofTele.filter {
         [
-            "out", "failover", "paths", "io", "splice", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key", "proxy", "proxy-auth",
+            "out", "failover", "paths", "io", "splice", "keeper", "buffer", "memory", "key", "cert", "cert-key", "ca", "require-key", "proxy", "proxy-auth",
             "log-format", "log-level", "config", "help", "h",
         ].contains($0.name)
     }

@@ -109,6 +109,7 @@ enum Help {
           -socket-group=NAME       say who can connect
           -io=auto                 auto, uring or epoll
           -splice=auto             zero-copy relay: auto, always, never
+          -keeper=never            always: connections outlive a crash of tele
           -log-format=text         text or json, on stderr
           -log-level=info          trace, debug, info, notice, warning, error, critical
           -version, -help

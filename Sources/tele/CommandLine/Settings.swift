@@ -356,6 +356,7 @@ struct Settings {
         if let splicing = try Settings.choice(arguments.splice, "splice", among: Configuration.Splicing.self) {
             configuration.splicing = splicing
         }
+        if let keeping = try Settings.choice(arguments.keeper, "keeper", among: Configuration.Keeping.self) { configuration.keeping = keeping }
         if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {
             configuration.bufferByteCount = bytes
         }

@@ -36,6 +36,9 @@ struct Tele: ParsableCommand {
         name: .go("splice"), help: "Zero-copy relay: auto (default), always or never.", completion: .list(["auto", "always", "never"]))
     var splice: String?
     @Option(
+        name: .go("keeper"), help: "Connections outlive a crash of the process: always or never (default).", completion: .list(["always", "never"]))
+    var keeper: String?
+    @Option(
         name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction: 64MiB; 1MiB to 16GiB.", valueName: "size"))
     var buffer: String?
     @Option(

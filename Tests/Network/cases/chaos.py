@@ -27,10 +27,10 @@ def clean(context):
     return story(context, 6, with_faults=False)
 
 
-def story(context, seconds, with_faults, meanwhile=None):
-    """`meanwhile`: is told the path when bytes begin to flow."""
+def story(context, seconds, with_faults, meanwhile=None, **options):
+    """`meanwhile`: is told the path when bytes begin to flow. `options`: of the path."""
     lab = context.lab()
-    path = context.path(lab, ORIGIN_PORT)
+    path = context.path(lab, ORIGIN_PORT, **options)
     seed = context.random.getrandbits(32)
     origin = worker(lab, "origin", lab.server, seed, seconds, ("0.0.0.0", ORIGIN_PORT))
     origin.wait_for_port(ORIGIN_PORT)

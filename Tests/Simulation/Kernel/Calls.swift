@@ -32,41 +32,43 @@ final class Calls {
             random: { kernel($0).fill($1!, $2) },
             descriptor_limit: { kernel($0).limits.descriptors },
             descriptor_count: { kernel($0).current.descriptorCount },
-            socket: { context, family, kind, _ in kernel(context).socket(family, kind) },
-            bind: { kernel($0).bind($1, $2!, $3) },
-            listen: { kernel($0).listen($1, $2) },
-            connect: { kernel($0).connect($1, $2!, $3) },
-            accept: { kernel($0).accept($1) },
-            shutdown: { kernel($0).shutdown($1, $2) },
-            set_option: { kernel($0).setOption($1, $2, $3, UnsafeRawBufferPointer(start: $4, count: Int($5))) },
+            socket: { context, family, kind, _ in kernel(context).act(-EMFILE) { $0.socket(family, kind) } },
+            bind: { context, descriptor, name, length in kernel(context).act(-EADDRINUSE) { $0.bind(descriptor, name!, length) } },
+            listen: { context, descriptor, backlog in kernel(context).act(-EADDRINUSE) { $0.listen(descriptor, backlog) } },
+            connect: { context, descriptor, name, length in kernel(context).act(-EINPROGRESS) { $0.connect(descriptor, name!, length) } },
+            accept: { context, descriptor in kernel(context).act(-EAGAIN) { $0.accept(descriptor) } },
+            shutdown: { context, descriptor, how in kernel(context).act(0) { $0.shutdown(descriptor, how) } },
+            set_option: { context, descriptor, level, option, value, length in
+                kernel(context).act(0) { $0.setOption(descriptor, level, option, UnsafeRawBufferPointer(start: value, count: Int(length))) }
+            },
             get_option: { kernel($0).getOption($1, $2, $3, $4!, $5!) },
             local_name: { kernel($0).name($1, $2!, $3!) { $0.local } },
             peer_name: { kernel($0).name($1, $2!, $3!) { $0.remote } },
             interfaces: { kernel($0).interfaces($2!, $3) },
-            close: { kernel($0).current.close($1) },
+            close: { context, descriptor in kernel(context).act(()) { $0.current.close(descriptor) } },
             look_up: { kernel($0).lookUp($1!, $2!, $3) },
             queued: { kernel($0).queued($1, $2) },
-            watch: { kernel($0).watch($1) },
+            watch: { context, kind in kernel(context).act(-EMFILE) { $0.watch(kind) } },
             take_signal: { kernel($0).takeSignal($1) },
             quiet: { kernel($0).quiet($1) },
-            pipe: { kernel($0).pipe($1!, $2) },
+            pipe: { context, ends, count in kernel(context).act(-EMFILE) { $0.pipe(ends!, count) } },
             sink: { kernel($0).current.open(VirtualSink(kernel($0))) },
-            splice: { context, from, to, count, _ in kernel(context).splice(from, to, count) },
-            tee: { kernel($0).tee($1, $2, $3) },
-            read: { kernel($0).read($1, $2!, $3) },
-            write: { kernel($0).write($1, $2!, $3) },
-            send: { kernel($0).send($1, $2!, $3) })
+            splice: { context, from, to, count, _ in kernel(context).act(-Int(EAGAIN)) { $0.splice(from, to, count) } },
+            tee: { context, from, to, count in kernel(context).act(-Int(EAGAIN)) { $0.tee(from, to, count) } },
+            read: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN)) { $0.read(descriptor, memory!, count) } },
+            write: { context, descriptor, bytes, count in kernel(context).act(-Int(EAGAIN)) { $0.write(descriptor, bytes!, count) } },
+            send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN)) { $0.send(descriptor, iovecs!, count) } })
     }
 
     private static func ring(_ context: UnsafeMutableRawPointer) -> ring_world {
         ring_world(
             context: context,
             queued: { kernel($0).current.queued() },
-            accept: { kernel($0).accept($1) },
-            connect: { kernel($0).connect($1, $2!, $3) },
-            connected: { kernel($0).connected($1) },
-            receive: { kernel($0).receive($1, $2, $3) },
-            send: { kernel($0).send($1, $2!, $3) },
+            accept: { context, descriptor in kernel(context).act(-EAGAIN) { $0.accept(descriptor) } },
+            connect: { context, descriptor, name, length in kernel(context).act(-EINPROGRESS) { $0.connect(descriptor, name!, length) } },
+            connected: { context, descriptor in kernel(context).act(-EINPROGRESS) { $0.connected(descriptor) } },
+            receive: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN)) { $0.receive(descriptor, memory, count) } },
+            send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN)) { $0.send(descriptor, iovecs!, count) } },
             poll: { context, descriptor, _ in kernel(context).poll(descriptor) },
             take_ready: { kernel($0).takeReady($1!, $2) },
             cancel_comes_late: { context in
@@ -82,6 +84,14 @@ private func kernel(_ context: UnsafeMutableRawPointer?) -> VirtualKernel {
 
 /// What each system call does, for the process that runs.
 extension VirtualKernel {
+    /// A call of a process that is dead does nothing, and answers `dead`.
+    func act<Result>(_ dead: Result, _ call: (VirtualKernel) -> Result) -> Result {
+        let process = current!
+        guard !process.isDead else { return dead }
+        defer { process.countCall() }
+        return call(self)
+    }
+
     /// Prints the call for the reader of a seed that failed.
     private func traced(_ call: String, _ descriptor: Int32, _ other: Int32? = nil, result: Int) -> Int {
         if Trace.isOn { print("\(time / 1000) µs: host \(current.host) \(call)(\(descriptor)\(other.map { ", \($0)" } ?? "")) = \(result)") }

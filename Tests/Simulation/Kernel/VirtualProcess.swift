@@ -70,7 +70,7 @@ final class VirtualProcess {
     // MARK: Running
 
     /// Makes a relay, from the state of another one if there is one. It runs as this process.
-    typealias Make = (_ state: UnsafeRawBufferPointer?) throws -> RelayProcess
+    typealias Make = (_ state: UnsafeRawBufferPointer?, _ remains: Remains?) throws -> RelayProcess
     private var make: Make!
 
     func start(_ make: @escaping Make) throws {
@@ -78,8 +78,8 @@ final class VirtualProcess {
         try begin(nil)
     }
 
-    private func begin(_ state: UnsafeRawBufferPointer?) throws {
-        let relay = try kernel.running(self) { try make(state) }
+    private func begin(_ state: UnsafeRawBufferPointer?, _ remains: Remains? = nil) throws {
+        let relay = try kernel.running(self) { try make(state, remains) }
         self.relay = relay
         kernel.running(self) { relay.begin() }
         planRun()
@@ -140,6 +140,51 @@ final class VirtualProcess {
         do { try begin(archive.bytes) } catch { kernel.refusedStates += 1 }
     }
 
+    // MARK: Death
+
+    /// System calls until it dies. Nil: it lives on.
+    private var callsLeft: Int?
+    /// It is dead: no call has an effect any more.
+    private(set) var isDead = false
+    private(set) var crashes = 0
+
+    /// It dies at one of its next system calls, or when an iteration is over; another process that has its descriptors and its memory goes on.
+    func crash() {
+        guard relay?.keptMemory != nil else { return }
+        callsLeft = kernel.chance.skewed(12)
+        runSoon()
+    }
+
+    /// A call had its effect.
+    func countCall() {
+        guard let left = callsLeft, !isDead else { return }
+        callsLeft = left - 1
+        guard left <= 0 else { return }
+        isDead = true
+        relay?.freeze()
+        if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) dies in an iteration") }
+    }
+
+    private func recover() throws {
+        let remains = try Remains(relay!.keptMemory!)
+        let signals = files.compactMap { $0 as? EventSource }.first { $0.kind == .signals }?.pending ?? []
+        isDead = true
+        kernel.running(self) {
+            self.relay?.dissolve()
+            self.relay = nil
+        }
+        (callsLeft, isDead) = (nil, false)
+        let kept = Set(remains.descriptors)
+        for number in files.indices where files[number] != nil && !kept.contains(Int32(number)) { close(Int32(number)) }
+        for number in kept where file(number) == nil { kernel.fail("descriptor \(number) is kept, and is not open") }
+        readyNow = []
+        isReady = []
+        crashes += 1
+        if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) has died, another process goes on") }
+        try begin(nil, remains)
+        for number in signals { signal(Int32(number)) }
+    }
+
     func noteReady(_ descriptor: Int32) {
         guard relay != nil else { return }
         if isReady.insert(descriptor).inserted { readyNow.append(descriptor) }
@@ -147,6 +192,7 @@ final class VirtualProcess {
     }
 
     func takeReady(_ maximum: Int) -> ArraySlice<Int32> {
+        if isDead { return [] }
         let taken = readyNow.prefix(maximum)
         readyNow.removeFirst(taken.count)
         for descriptor in taken { isReady.remove(descriptor) }
@@ -189,6 +235,9 @@ final class VirtualProcess {
         hasQueued = false
         queuedCount = 0
         kernel.running(self) { iterateRelay() }
+        if callsLeft != nil, ending == nil {
+            do { return try recover() } catch { return kernel.fail("nothing can go on with what was left: \(error)") }
+        }
         overdraftPeak = max(overdraftPeak, relay?.overdraft ?? 0)
         if overdraftPeak > VirtualProcess.overdraftMaximum { kernel.fail("\(overdraftPeak) bytes more are held than the budget has") }
         if ending == nil { planRun() } else { die() }
@@ -200,6 +249,7 @@ final class VirtualProcess {
         } catch {
             return kernel.fail("the event loop failed: \(error.sentence)")
         }
+        guard callsLeft == nil else { return }
         guard relay!.isSettled else {
             ending = relay!.finish()
             return

@@ -49,6 +49,10 @@ enum { RING_IOVECS_MAXIMUM = 256 };   /* Per send. */
 /* Opens a ring. 0, or -errno. With AUTO never fails for lack of io_uring; `why` (may be NULL) then receives one
  * sentence that says why epoll was taken, else the empty string. */
 int  ring_open(ring **ring_out, const ring_options *options, char *why, size_t why_bytes);
+/* The same for a process that may die at any instruction (docs/internals/outliving.md): what ended since its last commit is
+ * told to its successor. `keep` gives memory that the successor can read. */
+typedef void *ring_keeper(void *context, size_t bytes);
+int  ring_open_kept(ring **ring_out, const ring_options *options, ring_keeper *keep, void *context, char *why, size_t why_bytes);
 /* Ends the ring and everything in flight; completions are not delivered. Descriptors stay open. */
 void ring_close(ring *ring);
 ring_driver ring_driver_in_use(const ring *ring);
@@ -85,5 +89,29 @@ void ring_wake(ring *ring);
 
 /* Operations that were handed over and have not completed. */
 size_t ring_in_flight(const ring *ring);
+
+/* Of a kept ring: where its trace lies; and the mark of all completions that ring_wait has handed out. The caller commits the
+ * mark together with what it made of them, and then says so. Until then a successor is told of them, pool buffers are not
+ * filled again, and no operation begins. */
+uint64_t ring_trace_of(const ring *ring);
+uint32_t ring_mark(const ring *ring);
+void ring_committed(ring *ring);
+
+/* An operation that ended, of which no commit says so. */
+typedef struct {
+    uint64_t token;
+    uint64_t memory;           /* Where the bytes lie that a receive brought: an address in the process that died. */
+    int32_t  fd;
+    int32_t  result;           /* As in a completion; RING_UNKNOWN: begun, perhaps done, by a process that died in the call. */
+    uint32_t kind;             /* A ring_ended_kind. */
+} ring_ended;
+enum { RING_UNKNOWN = INT32_MIN };
+typedef enum { RING_ENDED_OTHER = 0, RING_ENDED_ACCEPT, RING_ENDED_RECEIVE, RING_ENDED_SEND } ring_ended_kind;
+/* So many bytes at an address in the process that died, or NULL. */
+typedef const void *ring_finder(void *context, uint64_t address, size_t bytes);
+/* Calls `tell` for each, oldest first. `trace`, `mark`: of the dead process, whose descriptors are this one's. 0 or -errno: what
+ * ended cannot be known. */
+int ring_ended_since(uint64_t trace, uint32_t mark, ring_finder *find, void *context,
+                     void (*tell)(void *context, const ring_ended *ended));
 
 #endif

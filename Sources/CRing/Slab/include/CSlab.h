@@ -28,6 +28,8 @@ typedef struct arena arena;
 /* Reserves address space for `maximum` bytes (rounded up to slabs, 1 MiB…64 GiB); memory is committed as it is used.
  * 0 or -errno. */
 int   arena_create(arena **arena_out, size_t maximum);
+/* The same, with memory that a successor can read when this process has died (see below). */
+int   arena_create_kept(arena **arena_out, size_t maximum);
 void  arena_destroy(arena *arena);
 /* A block with one reference, or NULL when `maximum` is in use. Contents are undefined. */
 void *arena_slab(arena *arena);
@@ -42,6 +44,8 @@ size_t arena_used(const arena *arena);
 size_t arena_committed(const arena *arena);
 /* Gives free slabs beyond `keep` bytes back to the kernel. Bounded work (4 MiB per call); call when idle. */
 void  arena_trim(arena *arena, size_t keep);
+/* The whole mapping, as a successor finds it. */
+const void *arena_mapping(const arena *arena, size_t *bytes);
 /* The memfd, which stays the arena's, or -1 where none could be made. */
 int   arena_descriptor(const arena *arena);
 /* NULL, or a sentence about the invariant that does not hold. Walks every used slab: for tests and debug builds. */
@@ -57,6 +61,7 @@ typedef struct {
 typedef struct {
     queue_piece *pieces;       /* A ring of `capacity` (power of two, or 0) pieces. */
     uint32_t capacity, first, length;
+    uint32_t popped;           /* Kept: places before `first` that the last commit still names. */
     uint64_t head, tail;       /* Positions of the oldest byte and behind the newest. */
     size_t outside;            /* Bytes of pieces that lie outside. */
 } byte_queue;
@@ -75,7 +80,7 @@ int  queue_append_block(byte_queue *queue, arena *arena, void *bytes, size_t cou
  * stops no queue. 0, or -ENOMEM (then nothing moved). count ≤ tail - head, to ≠ from. */
 int  queue_move(byte_queue *to, byte_queue *from, arena *arena, size_t count, size_t copy_below);
 /* Appends bytes that lie outside, as one piece. 0 or -ENOMEM. */
-int  queue_append_outside(byte_queue *queue, uint32_t count);
+int  queue_append_outside(byte_queue *queue, arena *arena, uint32_t count);
 /* Fills `memory` with the next `count` bytes that lie outside. */
 typedef void queue_source(void *context, void *memory, size_t count);
 /* Brings all of them in, oldest first. 0, or -ENOMEM (then nothing was asked for). */
@@ -89,5 +94,56 @@ void queue_release(byte_queue *queue, arena *arena, uint64_t position);
 /* NULL, or a sentence about the invariant that does not hold. O(pieces): for tests and debug builds. */
 const char *queue_check(const byte_queue *queue, const arena *arena);
 static inline size_t queue_count(const byte_queue *queue) { return (size_t)(queue->tail - queue->head); }
+
+/*
+ * Kept memory: records, each bytes under a number, that change together at a commit. A process that dies at any instruction
+ * leaves all of them as the last commit made them, with the bytes of all queues that they describe: what was given back
+ * since is not given out again before the next commit.
+ */
+
+enum { KEPT_ROOTS = 8, RECORD_BYTES_MAXIMUM = 1 << 24, RECORDS_MAXIMUM = 1 << 26 };
+
+bool  arena_is_kept(const arena *arena);
+/* Memory that is found again by its address. NULL: none is left. Contents are undefined. Without kept memory it is the heap's. */
+void *arena_keep(arena *arena, size_t bytes);
+void  arena_unkeep(arena *arena, void *memory, size_t bytes);
+/* A word that a reader finds by its number, from now on. */
+void  arena_set_root(arena *arena, unsigned which, uint64_t value);
+/* The number of a new record, from 1 on. Record 0 is the mark of the last commit. */
+uint32_t record_take(arena *arena);
+/* With the next commit it is these bytes; it is no more, and its number may be taken again after that. */
+void  record_put(arena *arena, uint32_t record, const void *bytes, size_t count);
+void  record_drop(arena *arena, uint32_t record);
+/* All that was put and dropped since the last one holds from here on. -ENOMEM: nothing is kept any more, for good. */
+int   records_commit(arena *arena, uint64_t mark);
+/* Bytes of kept memory that were ever used. */
+size_t kept_used(arena *arena);
+
+/* What a record says of a queue. */
+typedef struct {
+    uint64_t pieces, head, tail;
+    uint32_t capacity, first, length, unused;
+} queue_words;
+/* Describes the queue as it is; to be committed before it changes. */
+static inline queue_words queue_describe(byte_queue *queue) {
+    queue->popped = 0;
+    return (queue_words){ .pieces = (uintptr_t)queue->pieces, .head = queue->head, .tail = queue->tail,
+                          .capacity = queue->capacity, .first = queue->first, .length = queue->length };
+}
+
+/* What a process left that has died: its mapping, which nobody changes any more. */
+typedef struct remains remains;
+/* Reads `memory` until it is closed. 0, or -EINVAL: it is no whole. */
+int   remains_open(remains **remains_out, const void *memory, size_t bytes);
+void  remains_close(remains *remains);
+uint64_t remains_root(const remains *remains, unsigned which);
+/* Records have numbers below. */
+uint32_t remains_count(const remains *remains);
+/* NULL: there is none. */
+const void *remains_record(const remains *remains, uint32_t record, size_t *count);
+/* So many bytes of the mapping, by their address in the process that died. NULL: they are not there. */
+const void *remains_find(const remains *remains, uint64_t address, size_t bytes);
+/* All bytes of a queue, `tail - head` of them. 0, or -EINVAL: they are not there. */
+int   remains_copy_queue(const remains *remains, const queue_words *words, void *memory);
 
 #endif

@@ -17,6 +17,8 @@
 int system_signalfd(const sigset_t *set);
 /* The next signal number, or 0 when none waits. */
 uint32_t system_take_signal(int fd);
+/* From now on only those that this process sent, or the process itself. */
+void system_take_signals_of(pid_t process);
 
 /* Nanoseconds since boot, also those in which the machine slept (CLOCK_BOOTTIME). */
 uint64_t system_now(void);

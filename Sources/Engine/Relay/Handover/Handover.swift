@@ -169,13 +169,24 @@ final class Handover {
         }
     }
 
+    private var causeOfDeath: String {
+        guard let signal = Keeper.ofThisProcess?.signal, signal != 0 else { return "the process before ended" }
+        return "signal \(signal) (\(String(cString: strsignal(signal)).lowercased()))"
+    }
+
     /// In the new program, before its first iteration.
     func takeOver(_ inheritance: Inheritance) {
         let facts = inheritance.facts
         isUnderWay = true
-        takeovers = facts.takeovers + 1
+        takeovers = facts.takeovers + (inheritance.isCrash ? 0 : 1)
         resume()
+        for index in inheritance.restored where relay.locals[index].pointee.fd >= 0 { relay.locals.beginCounts(index) }
         lastPause = Clock.now() - min(Clock.now(), facts.settledSince)
+        guard !inheritance.isCrash else {
+            if let keeper = Keeper.ofThisProcess { lastPause = Clock.now() - min(Clock.now(), keeper.diedAt) }
+            relay.replay(inheritance)
+            return relay.events.note(.recovered(connections: relay.locals.count, pause: lastPause, reason: causeOfDeath))
+        }
         relay.events.note(.tookOver(from: facts.version, connections: relay.locals.count, pause: lastPause))
         askers = facts.askers
         let count = relay.locals.count

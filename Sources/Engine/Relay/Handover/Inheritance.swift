@@ -43,9 +43,24 @@ package final class Inheritance {
     /// Places of mappings in this program, by those in the program before.
     var places: [UInt16: MappingPlace] = [:]
     var archive: StateArchive
+    /// Local sockets in the order in which they are restored: here, and in the process that died.
+    var restored: [UInt32] = []
+    let order: [Token]
+    /// Operations that had ended when it died. Empty after an upgrade.
+    let lost: [Remains.Lost]
+    /// The process before has died.
+    let isCrash: Bool
 
     /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.
-    package init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) {
+    package convenience init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) { try self.init(bytes, order: [], lost: [], isCrash: false) }
+
+    /// `remains` stays as long as the archive.
+    package convenience init(_ remains: Remains) throws(StateFault) {
+        try self.init(remains.archive.bytes, order: remains.order, lost: remains.lost, isCrash: true)
+    }
+
+    private init(_ bytes: UnsafeRawBufferPointer, order: [Token], lost: [Remains.Lost], isCrash: Bool) throws(StateFault) {
+        (self.order, self.lost, self.isCrash) = (order, lost, isCrash)
         archive = StateArchive(restoring: bytes)
         try archive.checkSeal()
         try Inheritance.head(&archive, &descriptors, &facts, &listeners)

@@ -46,6 +46,45 @@ extension RelayProcess {
         guard inheritance.archive.isAtEnd else { throw StateFault("it does not end where it should") }
     }
 
+    // MARK: Records
+
+    /// What the ledger says of the process.
+    var recordBodies: [(Ledger.Kind, (inout StateArchive) throws(StateFault) -> Void)] {
+        [
+            (
+                .process,
+                { (archive) throws(StateFault) in
+                    var (listening, none) = (self.listeners.inherited, [Int32]())
+                    var facts = Inheritance.Facts(
+                        version: self.configuration.version, isClient: self.configuration.role == .client, startedAt: self.startedAt, settledSince: self.now,
+                        takeovers: self.handover.takeovers, askers: [])
+                    try Inheritance.head(&archive, &none, &facts, &listening)
+                }
+            ),
+            (.telemetry, { (archive) throws(StateFault) in try self.archiveTelemetry(&archive) }),
+            (.names, { (archive) throws(StateFault) in try self.archiveNames(&archive) }),
+            (.server, { (archive) throws(StateFault) in try self.server?.archive(&archive) }),
+            (
+                .places,
+                { (archive) throws(StateFault) in
+                    let listening = (0..<self.listeners.placeCount).map { MappingPlace.listener($0) }
+                    try self.savePlaces(listening + (0..<self.origins.placeCount).map { MappingPlace.origin($0) }, &archive)
+                }
+            ),
+        ]
+    }
+
+    func saveIdentity(of session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        try archiveOwner(session, &archive)
+    }
+
+    func saveSocket(_ user: UnsafeMutablePointer<LocalSocket>, _ archive: inout StateArchive) throws(StateFault) {
+        var (fd, place) = (user.pointee.fd, user.pointee.mapping.rawValue)
+        try archive.number(&fd)
+        try archive.number(&place)
+        try user.pointee.life.archive(&archive)
+    }
+
     // MARK: Telemetry and names
 
     private func archiveTelemetry(_ archive: inout StateArchive) throws(StateFault) {
@@ -72,6 +111,10 @@ extension RelayProcess {
     private func savePlaces(_ archive: inout StateArchive) throws(StateFault) {
         var used: Set<MappingPlace> = []
         locals.table.forEach { _, user in used.insert(user.pointee.mapping) }
+        try savePlaces(Array(used), &archive)
+    }
+
+    private func savePlaces(_ used: [MappingPlace], _ archive: inout StateArchive) throws(StateFault) {
         var list = used.sorted { $0.rawValue < $1.rawValue }.map { place in
             let mapping = mapping(at: place)
             return Place(number: place.rawValue, name: mapping?.name ?? "", address: mapping.map { "\($0.address)" } ?? "")
@@ -106,15 +149,19 @@ extension RelayProcess {
     // MARK: Sessions
 
     private func archiveSession(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        var streams = session.endpoint.limits.streams
-        try archive.number(&streams, in: 1...(1 << 24))
-        try archiveIdentity(session, &archive)
-        try host.archive(session, &archive)
+        try archiveOwner(session, &archive)
         try session.endpoint.archive(&archive, now: instant)
         var head = session.store.head
         try archive.number(&head)
         archive.queue(session.store, arena)
         try session.endpoint.forEachOwned { (_, owner, _, _) throws(StateFault) in try saveLocal(owner, &archive) }
+    }
+
+    private func archiveOwner(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        var streams = session.endpoint.limits.streams
+        try archive.number(&streams, in: 1...(1 << 24))
+        try archiveIdentity(session, &archive)
+        try host.archive(session, &archive)
     }
 
     private func restoreSession(_ inheritance: Inheritance) throws(StateFault) {
@@ -174,10 +221,8 @@ extension RelayProcess {
 
     private func saveLocal(_ index: UInt32, _ archive: inout StateArchive) throws(StateFault) {
         let user = locals[index]
-        var (fd, place) = (user.pointee.fd, user.pointee.mapping.rawValue)
-        try archive.number(&fd)
-        try archive.number(&place)
-        try user.pointee.life.archive(&archive)
+        precondition(user.pointee.life.inFlight.isEmpty, "a socket is saved while the kernel works on it")
+        try saveSocket(user, &archive)
         archive.queue(user.pointee.inbound, arena)
         archive.queue(user.pointee.outbound, arena)
     }
@@ -190,6 +235,7 @@ extension RelayProcess {
         guard fd < 0 || inheritance.take(fd) else { throw StateFault("a socket that was not left open, or twice") }
         guard let place = inheritance.places[place] else { throw StateFault("a socket of a mapping that is not named") }
         let index = locals.restore(fd: fd, session, slot, mapping: place)
+        inheritance.restored.append(index)
         let user = locals[index]
         try user.pointee.life.archive(&inheritance.archive)
         let inbound = try inheritance.archive.takeQueue(&user.pointee.inbound, arena)
@@ -204,6 +250,30 @@ extension RelayProcess {
     private func restoreFlushing(_ inheritance: Inheritance) throws(StateFault) {
         let index = try restoreLocal(inheritance, nil, 0)
         timers.set(locals.token(index, .flushDeadline), at: now + Policy.flushMaximum.nanoseconds)
+    }
+}
+
+// MARK: What ended after the last commit
+
+extension RelayProcess {
+    /// Operations of the process that died, which go on as if they had completed now. Once its sockets are restored.
+    func replay(_ inheritance: Inheritance) {
+        var sockets: [Token: UInt32] = [:]
+        for (token, index) in zip(inheritance.order, inheritance.restored) { sockets[token] = index }
+        for lost in inheritance.lost {
+            guard lost.kind != .accepted else {
+                listeners.adopt(lost.result, from: lost.descriptor)
+                continue
+            }
+            guard let index = sockets[Token(kind: 0, index: lost.token.index, generation: lost.token.generation)] else { continue }
+            let user = locals[index]
+            if lost.kind == .sent {
+                locals.writer.sent(index, user, lost.result)
+            } else {
+                lost.bytes.withUnsafeBytes { locals.reader.received(index, user, lost.result, from: $0.baseAddress) }
+            }
+            locals.settle(index, user)
+        }
     }
 }
 

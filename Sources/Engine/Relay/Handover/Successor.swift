@@ -26,6 +26,7 @@ public enum Successor {
         let descriptors = descriptors + [fd]
         for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: true) }
         defer { for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) } }
+        if let keeper = Keeper.ofThisProcess { return keeper.become(program, state: fd) }
         setenv(variable, "\(getpid()):\(fd)", 1)
         defer { unsetenv(variable) }
         return SystemError(-Program.replace(program, arguments(program)))
@@ -39,7 +40,7 @@ public enum Successor {
         defer { unsetenv(variable) }
         guard let text = getenv(variable).map({ String(cString: $0) }) else { return nil }
         let words = text.split(separator: ":").compactMap { Int32($0) }
-        guard words.count == 2, words[0] == getpid() else { return nil }
+        guard words.count == 2, words[0] == getpid() || Keeper.ofThisProcess != nil && words[0] == getppid() else { return nil }
         defer { close(words[1]) }
         let count = lseek(words[1], 0, SEEK_END)
         guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_PRIVATE, words[1], 0), memory != MAP_FAILED else { return nil }

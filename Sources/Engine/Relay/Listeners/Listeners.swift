@@ -63,6 +63,8 @@ final class Listeners {
     /// Some listener waits for room.
     private var isHeldBack = false
     private var isArmed = false
+    /// Connections that a process accepted that died. They wait as in the kernel's queue.
+    private var adopted: [(fd: Int32, index: Int)] = []
 
     init(_ relay: RelayProcess) { self.relay = relay }
 
@@ -70,8 +72,11 @@ final class Listeners {
         var entry = Entry(fd: socket.fd, address: socket.address, purpose: purpose, socket: socket)
         entry.isShared = socket.isAdopted
         entry.path = socket.isAdopted ? nil : socket.address.path
+        // Whoever is accepted has it from the listener: a user whose connection ends with this process is not told that it ended in order.
+        if relay.ledger != nil, purpose.mapping != nil { Socket.abortOnClose(socket.fd) }
         // Users of a mapping that was removed still name its place: it is taken again late.
         if let free = freePlace() { entries[free] = entry } else { entries.append(entry) }
+        relay.ledger?.isConfigurationTouched = true
         isArmed = false
     }
 
@@ -83,6 +88,9 @@ final class Listeners {
         }
         return nil
     }
+
+    /// Places that mappings have or had.
+    var placeCount: Int { entries.count }
 
     /// The mapping by its place, which a user socket keeps. Its listener may be closed already.
     func mapping(at place: Int) -> Mapping? { place < entries.count ? entries[place].purpose.mapping : nil }
@@ -150,7 +158,11 @@ final class Listeners {
     private func arm(_ index: Int) {
         guard entries[index].state == .waiting else { return }
         switch readiness(entries[index].purpose) {
-        case .ready: break
+        case .ready:
+            while let fd = takeAdopted(index) {
+                accepted(fd, index)
+                guard entries[index].state == .waiting, case .ready = readiness(entries[index].purpose) else { return isHeldBack = true }
+            }
         case .full:
             isHeldBack = true
             return
@@ -201,12 +213,32 @@ final class Listeners {
 
     /// A crowd waits in the kernel's queue: one turn of the loop for each would be the longest part of its way.
     private func acceptMore(_ index: Int) {
+        // What the ring does not accept no successor would know of.
+        guard relay.ledger == nil else { return }
         for _ in 1..<Policy.acceptsAtOnce {
             guard !entries[index].state.isClosed, case .ready = readiness(entries[index].purpose),
                 let fd = Socket.accept(entries[index].fd)
             else { return }
             accepted(fd, index)
         }
+    }
+
+    /// A connection that another process accepted from the listener of this descriptor, and died.
+    func adopt(_ fd: Int32, from listener: Int32) {
+        guard let index = entries.firstIndex(where: { $0.fd == listener && !$0.state.isClosed }) else {
+            Socket.abortOnClose(fd)
+            return relay.loop.close(fd)
+        }
+        adopted.append((fd, index))
+        relay.ledger?.hold(accepted: fd, from: listener)
+        isArmed = false
+    }
+
+    private func takeAdopted(_ index: Int) -> Int32? {
+        guard !adopted.isEmpty, let first = adopted.firstIndex(where: { $0.index == index }) else { return nil }
+        let fd = adopted.remove(at: first).fd
+        relay.ledger?.release(accepted: fd)
+        return fd
     }
 
     private func accepted(_ fd: Int32, _ index: Int) {
@@ -223,6 +255,7 @@ final class Listeners {
         for index in entries.indices where !entries[index].state.isClosed {
             if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
         }
+        relay.ledger?.isConfigurationTouched = true
     }
 
     /// Links changed: a listener on a link that was made anew moves to the new one.
@@ -259,6 +292,7 @@ final class Listeners {
     func place(ofFormer mapping: Mapping) -> MappingPlace? {
         guard entries.count < MappingPlace.countMaximum else { return nil }
         entries.append(Entry(fd: -1, address: Address(path: ""), purpose: .users(mapping), state: .gone, socket: nil))
+        relay.ledger?.isConfigurationTouched = true
         return .listener(entries.count - 1)
     }
 
@@ -306,5 +340,6 @@ final class Listeners {
     private func release(_ index: Int) {
         relay.loop.close(entries[index].fd)
         entries[index].state = .gone
+        relay.ledger?.isConfigurationTouched = true
     }
 }

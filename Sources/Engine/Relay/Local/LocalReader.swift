@@ -76,6 +76,13 @@ final class LocalReader {
             isArmed = loop.receive(
                 user.pointee.fd, block + user.pointee.filled,
                 min(Policy.directByteCount - user.pointee.filled, most), table.token(index, .userReceive))
+        } else if user.pointee.lists.contains(.readable), relay.ledger != nil {
+            user.pointee.lists.remove(.readable)
+            // A successor must find the bytes: the ring knows where it puts them.
+            guard let memory = arena_keep(relay.arena, Policy.poolByteCount) else { return false }
+            user.pointee.small = memory
+            isArmed = loop.receive(user.pointee.fd, memory, min(most, Policy.poolByteCount), table.token(index, .userReceive))
+            if !isArmed { releaseSmall(user) }
         } else if user.pointee.lists.contains(.readable) {
             user.pointee.lists.remove(.readable)
             receiveNow(index, user, most)
@@ -97,6 +104,12 @@ final class LocalReader {
         case .success(let count): received(index, user, Int32(count), from: scratch)
         case .failure(let error): received(index, user, -error.code, from: nil)
         }
+    }
+
+    func releaseSmall(_ user: UnsafeMutablePointer<LocalSocket>) {
+        guard let memory = user.pointee.small else { return }
+        user.pointee.small = nil
+        arena_unkeep(relay.arena, memory, Policy.poolByteCount)
     }
 
     func endExpecting(_ user: UnsafeMutablePointer<LocalSocket>) {
@@ -136,6 +149,7 @@ final class LocalReader {
             }
             budget.holdUnplaced(count, &session.account)
             table.traffic.read(user.pointee.mapping, count)
+            user.pointee.readCount += UInt64(count)
             session.endpoint.write(user.pointee.slot, count)
             sessions.markDirty(session)
             readers.append(index)

@@ -52,6 +52,13 @@ struct LocalSocket {
     var filled = 0
     /// Bytes for the user that lie in pipes, before those of `outbound`.
     var backlog: PipeBacklog?
+    /// What it receives into while it may read less than a buffer of the pool, where bytes are kept for a successor.
+    var small: UnsafeMutableRawPointer?
+    /// Bytes that were ever read from it and written to it, as the kernel counts them, where a successor may have to ask the kernel.
+    var (readCount, writtenCount): (UInt64, UInt64) = (0, 0)
+    /// Its record in the ledger, and whether it is in the list of those that changed since the last commit.
+    var record: UInt32 = 0
+    var isTouched = true
     /// Bytes that came since some moment, a short time ago.
     var counted = 0
     var countedSince: UInt64 = 0

@@ -56,6 +56,7 @@ final class LocalSockets {
         table.traffic.opened(mapping)
         table[index].pointee.slot = slot
         relay.events.note(.streamOpened)
+        if fd != nil { beginCounts(index) }
         return index
     }
 
@@ -82,6 +83,15 @@ final class LocalSockets {
         Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
     }
 
+    /// What was read or written before it was one of ours is counted, too.
+    func beginCounts(_ index: UInt32) {
+        let user = table[index]
+        guard relay.ledger != nil, relay.loop.asksForCounts,
+            let counts = TransferCounts(user.pointee.fd, isDialled: user.pointee.mapping.isOrigin)
+        else { return }
+        (user.pointee.readCount, user.pointee.writtenCount) = (counts.read, counts.written)
+    }
+
     /// An inherited socket. `session` nil: its stream has ended.
     func restore(fd: Int32, _ session: Session?, _ slot: StreamSlot, mapping: MappingPlace) -> UInt32 {
         let index = table.insert(fd: fd, isConnecting: fd < 0)
@@ -101,6 +111,7 @@ final class LocalSockets {
         user.pointee.fd = fd
         Socket.tuneUser(fd, unsentMaximum: unsentMaximum)
         user.pointee.life.connected()
+        beginCounts(index)
         reader.arm(index)
         writer.markDirty(index)
     }
@@ -136,7 +147,8 @@ final class LocalSockets {
             if let buffer = completion.buffer { relay.loop.returnToPool(buffer) }
         case .userReceive:
             user.pointee.life.completed(.receive)
-            reader.received(index, user, completion.result, from: nil)
+            reader.received(index, user, completion.result, from: user.pointee.small)
+            reader.releaseSmall(user)
         case .userReadable:
             user.pointee.life.completed(.receive)
             user.pointee.lists.insert(.readable)
@@ -241,6 +253,7 @@ final class LocalSockets {
         let user = table[index]
         forgetStream(user)
         guard user.pointee.life.close(farewell) else { return }
+        if farewell == .orderly, user.pointee.fd >= 0 { Socket.abortOnClose(user.pointee.fd, false) }
         if user.pointee.life.inFlight.isEmpty { release(index, user) } else { relay.loop.cancel(user.pointee.fd) }
     }
 
@@ -264,8 +277,7 @@ final class LocalSockets {
         relay.timers.cancel(token(index, .flushDeadline))
         relay.origins.forget(index)
         if user.pointee.fd >= 0 {
-            if user.pointee.life.farewell == .orderly { Socket.abortOnClose(user.pointee.fd, false) }
-            relay.loop.close(user.pointee.fd)
+            relay.loop.closeWhenCommitted(user.pointee.fd)
         }
         relay.budget.removePending(user.pointee.outboundCount)
         receiveSplice.forget(index, user)

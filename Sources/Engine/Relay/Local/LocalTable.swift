@@ -14,9 +14,42 @@ final class LocalTable {
 
     deinit { for chunk in chunks { chunk.deallocate() } }
 
+    /// Changes are noted: who was reached since the last commit, and the records of those that are gone.
+    private var notesChanges = false
+    private var touched: [UInt32] = []
+    private var removed: [UInt32] = []
+
+    /// Whoever may change one comes by here: so every change is in the next commit.
     @inline(__always)
     subscript(index: UInt32) -> UnsafeMutablePointer<LocalSocket> {
+        let user = unnoted(index)
+        if !user.pointee.isTouched { touch(index, user) }
+        return user
+    }
+
+    /// For those who only read.
+    @inline(__always)
+    func unnoted(_ index: UInt32) -> UnsafeMutablePointer<LocalSocket> {
         chunks[Int(index) >> LocalTable.chunkBits] + (Int(index) & (LocalTable.chunkCount - 1))
+    }
+
+    /// From now on, for the ledger.
+    func noteChanges() { notesChanges = true }
+
+    private func touch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
+        user.pointee.isTouched = true
+        touched.append(index)
+    }
+
+    func takeTouched() -> [UInt32] {
+        defer { touched.removeAll(keepingCapacity: true) }
+        for index in touched { unnoted(index).pointee.isTouched = false }
+        return touched
+    }
+
+    func takeRemoved() -> [UInt32] {
+        defer { removed.removeAll(keepingCapacity: true) }
+        return removed
     }
 
     func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, self[index].pointee.generation) }
@@ -33,9 +66,11 @@ final class LocalTable {
     func insert(fd: Int32, isConnecting: Bool) -> UInt32 {
         if free.isEmpty { grow() }
         let index = free.removeLast()
-        let generation = self[index].pointee.generation
-        self[index].initialize(to: LocalSocket(fd: fd, isConnecting: isConnecting, generation: generation))
-        self[index].pointee.isThere = true
+        let generation = unnoted(index).pointee.generation
+        let user = unnoted(index)
+        user.initialize(to: LocalSocket(fd: fd, isConnecting: isConnecting, generation: generation))
+        user.pointee.isThere = true
+        if notesChanges { touch(index, user) }
         count += 1
         return index
     }
@@ -43,6 +78,7 @@ final class LocalTable {
     func remove(_ index: UInt32) {
         let user = self[index]
         precondition(user.pointee.isThere, "removed a socket twice")
+        if notesChanges, user.pointee.record != 0 { removed.append(user.pointee.record) }
         user.pointee.isThere = false
         user.pointee.fd = -1
         user.pointee.generation = (user.pointee.generation + 1) & 0xff_ffff
@@ -52,12 +88,12 @@ final class LocalTable {
 
     /// Linear.
     func forEach(_ body: (UInt32, UnsafeMutablePointer<LocalSocket>) -> Void) {
-        for index in 0..<UInt32(chunks.count * LocalTable.chunkCount) where self[index].pointee.isThere { body(index, self[index]) }
+        for index in 0..<UInt32(chunks.count * LocalTable.chunkCount) where unnoted(index).pointee.isThere { body(index, self[index]) }
     }
 
     /// Linear at worst.
     func contains(_ isMeant: (UnsafeMutablePointer<LocalSocket>) -> Bool) -> Bool {
-        (0..<UInt32(chunks.count * LocalTable.chunkCount)).contains { self[$0].pointee.isThere && isMeant(self[$0]) }
+        (0..<UInt32(chunks.count * LocalTable.chunkCount)).contains { unnoted($0).pointee.isThere && isMeant(unnoted($0)) }
     }
 
     private func grow() {

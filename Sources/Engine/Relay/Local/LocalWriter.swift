@@ -162,6 +162,7 @@ final class LocalWriter {
     func sent(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ result: Int32) {
         if result > 0 {
             let count = Int(result)
+            user.pointee.writtenCount += UInt64(count)
             queue_release(&user.pointee.outbound, relay.arena, user.pointee.outbound.head + UInt64(count))
             if let backlog = user.pointee.backlog { backlog.olderByteCount = max(0, backlog.olderByteCount - count) }
             took(user, count)

@@ -126,11 +126,14 @@ final class Origins {
             places[mapping.target] = UInt16(place)
             let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address))
             if place == entries.count { entries.append(entry) } else { entries[place] = entry }
+            relay.ledger?.isConfigurationTouched = true
+            relay.ledger?.isConfigurationTouched = true
             return true
         }
         defer { entries[place].isRemoved = false }
         guard entries[place].mapping != mapping else { return entries[place].isRemoved }
         entries[place].mapping = mapping
+        relay.ledger?.isConfigurationTouched = true
         entries[place].name = ResolvedName(mapping.address)
         // Openings that wait for the old name's addresses wait for the new name's.
         for opening in entries[place].asking { opening.race.handleRenamed() }
@@ -163,6 +166,8 @@ final class Origins {
     var mappings: [Mapping] { entries.filter { !$0.isRemoved }.map(\.mapping) }
 
     /// That of the place. Nil: there is no such place.
+    var placeCount: Int { entries.count }
+
     func mapping(at index: Int) -> Mapping? { index < entries.count ? entries[index].mapping : nil }
 
     /// The place is that of users whose programs choose their destinations.
@@ -311,12 +316,14 @@ final class Origins {
             // One that nobody is dialling gives way.
             guard let idle = destinations.first(where: { isIdle(Int($0.value)) }) else { return nil }
             destinations[idle.key] = nil
+            relay.ledger?.isConfigurationTouched = true
             entries[Int(idle.value)] = Entry(mapping: mapping, name: ResolvedName(mapping.address, isChosen: true), isRemoved: true, destination: destination)
             return idle.value
         }
         guard let place = try? freePlace(mapping) else { return nil }
         let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address, isChosen: true), isRemoved: true, destination: destination)
         if place == entries.count { entries.append(entry) } else { entries[place] = entry }
+        relay.ledger?.isConfigurationTouched = true
         return UInt16(place)
     }
 

@@ -49,6 +49,11 @@ public struct Configuration: Equatable, Sendable {
     var permissions = Permissions()
     public var driver: Loop.Driver = .auto
     public var splicing = Splicing.auto
+    /// Whether a keeper starts the next process when this one dies, which continues with its connections.
+    public enum Keeping: String, Sendable, CaseIterable { case always, never }
+    public var keeping = Keeping.never
+    /// There is a keeper.
+    public var isKept = false
     public var security = Security.none
     /// Refuses to start without keys or certificates.
     public var requiresSecurity = false

@@ -243,4 +243,8 @@ enum Policy {
     static let successorMaximum = Interval.seconds(5)
     /// Time for operations in flight to end.
     static let settleMaximum = Interval.seconds(2)
+    /// Signs of life for the keeper, which ends a process that gives none for ten seconds.
+    static let keeperBeat = Interval.seconds(3)
+    /// Counters of a process that dies are at most this old.
+    static let recordedEvery = Interval.seconds(1)
 }

@@ -42,6 +42,8 @@ package final class RelayProcess {
     private(set) var reload: Reload!
     private(set) var admin: AdminServer!
     private(set) var handover: Handover!
+    /// Nil: what it holds ends with the process.
+    private(set) var ledger: Ledger?
     /// One of the two, set once before the first iteration.
     private(set) var client: Client?
     private(set) var server: Server?
@@ -61,6 +63,9 @@ package final class RelayProcess {
     /// The program that started this process for one stream no longer needs it.
     private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
+    /// Called once, when what was taken over is committed.
+    var forgetPredecessor: (RelayProcess) -> Void = { _ in }
+    private let keeper = Keeper.ofThisProcess
     /// When the host was last told of a network change.
     private var networkChangedAt: UInt64 = 0
     /// Scratch for the iovecs of one send.
@@ -87,19 +92,26 @@ package final class RelayProcess {
         }
         descriptorLimit = Descriptors.raiseLimit()
         pipes = Pipes(descriptorLimit: descriptorLimit)
+        arena = try RelayProcess.makeArena(configuration)
         do {
-            loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount)
+            let keeping = configuration.isKept ? Loop.Keeping(keep: { arena_keep(OpaquePointer($0), $1) }, context: UnsafeMutableRawPointer(arena)) : nil
+            loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount, keeping: keeping)
         } catch {
             throw StartFault(
                 .unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
                 hint: "use -io=auto, which takes epoll where io_uring is not allowed")
         }
-        arena = try RelayProcess.makeArena(configuration)
         resolver = Resolver(wake: loop.waker)
         // Before the local sockets, which get the descriptors that are left.
         watches = Watches(self, signals, files: configuration.security.certificateFiles)
+        if configuration.isKept {
+            // What lies in pipes a successor does not find yet.
+            self.configuration.splicing = .never
+            ledger = Ledger(self)
+        }
         sessions = Sessions(self)
         let table = LocalTable()
+        if ledger != nil { table.noteChanges() }
         sendSplice = SendSplice(self, table)
         receiveSplice = ReceiveSplice(self, table)
         locals = LocalSockets(self, table, sendSplice, receiveSplice)
@@ -119,7 +131,8 @@ package final class RelayProcess {
     private static func makeArena(_ configuration: Configuration) throws -> OpaquePointer {
         var opened: OpaquePointer?
         let wanted = configuration.memoryByteCount + configuration.memoryByteCount / 2 + Policy.arenaSpare
-        let failed = arena_create(&opened, min(wanted, Policy.arenaMaximum))
+        let maximum = min(wanted, Policy.arenaMaximum)
+        let failed = configuration.isKept ? arena_create_kept(&opened, maximum) : arena_create(&opened, maximum)
         guard failed == 0, let opened else {
             throw StartFault(.other, "cannot reserve memory (\(SystemError(-failed)))", hint: "try a smaller -memory")
         }
@@ -183,6 +196,8 @@ package final class RelayProcess {
         reload.noteCertificateAge()
         manager.ready()
         signOfLife()
+        ledger?.commit()
+        forgetPredecessor(self)
         planWait()
     }
 
@@ -227,6 +242,7 @@ package final class RelayProcess {
         handover.advance()
         trim()
         if manager.isThere { manager.status(host.summary, host.summaryWords) }
+        ledger?.commit()
         planWait()
         return !stopping.isStopped && !handover.isSettled
     }
@@ -250,10 +266,14 @@ package final class RelayProcess {
 
     /// Sent from the event loop, so that a loop that hangs is noticed.
     private func signOfLife() {
-        guard let watchdog = manager.watchdog else { return }
-        manager.isAlive()
-        timers.set(Operation.watchdog.token(), at: Clock.now() + watchdog)
+        guard let pause = [manager.watchdog, keeper == nil ? nil : Policy.keeperBeat.nanoseconds].compactMap({ $0 }).min() else { return }
+        if manager.watchdog != nil { manager.isAlive() }
+        keeper?.beat()
+        timers.set(Operation.watchdog.token(), at: Clock.now() + pause)
     }
+
+    /// The memory that a next process goes on from.
+    var keptDescriptor: Int32? { ledger == nil || arena_descriptor(arena) < 0 ? nil : arena_descriptor(arena) }
 
     /// Memory that a burst needed goes back to the system, a little at a time.
     private func trim() {
@@ -405,6 +425,17 @@ extension RelayProcess {
 
     /// It does not.
     package func keepProgram() { handover.giveUp("the simulation wants it so") }
+
+    /// Whether something outlives it, and what: the mapping in which its records lie.
+    package var keptMemory: UnsafeRawBufferPointer? {
+        guard ledger != nil else { return nil }
+        var count = 0
+        let start = arena_mapping(arena, &count)
+        return UnsafeRawBufferPointer(start: start, count: count)
+    }
+
+    /// It is dead from here on: nothing that it does is kept.
+    package func freeze() { ledger?.isDead = true }
 
     /// Nothing is under way: the state can be saved.
     package var isSettled: Bool { handover.isSettled }

@@ -52,18 +52,25 @@ public func run(
                 hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
         let state = Successor.takeState()
-        let (relay, first) = try makeProcess(configuration, logger, reconfigure, state: state)
+        let remains = state == nil ? try Remains.ofThisProcess : nil
+        let (relay, first) = try makeProcess(configuration, logger, reconfigure, state: state, remains: remains)
         if let state { Successor.release(state) }
         relay.handover.flush = flush
+        relay.forgetPredecessor = forgetPredecessor(relay.inheritance)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
         if let first { listening("\(first)") }
         return relay.run()
     } catch let fault as StartFault {
         return fault == ListeningSocket.interrupted ? .finished : .failed(fault)
     } catch let fault as StateFault {
-        // Once more, from nothing: what was left open closes with this program.
+        // Once more, from nothing: what was left open closes with this program, or now.
         logger.error("cannot use the state of the program before; its connections are reset", metadata: ["reason": "\(fault.reason)"])
         flush()
+        if let keeper = Keeper.ofThisProcess {
+            keeper.kept = nil
+            OpenDescriptors.close(Keeper.inherited)
+            return run(configuration, logger: logger, reconfigure: reconfigure, flush: flush, listening: listening)
+        }
         guard let program = configuration.program else { return .failed(StartFault(.other, "cannot start anew", hint: "start it again")) }
         let error = environment.whileRestored { Successor.startAfresh(program) }
         return .failed(StartFault(.other, "cannot run \(program) (\(error))", hint: "start it again"))
@@ -72,12 +79,24 @@ public func run(
     }
 }
 
+/// What remains to be done when this process has committed what it took over from one that died: until then that one's descriptors are all
+/// that there is.
+private func forgetPredecessor(_ inheritance: Inheritance?) -> (RelayProcess) -> Void {
+    guard let keeper = Keeper.ofThisProcess else { return { _ in } }
+    let isFirst = keeper.deaths == 0 && keeper.failure == nil
+    let others = isFirst ? [] : Keeper.inherited.subtracting(inheritance?.descriptors ?? []).subtracting((inheritance?.lost ?? []).map(\.result))
+    return { relay in
+        if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
+        OpenDescriptors.close(others)
+    }
+}
+
 /// A process that listens and has not begun, and the address of its first listener. `state`: what another program in this process left; it
-/// is not needed afterwards.
+/// is not needed afterwards. `remains`: the same of a process that died.
 package func makeProcess(
-    _ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?, state: UnsafeRawBufferPointer? = nil
+    _ configuration: Configuration, _ logger: Logger, _ reconfigure: Reconfigure?, state: UnsafeRawBufferPointer? = nil, remains: Remains? = nil
 ) throws -> (RelayProcess, Address?) {
-    let inheritance = try state.map { try Inheritance($0) }
+    let inheritance = if let remains { try Inheritance(remains) } else { try state.map { try Inheritance($0) } }
     let relay = try RelayProcess(configuration, log: logger, reconfigure, inheritance: inheritance)
     inheritance?.closeOthers(configuration.listeningAddresses)
     let first = try configuration.role == .client ? becomeClient(relay) : becomeServer(relay)

@@ -291,7 +291,7 @@ final class Server: Host {
     func archive(_ archive: inout StateArchive) throws(StateFault) { try archive.number(&run) }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        try registry.archive(session.index, session.identity, secret: session.secret, &archive, now: relay.instant)
+        try registry.archive(session.index, session.identity, secret: session.secret, isPrecious: session.isPrecious, &archive, now: relay.instant)
     }
 
     func restored(_ session: Session) {

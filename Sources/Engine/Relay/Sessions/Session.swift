@@ -11,7 +11,11 @@ import Wire
 final class Session {
     let index: UInt32
     let generation: UInt32
-    var endpoint: Endpoint
+    private let storage: UnsafeMutablePointer<Endpoint>
+    /// Its record in the ledger, and whether it is in the list of sessions that changed since the last commit.
+    var record: UInt32 = 0
+    var isTouched = true
+    private let ledger: Ledger?
     /// The session's byte sequence from the oldest unacknowledged byte on; positions are session offsets.
     var store = byte_queue()
     /// Bytes of the store that lie in pipes.
@@ -46,7 +50,7 @@ final class Session {
     /// It is in the list of sessions whose readers wait for memory.
     var isReadBlocked = false
     var isDirty = false
-    var isEnded = false
+    var isEnded = false { didSet { touch() } }
     /// The name that its carriers authenticated as; empty without TLS.
     var peerName = ""
     /// Server: the targets of the client's own origins, as its last HELLO named them.
@@ -61,14 +65,43 @@ final class Session {
     var link: Link
     var openedAt: UInt64
 
-    init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64) {
+    init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64, ledger: Ledger?) {
         self.index = index
         self.generation = generation
         openedAt = now
         link = .detached(since: now)
-        endpoint = Endpoint(role: role, limits: limits, hashSeed: hashSeed, now: Instant(nanoseconds: now))
+        self.ledger = ledger
+        storage = .allocate(capacity: 1)
+        storage.initialize(to: Endpoint(role: role, limits: limits, hashSeed: hashSeed, now: Instant(nanoseconds: now)))
         queue_init(&store, 0)
+        guard ledger != nil else { return }
+        storage.pointee.noteChanges()
+        isTouched = false
+        touch()
     }
+
+    deinit {
+        storage.deinitialize(count: 1)
+        storage.deallocate()
+    }
+
+    /// Whoever may change it comes by here: so every change is in the next commit.
+    var endpoint: Endpoint {
+        unsafeAddress { UnsafePointer(storage) }
+        unsafeMutableAddress {
+            if !isTouched { touch() }
+            return storage
+        }
+    }
+
+    func touch() {
+        guard !isTouched, let ledger else { return }
+        isTouched = true
+        ledger.touch(self)
+    }
+
+    /// For the ledger, which reads it by functions that could change it.
+    func unnotedEndpoint<Result, Fault>(_ body: (inout Endpoint) throws(Fault) -> Result) throws(Fault) -> Result { try body(&storage.pointee) }
 
     /// The first digits of the identity: enough to tell sessions apart in a log, too few to guess it.
     var name: String { String(identity.high >> 40, radix: 16) }

@@ -35,7 +35,7 @@ final class Sessions {
 
     func add(_ role: Endpoint.Role, _ limits: Endpoint.Limits) -> Session {
         let session = table.insert { index, generation in
-            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: relay.generator.next(), now: relay.now)
+            Session(index: index, generation: generation, role: role, limits: limits, hashSeed: relay.generator.next(), now: relay.now, ledger: relay.ledger)
         }
         relay.budget.open(&session.account)
         return session

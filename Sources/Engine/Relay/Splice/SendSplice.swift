@@ -111,7 +111,7 @@ final class SendSplice {
         carrier.inFlight.batch = batch
         carrier.inFlight.frame = Carrier.SplicedFrame(prefix: batch.byteCount - count, byteCount: batch.byteCount, transit: transit)
         guard queue_append_copy(&session.store, relay.arena, relay.sessions.header.baseAddress, frame.headerByteCount) == 0,
-            queue_append_outside(&session.store, UInt32(count)) == 0
+            queue_append_outside(&session.store, relay.arena, UInt32(count)) == 0
         else {
             relay.events.note(.outOfMemory(session, what: "bytes in flight"))
             relay.sessions.discard(session)  // Its carrier goes with it: nothing of the frame was sent.

@@ -39,6 +39,10 @@ enum Event {
     case handsOver(to: String, connections: Int)
     /// This program goes on from the state of another; `pause`: nanoseconds in which nothing moved.
     case tookOver(from: String, connections: Int, pause: UInt64)
+    /// The process before died, and this one goes on with its connections.
+    case recovered(connections: Int, pause: UInt64, reason: String)
+    /// What the process holds ends with it from now on.
+    case keepingFailed(reason: String)
     case draining(streams: Int, seconds: Int)
     case stopped
 

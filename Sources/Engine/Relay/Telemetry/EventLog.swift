@@ -113,7 +113,8 @@ struct EventLog {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .draining, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory,
+            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .keepingFailed, .draining, .stopped, .sessionClosedByPeer,
+            .nameUnresolved, .outOfMemory,
             .serverUnreachable,
             .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
             .certificateExpires,
@@ -227,6 +228,10 @@ private struct Line {
             Line(.warning, "upgrade failed, the running program continues", ["reason": "\(reason)"])
         case .tookOver(let version, let connections, let pause):
             Line(.notice, "upgraded", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
+        case .recovered(let connections, let pause, let reason):
+            Line(.warning, "recovered", ["connections": "\(connections)", "pause": "\(pause / 1_000_000)ms", "reason": "\(reason)"])
+        case .keepingFailed(let reason):
+            Line(.error, "connections would not outlive a crash", ["reason": "\(reason)", "hint": "restart the service when it suits its users"])
         case .handsOver(let program, let connections):
             Line(.notice, "upgrading", ["to": "\(program)", "connections": "\(connections)"])
         case .stopped: Line(.notice, "stopped")

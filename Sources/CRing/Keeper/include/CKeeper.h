@@ -1,0 +1,49 @@
+/*
+ * The keeper: a process that holds the descriptors of another one, its worker, and starts the next worker when that dies
+ * (docs/internals/outliving.md).
+ *
+ *     keeper ──clone(CLONE_FILES)──▶ worker ──dies by a signal, or hangs──▶ the next worker, which finds the descriptors
+ *                                      ├──exits──▶ the keeper exits with its status
+ *                                      └──asks──▶ the keeper becomes another program, in the same process
+ *
+ * It is single-threaded and does nothing else: it passes signals on, waits, and looks whether the worker's heart beats.
+ */
+#ifndef CKEEPER_H
+#define CKEEPER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* So many deaths in such a time that are the program's own fault, or come before it has taken over, and there is no next worker. */
+enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60 };
+
+/* What keeper and workers share. Written by workers, but for `deaths`, `signal` and `failed`. */
+typedef struct {
+    _Atomic uint64_t heartbeats;
+    /* The descriptor of what the worker keeps (CSlab.h) + 1, and 0 while there is nothing that a next one could go on from. */
+    _Atomic uint64_t kept;
+    uint32_t deaths;                             /* Of workers. */
+    _Atomic uint32_t lives;                      /* This one has taken over what there was. */
+    int32_t signal;                              /* Which ended the last one, */
+    uint64_t died;                               /* and when, in nanoseconds of CLOCK_MONOTONIC. */
+    int32_t keeper;                              /* The keeper's process. */
+    int32_t failed;                              /* Why the other program could not be run: an errno. */
+    char program[KEEPER_PATH_MAXIMUM];           /* To become; empty: none. */
+    int32_t state;                               /* The descriptor of the state that it is given. */
+} keeper_page;
+
+/* Starts the first worker, and returns in each worker: with the page. The process that called becomes the keeper, and never returns;
+ * it exits as its last worker did. NULL with errno in the calling process: there is no keeper, and it goes on by itself. `hang`: seconds
+ * without a heartbeat after which a worker is ended; 0: never. Before threads are started. */
+keeper_page *keeper_start(char **arguments, unsigned hang);
+
+/* In a worker: the keeper becomes `page->program`, which is given `page->state`. Does not return. */
+_Noreturn void keeper_replace(keeper_page *page);
+
+/* Of a worker; NULL: this process has no keeper. */
+keeper_page *keeper_of_this_process(void);
+void keeper_beat(keeper_page *page);
+void keeper_set_kept(keeper_page *page, int descriptor);
+int  keeper_kept(const keeper_page *page);
+
+#endif

@@ -1,0 +1,170 @@
+#include "CKeeper.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { EXIT_REPLACE = 199, LOOK_SECONDS = 5 };
+
+static keeper_page *page_of_worker;
+
+keeper_page *keeper_of_this_process(void) { return page_of_worker; }
+
+void keeper_beat(keeper_page *page) { atomic_fetch_add_explicit(&page->heartbeats, 1, memory_order_relaxed); }
+
+void keeper_set_kept(keeper_page *page, int descriptor)
+{
+    atomic_store_explicit(&page->kept, (uint64_t)(descriptor + 1), memory_order_release);
+    atomic_store_explicit(&page->lives, 1, memory_order_relaxed);
+}
+
+int keeper_kept(const keeper_page *page)
+{
+    return (int)atomic_load_explicit(&page->kept, memory_order_acquire) - 1;
+}
+
+void keeper_replace(keeper_page *page)
+{
+    (void)page;
+    _exit(EXIT_REPLACE);
+}
+
+static const int PASSED_ON[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT };
+
+static sigset_t signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof PASSED_ON / sizeof *PASSED_ON; i++) sigaddset(&set, PASSED_ON[i]);
+    sigaddset(&set, SIGCHLD);
+    return set;
+}
+
+/* -1 with errno, 0 in the worker. As fork(2), but for the descriptors, which both have. */
+static pid_t start(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL); }
+
+/* The keeper's end is the worker's; and the terminal tells the keeper only, which passes it on. */
+static void begin_worker(keeper_page *page, const sigset_t *before)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != page->keeper) _exit(1);
+    setpgid(0, 0);
+    sigprocmask(SIG_SETMASK, before, NULL);
+    page_of_worker = page;
+}
+
+/* Waits until the worker has ended, and passes signals on meanwhile. Its status. */
+static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned hang, bool *hung)
+{
+    *hung = false;
+    uint64_t beats = 0;
+    unsigned silent = 0;
+    for (;;) {
+        siginfo_t info;
+        struct timespec look = { .tv_sec = LOOK_SECONDS };
+        int number = sigtimedwait(set, &info, &look);
+        if (number > 0 && number != SIGCHLD) kill(worker, number);
+        int status;
+        if (waitpid(worker, &status, WNOHANG) == worker) return status;
+        if (number > 0 || hang == 0) continue;
+        uint64_t now = atomic_load_explicit(&page->heartbeats, memory_order_relaxed);
+        silent = now == beats ? silent + LOOK_SECONDS : 0;
+        beats = now;
+        if (silent < hang) continue;
+        *hung = true;
+        kill(worker, SIGKILL);
+    }
+}
+
+static void become(keeper_page *page, char **arguments, const sigset_t *before)
+{
+    char state[64];
+    snprintf(state, sizeof state, "%d:%d", (int)getpid(), (int)page->state);
+    setenv("TELE_STATE", state, 1);
+    char *first = arguments[0];
+    char program[KEEPER_PATH_MAXIMUM];
+    memcpy(program, page->program, sizeof program);
+    program[sizeof program - 1] = 0;
+    arguments[0] = program;
+    page->program[0] = 0;
+    sigset_t mine;
+    sigprocmask(SIG_SETMASK, before, &mine);
+    execv(program, arguments);
+    page->failed = errno;                        /* The next worker goes on from the same state. */
+    sigprocmask(SIG_SETMASK, &mine, NULL);
+    arguments[0] = first;
+}
+
+static uint64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+struct faults { uint64_t at[KEEPER_FAULTS_MAXIMUM]; uint32_t count; };
+
+/* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time. */
+static bool note_death(keeper_page *page, int signal, bool hung, struct faults *faults)
+{
+    uint64_t now = nanoseconds();
+    page->signal = signal;
+    page->died = now;
+    page->deaths++;
+    if (signal == SIGKILL && !hung && atomic_load_explicit(&page->lives, memory_order_relaxed)) return false;
+    faults->at[faults->count++ % KEEPER_FAULTS_MAXIMUM] = now;
+    uint64_t oldest = faults->at[faults->count % KEEPER_FAULTS_MAXIMUM];
+    return faults->count >= KEEPER_FAULTS_MAXIMUM && now - oldest < (uint64_t)KEEPER_FAULTS_SECONDS * 1000000000;
+}
+
+keeper_page *keeper_start(char **arguments, unsigned hang)
+{
+    keeper_page *page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return NULL;
+    page->keeper = getpid();
+    sigset_t set = signals(), before;
+    sigprocmask(SIG_BLOCK, &set, &before);
+    struct faults faults = { .count = 0 };
+    for (bool is_first = true;; is_first = false) {
+        atomic_store_explicit(&page->lives, 0, memory_order_relaxed);
+        pid_t worker = start();
+        if (worker == 0) {
+            begin_worker(page, &before);
+            return page;
+        }
+        if (worker < 0 && is_first) {
+            int error = errno;
+            sigprocmask(SIG_SETMASK, &before, NULL);
+            munmap(page, sizeof *page);
+            errno = error;
+            return NULL;
+        }
+        if (worker < 0) {
+            fprintf(stderr, "tele: error: the process ended, and another one cannot be started: %s\n", strerror(errno));
+            _exit(1);
+        }
+        bool hung;
+        int status = watch(page, worker, &set, hang, &hung);
+        if (WIFEXITED(status)) {
+            if (WEXITSTATUS(status) != EXIT_REPLACE || page->program[0] == 0) _exit(WEXITSTATUS(status));
+            become(page, arguments, &before);
+            continue;
+        }
+        unsetenv("TELE_STATE");                  /* It is of a time before. */
+        if (note_death(page, WTERMSIG(status), hung, &faults)) {
+            fprintf(stderr, "tele: error: the process ended %d times within a minute, the last time by signal %d; its connections are reset\n",
+                    KEEPER_FAULTS_MAXIMUM, page->signal);
+            _exit(1);
+        }
+    }
+}

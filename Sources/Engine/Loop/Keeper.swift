@@ -1,0 +1,55 @@
+import CKeeper
+import CSystem
+import Glibc
+
+/// The process that holds this one's descriptors and starts the next one when this one dies (CKeeper.h). It belongs to whoever `start` returns
+/// to: to a worker.
+public struct Keeper: @unchecked Sendable {
+    private let page: UnsafeMutablePointer<keeper_page>
+
+    /// Nil: this process has none.
+    public static var ofThisProcess: Keeper? { keeper_of_this_process().map { Keeper(page: $0) } }
+
+    /// Starts the first worker and returns in each; the process that called never comes back. An error: there is no keeper. Before threads
+    /// are started. `hangSeconds`: a worker that shows no sign of life for so long is ended.
+    public static func start(hangSeconds: UInt32) throws(SystemError) {
+        // As long as the keeper lives.
+        let words = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(capacity: Arguments.all.count + 1)
+        for (index, word) in Arguments.all.enumerated() { words[index] = strdup(word) }
+        words[Arguments.all.count] = nil
+        guard keeper_start(words, hangSeconds) != nil else { throw SystemError.last }
+        inherited = OpenDescriptors.all
+        system_take_signals_of(getppid())
+    }
+
+    /// A worker's descriptors at its start: those of the one that died before it.
+    public private(set) nonisolated(unsafe) static var inherited: Set<Int32> = []
+
+    /// How many workers died before this one, and the signal that ended the last.
+    public var deaths: Int { Int(page.pointee.deaths) }
+    public var signal: Int32 { page.pointee.signal }
+    /// When it died, in nanoseconds on `Clock`.
+    public var diedAt: UInt64 { page.pointee.died }
+    /// Why the keeper could not become another program.
+    public var failure: SystemError? { page.pointee.failed == 0 ? nil : SystemError(page.pointee.failed) }
+
+    public func beat() { keeper_beat(page) }
+
+    /// The descriptor of the memory that a next worker goes on from. Nil: there is none.
+    public var kept: Int32? {
+        get { keeper_kept(page) < 0 ? nil : keeper_kept(page) }
+        nonmutating set { keeper_set_kept(page, newValue ?? -1) }
+    }
+
+    /// The keeper becomes this program, in its own process, which is given the descriptor of a state; this process ends. Returns an error only
+    /// if it cannot be asked.
+    public func become(_ program: String, state: Int32) -> SystemError {
+        let bytes = Array(program.utf8CString)
+        guard bytes.count <= Int(KEEPER_PATH_MAXIMUM) else { return SystemError(ENAMETOOLONG) }
+        withUnsafeMutableBytes(of: &page.pointee.program) { room in bytes.withUnsafeBytes { room.copyMemory(from: $0) } }
+        page.pointee.state = state
+        page.pointee.failed = 0
+        keeper_set_kept(page, -1)
+        keeper_replace(page)
+    }
+}

@@ -1,0 +1,199 @@
+import Control
+import CSlab
+import Glibc
+import Loop
+import State
+import Time
+import Tunnel
+
+/// Records of all that a successor needs when this process dies at any instruction (docs/internals/outliving.md): one for each session,
+/// stream and local socket, and a few of the process. They change together, when an iteration has changed what it changes and before any
+/// operation of it begins (`commit`), so a record never says less than the world has seen.
+///
+/// Who is changed is noted where it is reached (`Session.endpoint`, `LocalTable`, `StreamTable`), so that nobody has to remember to.
+final class Ledger {
+    /// What a record is of: its first word.
+    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, accepted }
+
+    unowned(unsafe) private let relay: RelayProcess
+    private let arena: OpaquePointer
+    private var archive = StateArchive()
+    private var sessions: [Session] = []
+    private var numbers: [Kind: UInt32] = [:]
+    /// Listeners or mappings have changed.
+    var isConfigurationTouched = true
+    private var countedAt: UInt64 = 0
+    private var hasFailed = false
+    /// The process is dead, as far as a simulation is concerned.
+    var isDead = false
+
+    init(_ relay: RelayProcess) {
+        self.relay = relay
+        arena = relay.arena
+        arena_set_root(arena, Ledger.traceRoot, relay.loop.trace)
+    }
+
+    static let traceRoot: UInt32 = 0
+
+    func touch(_ session: Session) { sessions.append(session) }
+
+    // MARK: The commit
+
+    /// All that this iteration changed holds from here on. Between this and the wait for completions nothing may change.
+    func commit() {
+        guard !hasFailed, !isDead else { return }
+        do throws(StateFault) {
+            let touched = sessions
+            sessions.removeAll(keepingCapacity: true)
+            for session in touched {
+                session.isTouched = false
+                if session.isEnded { drop(session) } else { try save(session) }
+            }
+            for index in relay.locals.table.takeTouched() { try saveLocal(index) }
+            for record in relay.locals.table.takeRemoved() { record_drop(arena, record) }
+            try saveProcess()
+        } catch {
+            // What cannot be saved cannot be restored: better nothing than a part.
+            return fail(error.reason)
+        }
+        #if CANARIES
+        let mark = relay.loop.mark &- (Canary.selected == .repeatsEnded ? 1 : 0)
+        #else
+        let mark = relay.loop.mark
+        #endif
+        guard records_commit(arena, UInt64(mark)) == 0 else { return fail("there is no memory for it") }
+        relay.loop.committed()
+    }
+
+    private func fail(_ reason: String) {
+        hasFailed = true
+        arena_set_root(arena, Ledger.traceRoot, 0)
+        relay.events.note(.keepingFailed(reason: reason))
+    }
+
+    private func put(_ record: inout UInt32, _ kind: Kind, _ body: (inout StateArchive) throws(StateFault) -> Void) throws(StateFault) {
+        if record == 0 { record = record_take(arena) }
+        archive.restart()
+        try archive.mark(kind.rawValue)
+        try body(&archive)
+        record_put(arena, record, archive.bytes.baseAddress, archive.bytes.count)
+    }
+
+    // MARK: The process
+
+    private func saveProcess() throws(StateFault) {
+        let isDue = relay.now >= countedAt + Policy.recordedEvery.nanoseconds
+        guard isConfigurationTouched || isDue else { return }
+        countedAt = relay.now
+        isConfigurationTouched = false
+        for (kind, body) in relay.recordBodies { try put(&numbers[kind, default: 0], kind, body) }
+    }
+
+    // MARK: Accepted connections that nobody has yet
+
+    private var accepted: [Int32: UInt32] = [:]
+
+    func hold(accepted fd: Int32, from listener: Int32) {
+        do throws(StateFault) {
+            try put(&accepted[fd, default: 0], .accepted) { (archive) throws(StateFault) in
+                var (fd, listener) = (fd, listener)
+                try archive.number(&fd)
+                try archive.number(&listener)
+            }
+        } catch { fail(error.reason) }
+    }
+
+    func release(accepted fd: Int32) { if let record = accepted.removeValue(forKey: fd) { record_drop(arena, record) } }
+
+    // MARK: Sessions and streams
+
+    private func save(_ session: Session) throws(StateFault) {
+        let (relay, arena) = (relay, arena)
+        try put(&session.record, .session) { (archive) throws(StateFault) in
+            var index = session.index
+            try archive.number(&index)
+            try archive.section { (archive) throws(StateFault) in try relay.saveIdentity(of: session, &archive) }
+            try archive.section { (archive) throws(StateFault) in
+                try session.unnotedEndpoint { (endpoint) throws(StateFault) in try endpoint.saveSent(&archive) }
+            }
+            var border = session.endpoint.border(from: session.store.head)
+            try archive.number(&border)
+            try archive.section { (archive) throws(StateFault) in
+                try session.unnotedEndpoint { (endpoint) throws(StateFault) in try endpoint.saveReceived(&archive) }
+            }
+            try archive.words(queue_describe(&session.store))
+        }
+        try session.unnotedEndpoint { (endpoint) throws(StateFault) in
+            try endpoint.takeChanges { (endpoint, slot, owner, record) throws(StateFault) in
+                try self.put(&record, .stream) { (archive) throws(StateFault) in
+                    var (index, owner) = (session.index, owner)
+                    try archive.number(&index)
+                    try archive.number(&owner)
+                    try archive.section { (archive) throws(StateFault) in try endpoint.saveStream(slot, &archive) }
+                }
+            } drop: { record in
+                record_drop(arena, record)
+            }
+        }
+    }
+
+    private func drop(_ session: Session) {
+        session.unnotedEndpoint { endpoint in
+            endpoint.takeChanges({ _, _, _, _ in }, drop: { record_drop(arena, $0) })
+            endpoint.forEachRecord { record_drop(arena, $0) }
+        }
+        if session.record != 0 { record_drop(arena, session.record) }
+        session.record = 0
+    }
+
+    // MARK: Local sockets
+
+    private func saveLocal(_ index: UInt32) throws(StateFault) {
+        let user = relay.locals.table.unnoted(index)
+        guard user.pointee.isThere else { return }
+        #if CANARIES
+        if Canary.selected == .leavesOutChanges, user.pointee.record != 0, relay.generator.next() & 7 == 0 { return }
+        #endif
+        // One that closes has no stream, and its bytes are nobody's.
+        guard user.pointee.life.phase != .closing else {
+            if user.pointee.record != 0 { record_drop(arena, user.pointee.record) }
+            user.pointee.record = 0
+            return
+        }
+        let relay = relay
+        try put(&user.pointee.record, .local) { (archive) throws(StateFault) in
+            var (index, generation, hasSession) = (index, user.pointee.generation, user.pointee.session != nil)
+            try archive.number(&index)
+            try archive.number(&generation)
+            try archive.flag(&hasSession)
+            try archive.number(&user.pointee.readCount)
+            try archive.number(&user.pointee.writtenCount)
+            try archive.section { (archive) throws(StateFault) in try relay.saveSocket(user, &archive) }
+            try archive.words(queue_describe(&user.pointee.inbound))
+            try archive.words(queue_describe(&user.pointee.outbound))
+        }
+    }
+}
+
+extension StateArchive {
+    mutating func words(_ words: queue_words) throws(StateFault) {
+        var words = words
+        try number(&words.pieces)
+        try number(&words.head)
+        try number(&words.tail)
+        try number(&words.capacity)
+        try number(&words.first)
+        try number(&words.length)
+    }
+
+    mutating func takeWords() throws(StateFault) -> queue_words {
+        var words = queue_words()
+        try number(&words.pieces)
+        try number(&words.head)
+        try number(&words.tail, in: words.head...UInt64.max)
+        try number(&words.capacity)
+        try number(&words.first)
+        try number(&words.length)
+        return words
+    }
+}

@@ -1,0 +1,215 @@
+"""tele dies while it works, again and again, and its keeper starts the next process: nobody loses a connection, a byte, or the way it ends.
+
+What dies is the worker, the keeper's only child. A kill strikes at any instruction; the next process finds out from what the dead one
+had recorded, and from the kernel, how far it had come.
+"""
+
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import threading
+import time
+
+from ends import Switchboard, call, exchange, observe, receive_exactly, require_reset, reset
+from path import binary
+from process import Failure
+from runner import Case
+
+from . import chaos
+
+ORIGIN_PORT = 8760
+KEEPER = {"server_flags": ["-keeper=always"], "client_flags": ["-keeper=always"]}
+#: From a death until bytes flow again, with no round trip to speak of.
+MEDIAN_PAUSE = 0.15
+
+
+def worker_of(keeper):
+    """The process that serves, or None in the moment between two of them."""
+    try:
+        with open(f"/proc/{keeper.pid}/task/{keeper.pid}/children", encoding="ascii") as file:
+            children = file.read().split()
+    except FileNotFoundError:
+        raise Failure(f"{keeper.name}: the keeper is gone") from None
+    return int(children[0]) if children else None
+
+
+def end_worker(keeper, number=signal.SIGKILL):
+    """True when there was one."""
+    worker = worker_of(keeper)
+    if worker is None:
+        return False
+    try:
+        os.kill(worker, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def recoveries_of(process):
+    return process.errors.count("warning recovered ")
+
+
+class Deaths:
+    """One worker after the other is ended, of both sides, until `stop`."""
+
+    def __init__(self, path, chance, shortest, longest, numbers=(signal.SIGKILL,)):
+        self.path, self.chance, self.between, self.numbers = path, chance, (shortest, longest), numbers
+        self.count, self.fault = 0, None
+        self.end = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            while not self.end.wait(self.chance.uniform(*self.between)):
+                keeper = self.chance.choice((self.path.server, self.path.client))
+                self.count += end_worker(keeper, self.chance.choice(self.numbers))
+        except Failure as fault:
+            self.fault = fault
+
+    def stop(self, least):
+        self.end.set()
+        self.thread.join()
+        if self.fault:
+            raise self.fault
+        if self.count < least:
+            raise Failure(f"{self.count} processes died: too few to say anything")
+        pauses = [int(ms) for process in (self.path.server, self.path.client) for ms in re.findall(r"recovered .*pause=(\d+)ms", process.errors)]
+        for process in (self.path.server, self.path.client):
+            if "cannot use the state" in process.errors:
+                raise Failure(f"{process.name} could not go on: {[line for line in process.errors.splitlines() if 'cannot use' in line][0]}")
+        return f"{self.count} deaths, pauses {statistics.median(pauses):.0f} ms (worst {max(pauses)})"
+
+
+def under_chaos(context):
+    """Random bytes both ways, half-closes and short connections, while both sides die several times a second."""
+    deaths = []
+    note = chaos.story(context, context.options.seconds or 20, with_faults=False,
+                       meanwhile=lambda path: deaths.append(Deaths(path, context.random, 0.02, 0.3)), **KEEPER)
+    return f"{note}, {deaths[0].stop(60)}"
+
+
+def in_outages(context):
+    """The same, while the network fails besides."""
+    deaths = []
+    note = chaos.story(context, context.options.seconds or 20, with_faults=True,
+                       meanwhile=lambda path: deaths.append(Deaths(path, context.random, 0.1, 0.9)), **KEEPER)
+    return f"{note}, {deaths[0].stop(20)}"
+
+
+def ends(context):
+    """Every state in which a connection can be when its process dies, and how it ends afterwards."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, **KEEPER)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        for keeper in (path.server, path.client):
+            idle, half, mirrored, full, dying = (call(lab, path, switchboard) for _ in range(5))
+            for user, origin in (idle, half, mirrored, full, dying):
+                exchange(user, origin)
+            # The user's end has gone, and the origin's.
+            half[0].sendall(b"last")
+            half[0].shutdown(socket.SHUT_WR)
+            mirrored[1].sendall(b"last")
+            mirrored[1].shutdown(socket.SHUT_WR)
+            # What nobody reads yet waits in both processes, and in both kernels.
+            big = os.urandom(24 << 20)
+            sender = threading.Thread(target=full[0].sendall, args=(big,), daemon=True)
+            sender.start()
+            context.sleep(0.5)
+            before = recoveries_of(keeper)
+            end_worker(keeper)
+            # The origin resets at the moment of the death.
+            reset(dying[1])
+            fresh = call(lab, path, switchboard)
+            exchange(*fresh)
+            exchange(*idle)
+            until = time.monotonic() + 2
+            while recoveries_of(keeper) == before and time.monotonic() < until:
+                context.sleep(0.02)
+            if recoveries_of(keeper) != before + 1:
+                raise Failure(f"{keeper.name} does not say that it recovered")
+            require_reset(dying[0], 2, "the user of an origin that reset as the process died")
+            if receive_exactly(half[1], 4) != b"last" or observe(half[1], time.monotonic() + 2)[1] != "eof":
+                raise Failure("the end of a user's bytes was lost")
+            half[1].sendall(b"answer")
+            half[1].close()
+            if receive_exactly(half[0], 6) != b"answer" or observe(half[0], time.monotonic() + 2)[1] != "eof":
+                raise Failure("the answer to a user who had ended was lost")
+            if receive_exactly(mirrored[0], 4) != b"last" or observe(mirrored[0], time.monotonic() + 2)[1] != "eof":
+                raise Failure("the end of an origin's bytes was lost")
+            mirrored[0].sendall(b"answer")
+            mirrored[0].close()
+            if receive_exactly(mirrored[1], 6) != b"answer":
+                raise Failure("the answer to an origin that had ended was lost")
+            if receive_exactly(full[1], len(big)) != big:
+                raise Failure("bytes that waited during the death came out wrong")
+            sender.join(10)
+    return "idle, half-closed, full, reset and fresh connections, a death of either side"
+
+
+def faults(context):
+    """What ends a process besides a kill: a crash, and standing still. Who crashes again and again is not started any more."""
+    lab = context.lab()
+    # Swift's handler would print a backtrace and let a process live that only got the signal of a crash.
+    plain = ["env", "SWIFT_BACKTRACE=enable=no"]
+    path = context.path(lab, ORIGIN_PORT, server_limits=plain, client_limits=plain, **KEEPER)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pair = call(lab, path, switchboard)
+        exchange(*pair)
+        for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS):
+            end_worker(path.client, number)
+            exchange(*pair)
+            exchange(*call(lab, path, switchboard))
+        began = time.monotonic()
+        end_worker(path.server, signal.SIGSTOP)
+        exchange(*pair, seconds=30)
+        stood = time.monotonic() - began
+        # Signals go to the keeper, which passes them on: what is sent to the worker alone is not meant.
+        end_worker(path.server, signal.SIGTERM)
+        exchange(*pair)
+        end_worker(path.client, signal.SIGSEGV)
+        if path.client.wait(10) != 1 or "5 times within a minute" not in path.client.errors:
+            raise Failure(f"a client that crashed five times ended with status {path.client.status}, and the words {path.client.errors[-200:]}")
+        require_reset(pair[0], 5, "the user of a client that crashed five times")
+        path.client = None
+    return f"four crashes and a hang of {stood:.0f} s survived, the fifth crash in a minute was the last"
+
+
+def upgrades(context):
+    """Another program takes over a process that has a keeper: the process that everybody knows stays, and the next death is survived, too."""
+    lab = context.lab()
+    controls = {role: f"{lab.directory}/{role}.sock" for role in ("server", "client")}
+    flags = {f"{role}_flags": [f"-control={controls[role]}", "-keeper=always"] for role in controls}
+    path = context.path(lab, ORIGIN_PORT, **flags)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pair = call(lab, path, switchboard)
+        exchange(*pair)
+        for _ in range(3):
+            for role, keeper in (("server", path.server), ("client", path.client)):
+                run = subprocess.run([binary(), "upgrade", f"-control={controls[role]}"], capture_output=True, text=True, timeout=30)
+                if run.returncode or "upgraded from" not in run.stdout:
+                    raise Failure(f"tele upgrade: {run.stdout} {run.stderr}")
+                exchange(*pair)
+                end_worker(keeper)
+                exchange(*pair)
+                exchange(*call(lab, path, switchboard))
+        for keeper in (path.client, path.server):
+            keeper.signal(signal.SIGTERM)
+            # Streams are open: a second one ends them.
+            context.sleep(0.3)
+            keeper.signal(signal.SIGTERM)
+            if keeper.wait(15) != 0:
+                raise Failure(f"{keeper.name} ended with status {keeper.status}")
+        path.client = path.server = None
+    return "six upgrades, each with a death behind it; both ended as they were told"
+
+
+def cases():
+    yield Case("outlive.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.faults", faults, only_tele=True, drivers="both")
+    yield Case("outlive.upgrades", upgrades, only_tele=True, drivers="both")
+    yield Case("outlive.ends", ends, weight=2, only_tele=True, drivers="both")
