@@ -14,13 +14,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { EXIT_REPLACE = 199, LOOK_SECONDS = 5 };
+enum { EXIT_REPLACE = 199, LOOK_SECONDS = 5, SIGNALS_KEPT = 64 };
 
 static keeper_page *page_of_worker;
 
 keeper_page *keeper_of_this_process(void) { return page_of_worker; }
 
 void keeper_beat(keeper_page *page) { atomic_fetch_add_explicit(&page->heartbeats, 1, memory_order_relaxed); }
+
+void keeper_confirm(keeper_page *page, uint32_t count) { atomic_fetch_add_explicit(&page->confirmed, count, memory_order_release); }
 
 void keeper_set_kept(keeper_page *page, int descriptor)
 {
@@ -63,8 +65,27 @@ static void begin_worker(keeper_page *page, const sigset_t *before)
     page_of_worker = page;
 }
 
+/* Signals that were passed on to this worker: the last few. */
+struct passed { int numbers[SIGNALS_KEPT]; uint32_t count; };
+
+static void pass_on(struct passed *passed, pid_t worker, int number)
+{
+    passed->numbers[passed->count++ % SIGNALS_KEPT] = number;
+    kill(worker, number);
+}
+
+/* A worker died with signals that had no effect yet: they are the next one's. */
+static void pass_on_again(keeper_page *page, struct passed *passed, pid_t worker)
+{
+    struct passed before = *passed;
+    uint32_t confirmed = atomic_exchange_explicit(&page->confirmed, 0, memory_order_acquire);
+    *passed = (struct passed){ .count = 0 };
+    uint32_t first = before.count - confirmed > SIGNALS_KEPT ? before.count - SIGNALS_KEPT : confirmed;
+    for (uint32_t i = first; i < before.count; i++) pass_on(passed, worker, before.numbers[i % SIGNALS_KEPT]);
+}
+
 /* Waits until the worker has ended, and passes signals on meanwhile. Its status. */
-static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned hang, bool *hung)
+static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned hang, struct passed *passed, bool *hung)
 {
     *hung = false;
     uint64_t beats = 0;
@@ -73,7 +94,7 @@ static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned 
         siginfo_t info;
         struct timespec look = { .tv_sec = LOOK_SECONDS };
         int number = sigtimedwait(set, &info, &look);
-        if (number > 0 && number != SIGCHLD) kill(worker, number);
+        if (number > 0 && number != SIGCHLD) pass_on(passed, worker, number);
         int status;
         if (waitpid(worker, &status, WNOHANG) == worker) return status;
         if (number > 0 || hang == 0) continue;
@@ -135,6 +156,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
     sigset_t set = signals(), before;
     sigprocmask(SIG_BLOCK, &set, &before);
     struct faults faults = { .count = 0 };
+    struct passed passed = { .count = 0 };
     for (bool is_first = true;; is_first = false) {
         atomic_store_explicit(&page->lives, 0, memory_order_relaxed);
         pid_t worker = start();
@@ -153,14 +175,16 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
             fprintf(stderr, "tele: error: the process ended, and another one cannot be started: %s\n", strerror(errno));
             _exit(1);
         }
+        pass_on_again(page, &passed, worker);
         bool hung;
-        int status = watch(page, worker, &set, hang, &hung);
+        int status = watch(page, worker, &set, hang, &passed, &hung);
         if (WIFEXITED(status)) {
             if (WEXITSTATUS(status) != EXIT_REPLACE || page->program[0] == 0) _exit(WEXITSTATUS(status));
             become(page, arguments, &before);
             continue;
         }
-        unsetenv("TELE_STATE");                  /* It is of a time before. */
+        /* The state of another program is of a time before, once somebody has taken it over. */
+        if (atomic_load_explicit(&page->lives, memory_order_relaxed)) unsetenv("TELE_STATE");
         if (note_death(page, WTERMSIG(status), hung, &faults)) {
             fprintf(stderr, "tele: error: the process ended %d times within a minute, the last time by signal %d; its connections are reset\n",
                     KEEPER_FAULTS_MAXIMUM, page->signal);

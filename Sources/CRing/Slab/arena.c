@@ -46,6 +46,7 @@ struct entry {                                    /* One per slab. */
 struct list { uint32_t first, last; size_t count; };
 
 struct arena {
+    struct kept *kept;                            /* The first of all (struct arena_front). NULL: nothing outlives the process. */
     uint8_t *slabs;                               /* The mapping, aligned to a slab. */
     struct entry *entries;
     uint32_t *references;                         /* One per page; a whole slab counts at its first. */
@@ -56,7 +57,6 @@ struct arena {
     size_t used_pages;                            /* Given out, in pages. */
     size_t mapping_bytes;
     int descriptor;                               /* The memfd, or -1. */
-    struct kept *kept;                            /* NULL: nothing outlives the process. */
 };
 
 void slab_trap(const char *sentence)
@@ -252,19 +252,7 @@ void arena_retain(arena *arena, const void *bytes)
     ++*references;
 }
 
-void arena_release(arena *arena, const void *bytes)
-{
-    size_t page = block_page(arena, bytes);
-    uint32_t *references = &arena->references[page];
-    MUST(*references != 0, "a block was released that nobody holds");
-    if (--*references != 0) return;
-    arena->used_pages -= arena->entries[page / SLAB_PAGES].kind == WHOLE ? SLAB_PAGES : 1;
-    /* What cannot be noted is never given out again. */
-    if (arena->kept != NULL) (void)kept_hold_back(arena->kept, (uint32_t)page);
-    else arena_give_out_again(arena, (uint32_t)page);
-}
-
-void arena_give_out_again(arena *arena, uint32_t page)
+static inline void give_out_again(arena *arena, uint32_t page)
 {
     uint32_t slab = page / SLAB_PAGES;
     if (arena->entries[slab].kind == WHOLE) {
@@ -275,6 +263,20 @@ void arena_give_out_again(arena *arena, uint32_t page)
         page_give_back(arena, page);
     }
 }
+
+void arena_release(arena *arena, const void *bytes)
+{
+    size_t page = block_page(arena, bytes);
+    uint32_t *references = &arena->references[page];
+    MUST(*references != 0, "a block was released that nobody holds");
+    if (--*references != 0) return;
+    arena->used_pages -= arena->entries[page / SLAB_PAGES].kind == WHOLE ? SLAB_PAGES : 1;
+    /* What cannot be noted is never given out again. */
+    if (arena->kept != NULL) (void)kept_hold_back(arena->kept, (uint32_t)page);
+    else give_out_again(arena, (uint32_t)page);
+}
+
+void arena_give_out_again(arena *arena, uint32_t page) { give_out_again(arena, page); }
 
 uint32_t arena_references(const arena *arena, const void *bytes)
 {

@@ -25,6 +25,10 @@ size_t arena_reach(const arena *arena, const void *bytes);
 /* Whether so many slabs and so many pages could be given out now. */
 bool arena_can_give(const arena *arena, size_t slabs, size_t pages);
 
+/* An arena begins with what it keeps: NULL, nothing outlives the process. */
+struct arena_front { struct kept *kept; };
+static inline bool keeps(const arena *arena) { return ((const struct arena_front *)arena)->kept != NULL; }
+
 /* The ring of pieces. */
 
 static inline queue_piece *piece_at(const byte_queue *queue, uint32_t index)

@@ -11,6 +11,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { CAPACITY_LEAST = 4 };
@@ -21,12 +22,14 @@ static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static void ring_free(byte_queue *queue, arena *arena)
 {
-    arena_unkeep(arena, queue->pieces, queue->capacity * sizeof *queue->pieces);
+    if (keeps(arena)) arena_unkeep(arena, queue->pieces, queue->capacity * sizeof *queue->pieces);
+    else free(queue->pieces);
 }
 
 static int ring_resize(byte_queue *queue, arena *arena, uint32_t capacity)
 {
-    queue_piece *pieces = arena_keep(arena, capacity * sizeof *pieces);
+    size_t bytes = capacity * sizeof(queue_piece);
+    queue_piece *pieces = keeps(arena) ? arena_keep(arena, bytes) : malloc(bytes);
     if (pieces == NULL) return -ENOMEM;
     if (queue->length > 0) {
         uint32_t unwrapped = (uint32_t)least(queue->length, queue->capacity - queue->first);
@@ -44,7 +47,7 @@ int ring_reserve(byte_queue *queue, arena *arena, size_t more)
 {
     size_t needed = queue->length + more;
     if (needed + queue->popped <= queue->capacity) return 0;
-    if (arena_is_kept(arena)) needed += queue->popped;
+    if (keeps(arena)) needed += queue->popped;
     else queue->popped = 0;
     if (needed <= queue->capacity) return 0;
     if (needed > (size_t)1 << 31) return -ENOMEM;

@@ -13,6 +13,17 @@ public struct Stopping {
 
     public enum Step: Equatable, Sendable { case none, drain, close, stop }
 
+    /// What the state is, without its time.
+    public enum Phase: UInt8, Sendable { case running, draining, closing, stopped }
+    public var phase: Phase {
+        switch state {
+        case .running: .running
+        case .draining: .draining
+        case .closing: .closing
+        case .stopped: .stopped
+        }
+    }
+
     public private(set) var state = State.running
     private let drainFor: Interval
     /// Time for the last frames to leave. A peer that misses them finds out with its next HELLO.

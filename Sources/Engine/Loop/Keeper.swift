@@ -10,6 +10,9 @@ public struct Keeper: @unchecked Sendable {
     /// Nil: this process has none.
     public static var ofThisProcess: Keeper? { keeper_of_this_process().map { Keeper(page: $0) } }
 
+    /// The process that people and service managers know: the keeper, or where there is none, this one.
+    public static var knownProcess: Int32 { ofThisProcess == nil ? getpid() : getppid() }
+
     /// Starts the first worker and returns in each; the process that called never comes back. An error: there is no keeper. Before threads
     /// are started. `hangSeconds`: a worker that shows no sign of life for so long is ended.
     public static func start(hangSeconds: UInt32) throws(SystemError) {
@@ -34,6 +37,8 @@ public struct Keeper: @unchecked Sendable {
     public var failure: SystemError? { page.pointee.failed == 0 ? nil : SystemError(page.pointee.failed) }
 
     public func beat() { keeper_beat(page) }
+    /// So many more signals had their effect, and need not be sent again to the next worker.
+    public func confirm(signals count: UInt32) { keeper_confirm(page, count) }
 
     /// The descriptor of the memory that a next worker goes on from. Nil: there is none.
     public var kept: Int32? {

@@ -38,8 +38,8 @@ struct Scheduler {
         while true {
             let slot = sparse.isEmpty ? bulk.first : sparse.first
             guard slot != StreamTable.none else { return slot }
-            if table[slot].deficit > 0 { return slot }
-            table[slot].deficit += quantum
+            if table[unnoted: slot].deficit > 0 { return slot }
+            table[unnoted: slot].deficit += quantum
             remove(slot, &table)
             append(slot, .bulk, &table)
         }
@@ -56,19 +56,19 @@ struct Scheduler {
     }
 
     mutating func ready(_ slot: StreamSlot, _ table: inout StreamTable) {
-        guard table[slot].place == .none else { return }
-        if table[slot].wasBlocked {
-            table[slot].wasBlocked = false
+        guard table[unnoted: slot].place == .none else { return }
+        if table[unnoted: slot].wasBlocked {
+            table[unnoted: slot].wasBlocked = false
             append(slot, .bulk, &table)
         } else {
-            table[slot].deficit = quantum
+            table[unnoted: slot].deficit = quantum
             append(slot, .sparse, &table)
         }
     }
 
     /// The stream whose turn it was has nothing more to send.
     mutating func ranDry(_ slot: StreamSlot, _ table: inout StreamTable) {
-        let wasSparse = table[slot].place == .sparse
+        let wasSparse = table[unnoted: slot].place == .sparse
         remove(slot, &table)
         if wasSparse && !bulk.isEmpty { append(slot, .bulk, &table) }
     }
@@ -76,7 +76,7 @@ struct Scheduler {
     /// The stream whose turn it was has more to send than its credit covers: `ready` follows new credit.
     mutating func blocked(_ slot: StreamSlot, _ table: inout StreamTable) {
         remove(slot, &table)
-        table[slot].wasBlocked = true
+        table[unnoted: slot].wasBlocked = true
     }
 
     mutating func addControl(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .control, &table) }
@@ -86,25 +86,25 @@ struct Scheduler {
     mutating func addResetting(_ slot: StreamSlot, _ table: inout StreamTable) { add(slot, .resetting, &table) }
 
     private mutating func add(_ slot: StreamSlot, _ place: Stream.ControlPlace, _ table: inout StreamTable) {
-        guard table[slot].controlPlace == .none else { return }
+        guard table[unnoted: slot].controlPlace == .none else { return }
         var list = self[place]
-        table[slot].controlPlace = place
-        table[slot].controlNext = StreamTable.none
-        table[slot].controlPrevious = list.last
-        if list.isEmpty { list.first = slot } else { table[list.last].controlNext = slot }
+        table[unnoted: slot].controlPlace = place
+        table[unnoted: slot].controlNext = StreamTable.none
+        table[unnoted: slot].controlPrevious = list.last
+        if list.isEmpty { list.first = slot } else { table[unnoted: list.last].controlNext = slot }
         list.last = slot
         self[place] = list
     }
 
     mutating func removeControl(_ slot: StreamSlot, _ table: inout StreamTable) {
-        let place = table[slot].controlPlace
+        let place = table[unnoted: slot].controlPlace
         guard place != .none else { return }
-        let (next, previous) = (table[slot].controlNext, table[slot].controlPrevious)
-        if previous != StreamTable.none { table[previous].controlNext = next }
-        if next != StreamTable.none { table[next].controlPrevious = previous }
+        let (next, previous) = (table[unnoted: slot].controlNext, table[unnoted: slot].controlPrevious)
+        if previous != StreamTable.none { table[unnoted: previous].controlNext = next }
+        if next != StreamTable.none { table[unnoted: next].controlPrevious = previous }
         if self[place].first == slot { self[place].first = next }
         if self[place].last == slot { self[place].last = previous }
-        table[slot].controlPlace = .none
+        table[unnoted: slot].controlPlace = .none
     }
 
     private subscript(_ place: Stream.ControlPlace) -> List {
@@ -134,10 +134,10 @@ struct Scheduler {
 
     private mutating func append(_ slot: StreamSlot, _ place: Stream.Place, _ table: inout StreamTable) {
         let last = place == .sparse ? sparse.last : bulk.last
-        table[slot].place = place
-        table[slot].dataNext = StreamTable.none
-        table[slot].dataPrevious = last
-        if last != StreamTable.none { table[last].dataNext = slot }
+        table[unnoted: slot].place = place
+        table[unnoted: slot].dataNext = StreamTable.none
+        table[unnoted: slot].dataPrevious = last
+        if last != StreamTable.none { table[unnoted: last].dataNext = slot }
         if place == .sparse {
             if sparse.isEmpty { sparse.first = slot }
             sparse.last = slot
@@ -148,11 +148,11 @@ struct Scheduler {
     }
 
     private mutating func remove(_ slot: StreamSlot, _ table: inout StreamTable) {
-        let place = table[slot].place
+        let place = table[unnoted: slot].place
         guard place != .none else { return }
-        let (next, previous) = (table[slot].dataNext, table[slot].dataPrevious)
-        if previous != StreamTable.none { table[previous].dataNext = next }
-        if next != StreamTable.none { table[next].dataPrevious = previous }
+        let (next, previous) = (table[unnoted: slot].dataNext, table[unnoted: slot].dataPrevious)
+        if previous != StreamTable.none { table[unnoted: previous].dataNext = next }
+        if next != StreamTable.none { table[unnoted: next].dataPrevious = previous }
         if place == .sparse {
             if sparse.first == slot { sparse.first = next }
             if sparse.last == slot { sparse.last = previous }
@@ -160,6 +160,6 @@ struct Scheduler {
             if bulk.first == slot { bulk.first = next }
             if bulk.last == slot { bulk.last = previous }
         }
-        table[slot].place = .none
+        table[unnoted: slot].place = .none
     }
 }

@@ -43,7 +43,7 @@ struct Stream {
     var controlPrevious = StreamTable.none
     /// Its owner's, where changes are noted (`StreamTable.noteChanges`), and whether it is in the list of those that changed.
     var record: UInt32 = 0
-    var isTouched = true
+    var isTouched = false
 
     /// The stream is over when both halves have ended in order.
     var isOver: Bool { send.isFinished && receive.isDrained && pending.isEmpty }

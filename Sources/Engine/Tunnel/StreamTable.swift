@@ -44,15 +44,21 @@ struct StreamTable: ~Copyable {
     /// Addressors, not coroutines: a coroutine yields a copy in a frame of its own, and an optimized build (-O, Swift 6.3) read a field of
     /// it after the frame was freed (found by Tests/Fuzz under AddressSanitizer).
     subscript(slot: StreamSlot) -> Stream {
-        unsafeAddress {
+        @inline(__always) unsafeAddress {
             assert(Int(slot) < capacity && isUsed[Int(slot)], "no stream in this slot")
             return UnsafePointer(records + Int(slot))
         }
-        unsafeMutableAddress {
+        @inline(__always) unsafeMutableAddress {
             assert(Int(slot) < capacity && isUsed[Int(slot)], "no stream in this slot")
-            if !records[Int(slot)].isTouched { touch(slot) }
+            if notesChanges { touch(slot) }
             return records + Int(slot)
         }
+    }
+
+    /// The same, for what no record has: the scheduler's lists.
+    subscript(unnoted slot: StreamSlot) -> Stream {
+        @inline(__always) unsafeAddress { UnsafePointer(records + Int(slot)) }
+        @inline(__always) unsafeMutableAddress { records + Int(slot) }
     }
 
     func find(_ id: UInt64) -> StreamSlot? {
@@ -71,6 +77,7 @@ struct StreamTable: ~Copyable {
         freeHead = links[Int(slot)]
         (records + Int(slot)).initialize(to: stream)
         isUsed[Int(slot)] = true
+        records[Int(slot)].isTouched = false
         if notesChanges { touch(slot) }
         count += 1
         place(slot)
@@ -107,7 +114,9 @@ struct StreamTable: ~Copyable {
     }
 
     /// Every access that may change a record comes by here: none can be forgotten.
+    @inline(never)
     private mutating func touch(_ slot: StreamSlot) {
+        guard !records[Int(slot)].isTouched else { return }
         records[Int(slot)].isTouched = true
         touched.append(slot)
     }

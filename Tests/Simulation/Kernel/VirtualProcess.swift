@@ -104,6 +104,7 @@ final class VirtualProcess {
 
     /// Of the old program nothing is left but what it saved, and the descriptors that it kept.
     private func takeOver() throws {
+        callsLeft = nil
         var archive = StateArchive()
         let kept = Set(try kernel.running(self) { try relay!.saveState(&archive) })
         archive.seal()
@@ -117,6 +118,7 @@ final class VirtualProcess {
         isReady = []
         takeovers += 1
         if kernel.spoilsStates { return beginSpoiled(Array(archive.bytes)) }
+        sentSignals = []
         try begin(archive.bytes)
         for number in signals { signal(Int32(number)) }
     }
@@ -142,16 +144,22 @@ final class VirtualProcess {
 
     // MARK: Death
 
+    /// To the relay that runs.
+    private var sentSignals: [Int32] = []
+
     /// System calls until it dies. Nil: it lives on.
     private var callsLeft: Int?
+    /// It dies when the iteration is over, however many calls are left.
+    private var diesBetween = false
     /// It is dead: no call has an effect any more.
     private(set) var isDead = false
     private(set) var crashes = 0
 
     /// It dies at one of its next system calls, or when an iteration is over; another process that has its descriptors and its memory goes on.
     func crash() {
-        guard relay?.keptMemory != nil else { return }
-        callsLeft = kernel.chance.skewed(12)
+        guard relay?.keptMemory != nil, callsLeft == nil else { return }
+        callsLeft = kernel.chance.skewed(40)
+        diesBetween = kernel.chance.oneIn(4)
         runSoon()
     }
 
@@ -167,7 +175,9 @@ final class VirtualProcess {
 
     private func recover() throws {
         let remains = try Remains(relay!.keptMemory!)
-        let signals = files.compactMap { $0 as? EventSource }.first { $0.kind == .signals }?.pending ?? []
+        // Those that had no effect yet, whether they were taken or not.
+        let signals = sentSignals.dropFirst(Int(relay!.signalsConfirmed))
+        sentSignals = []
         isDead = true
         kernel.running(self) {
             self.relay?.dissolve()
@@ -182,7 +192,7 @@ final class VirtualProcess {
         crashes += 1
         if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) has died, another process goes on") }
         try begin(nil, remains)
-        for number in signals { signal(Int32(number)) }
+        for number in signals { signal(number) }
     }
 
     func noteReady(_ descriptor: Int32) {
@@ -235,7 +245,7 @@ final class VirtualProcess {
         hasQueued = false
         queuedCount = 0
         kernel.running(self) { iterateRelay() }
-        if callsLeft != nil, ending == nil {
+        if callsLeft != nil, isDead || diesBetween, ending == nil {
             do { return try recover() } catch { return kernel.fail("nothing can go on with what was left: \(error)") }
         }
         overdraftPeak = max(overdraftPeak, relay?.overdraft ?? 0)
@@ -245,11 +255,10 @@ final class VirtualProcess {
 
     private func iterateRelay() {
         do {
-            guard try !relay!.iterate() else { return }
+            guard try !relay!.iterate(), !isDead else { return }
         } catch {
             return kernel.fail("the event loop failed: \(error.sentence)")
         }
-        guard callsLeft == nil else { return }
         guard relay!.isSettled else {
             ending = relay!.finish()
             return
@@ -278,6 +287,7 @@ final class VirtualProcess {
 
     /// A signal for it.
     func signal(_ number: Int32) {
+        sentSignals.append(number)
         for case let source as EventSource in files where source.kind == .signals { source.post(UInt32(number)) }
     }
 

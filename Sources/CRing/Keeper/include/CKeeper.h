@@ -22,6 +22,7 @@ typedef struct {
     _Atomic uint64_t heartbeats;
     /* The descriptor of what the worker keeps (CSlab.h) + 1, and 0 while there is nothing that a next one could go on from. */
     _Atomic uint64_t kept;
+    _Atomic uint32_t confirmed;                  /* Signals that this worker took, and whose effect is recorded. */
     uint32_t deaths;                             /* Of workers. */
     _Atomic uint32_t lives;                      /* This one has taken over what there was. */
     int32_t signal;                              /* Which ended the last one, */
@@ -43,6 +44,8 @@ _Noreturn void keeper_replace(keeper_page *page);
 /* Of a worker; NULL: this process has no keeper. */
 keeper_page *keeper_of_this_process(void);
 void keeper_beat(keeper_page *page);
+/* So many signals more had their effect; those that had none when the worker dies are sent again to the next. */
+void keeper_confirm(keeper_page *page, uint32_t count);
 void keeper_set_kept(keeper_page *page, int descriptor);
 int  keeper_kept(const keeper_page *page);
 

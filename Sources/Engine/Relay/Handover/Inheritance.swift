@@ -50,17 +50,21 @@ package final class Inheritance {
     let lost: [Remains.Lost]
     /// The process before has died.
     let isCrash: Bool
+    /// What it was about to do.
+    let stopping: Stopping.Phase
 
     /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.
-    package convenience init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) { try self.init(bytes, order: [], lost: [], isCrash: false) }
+    package convenience init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) {
+        try self.init(bytes, order: [], lost: [], isCrash: false, stopping: .running)
+    }
 
     /// `remains` stays as long as the archive.
     package convenience init(_ remains: Remains) throws(StateFault) {
-        try self.init(remains.archive.bytes, order: remains.order, lost: remains.lost, isCrash: true)
+        try self.init(remains.archive.bytes, order: remains.order, lost: remains.lost, isCrash: true, stopping: remains.stopping)
     }
 
-    private init(_ bytes: UnsafeRawBufferPointer, order: [Token], lost: [Remains.Lost], isCrash: Bool) throws(StateFault) {
-        (self.order, self.lost, self.isCrash) = (order, lost, isCrash)
+    private init(_ bytes: UnsafeRawBufferPointer, order: [Token], lost: [Remains.Lost], isCrash: Bool, stopping: Stopping.Phase) throws(StateFault) {
+        (self.order, self.lost, self.isCrash, self.stopping) = (order, lost, isCrash, stopping)
         archive = StateArchive(restoring: bytes)
         try archive.checkSeal()
         try Inheritance.head(&archive, &descriptors, &facts, &listeners)

@@ -41,7 +41,8 @@ public enum Successor {
         guard let text = getenv(variable).map({ String(cString: $0) }) else { return nil }
         let words = text.split(separator: ":").compactMap { Int32($0) }
         guard words.count == 2, words[0] == getpid() || Keeper.ofThisProcess != nil && words[0] == getppid() else { return nil }
-        defer { close(words[1]) }
+        // A worker may die before it has made the state its own: then another one needs it.
+        defer { if Keeper.ofThisProcess == nil { close(words[1]) } }
         let count = lseek(words[1], 0, SEEK_END)
         guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_PRIVATE, words[1], 0), memory != MAP_FAILED else { return nil }
         return UnsafeRawBufferPointer(start: memory, count: count)

@@ -14,8 +14,7 @@ struct Activation {
         defer { for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) } }
         // A worker whose predecessor died finds the sockets where that had them.
         let isFirst = Keeper.ofThisProcess?.deaths ?? 0 == 0
-        let process = Keeper.ofThisProcess == nil ? getpid() : getppid()
-        guard isFirst, let pid = value("LISTEN_PID"), Int32(pid) == process, let count = value("LISTEN_FDS").flatMap({ Int32($0) }),
+        guard isFirst, let pid = value("LISTEN_PID"), Int32(pid) == Keeper.knownProcess, let count = value("LISTEN_FDS").flatMap({ Int32($0) }),
             (1...Int32(Mapping.countMaximum)).contains(count)
         else { return }
         let names = (value("LISTEN_FDNAMES") ?? "").split(separator: ":", omittingEmptySubsequences: false)

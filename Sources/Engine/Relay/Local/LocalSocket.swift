@@ -58,7 +58,7 @@ struct LocalSocket {
     var (readCount, writtenCount): (UInt64, UInt64) = (0, 0)
     /// Its record in the ledger, and whether it is in the list of those that changed since the last commit.
     var record: UInt32 = 0
-    var isTouched = true
+    var isTouched = false
     /// Bytes that came since some moment, a short time ago.
     var counted = 0
     var countedSince: UInt64 = 0

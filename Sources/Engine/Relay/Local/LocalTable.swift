@@ -23,7 +23,7 @@ final class LocalTable {
     @inline(__always)
     subscript(index: UInt32) -> UnsafeMutablePointer<LocalSocket> {
         let user = unnoted(index)
-        if !user.pointee.isTouched { touch(index, user) }
+        if notesChanges { touch(index, user) }
         return user
     }
 
@@ -36,7 +36,9 @@ final class LocalTable {
     /// From now on, for the ledger.
     func noteChanges() { notesChanges = true }
 
+    @inline(never)
     private func touch(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>) {
+        guard !user.pointee.isTouched else { return }
         user.pointee.isTouched = true
         touched.append(index)
     }
@@ -52,7 +54,8 @@ final class LocalTable {
         return removed
     }
 
-    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, self[index].pointee.generation) }
+    @inline(__always)
+    func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, unnoted(index).pointee.generation) }
 
     /// The socket that a token means, unless it has gone.
     @inline(__always)

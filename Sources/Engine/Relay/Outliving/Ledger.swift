@@ -13,7 +13,7 @@ import Tunnel
 /// Who is changed is noted where it is reached (`Session.endpoint`, `LocalTable`, `StreamTable`), so that nobody has to remember to.
 final class Ledger {
     /// What a record is of: its first word.
-    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, accepted }
+    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, accepted, stopping }
 
     unowned(unsafe) private let relay: RelayProcess
     private let arena: OpaquePointer
@@ -63,6 +63,7 @@ final class Ledger {
         #endif
         guard records_commit(arena, UInt64(mark)) == 0 else { return fail("there is no memory for it") }
         relay.loop.committed()
+        relay.confirmSignals()
     }
 
     private func fail(_ reason: String) {
@@ -81,7 +82,14 @@ final class Ledger {
 
     // MARK: The process
 
+    private var stoppingSaved = Stopping.Phase.running
+
     private func saveProcess() throws(StateFault) {
+        if relay.stopping.phase != stoppingSaved {
+            stoppingSaved = relay.stopping.phase
+            var phase = stoppingSaved
+            try put(&numbers[.stopping, default: 0], .stopping) { (archive) throws(StateFault) in try archive.choice(&phase) }
+        }
         let isDue = relay.now >= countedAt + Policy.recordedEvery.nanoseconds
         guard isConfigurationTouched || isDue else { return }
         countedAt = relay.now

@@ -1,3 +1,4 @@
+import Control
 import CSlab
 import Glibc
 import Loop
@@ -26,6 +27,8 @@ package final class Remains {
     /// Indices and generations of local sockets, in the order in which they are restored.
     private(set) var order: [Token] = []
     private(set) var lost: [Lost] = []
+    /// What it was about to do.
+    private(set) var stopping = Stopping.Phase.running
     private var isClient = false
 
     private struct Local {
@@ -81,6 +84,7 @@ package final class Remains {
                 try part.number(&listener, in: 3...Int32.max)
                 waiting.append(fd)
                 lost.append(Lost(kind: .accepted, token: Operation.accept.token(), descriptor: listener, result: fd, bytes: []))
+            case .stopping: try part.choice(&stopping)
             case .process, .telemetry, .names, .server, .places: parts[kind] = UnsafeRawBufferPointer(start: start + 8, count: count - 8)
             }
         }

@@ -198,6 +198,7 @@ package final class RelayProcess {
         signOfLife()
         ledger?.commit()
         forgetPredecessor(self)
+        forgetPredecessor = { _ in }
         planWait()
     }
 
@@ -374,7 +375,18 @@ package final class RelayProcess {
 
     // MARK: Stopping
 
+    /// Signals that were taken, and those of them whose effect is committed: the others are sent again to the next process.
+    private var signalsTaken: UInt32 = 0
+    package private(set) var signalsConfirmed: UInt32 = 0
+
+    func confirmSignals() {
+        guard signalsConfirmed != signalsTaken else { return }
+        keeper?.confirm(signals: signalsTaken - signalsConfirmed)
+        signalsConfirmed = signalsTaken
+    }
+
     func handleSignal(_ number: Int32) {
+        signalsTaken += 1
         switch number {
         // ssh ends its ProxyCommand like this.
         case SIGHUP where configuration.stream != nil:

@@ -83,9 +83,10 @@ public func run(
 /// that there is.
 private func forgetPredecessor(_ inheritance: Inheritance?) -> (RelayProcess) -> Void {
     guard let keeper = Keeper.ofThisProcess else { return { _ in } }
-    let isFirst = keeper.deaths == 0 && keeper.failure == nil
+    let isFirst = keeper.deaths == 0 && keeper.failure == nil && inheritance == nil
     let others = isFirst ? [] : Keeper.inherited.subtracting(inheritance?.descriptors ?? []).subtracting((inheritance?.lost ?? []).map(\.result))
     return { relay in
+        inheritance?.closeRest()
         if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
         OpenDescriptors.close(others)
     }
@@ -103,7 +104,7 @@ package func makeProcess(
     try adminListeners(relay)
     if let inheritance {
         try relay.restoreState(inheritance)
-        inheritance.closeRest()
+        if Keeper.ofThisProcess == nil { inheritance.closeRest() }  // Else `forgetPredecessor` does.
     }
     return (relay, first)
 }

@@ -17,7 +17,7 @@ final class ServiceManager {
             return getenv(name).map { String(cString: $0) }
         }
         let micro = take("WATCHDOG_USEC").flatMap { UInt64($0) }
-        let isOurs = take("WATCHDOG_PID").map { Int32($0) == (Keeper.ofThisProcess == nil ? getpid() : getppid()) } ?? true
+        let isOurs = take("WATCHDOG_PID").map { Int32($0) == Keeper.knownProcess } ?? true
         fd = take("NOTIFY_SOCKET").flatMap(ServiceManager.dial) ?? -1
         // Twice as often as it must be.
         watchdog = fd >= 0 && isOurs ? micro.flatMap { $0 > 1 ? $0.multipliedReportingOverflow(by: 500).partialValue : nil } : nil

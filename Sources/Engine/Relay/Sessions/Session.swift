@@ -87,13 +87,14 @@ final class Session {
 
     /// Whoever may change it comes by here: so every change is in the next commit.
     var endpoint: Endpoint {
-        unsafeAddress { UnsafePointer(storage) }
-        unsafeMutableAddress {
+        @inline(__always) unsafeAddress { UnsafePointer(storage) }
+        @inline(__always) unsafeMutableAddress {
             if !isTouched { touch() }
             return storage
         }
     }
 
+    @inline(never)
     func touch() {
         guard !isTouched, let ledger else { return }
         isTouched = true

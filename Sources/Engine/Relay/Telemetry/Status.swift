@@ -122,7 +122,8 @@ extension RelayProcess {
             configuration.role == .client
             ? "the client of \(configuration.servers.map { "\($0)" }.joined(separator: ", "))"
             : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
-        return "\(what), process \(getpid()): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
+        return
+            "\(what), process \(Keeper.knownProcess): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
     }
 
     /// Why a user who comes now would wait, or be refused. Nil: nothing keeps it.
@@ -149,7 +150,7 @@ extension RelayProcess {
             case .certificates: "certificates"
             }
         return Status(
-            version: configuration.version, pid: Int(getpid()), role: configuration.role == .client ? "client" : "server",
+            version: configuration.version, pid: Int(Keeper.knownProcess), role: configuration.role == .client ? "client" : "server",
             out: listeners.carrierAddress.map { "\($0)" } ?? configuration.servers.map { "\($0)" }.joined(separator: ", "),
             mappings: configuration.mappings.map { row($0, isReverse: false) } + configuration.reverseMappings.map { row($0, isReverse: true) },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
