@@ -41,7 +41,7 @@ void keeper_replace(keeper_page *page)
     _exit(EXIT_REPLACE);
 }
 
-static const int PASSED_ON[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT };
+static const int PASSED_ON[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
 
 static sigset_t signals(void)
 {
@@ -56,12 +56,16 @@ static sigset_t signals(void)
 static pid_t start(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL); }
 
 /* The keeper's end is the worker's; and the terminal tells the keeper only, which passes it on. */
-static void begin_worker(keeper_page *page, const sigset_t *before)
+static void begin_worker(keeper_page *page, const sigset_t *before, int dumpable)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != page->keeper) _exit(1);
     setpgid(0, 0);
-    sigprocmask(SIG_SETMASK, before, NULL);
+    /* What is passed on waits until the worker takes it. */
+    sigset_t mask = *before;
+    for (size_t i = 0; i < sizeof PASSED_ON / sizeof *PASSED_ON; i++) sigaddset(&mask, PASSED_ON[i]);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    prctl(PR_SET_DUMPABLE, dumpable);
     page_of_worker = page;
 }
 
@@ -133,16 +137,18 @@ static uint64_t nanoseconds(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-struct faults { uint64_t at[KEEPER_FAULTS_MAXIMUM]; uint32_t count; };
+struct faults { uint64_t at[KEEPER_FAULTS_MAXIMUM]; uint32_t count, unborn; };
 
-/* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time. */
+/* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time; who is killed
+ * before it has begun, a few times in a row. */
 static bool note_death(keeper_page *page, int signal, bool hung, struct faults *faults)
 {
     uint64_t now = nanoseconds();
     page->signal = signal;
     page->died = now;
     page->deaths++;
-    if (signal == SIGKILL && !hung && atomic_load_explicit(&page->lives, memory_order_relaxed)) return false;
+    faults->unborn = atomic_load_explicit(&page->lives, memory_order_relaxed) ? 0 : faults->unborn + 1;
+    if (signal == SIGKILL && !hung) return faults->unborn >= KEEPER_UNBORN_MAXIMUM;
     faults->at[faults->count++ % KEEPER_FAULTS_MAXIMUM] = now;
     uint64_t oldest = faults->at[faults->count % KEEPER_FAULTS_MAXIMUM];
     return faults->count >= KEEPER_FAULTS_MAXIMUM && now - oldest < (uint64_t)KEEPER_FAULTS_SECONDS * 1000000000;
@@ -153,6 +159,9 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
     keeper_page *page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) return NULL;
     page->keeper = getpid();
+    /* Nobody else reads what the shared memory holds, by way of /proc. */
+    int dumpable = prctl(PR_GET_DUMPABLE);
+    prctl(PR_SET_DUMPABLE, 0);
     sigset_t set = signals(), before;
     sigprocmask(SIG_BLOCK, &set, &before);
     struct faults faults = { .count = 0 };
@@ -161,11 +170,12 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
         atomic_store_explicit(&page->lives, 0, memory_order_relaxed);
         pid_t worker = start();
         if (worker == 0) {
-            begin_worker(page, &before);
+            begin_worker(page, &before, dumpable);
             return page;
         }
         if (worker < 0 && is_first) {
             int error = errno;
+            prctl(PR_SET_DUMPABLE, dumpable);
             sigprocmask(SIG_SETMASK, &before, NULL);
             munmap(page, sizeof *page);
             errno = error;
@@ -187,7 +197,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
         if (atomic_load_explicit(&page->lives, memory_order_relaxed)) unsetenv("TELE_STATE");
         if (note_death(page, WTERMSIG(status), hung, &faults)) {
             fprintf(stderr, "tele: error: the process ended %d times within a minute, the last time by signal %d; its connections are reset\n",
-                    KEEPER_FAULTS_MAXIMUM, page->signal);
+                    page->signal == SIGKILL && !hung ? KEEPER_UNBORN_MAXIMUM : KEEPER_FAULTS_MAXIMUM, page->signal);
             _exit(1);
         }
     }

@@ -14,7 +14,11 @@ log_entry *log_begin(ring *ring, uint32_t slot) {
     if (!trace) return &nowhere;
     if (trace->log_tail - ring->handed_mark >= LOG_ENTRIES) return NULL;
     log_entry *entry = (log_entry *)(uintptr_t)trace->log + (trace->log_tail & (LOG_ENTRIES - 1));
-    *entry = (log_entry){ .name = operation_name(ring, slot), .result = RING_UNKNOWN };
+    /* The buffer that the drivers with a log will take. */
+    const receive_pool *pool = &ring->pool;
+    bool takes_buffer = table_at(&ring->table, slot)->kind == OPERATION_RECEIVE_POOLED && pool->free_count > 0;
+    *entry = (log_entry){ .name = operation_name(ring, slot), .result = RING_UNKNOWN,
+                          .buffer = takes_buffer ? pool->free_stack[pool->free_count - 1] + 1u : 0 };
     atomic_signal_fence(memory_order_seq_cst);
     trace->log_tail++;
     atomic_signal_fence(memory_order_seq_cst);

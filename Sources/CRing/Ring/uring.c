@@ -359,7 +359,10 @@ static int uring_turn(ring *ring, int64_t timeout) {
     state->is_turning = true;
     if (state->is_kept) {
         /* What was seen and handed out to nobody changed nothing; the kernel would not wait. */
-        if (ring->ready.head == RING_NONE && ring->handed_out.head == RING_NONE) uring_committed(ring);
+        if (ring->ready.head == RING_NONE && ring->handed_out.head == RING_NONE) {
+            ring->handed_mark = ring->ended_mark;
+            uring_committed(ring);
+        }
         begin_held(ring);
     }
     arm_internal(ring);

@@ -123,7 +123,7 @@ static int create(arena **arena_out, size_t maximum, bool keeps)
         return -error;
     }
     /* Users' bytes do not belong into a core dump. Where the advice is unknown they can only be in it. */
-    (void)madvise(arena->slabs, slabs_bytes, MADV_DONTDUMP);
+    (void)madvise(arena->slabs, arena->mapping_bytes, MADV_DONTDUMP);
 
     arena->entries = (struct entry *)(arena->slabs + slabs_bytes);
     arena->references = (uint32_t *)(arena->slabs + slabs_bytes + entries_bytes);

@@ -249,16 +249,29 @@ static void give_out_again(arena *arena, struct kept *kept)
     kept->free_numbers = kept->number_count;
 }
 
+/* No successor takes this for a whole. This process goes on as one that keeps nothing. */
+static int give_up(arena *arena, struct kept *kept)
+{
+    kept->failed = true;
+    kept->head->version = 0;
+    atomic_store_explicit(&kept->head->committed, 0, memory_order_release);
+    kept->journal_count = 0;
+    give_out_again(arena, kept);
+    return -ENOMEM;
+}
+
+void records_give_up(arena *arena)
+{
+    arena_kept(arena)->failed = true;
+    arena_kept(arena)->head->version = 0;
+}
+
 int records_commit(arena *arena, uint64_t mark)
 {
     struct kept *kept = arena_kept(arena);
     struct kept_head *head = kept->head;
-    if (kept->failed) {
-        head->version = 0;                        /* No successor takes this for a whole. */
-        return -ENOMEM;
-    }
-    journal(kept, 0, &mark, sizeof mark, sizeof mark);
-    if (kept->failed) return records_commit(arena, mark);
+    if (!kept->failed) journal(kept, 0, &mark, sizeof mark, sizeof mark);
+    if (kept->failed) return give_up(arena, kept);
     atomic_signal_fence(memory_order_seq_cst);
     /* The commit. */
     atomic_store_explicit(&head->committed, kept->journal_count, memory_order_release);
@@ -267,11 +280,7 @@ int records_commit(arena *arena, uint64_t mark)
     for (size_t place = 0; place < kept->journal_count;) {
         struct journal_entry entry;
         memcpy(&entry, journal + place, sizeof entry);
-        if (!bring_home(kept, journal + place)) {
-            kept->failed = true;
-            head->version = 0;
-            return -ENOMEM;
-        }
+        if (!bring_home(kept, journal + place)) return give_up(arena, kept);
         place += sizeof entry + (entry.length < 0 ? 0 : ((size_t)entry.length + 7) / 8 * 8);
     }
     atomic_signal_fence(memory_order_seq_cst);

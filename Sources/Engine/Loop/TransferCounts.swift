@@ -7,18 +7,17 @@ public struct TransferCounts: Equatable, Sendable {
     public let read: UInt64
     public let written: UInt64
 
-    /// `isDialled`: this side connected. Nil: no connection of TCP, one that has ended, or whose end was sent.
+    /// `isDialled`: this side connected. Nil: no connection of TCP, or one that has ended.
     ///
-    /// bytes_received counts the peer's FIN as a byte, bytes_acked this side's SYN. While bytes arrive the two questions must see one moment.
+    /// bytes_received counts the peer's FIN as a byte, bytes_acked this side's SYN, and it or the queue this side's FIN. While bytes arrive the two questions must see one moment.
     public init?(_ fd: Int32, isDialled: Bool) {
         for _ in 0..<1000 {
             guard let before = TransferCounts.information(fd) else { return nil }
             let (unread, held) = (system_unread(fd), system_unacknowledged(fd))
             guard let after = TransferCounts.information(fd) else { return nil }
             guard before == after else { continue }
-            // TCP_ESTABLISHED, or TCP_CLOSE_WAIT: the peer's FIN has come.
-            guard unread >= 0, held >= 0, before.state == 1 || before.state == 8 else { return nil }
-            let (fin, syn): (UInt64, UInt64) = (before.state == 8 ? 1 : 0, isDialled ? 1 : 0)
+            guard unread >= 0, held >= 0, let ends = TransferCounts.ends[before.state] else { return nil }
+            let (fin, syn): (UInt64, UInt64) = (ends.peers ? 1 : 0, (isDialled ? 1 : 0) + (ends.own ? 1 : 0))
             guard before.received >= UInt64(unread) + fin, before.acknowledged + UInt64(held) >= syn else { return nil }
             read = before.received - UInt64(unread) - fin
             written = before.acknowledged + UInt64(held) - syn
@@ -26,6 +25,11 @@ public struct TransferCounts: Equatable, Sendable {
         }
         return nil
     }
+
+    /// Whose FIN has been sent, by the state of the connection: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
+    private static let ends: [UInt8: (own: Bool, peers: Bool)] = [
+        1: (false, false), 4: (true, false), 5: (true, false), 8: (false, true), 9: (true, true), 11: (true, true),
+    ]
 
     private struct Information: Equatable {
         var state: UInt8 = 0

@@ -14,8 +14,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* So many deaths in such a time that are the program's own fault, or come before it has taken over, and there is no next worker. */
-enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60 };
+/* So many deaths in such a time that are the program's own fault, or so many kills in a row before it has taken over, and there is no next
+ * worker. */
+enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60, KEEPER_UNBORN_MAXIMUM = 10 };
 
 /* What keeper and workers share. Written by workers, but for `deaths`, `signal` and `failed`. */
 typedef struct {

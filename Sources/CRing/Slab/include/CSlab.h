@@ -114,8 +114,11 @@ uint32_t record_take(arena *arena);
 /* With the next commit it is these bytes; it is no more, and its number may be taken again after that. */
 void  record_put(arena *arena, uint32_t record, const void *bytes, size_t count);
 void  record_drop(arena *arena, uint32_t record);
-/* All that was put and dropped since the last one holds from here on. -ENOMEM: nothing is kept any more, for good. */
+/* All that was put and dropped since the last one holds from here on. -ENOMEM: nothing is kept any more, for good; what was given back is
+ * given out again all the same, so it is called as before. */
 int   records_commit(arena *arena, uint64_t mark);
+/* Nothing is kept any more: a successor finds no whole. */
+void  records_give_up(arena *arena);
 /* Bytes of kept memory that were ever used. */
 size_t kept_used(arena *arena);
 

@@ -41,7 +41,8 @@ final class Ledger {
 
     /// All that this iteration changed holds from here on. Between this and the wait for completions nothing may change.
     func commit() {
-        guard !hasFailed, !isDead else { return }
+        guard !isDead else { return }
+        guard !hasFailed else { return goOn() }
         do throws(StateFault) {
             let touched = sessions
             sessions.removeAll(keepingCapacity: true)
@@ -66,11 +67,24 @@ final class Ledger {
         relay.confirmSignals()
     }
 
+    /// Nothing is recorded any more; what waits for commits must not wait for ever.
+    private func goOn() {
+        sessions.removeAll(keepingCapacity: true)
+        _ = records_commit(arena, 0)
+        relay.loop.committed()
+        relay.confirmSignals()
+    }
+
     private func fail(_ reason: String) {
         hasFailed = true
-        arena_set_root(arena, Ledger.traceRoot, 0)
+        records_give_up(arena)
+        Keeper.ofThisProcess?.kept = nil
         relay.events.note(.keepingFailed(reason: reason))
+        goOn()
     }
+
+    /// Lets go of everything that refers to it.
+    func dissolve() { sessions = [] }
 
     private func put(_ record: inout UInt32, _ kind: Kind, _ body: (inout StateArchive) throws(StateFault) -> Void) throws(StateFault) {
         if record == 0 { record = record_take(arena) }

@@ -30,6 +30,7 @@ package final class Remains {
     /// What it was about to do.
     private(set) var stopping = Stopping.Phase.running
     private var isClient = false
+    private var userListeners: Set<Int32> = []
 
     private struct Local {
         var index: UInt32 = 0, generation: UInt32 = 0
@@ -172,6 +173,7 @@ package final class Remains {
         try Inheritance.head(&part, &none, &facts, &listeners)
         descriptors += listeners.map(\.fd)
         isClient = facts.isClient
+        userListeners = Set(listeners.filter { $0.kind == .users }.map(\.fd))
         try Inheritance.head(&archive, &descriptors, &facts, &listeners)
         for part in [telemetry, names, server, places] { archive.appendRest(part) }
     }
@@ -231,7 +233,8 @@ package final class Remains {
         for operation in ended {
             let local = sockets[operation.token.index].flatMap { $0.generation == operation.token.generation ? $0 : nil }
             let outcome =
-                operation.result ?? Remains.outcome(of: operation, local, read: read[operation.descriptor] ?? 0, written: written[operation.descriptor] ?? 0)
+                operation.result ?? (operation.kind == .accept ? accepted(from: operation.descriptor) : nil)
+                ?? Remains.outcome(of: operation, local, read: read[operation.descriptor] ?? 0, written: written[operation.descriptor] ?? 0)
             guard let outcome else { continue }
             let moved = UInt64(max(0, outcome))
             if operation.kind == .receive { read[operation.descriptor, default: 0] += moved }
@@ -250,6 +253,18 @@ package final class Remains {
         let (now, before) = operation.kind == .receive ? (counts.read, local.read + read) : (counts.written, local.written + written)
         guard now >= before, let moved = Int32(exactly: now - before) else { return -ECONNRESET }
         return moved == 0 ? nil : moved
+    }
+
+    /// A connection that a process accepted which died in the call: the only descriptor that nobody knows and that came from there. (Who
+    /// waits for an answer to its request is not known either; where such are, nobody can tell.)
+    private func accepted(from listener: Int32) -> Int32? {
+        // Carriers come back by themselves.
+        guard userListeners.contains(listener), let own = Socket.localAddress(listener) else { return nil }
+        let unknown = Keeper.inherited.subtracting(descriptors).filter { fd in
+            guard let address = Socket.localAddress(fd), Socket.peerAddress(fd) != nil else { return false }
+            return address.family == own.family && address.port == own.port && (own.path == nil || own.path == address.path)
+        }
+        return unknown.count == 1 ? unknown.first : nil
     }
 
     private static func mapping(of local: Local) throws(StateFault) -> MappingPlace {

@@ -456,6 +456,7 @@ extension RelayProcess {
     package func dissolve() {
         for session in sessions.all { (session.carrier, session.standby, session.pinning) = (nil, nil, []) }
         for carrier in carriers.all { (carrier.session, carrier.uplink) = (nil, nil) }
+        ledger?.dissolve()
     }
 
     /// What an idle process holds and should not, as a sentence. Nil: nothing.
