@@ -185,6 +185,7 @@ final class Handover {
         guard !inheritance.isCrash else {
             if let keeper = Keeper.ofThisProcess { lastPause = Clock.now() - min(Clock.now(), keeper.diedAt) }
             relay.replay(inheritance)
+            relay.listeners.lookAgain()
             defer { if inheritance.stopping != .running { relay.request(gently: inheritance.stopping == .draining) } }
             return relay.events.note(.recovered(connections: relay.locals.count, pause: lastPause, reason: causeOfDeath))
         }

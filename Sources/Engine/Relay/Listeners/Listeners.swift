@@ -123,7 +123,7 @@ final class Listeners {
         for index in entries.indices { arm(index) }
     }
 
-    /// Cancels all accepts; none begins before `resume`. New connections wait in the kernel's backlog.
+    /// Cancels all accepts. While the process is handed over none begins before `resume`: new connections wait in the kernel's backlog.
     func suspend() {
         for entry in entries where entry.state == .accepting { relay.loop.cancel(entry.fd) }
     }
@@ -232,6 +232,14 @@ final class Listeners {
         adopted.append((fd, index))
         relay.ledger?.hold(accepted: fd, from: listener)
         isArmed = false
+    }
+
+    /// The accepts of a ring whose process died are ended by the kernel at its leisure. Until then one of them may get the word of a connection
+    /// that was meant for ours (the wait for an accept is exclusive), so ours look again, a few times.
+    func lookAgain(_ round: Int = 0) {
+        if round > 0 { suspend() }
+        guard round < Policy.looksAfterDeath.count else { return }
+        relay.timers.set(Operation.acceptAnew.token(UInt32(round)), at: relay.now + Policy.looksAfterDeath[round].nanoseconds)
     }
 
     private func takeAdopted(_ index: Int) -> Int32? {

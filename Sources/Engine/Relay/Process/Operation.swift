@@ -14,6 +14,8 @@ enum Operation: UInt8 {
     case successorChecked
     // Timers of one listener, session, carrier or user.
     case acceptPause
+    /// Listeners look again for connections, after the death of a process.
+    case acceptAnew
     case sessionTimeout
     /// A handshake that takes too long; last words that do.
     case carrierDeadline

@@ -245,6 +245,8 @@ enum Policy {
     static let settleMaximum = Interval.seconds(2)
     /// Signs of life for the keeper, which ends a process that gives none for ten seconds.
     static let keeperBeat = Interval.seconds(3)
+    /// Pauses after which listeners look for connections that a dead process's ring may have been told of.
+    static let looksAfterDeath: [Interval] = [.milliseconds(5), .milliseconds(20), .milliseconds(100), .milliseconds(1000)]
     /// Counters of a process that dies are at most this old.
     static let recordedEvery = Interval.seconds(1)
 }

@@ -357,6 +357,7 @@ package final class RelayProcess {
         case .filesSettled: reload.renewCertificates()
         case .certificateAge: reload.noteCertificateAge()
         case .acceptPause: listeners.handlePauseOver(token)
+        case .acceptAnew: listeners.lookAgain(Int(token.index) + 1)
         case .watchdog: signOfLife()
         case .successorLate: handover.handleLate()
         case .stopping: break  // The wheel looks after each turn.
