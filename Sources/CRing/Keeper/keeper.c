@@ -196,8 +196,12 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
         /* The state of another program is of a time before, once somebody has taken it over. */
         if (atomic_load_explicit(&page->lives, memory_order_relaxed)) unsetenv("TELE_STATE");
         if (note_death(page, WTERMSIG(status), hung, &faults)) {
-            fprintf(stderr, "tele: error: the process ended %d times within a minute, the last time by signal %d; its connections are reset\n",
-                    page->signal == SIGKILL && !hung ? KEEPER_UNBORN_MAXIMUM : KEEPER_FAULTS_MAXIMUM, page->signal);
+            if (page->signal == SIGKILL && !hung)
+                fprintf(stderr, "tele: error: the process was killed %d times in a row before it could begin; its connections are reset\n"
+                                "tele: hint: is there enough memory?\n", KEEPER_UNBORN_MAXIMUM);
+            else
+                fprintf(stderr, "tele: error: the process crashed %d times within a minute, the last time by signal %d; its connections are "
+                                "reset\ntele: hint: please report this, with the log\n", KEEPER_FAULTS_MAXIMUM, page->signal);
             _exit(1);
         }
     }

@@ -80,6 +80,8 @@ void remains_close(remains *remains)
 
 uint64_t remains_root(const remains *remains, unsigned which) { return remains->head.roots[which]; }
 
+size_t remains_bytes(const remains *remains) { return remains->bytes; }
+
 uint32_t remains_count(const remains *remains) { return remains->record_count; }
 
 const void *remains_record(const remains *remains, uint32_t record, size_t *count)

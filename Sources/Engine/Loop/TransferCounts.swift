@@ -7,7 +7,7 @@ public struct TransferCounts: Equatable, Sendable {
     public let read: UInt64
     public let written: UInt64
 
-    /// `isDialled`: this side connected. Nil: no connection of TCP, or one that has ended.
+    /// `isDialled`: this side connected. Nil: no connection of TCP, or one that was reset.
     ///
     /// bytes_received counts the peer's FIN as a byte, bytes_acked this side's SYN, and it or the queue this side's FIN. While bytes arrive the two questions must see one moment.
     public init?(_ fd: Int32, isDialled: Bool) {
@@ -16,7 +16,7 @@ public struct TransferCounts: Equatable, Sendable {
             let (unread, held) = (system_unread(fd), system_unacknowledged(fd))
             guard let after = TransferCounts.information(fd) else { return nil }
             guard before == after else { continue }
-            guard unread >= 0, held >= 0, let ends = TransferCounts.ends[before.state] else { return nil }
+            guard unread >= 0, held >= 0, let ends = TransferCounts.ends[before.state], !TransferCounts.wasReset(fd) else { return nil }
             let (fin, syn): (UInt64, UInt64) = (ends.peers ? 1 : 0, (isDialled ? 1 : 0) + (ends.own ? 1 : 0))
             guard before.received >= UInt64(unread) + fin, before.acknowledged + UInt64(held) >= syn else { return nil }
             read = before.received - UInt64(unread) - fin
@@ -26,10 +26,17 @@ public struct TransferCounts: Equatable, Sendable {
         return nil
     }
 
-    /// Whose FIN has been sent, by the state of the connection: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
+    /// Whose FIN has been sent, by the state of the connection: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE (both ends are through; bytes may be
+    /// unread), CLOSE_WAIT, LAST_ACK, CLOSING.
     private static let ends: [UInt8: (own: Bool, peers: Bool)] = [
-        1: (false, false), 4: (true, false), 5: (true, false), 8: (false, true), 9: (true, true), 11: (true, true),
+        1: (false, false), 4: (true, false), 5: (true, false), 7: (true, true), 8: (false, true), 9: (true, true), 11: (true, true),
     ]
+
+    /// Its error is still to be read. (One that a call has read leaves no trace but that the counts are one less: no FIN was among the bytes.)
+    private static func wasReset(_ fd: Int32) -> Bool {
+        var state = pollfd(fd: fd, events: 0, revents: 0)
+        return poll(&state, 1, 0) < 0 || Int32(state.revents) & POLLERR != 0
+    }
 
     private struct Information: Equatable {
         var state: UInt8 = 0

@@ -140,6 +140,8 @@ typedef struct remains remains;
 int   remains_open(remains **remains_out, const void *memory, size_t bytes);
 void  remains_close(remains *remains);
 uint64_t remains_root(const remains *remains, unsigned which);
+/* Of the mapping. */
+size_t remains_bytes(const remains *remains);
 /* Records have numbers below. */
 uint32_t remains_count(const remains *remains);
 /* NULL: there is none. */

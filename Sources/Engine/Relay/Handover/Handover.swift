@@ -180,11 +180,12 @@ final class Handover {
         isUnderWay = true
         takeovers = facts.takeovers + (inheritance.isCrash ? 0 : 1)
         resume()
+        relay.replay(inheritance)
+        // The kernel's counts have what was replayed.
         for index in inheritance.restored where relay.locals[index].pointee.fd >= 0 { relay.locals.beginCounts(index) }
         lastPause = Clock.now() - min(Clock.now(), facts.settledSince)
         guard !inheritance.isCrash else {
             if let keeper = Keeper.ofThisProcess { lastPause = Clock.now() - min(Clock.now(), keeper.diedAt) }
-            relay.replay(inheritance)
             relay.listeners.lookAgain()
             defer { if inheritance.stopping != .running { relay.request(gently: inheritance.stopping == .draining) } }
             return relay.events.note(.recovered(connections: relay.locals.count, pause: lastPause, reason: causeOfDeath))

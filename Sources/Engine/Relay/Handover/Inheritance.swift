@@ -48,6 +48,8 @@ package final class Inheritance {
     let order: [Token]
     /// Operations that had ended when it died. Empty after an upgrade.
     let lost: [Remains.Lost]
+    /// Connections that it had accepted, and nobody has yet.
+    var adopted: [Int32] { lost.filter { $0.kind == .accepted }.map(\.result) }
     /// The process before has died.
     let isCrash: Bool
     /// What it was about to do.

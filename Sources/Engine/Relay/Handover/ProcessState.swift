@@ -74,10 +74,6 @@ extension RelayProcess {
         ]
     }
 
-    func saveIdentity(of session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        try archiveOwner(session, &archive)
-    }
-
     func saveSocket(_ user: UnsafeMutablePointer<LocalSocket>, _ archive: inout StateArchive) throws(StateFault) {
         var (fd, place) = (user.pointee.fd, user.pointee.mapping.rawValue)
         try archive.number(&fd)
@@ -157,7 +153,7 @@ extension RelayProcess {
         try session.endpoint.forEachOwned { (_, owner, _, _) throws(StateFault) in try saveLocal(owner, &archive) }
     }
 
-    private func archiveOwner(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+    func archiveOwner(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
         var streams = session.endpoint.limits.streams
         try archive.number(&streams, in: 1...(1 << 24))
         try archiveIdentity(session, &archive)

@@ -127,7 +127,6 @@ final class Origins {
             let entry = Entry(mapping: mapping, name: ResolvedName(mapping.address))
             if place == entries.count { entries.append(entry) } else { entries[place] = entry }
             relay.ledger?.isConfigurationTouched = true
-            relay.ledger?.isConfigurationTouched = true
             return true
         }
         defer { entries[place].isRemoved = false }

@@ -134,7 +134,7 @@ final class Ledger {
         try put(&session.record, .session) { (archive) throws(StateFault) in
             var index = session.index
             try archive.number(&index)
-            try archive.section { (archive) throws(StateFault) in try relay.saveIdentity(of: session, &archive) }
+            try archive.section { (archive) throws(StateFault) in try relay.archiveOwner(session, &archive) }
             try archive.section { (archive) throws(StateFault) in
                 try session.unnotedEndpoint { (endpoint) throws(StateFault) in try endpoint.saveSent(&archive) }
             }

@@ -152,8 +152,8 @@ package final class Remains {
         try part.number(&local.index)
         try part.number(&local.generation)
         try part.flag(&local.hasSession)
-        try part.number(&local.read)
-        try part.number(&local.written)
+        try part.counter(&local.read)
+        try part.counter(&local.written)
         local.socket = try part.takeBytes(most: .max)
         local.inbound = try part.takeWords()
         local.outbound = try part.takeWords()
@@ -203,7 +203,7 @@ package final class Remains {
     }
 
     private static func bytes(_ queue: queue_words, _ remains: OpaquePointer) throws(StateFault) -> [UInt8] {
-        guard let count = Int(exactly: queue.tail - queue.head), count <= 1 << 36 else { throw StateFault("more bytes than there can be") }
+        guard let count = Int(exactly: queue.tail - queue.head), count <= remains_bytes(remains) else { throw StateFault("more bytes than there can be") }
         var failed: Int32 = 0
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { memory, initialized in
             var queue = queue

@@ -158,7 +158,7 @@ public struct Configuration: Equatable, Sendable {
             (role == fresh.role, "the role"), (servers == fresh.servers, "out"), (failoverSeconds == fresh.failoverSeconds, "failover"),
             (carriers == fresh.carriers, "carriers"), (proxy == fresh.proxy, "proxy"),
             (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
-            (driver == fresh.driver, "io"), (splicing == fresh.splicing, "splice"),
+            (driver == fresh.driver, "io"), (splicing == fresh.splicing || isKept, "splice"), (keeping == fresh.keeping, "keeper"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),
             (bufferByteCount == fresh.bufferByteCount, "buffer"), (memoryByteCount == fresh.memoryByteCount, "memory"),
             (holdSeconds == fresh.holdSeconds, "hold"), (maximumStreams == fresh.maximumStreams, "max-streams"),

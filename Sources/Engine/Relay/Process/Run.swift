@@ -84,7 +84,7 @@ public func run(
 private func forgetPredecessor(_ inheritance: Inheritance?) -> (RelayProcess) -> Void {
     guard let keeper = Keeper.ofThisProcess else { return { _ in } }
     let isFirst = keeper.deaths == 0 && keeper.failure == nil && inheritance == nil
-    let others = isFirst ? [] : Keeper.inherited.subtracting(inheritance?.descriptors ?? []).subtracting((inheritance?.lost ?? []).map(\.result))
+    let others = isFirst ? [] : Keeper.inherited.subtracting(inheritance?.descriptors ?? []).subtracting(inheritance?.adopted ?? [])
     return { relay in
         inheritance?.closeRest()
         if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
