@@ -6,7 +6,7 @@
  *                                      ├──exits──▶ the keeper exits with its status
  *                                      └──asks──▶ the keeper becomes another program, in the same process
  *
- * It is single-threaded and does nothing else: it passes signals on, waits, and looks whether the worker's heart beats.
+ * It is single-threaded and does nothing else: it passes signals on, waits, and looks whether the worker shows signs of life.
  */
 #ifndef CKEEPER_H
 #define CKEEPER_H

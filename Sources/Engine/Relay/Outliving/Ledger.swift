@@ -10,7 +10,8 @@ import Tunnel
 /// stream and local socket, and a few of the process. They change together, when an iteration has changed what it changes and before any
 /// operation of it begins (`commit`), so a record never says less than the world has seen.
 ///
-/// Who is changed is noted where it is reached (`Session.endpoint`, `LocalTable`, `StreamTable`), so that nobody has to remember to.
+/// A session, stream or socket is noted where it is reached to be changed (`Session.endpoint`, `LocalTable`, `StreamTable`), so that no change
+/// can be forgotten.
 final class Ledger {
     /// What a record is of: its first word.
     enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, accepted, stopping }
