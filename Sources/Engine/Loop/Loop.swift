@@ -127,18 +127,11 @@ public final class Loop {
     /// Descriptors to be closed when it is committed that nobody names them any more.
     private var closing: [Int32] = []
 
-    /// The same as `close`, after the next commit where there are any: until then a record may name the descriptor, and another
-    /// connection must not have its number.
-    public func closeWhenCommitted(_ fd: Int32) {
-        guard trace != 0 else { return close(fd) }
-        ring_forget(ring, fd)
-        closing.append(fd)
-    }
-
-    /// Closes a descriptor that has no operation in flight.
+    /// Closes a descriptor that has no operation in flight. A loop that keeps does so after the next commit: until then a record, or an
+    /// accept that has ended, names the descriptor, and nothing else must have its number.
     public func close(_ fd: Int32) {
         ring_forget(ring, fd)
-        Socket.close(fd)
+        if trace == 0 { Socket.close(fd) } else { closing.append(fd) }
     }
 
     public func poolBytes(_ buffer: UInt16) -> UnsafeRawPointer { ring_pool_bytes(ring, buffer) }

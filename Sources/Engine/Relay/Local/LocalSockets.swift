@@ -276,9 +276,7 @@ final class LocalSockets {
         assert(user.pointee.life.mayRelease && user.pointee.session == nil, "released a socket that is in use")
         relay.timers.cancel(token(index, .flushDeadline))
         relay.origins.forget(index)
-        if user.pointee.fd >= 0 {
-            relay.loop.closeWhenCommitted(user.pointee.fd)
-        }
+        if user.pointee.fd >= 0 { relay.loop.close(user.pointee.fd) }
         relay.budget.removePending(user.pointee.outboundCount)
         receiveSplice.forget(index, user)
         queue_clear(&user.pointee.outbound, relay.arena)
