@@ -52,14 +52,55 @@ static sigset_t signals(void)
     return set;
 }
 
+/* Memory. */
+
+static const char OUT_OF_MEMORY_SCORE[] = "/proc/self/oom_score_adj";
+enum { SCORE_LEAST = -1000, SCORE_OF_KEEPER = -500 };
+
+static int score_of_this_process(void)
+{
+    int score = 0;
+    FILE *file = fopen(OUT_OF_MEMORY_SCORE, "r");
+    if (file == NULL) return 0;
+    if (fscanf(file, "%d", &score) != 1) score = 0;
+    fclose(file);
+    return score;
+}
+
+/* A lower one than before needs CAP_SYS_RESOURCE: without it the score stays. */
+static void set_score(int score)
+{
+    FILE *file = fopen(OUT_OF_MEMORY_SCORE, "w");
+    if (file == NULL) return;
+    fprintf(file, "%d", score);
+    fclose(file);
+}
+
+/* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. Pages of files come back when they are
+ * needed, and it needs few. */
+static void let_go_of_pages(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    if (maps == NULL) return;
+    char line[KEEPER_PATH_MAXIMUM + 256], permissions[8];
+    while (fgets(line, sizeof line, maps) != NULL) {
+        unsigned long start, end, inode;
+        if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, permissions, &inode) != 4) continue;
+        /* Code only: what can be read and not written may have been written before (RELRO). */
+        if (inode != 0 && strcmp(permissions, "r-xp") == 0) madvise((void *)start, end - start, MADV_DONTNEED);
+    }
+    fclose(maps);
+}
+
 /* -1 with errno, 0 in the worker. As fork(2), but for the descriptors, which both have. */
 static pid_t start(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL); }
 
 /* The keeper's end is the worker's; and the terminal tells the keeper only, which passes it on. */
-static void begin_worker(keeper_page *page, const sigset_t *before, int dumpable)
+static void begin_worker(keeper_page *page, const sigset_t *before, int dumpable, int score)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != page->keeper) _exit(1);
+    set_score(score);
     setpgid(0, 0);
     /* What is passed on waits until the worker takes it. */
     sigset_t mask = *before;
@@ -111,7 +152,7 @@ static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned 
     }
 }
 
-static void become(keeper_page *page, char **arguments, const sigset_t *before)
+static void become(keeper_page *page, char **arguments, const sigset_t *before, int score)
 {
     char state[64];
     snprintf(state, sizeof state, "%d:%d", (int)getpid(), (int)page->state);
@@ -124,8 +165,11 @@ static void become(keeper_page *page, char **arguments, const sigset_t *before)
     page->program[0] = 0;
     sigset_t mine;
     sigprocmask(SIG_SETMASK, before, &mine);
+    int mine_score = score_of_this_process();
+    set_score(score);
     execv(program, arguments);
     page->failed = errno;                        /* The next worker goes on from the same state. */
+    set_score(mine_score);
     sigprocmask(SIG_SETMASK, &mine, NULL);
     arguments[0] = first;
 }
@@ -138,6 +182,15 @@ static uint64_t nanoseconds(void)
 }
 
 struct faults { uint64_t at[KEEPER_FAULTS_MAXIMUM]; uint32_t count, unborn; };
+
+/* Who is killed before it could begin, as when memory is short, is followed ever more slowly: 10 ms, 20, ... 1 s. */
+static void pause_before_next(const struct faults *faults)
+{
+    if (faults->unborn == 0) return;
+    long milliseconds = faults->unborn > 7 ? 1000 : 10L << (faults->unborn - 1);
+    struct timespec pause = { .tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000 };
+    nanosleep(&pause, NULL);
+}
 
 /* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time; who is killed
  * before it has begun, a few times in a row. */
@@ -160,7 +213,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
     if (page == MAP_FAILED) return NULL;
     page->keeper = getpid();
     /* Nobody else reads what the shared memory holds, by way of /proc. */
-    int dumpable = prctl(PR_GET_DUMPABLE);
+    int dumpable = prctl(PR_GET_DUMPABLE), score = score_of_this_process();
     prctl(PR_SET_DUMPABLE, 0);
     sigset_t set = signals(), before;
     sigprocmask(SIG_BLOCK, &set, &before);
@@ -170,7 +223,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
         atomic_store_explicit(&page->lives, 0, memory_order_relaxed);
         pid_t worker = start();
         if (worker == 0) {
-            begin_worker(page, &before, dumpable);
+            begin_worker(page, &before, dumpable, score);
             return page;
         }
         if (worker < 0 && is_first) {
@@ -186,11 +239,15 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
             _exit(1);
         }
         pass_on_again(page, &passed, worker);
+        if (is_first) {
+            set_score(score + SCORE_OF_KEEPER < SCORE_LEAST ? SCORE_LEAST : score + SCORE_OF_KEEPER);
+            let_go_of_pages();
+        }
         bool hung;
         int status = watch(page, worker, &set, hang, &passed, &hung);
         if (WIFEXITED(status)) {
             if (WEXITSTATUS(status) != EXIT_REPLACE || page->program[0] == 0) _exit(WEXITSTATUS(status));
-            become(page, arguments, &before);
+            become(page, arguments, &before, score);
             continue;
         }
         /* The state of another program is of a time before, once somebody has taken it over. */
@@ -204,5 +261,6 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
                                 "reset\ntele: hint: please report this, with the log\n", KEEPER_FAULTS_MAXIMUM, page->signal);
             _exit(1);
         }
+        pause_before_next(&faults);
     }
 }

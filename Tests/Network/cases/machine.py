@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from ends import Switchboard, call, exchange
+from groups import memory_group
 from path import binary, status_of
 from process import Failure
 from runner import Case, Skip
@@ -143,22 +144,8 @@ def many_mappings(context):
 def small_container(context):
     """A control group with little memory: tele holds less by itself, and says so when it was told to hold more."""
     lab = context.lab()
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        groups = [line.strip().split(":", 2) for line in file]
-    version1 = [path for _, controllers, path in groups if "memory" in controllers.split(",")]
-    version2 = [path for number, _, path in groups if number == "0"]
-    # Outside of the laboratory's namespaces, which hide the control groups.
-    parent = f"/sys/fs/cgroup/memory{version1[0]}" if version1 else f"/sys/fs/cgroup{version2[0]}"
-    group = f"{parent}/tele-{os.getpid()}-{lab.number}"
-    try:
-        os.mkdir(group)
-        limit = "memory.limit_in_bytes" if version1 else "memory.max"
-        with open(f"{group}/{limit}", "w", encoding="utf-8") as file:
-            file.write(str(96 << 20))
-    except OSError as error:
-        raise Skip(f"no memory limit can be set here ({error})") from None
     notes = []
-    try:
+    with memory_group(lab, 96 << 20) as group:
         for flags, words in (([], None), (["-memory=1GiB"], "-memory exceeds the memory limit")):
             inside = lab.start(f"inside{len(notes)}", ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", binary(), "-client",
                                                       "-in=127.0.0.1:0", "-out=127.0.0.1:1", f"-control={lab.directory}/{len(notes)}.sock", *flags])
@@ -170,13 +157,6 @@ def small_container(context):
             notes.append(f"{held >> 20} MiB")
             inside.kill()
             inside.wait(5)
-    finally:
-        for _ in range(50):
-            try:
-                os.rmdir(group)
-                break
-            except OSError:
-                time.sleep(0.1)
     return f"of 96 MiB it takes {notes[0]}; told to take {notes[1]} it warns"
 
 

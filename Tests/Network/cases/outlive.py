@@ -5,6 +5,7 @@ had recorded, and from the kernel, how far it had come.
 """
 
 import contextlib
+import hashlib
 import os
 import random
 import re
@@ -12,10 +13,12 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 
 from ends import Switchboard, call, exchange, observe, receive_exactly, require_reset, reset
+from groups import join, memory_group
 from path import binary
 from process import Failure
 from runner import Case
@@ -155,6 +158,72 @@ def short(context):
     return f"{len(pauses)} connections, the longest took {max(pauses) * 1000:.0f} ms, {said}"
 
 
+class Bulk:
+    """A stream of random bytes from a user to the origin, as fast as it goes, hashed at both ends."""
+
+    def __init__(self, pair, chance):
+        self.user, self.origin = pair
+        self.hashes, self.count, self.faults = [hashlib.sha256(), hashlib.sha256()], 0, []
+        self.over = threading.Event()
+        self.piece = chance.randbytes(1 << 20)
+        for end in pair:
+            end.settimeout(20)
+        self.threads = [threading.Thread(target=self._run, args=(body,), daemon=True) for body in (self._send, self._receive)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, body):
+        try:
+            body()
+        except OSError as fault:
+            self.faults.append(fault)
+
+    def _send(self):
+        turn = 0
+        while not self.over.is_set():
+            # A piece that is lost, doubled or moved changes the hash.
+            piece = turn.to_bytes(8, "big") + self.piece
+            self.user.sendall(piece)
+            self.hashes[0].update(piece)
+            turn += 1
+        self.user.shutdown(socket.SHUT_WR)
+
+    def _receive(self):
+        while part := self.origin.recv(1 << 18):
+            self.hashes[1].update(part)
+            self.count += len(part)
+
+    def finish(self):
+        """The number of bytes that arrived."""
+        self.over.set()
+        for thread in self.threads:
+            thread.join(40)
+        if self.faults or any(thread.is_alive() for thread in self.threads):
+            raise Failure(f"the bulk stream stopped after {self.count} bytes ({self.faults})")
+        if self.hashes[0].digest() != self.hashes[1].digest():
+            raise Failure(f"of {self.count} bytes some are wrong")
+        return self.count
+
+
+def crowd(context):
+    """Thousands of idle connections and one in a hurry, while both sides die: each of them is there afterwards."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, **KEEPER)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard, contextlib.ExitStack() as stack:
+        pairs = [call(lab, path, switchboard) for _ in range(4000 if context.options.long else 1500)]
+        for pair in pairs:
+            for end in pair:
+                stack.enter_context(end)
+        bulk = Bulk(pairs[0], context.random)
+        deaths = Deaths(path, context.random, 0.05, 0.6)
+        context.sleep(context.options.seconds or 10)
+        said = deaths.stop(10)
+        count = bulk.finish()
+        for pair in pairs[1:]:
+            exchange(*pair, count=10)
+    return f"{len(pairs) - 1} idle connections and {count >> 20} MiB in one, {said}"
+
+
 def ends(context):
     """Every state in which a connection can be when its process dies, and how it ends afterwards."""
     lab = context.lab()
@@ -233,6 +302,46 @@ def faults(context):
     return f"four crashes and a hang of {stood:.0f} s survived, the fifth crash in a minute was the last"
 
 
+#: Takes memory, a little at a time, until it is ended.
+GREEDY = """
+import time
+taken = []
+while True:
+    taken.append(bytearray(1 << 20))
+    time.sleep(0.005)
+"""
+
+
+def out_of_memory(context):
+    """A host, or a container, runs out of memory, and the kernel ends tele's worker: whoever took the memory is ended soon after."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, **KEEPER)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard, memory_group(lab, 64 << 20) as group:
+        pair = call(lab, path, switchboard)
+        exchange(*pair)
+        for keeper in (path.server, path.client):
+            worker = worker_of(keeper)
+            for pid in (keeper.pid, worker):
+                join(group, pid)
+            # The next worker has the keeper's own.
+            with open(f"/proc/{worker}/oom_score_adj", "w", encoding="ascii") as file:
+                file.write("1000")
+            greedy = lab.start("greedy", [sys.executable, "-c", GREEDY])
+            join(group, greedy.pid)
+            if not context.until(20, lambda keeper=keeper, worker=worker: worker_of(keeper) != worker):
+                raise Failure("memory was never short")
+            greedy.kill()
+            greedy.wait(5)
+            exchange(*pair)
+            exchange(*call(lab, path, switchboard))
+        said = [recoveries_of(keeper) for keeper in (path.server, path.client)]
+        for keeper in (path.server, path.client):
+            keeper.kill()
+            keeper.wait(5)
+        path.client = path.server = None
+    return f"a server and a client that the kernel ended went on, after {said[0]} and {said[1]} deaths"
+
+
 def upgrades(context):
     """Another program takes over a process that has a keeper: the process that everybody knows stays, and the next death is survived, too."""
     lab = context.lab()
@@ -266,6 +375,8 @@ def cases():
     yield Case("outlive.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.short", short, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
+    yield Case("outlive.memory", out_of_memory, only_tele=True, drivers="both")
     yield Case("outlive.faults", faults, only_tele=True, drivers="both")
     yield Case("outlive.upgrades", upgrades, only_tele=True, drivers="both")
     yield Case("outlive.ends", ends, weight=2, only_tele=True, drivers="both")
