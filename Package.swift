@@ -75,7 +75,7 @@ let package = Package(
         .target(
             name: "Simulation",
             dependencies: [
-                "Chance", "State", "Tunnel", "Wire", "Loop", "Relay", "CRing", "CSystem",
+                "Chance", "State", "Tunnel", "Wire", "Loop", "Relay", "Control", "CRing", "CSlab", "CSystem",
                 .product(name: "Logging", package: "swift-log"),
             ], path: "Tests/Simulation",
             exclude: ["build", "canaries"], swiftSettings: swift),

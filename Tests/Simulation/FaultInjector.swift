@@ -195,10 +195,20 @@ final class FaultInjector {
             }
         case .twoPaths:
             for round in 0..<3 { kernel.after(milliseconds(5000 + 6000 * round)) { [unowned self] in silenceBusyPath() } }
+        case .poisoned: kernel.after(milliseconds(100 + kernel.chance.below(1500))) { [unowned self] in poison() }
         case .takeovers, .crashes, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
             .failover:
             break
         }
+    }
+
+    /// A session of the first client, on either side; as soon as there is one.
+    private func poison() {
+        guard !world.isHealed else { return }
+        guard kernel.chance.pick([world.clients[0]] + world.servers).poison(world.clients[0].busySessions) else {
+            return kernel.after(milliseconds(20)) { [unowned self] in poison() }
+        }
+        world.isPoisoned = true
     }
 
     /// The path that carries is silent for three seconds; the other one is there at once.

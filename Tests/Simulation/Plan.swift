@@ -75,6 +75,8 @@ public struct Plan: Sendable {
         case twoPaths
         /// Both sides die again and again, also during outages, and others go on with what they left.
         case crashes
+        /// A session makes the process crash that works on it: it is given up, and nobody else's connections are lost.
+        case poisoned
     }
 
     /// What stands at an address of the server's name.
@@ -89,6 +91,16 @@ public struct Plan: Sendable {
         case swallowing
         /// Says something else (protocol 2.2, 10.4).
         case foreign
+    }
+
+    /// The death of a process at one of its system calls, of those since it began.
+    struct CallDeath: Sendable {
+        /// In front of the call, although it is noted; in it, so that nothing knows what it came to; or behind it.
+        enum Place: Int, CaseIterable { case before, within, behind }
+
+        var side: Side
+        var call: Int
+        var place: Place
     }
 
     /// The death of one carrier, of those that a sweep asks for.
@@ -171,6 +183,10 @@ public struct Plan: Sendable {
     /// Bytes of each carrier that are kept, for those who repeat or read them.
     var recordMaximum: Int { isSwept ? .max : faults.contains(.oldHello) ? 1000 : 0 }
     private var isSwept = false
+    /// Another process goes on with what one leaves that dies.
+    var isKept: Bool { keeps || faults.contains(.crash) }
+    private var keeps = false
+    private(set) var callDeath: CallDeath?
 
     /// One side lies to the other, or what is between them does; somebody else is there as well.
     public mutating func hasLiar(_ side: Side) {
@@ -247,7 +263,7 @@ public struct Plan: Sendable {
     }
 
     /// A small conversation on a calm network: the ground of a sweep. `ground`: which of many.
-    init(sweep cuts: [Cut], splices: Bool, hasKey: Bool, ground: UInt64) {
+    init(sweep cuts: [Cut], splices: Bool, hasKey: Bool, ground: UInt64, isKept: Bool = false, callDeath: CallDeath? = nil) {
         self.init(seed: 0x5eed + ground)
         tell(.conversation)
         (splicing, self.hasKey) = (splices ? 1 : 2, hasKey)
@@ -255,7 +271,7 @@ public struct Plan: Sendable {
         // Less than a user may configure: streams use their credit up.
         bufferByteCount = 4 << 10
         self.cuts = cuts
-        isSwept = true
+        (isSwept, keeps, self.callDeath) = (true, isKept, callDeath)
     }
 
     private mutating func tell(_ story: Story) {
@@ -351,6 +367,12 @@ public struct Plan: Sendable {
             limits.sendBuffer = limits.receiveBuffer
             faults = [.crash, .crash, .crash, .crash, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
             faultGap = milliseconds(40)
+        case .poisoned:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (3, 24, 300 << 10, milliseconds(2000), milliseconds(3000))
+            (slowOneIn, reverseOneIn, carriers) = (2, ways, spread)
+            latency = milliseconds(chance.pick([0, 1, 20]))
+            faults = [.crash, .cut, .silence, .halfSilence]
+            faultGap = milliseconds(200)
         case .twoPaths:
             (streams, opensWithin, healsAt, hasTwoPaths) = (2, 1, milliseconds(30_000), true)
             latency = milliseconds(chance.pick([1, 10, 60]))
@@ -367,7 +389,7 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes: break
+        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned: break
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0
             return script

@@ -18,6 +18,8 @@ public final class Simulation {
         public var takeovers = 0
         /// Of the changed states, those that were refused.
         public var refusedStates = 0
+        /// System calls of the first client, and of the first server, until all was over.
+        var callCounts: [Int] = []
         /// What each carrier brought from the client, and from the server, if the plan wants to know.
         var carriers: [[[UInt8]]] = []
     }
@@ -62,6 +64,7 @@ public final class Simulation {
         (report.losses, report.kills, report.takeovers) = (world.losses, world.kills, world.takeovers)
         report.refusedStates = world.kernel.refusedStates
         report.carriers = world.records
+        report.callCounts = world.callCounts
         return report
     }
 }

@@ -4,6 +4,7 @@ import Wire
 
 /// The carriers of a small conversation die at every byte: the first one (HELLO, WELCOME, frames of each kind) and the second (a resume with
 /// early bytes and replay: protocol 4.11 to 4.18, 5.9), from each side, in each way in which a carrier can die; with bytes that go by memory, spliced, and with a key.
+/// And its processes die at every system call, each place of it, and others go on with what they left.
 public struct Sweep {
     /// Where the first carrier dies when the second is swept.
     private static let firstDeath = 700
@@ -20,7 +21,8 @@ public struct Sweep {
     /// True when all held. Prints failures as they come, and a line of sums.
     public func run(_ simulation: Simulation) -> Bool {
         let all = [Ground(splices: false, hasKey: false), Ground(splices: true, hasKey: false), Ground(splices: false, hasKey: true)]
-        return !all.map { sweep(simulation, $0) }.contains(false)
+        let kept = [Ground(splices: false, hasKey: false), Ground(splices: false, hasKey: true)]
+        return !(all.map { sweep(simulation, $0) } + kept.map { sweepCalls(simulation, $0) }).contains(false)
     }
 
     /// The conversation that is swept.
@@ -30,6 +32,7 @@ public struct Sweep {
         var number: UInt64 = 0
 
         func plan(_ cuts: [Plan.Cut]) -> Plan { Plan(sweep: cuts, splices: splices, hasKey: hasKey, ground: number) }
+        func plan(_ death: Plan.CallDeath?) -> Plan { Plan(sweep: [], splices: splices, hasKey: hasKey, ground: number, isKept: true, callDeath: death) }
         var name: String { hasKey ? "with a key" : splices ? "spliced" : "by memory" }
     }
 
@@ -50,6 +53,25 @@ public struct Sweep {
             return failures == 0
         }
         return say("no conversation \(ground.name) has frames of all kinds and one carrier")
+    }
+
+    private func sweepCalls(_ simulation: Simulation, _ ground: Ground) -> Bool {
+        let start = time(nil)
+        let calm = simulation.run(ground.plan(nil))
+        if let failure = calm.failure { return say("the ground does not hold: \(failure)") }
+        var (deaths, failures) = (0, 0)
+        for side in Side.allCases {
+            for call in 1...calm.callCounts[side.rawValue] {
+                for place in Plan.CallDeath.Place.allCases where failures < 10 {
+                    deaths += 1
+                    guard let failure = simulation.run(ground.plan(Plan.CallDeath(side: side, call: call, place: place))).failure else { continue }
+                    failures += 1
+                    print("sweep: \(ground.name), the \(side) dies \(place) its call \(call): \(failure)")
+                }
+            }
+        }
+        print("sweep: \(deaths) deaths of processes, \(ground.name), \(failures) failed, in \(time(nil) - start) s")
+        return failures == 0
     }
 
     private func run(_ simulation: Simulation, _ cuts: [[Plan.Cut]], _ ground: Ground) -> Int {

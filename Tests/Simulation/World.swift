@@ -101,6 +101,7 @@ final class World {
         if let misuse = kernel.misuse { fail(misuse) }
         if Trace.isOn { print("over at \((talkersOverAt - start) / 1_000_000) ms, overdraft \(processes.map(\.overdraftPeak))") }
         audit()
+        callCounts = [clients[0].callCount, servers[0].callCount]
         stop()
         for process in processes {
             iterations += process.iterations
@@ -124,6 +125,8 @@ final class World {
     }
 
     var processes: [VirtualProcess] { clients + servers }
+    /// System calls of the first client, and of the first server.
+    private(set) var callCounts = [0, 0]
     /// Hosts on which a tele server runs.
     var serverHosts: [Int] { plan.doors.indices.filter { plan.doors[$0] == .server }.map { World.firstServerHost + $0 } }
 
@@ -139,9 +142,10 @@ final class World {
 
     private func abandonStopped() {
         for talker in users + origins where !talker.isEnded && (talker.hasStopped || isLied(to: talker)) { talker.abandon() }
-        // A client that was killed comes back for nothing: its session is held, and the origins of its users wait.
-        for origin in origins where !origin.isEnded && (origin.other?.isEnded ?? plan.mayLose) && plan.mayLose { origin.abandon() }
-        if plan.isReversible, plan.mayLose {
+        // A client that was killed, or gave a session up, comes back for nothing: the server holds its session, and the origins of its users wait.
+        let mayLose = plan.mayLose || isPoisoned
+        for origin in origins where !origin.isEnded && (origin.other?.isEnded ?? mayLose) && mayLose { origin.abandon() }
+        if plan.isReversible, mayLose {
             for user in users where !user.isEnded && user.socket.host == World.firstServerHost && user.other?.isEnded ?? true { user.abandon() }
         }
         if openCount > 0 { kernel.after(milliseconds(10_000)) { [unowned self] in abandonStopped() } }
@@ -197,7 +201,9 @@ final class World {
             let place = servers.contains { $0 === process } ? "the server" : "the client"
             // The session of a client that was killed is held for it, with its connections to the origin; so is one that the client gave up,
             // because it had nothing to lose, when another server did not know it. A lie may leave streams that only one side knows.
-            guard !plan.faults.contains(.killClient), !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else { continue }
+            guard !plan.faults.contains(.killClient), !isPoisoned, !plan.isBelieved, servers.count == 1 || clients.contains(where: { $0 === process }) else {
+                continue
+            }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
             // Listeners, watches, a sink, and carriers and a spare one for each client; attempts to reach preferred servers that are not there.
             let most = 12 + (1 + plan.carriers * (plan.hasTwoPaths ? 2 : 1)) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
@@ -233,7 +239,7 @@ final class World {
     private func configured(_ configuration: Configuration) -> Configuration {
         var configuration = configuration
         configuration.splicing = [.auto, .always, .never][plan.splicing]
-        configuration.isKept = plan.faults.contains(.crash)
+        configuration.isKept = plan.isKept
         configuration.bufferByteCount = plan.bufferByteCount
         configuration.memoryByteCount = plan.memoryByteCount
         configuration.maximumStreams = plan.streamsMaximum
@@ -277,6 +283,7 @@ final class World {
         try process.start { [unowned self] state, remains in
             try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state, remains: remains).0
         }
+        if let death = plan.callDeath, death.side == .server { process.die(at: death) }
         return process
     }
 
@@ -306,6 +313,7 @@ final class World {
         try process.start { [unowned self] state, remains in
             try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state, remains: remains).0
         }
+        if let death = plan.callDeath, death.side == .client { process.die(at: death) }
         return process
     }
 
@@ -394,6 +402,9 @@ final class World {
         }
     }
 
+    /// A session of the first client was made to crash whoever works on it.
+    var isPoisoned = false
+
     /// A connection ended otherwise than its users wanted. A lost carrier is no reason (protocol 2.9), a lost session is one only for what it
     /// had opened (protocol 6.13), and an origin that refuses only for its own users (protocol 6.3).
     func judgeLoss(_ talker: Talker, _ what: String) {
@@ -404,8 +415,9 @@ final class World {
             || plan.limits.descriptors < 1000
             // Nothing is lost with a request that nobody has answered: an upgrade ends it, and so does the time.
             || talker.isAsking && !plan.faults.allSatisfy { ![.upgrade, .crash, .freeze, .sleep].contains($0) }
+            || isPoisoned && (talker.client == 0 || talker.other?.client == 0)
             // A connect that was under way at an upgrade is made once more.
-            || talker.number < 0 && (plan.faults.contains(.upgrade) || plan.faults.contains(.crash))
+            || talker.number < 0 && (plan.faults.contains(.upgrade) || plan.isKept)
             || talker.other?.state == .didReset || talker.number < 0 && users.contains { $0.state == .didReset && $0.other == nil }
         if !isExcused { fail("\(talker.description): \(what), and nobody is to blame; the other: \(talker.other?.description ?? "none")") }
     }

@@ -76,22 +76,6 @@ static void set_score(int score)
     fclose(file);
 }
 
-/* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. Pages of files come back when they are
- * needed, and it needs few. */
-static void let_go_of_pages(void)
-{
-    FILE *maps = fopen("/proc/self/maps", "r");
-    if (maps == NULL) return;
-    char line[KEEPER_PATH_MAXIMUM + 256], permissions[8];
-    while (fgets(line, sizeof line, maps) != NULL) {
-        unsigned long start, end, inode;
-        if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, permissions, &inode) != 4) continue;
-        /* Code only: what can be read and not written may have been written before (RELRO). */
-        if (inode != 0 && strcmp(permissions, "r-xp") == 0) madvise((void *)start, end - start, MADV_DONTNEED);
-    }
-    fclose(maps);
-}
-
 /* -1 with errno, 0 in the worker. As fork(2), but for the descriptors, which both have. */
 static pid_t start(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL); }
 
@@ -200,14 +184,15 @@ static bool note_death(keeper_page *page, int signal, bool hung, struct faults *
     page->signal = signal;
     page->died = now;
     page->deaths++;
+    page->crashed = signal != SIGKILL || hung;
     faults->unborn = atomic_load_explicit(&page->lives, memory_order_relaxed) ? 0 : faults->unborn + 1;
-    if (signal == SIGKILL && !hung) return faults->unborn >= KEEPER_UNBORN_MAXIMUM;
+    if (!page->crashed) return faults->unborn >= KEEPER_UNBORN_MAXIMUM;
     faults->at[faults->count++ % KEEPER_FAULTS_MAXIMUM] = now;
     uint64_t oldest = faults->at[faults->count % KEEPER_FAULTS_MAXIMUM];
     return faults->count >= KEEPER_FAULTS_MAXIMUM && now - oldest < (uint64_t)KEEPER_FAULTS_SECONDS * 1000000000;
 }
 
-keeper_page *keeper_start(char **arguments, unsigned hang)
+keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void))
 {
     keeper_page *page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) return NULL;
@@ -239,9 +224,10 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
             _exit(1);
         }
         pass_on_again(page, &passed, worker);
+        /* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. */
         if (is_first) {
             set_score(score + SCORE_OF_KEEPER < SCORE_LEAST ? SCORE_LEAST : score + SCORE_OF_KEEPER);
-            let_go_of_pages();
+            lighten();
         }
         bool hung;
         int status = watch(page, worker, &set, hang, &passed, &hung);
@@ -253,7 +239,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang)
         /* The state of another program is of a time before, once somebody has taken it over. */
         if (atomic_load_explicit(&page->lives, memory_order_relaxed)) unsetenv("TELE_STATE");
         if (note_death(page, WTERMSIG(status), hung, &faults)) {
-            if (page->signal == SIGKILL && !hung)
+            if (!page->crashed)
                 fprintf(stderr, "tele: error: the process was killed %d times in a row before it could begin; its connections are reset\n"
                                 "tele: hint: is there enough memory?\n", KEEPER_UNBORN_MAXIMUM);
             else

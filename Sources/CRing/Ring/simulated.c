@@ -95,6 +95,7 @@ static int32_t try_noted(ring *ring, const ring_world *world, uint32_t slot) {
     log_entry *entry = log_begin(ring, slot);
     if (!entry) return -ENOBUFS;
     int32_t result = try(ring, world, operation);
+    if (world->died_in_call(world->context)) return -EAGAIN;
     log_end(ring, entry, result, blocks(operation, result));
     return result;
 }

@@ -210,30 +210,44 @@ static bool directory_reserve(struct kept *kept, uint32_t record)
     return true;
 }
 
-/* What a death in here leaves half done is done by the reader from the journal. */
-static bool bring_home(struct kept *kept, const uint8_t *place)
+#ifdef SIMULATION
+/* Stores of a commit until the process dies, in a simulation. Below zero: it lives. */
+static int stores_left = -1;
+
+void records_die_after(int stores) { stores_left = stores; }
+
+static bool dies_here(void) { return stores_left >= 0 && stores_left-- == 0; }
+#else
+void records_die_after(int stores) { (void)stores; }
+
+static bool dies_here(void) { return false; }
+#endif
+
+/* What a death in here leaves half done is done by the reader from the journal. 0, -ENOMEM, or RECORDS_DIED. */
+static int bring_home(struct kept *kept, const uint8_t *place)
 {
     struct journal_entry entry;
     memcpy(&entry, place, sizeof entry);
-    if (!directory_reserve(kept, entry.record)) return false;
+    if (!directory_reserve(kept, entry.record)) return -ENOMEM;
     struct directory_entry *home = (struct directory_entry *)(uintptr_t)kept->head->directory + entry.record;
     if (entry.length == JOURNAL_DROPPED) {
         if (home->capacity > 0) give_back(kept, (void *)(uintptr_t)home->home, home->capacity);
         *home = (struct directory_entry){ 0 };
-        return true;
+        return 0;
     }
     uint32_t length = (uint32_t)entry.length;
     if (length > home->capacity) {
         void *memory = allocate(kept, length);
-        if (memory == NULL) return false;
+        if (memory == NULL) return -ENOMEM;
         if (home->capacity > 0) give_back(kept, (void *)(uintptr_t)home->home, home->capacity);
         home->home = (uintptr_t)memory;
         home->capacity = (uint32_t)1 << (class_of(length) + CLASS_LEAST_BITS);
     }
     memcpy((void *)(uintptr_t)home->home, place + sizeof entry, length);
+    if (dies_here()) return RECORDS_DIED;
     home->length = length;
     home->isThere = 1;
-    return true;
+    return 0;
 }
 
 static void give_out_again(arena *arena, struct kept *kept)
@@ -273,14 +287,18 @@ int records_commit(arena *arena, uint64_t mark)
     if (!kept->failed) journal(kept, 0, &mark, sizeof mark, sizeof mark);
     if (kept->failed) return give_up(arena, kept);
     atomic_signal_fence(memory_order_seq_cst);
+    if (dies_here()) return RECORDS_DIED;
     /* The commit. */
     atomic_store_explicit(&head->committed, kept->journal_count, memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
+    if (dies_here()) return RECORDS_DIED;
     const uint8_t *journal = (const uint8_t *)(uintptr_t)head->journal;
     for (size_t place = 0; place < kept->journal_count;) {
         struct journal_entry entry;
         memcpy(&entry, journal + place, sizeof entry);
-        if (!bring_home(kept, journal + place)) return give_up(arena, kept);
+        int failed = bring_home(kept, journal + place);
+        if (failed) return failed == RECORDS_DIED ? failed : give_up(arena, kept);
+        if (dies_here()) return RECORDS_DIED;
         place += sizeof entry + (entry.length < 0 ? 0 : ((size_t)entry.length + 7) / 8 * 8);
     }
     atomic_signal_fence(memory_order_seq_cst);

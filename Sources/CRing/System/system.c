@@ -9,6 +9,7 @@
 #include <link.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -276,6 +277,12 @@ int system_unread(int fd) {
     ANSWER(queued, fd, SYSTEM_QUEUED_UNREAD);
     int count = 0;
     return ioctl(fd, SIOCINQ, &count) == 0 ? count : -errno;
+}
+
+bool system_has_failed(int fd) {
+    ANSWER(has_failed, fd);
+    struct pollfd state = { .fd = fd };
+    return poll(&state, 1, 0) < 0 || (state.revents & POLLERR) != 0;
 }
 
 int system_accept(int listener) {

@@ -20,19 +20,27 @@ public struct Keeper: @unchecked Sendable {
         let words = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(capacity: Arguments.all.count + 1)
         for (index, word) in Arguments.all.enumerated() { words[index] = strdup(word) }
         words[Arguments.all.count] = nil
-        guard keeper_start(words, hangSeconds) != nil else { throw SystemError.last }
+        guard keeper_start(words, hangSeconds, system_forget_start) != nil else { throw SystemError.last }
         inherited = OpenDescriptors.all
         system_take_signals_of(getppid())
     }
 
     /// A worker's descriptors at its start: those of the one that died before it.
-    public private(set) nonisolated(unsafe) static var inherited: Set<Int32> = []
+    public package(set) nonisolated(unsafe) static var inherited: Set<Int32> = []
 
     /// How many workers died before this one, and the signal that ended the last.
     public var deaths: Int { Int(page.pointee.deaths) }
     public var signal: Int32 { page.pointee.signal }
     /// When it died, in nanoseconds on `Clock`.
     public var diedAt: UInt64 { page.pointee.died }
+    /// By its own fault: a crash or a hang, and no kill from outside.
+    public var hasCrashed: Bool { page.pointee.crashed != 0 }
+
+    /// The session with which a worker crashed, when that was, and whether it is given up: workers remember it here (`Control.Suspect`).
+    public var suspect: (session: UInt64, diedAt: UInt64, isGivenUp: Bool) {
+        get { (page.pointee.suspect, page.pointee.suspected, page.pointee.gives_up != 0) }
+        nonmutating set { (page.pointee.suspect, page.pointee.suspected, page.pointee.gives_up) = (newValue.0, newValue.1, newValue.2 ? 1 : 0) }
+    }
     /// Why the keeper could not become another program.
     public var failure: SystemError? { page.pointee.failed == 0 ? nil : SystemError(page.pointee.failed) }
 

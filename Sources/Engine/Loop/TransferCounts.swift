@@ -16,7 +16,8 @@ public struct TransferCounts: Equatable, Sendable {
             let (unread, held) = (system_unread(fd), system_unacknowledged(fd))
             guard let after = TransferCounts.information(fd) else { return nil }
             guard before == after else { continue }
-            guard unread >= 0, held >= 0, let ends = TransferCounts.ends[before.state], !TransferCounts.wasReset(fd) else { return nil }
+            // An error that a call has read leaves no trace but that the counts are one less: no FIN was among the bytes.
+            guard unread >= 0, held >= 0, let ends = TransferCounts.ends[before.state], !system_has_failed(fd) else { return nil }
             let (fin, syn): (UInt64, UInt64) = (ends.peers ? 1 : 0, (isDialled ? 1 : 0) + (ends.own ? 1 : 0))
             guard before.received >= UInt64(unread) + fin, before.acknowledged + UInt64(held) >= syn else { return nil }
             read = before.received - UInt64(unread) - fin
@@ -31,12 +32,6 @@ public struct TransferCounts: Equatable, Sendable {
     private static let ends: [UInt8: (own: Bool, peers: Bool)] = [
         1: (false, false), 4: (true, false), 5: (true, false), 7: (true, true), 8: (false, true), 9: (true, true), 11: (true, true),
     ]
-
-    /// Its error is still to be read. (One that a call has read leaves no trace but that the counts are one less: no FIN was among the bytes.)
-    private static func wasReset(_ fd: Int32) -> Bool {
-        var state = pollfd(fd: fd, events: 0, revents: 0)
-        return poll(&state, 1, 0) < 0 || Int32(state.revents) & POLLERR != 0
-    }
 
     private struct Information: Equatable {
         var state: UInt8 = 0

@@ -48,6 +48,7 @@ final class Calls {
             close: { context, descriptor in kernel(context).act(()) { $0.current.close(descriptor) } },
             look_up: { kernel($0).lookUp($1!, $2!, $3) },
             queued: { kernel($0).queued($1, $2) },
+            has_failed: { kernel($0).hasFailed($1) },
             watch: { context, kind in kernel(context).act(-EMFILE) { $0.watch(kind) } },
             take_signal: { kernel($0).takeSignal($1) },
             quiet: { kernel($0).quiet($1) },
@@ -64,17 +65,18 @@ final class Calls {
         ring_world(
             context: context,
             queued: { kernel($0).current.queued() },
-            accept: { context, descriptor in kernel(context).act(-EAGAIN) { $0.accept(descriptor) } },
-            connect: { context, descriptor, name, length in kernel(context).act(-EINPROGRESS) { $0.connect(descriptor, name!, length) } },
-            connected: { context, descriptor in kernel(context).act(-EINPROGRESS) { $0.connected(descriptor) } },
-            receive: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN)) { $0.receive(descriptor, memory, count) } },
-            send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN)) { $0.send(descriptor, iovecs!, count) } },
+            accept: { context, descriptor in kernel(context).act(-EAGAIN, isOfRing: true) { $0.accept(descriptor) } },
+            connect: { context, descriptor, name, length in kernel(context).act(-EINPROGRESS, isOfRing: true) { $0.connect(descriptor, name!, length) } },
+            connected: { context, descriptor in kernel(context).act(-EINPROGRESS, isOfRing: true) { $0.connected(descriptor) } },
+            receive: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN), isOfRing: true) { $0.receive(descriptor, memory, count) } },
+            send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN), isOfRing: true) { $0.send(descriptor, iovecs!, count) } },
             poll: { context, descriptor, _ in kernel(context).poll(descriptor) },
             take_ready: { kernel($0).takeReady($1!, $2) },
             cancel_comes_late: { context in
                 let kernel = kernel(context)
                 return kernel.limits.cancelsLate && kernel.chance.oneIn(2)
-            })
+            },
+            died_in_call: { kernel($0).current.takeDiedInCall() })
     }
 }
 
@@ -85,10 +87,10 @@ private func kernel(_ context: UnsafeMutableRawPointer?) -> VirtualKernel {
 /// What each system call does, for the process that runs.
 extension VirtualKernel {
     /// A call of a process that is dead does nothing, and answers `dead`.
-    func act<Result>(_ dead: Result, _ call: (VirtualKernel) -> Result) -> Result {
+    func act<Result>(_ dead: Result, isOfRing: Bool = false, _ call: (VirtualKernel) -> Result) -> Result {
         let process = current!
-        guard !process.isDead else { return dead }
-        defer { process.countCall() }
+        guard !process.isDead, !(isOfRing && process.diesBeforeCall()) else { return dead }
+        defer { process.countCall(isOfRing: isOfRing) }
         return call(self)
     }
 
@@ -226,6 +228,8 @@ extension VirtualKernel {
         length.pointee = socklen_t(count)
         return 0
     }
+
+    func hasFailed(_ descriptor: Int32) -> Bool { current.file(descriptor).map { $0.readiness & POLLERR != 0 } ?? true }
 
     func queued(_ descriptor: Int32, _ kind: system_queued_kind) -> Int32 {
         guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }

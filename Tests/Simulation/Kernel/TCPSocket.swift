@@ -25,6 +25,8 @@ final class TCPSocket: VirtualFile {
     // What arrives.
     private var inbox = ByteQueue()
     private var isFinReceived = false
+    /// This side connected.
+    private var isDialled = false
     private var error: Int32 = 0
     /// Of all bytes that arrived, the places of urgent ones that were not read yet.
     private var urgentMarks: [UInt64] = []
@@ -164,6 +166,7 @@ final class TCPSocket: VirtualFile {
         remote = name
         if local.port == 0 { local.port = kernel.freePort() }
         state = .connecting
+        isDialled = true
         sendSYN(since: kernel.time, attempt: 0)
         return -EINPROGRESS
     }
@@ -567,6 +570,17 @@ final class TCPSocket: VirtualFile {
         }
     }
 
+    /// The kernel's number of it: ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK; CLOSE.
+    private var tcpState: UInt64 {
+        switch (state, isShut, isFinReceived) {
+        case (.connected, false, false): 1
+        case (.connected, true, false): 4
+        case (.connected, false, true): 8
+        case (.connected, true, true): 9
+        default: 7
+        }
+    }
+
     /// struct tcp_info of include/uapi/linux/tcp.h, as far as it is read.
     private var info: [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 160)
@@ -575,6 +589,7 @@ final class TCPSocket: VirtualFile {
         }
         let trip = remote.map { kernel.network[host, $0.host].latency + kernel.network[$0.host, host].latency } ?? 0
         let segments = state == .connected ? (sentTotal - acknowledgedTotal + 1447) / 1448 : 0
+        put(tcpState, at: 0, 1)
         put(UInt64(min(backoff, 15)), at: 4, 1)
         put(1448, at: 16, 4)
         put(segments, at: 24, 4)
@@ -583,7 +598,9 @@ final class TCPSocket: VirtualFile {
         put(max(1, trip / 4000), at: 72, 4)
         put(200, at: 80, 4)
         put(UInt64(repeatedSegments), at: 100, 4)
-        put(acknowledgedTotal, at: 120, 8)
+        // A SYN and a FIN count as bytes (`TransferCounts`).
+        put(acknowledgedTotal + (isDialled ? 1 : 0) + (isShut ? 1 : 0), at: 120, 8)
+        put(readCount + UInt64(inbox.count) + (isFinReceived ? 1 : 0), at: 128, 8)
         put(UInt64(unsent), at: 144, 4)
         put(max(1, trip / 1000), at: 148, 4)
         put(UInt64(sentSegments), at: 156, 4)

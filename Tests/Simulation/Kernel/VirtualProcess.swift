@@ -1,5 +1,8 @@
 import Chance
+import Control
+import CSlab
 import Glibc
+import Loop
 import Relay
 import State
 
@@ -76,13 +79,25 @@ final class VirtualProcess {
     func start(_ make: @escaping Make) throws {
         self.make = make
         try begin(nil)
+        hasBegun = true
     }
 
-    private func begin(_ state: UnsafeRawBufferPointer?, _ remains: Remains? = nil) throws {
+    /// True: it lived until all that it took over was committed.
+    @discardableResult
+    private func begin(_ state: UnsafeRawBufferPointer?, _ remains: Remains? = nil) throws -> Bool {
         let relay = try kernel.running(self) { try make(state, remains) }
         self.relay = relay
+        if isDead { relay.freeze() }
+        relay.watchAttention { [weak self] in self?.attends(to: $0) }
+        var hasBegun = false
+        let forgetPredecessor = relay.forgetPredecessor
+        relay.forgetPredecessor = { relay in
+            forgetPredecessor(relay)
+            hasBegun = !relay.isFrozen
+        }
         kernel.running(self) { relay.begin() }
         planRun()
+        return hasBegun
     }
 
     /// Another program takes the process over, as soon as it can.
@@ -104,7 +119,8 @@ final class VirtualProcess {
 
     /// Of the old program nothing is left but what it saved, and the descriptors that it kept.
     private func takeOver() throws {
-        callsLeft = nil
+        (callsLeft, storesLeft) = (nil, nil)
+        records_die_after(-1)
         var archive = StateArchive()
         let kept = Set(try kernel.running(self) { try relay!.saveState(&archive) })
         archive.seal()
@@ -153,46 +169,164 @@ final class VirtualProcess {
     private var diesBetween = false
     /// It is dead: no call has an effect any more.
     private(set) var isDead = false
+    /// It died in the call of the ring that it made last, before it knew what that came to.
+    private var diedInCall = false
     private(set) var crashes = 0
+    /// It crashes whenever it works on this session.
+    private var poison: UInt64 = 0
+    /// The death is a crash, not a kill.
+    private var hasCrashed = false
+    private var suspect = Suspect()
+    /// Most deaths by one session: the second one is its last.
+    private var poisonings = 0
 
-    /// It dies at one of its next system calls, or when an iteration is over; another process that has its descriptors and its memory goes on.
+    /// It dies at one of its next system calls, in a commit, or when an iteration is over; another process that has its descriptors and its memory
+    /// goes on.
     func crash() {
         guard relay?.keptMemory != nil, callsLeft == nil else { return }
         callsLeft = kernel.chance.skewed(40)
         diesBetween = kernel.chance.oneIn(4)
+        if kernel.chance.oneIn(4) { storesLeft = kernel.chance.skewed(60) }
         runSoon()
     }
 
+    /// It dies at this one of its calls from now on.
+    func die(at death: Plan.CallDeath) { (callsLeft, place) = (death.call, death.place) }
+
+    /// Where at the call it dies. Nil: anywhere.
+    private var place: Plan.CallDeath.Place?
+    /// System calls since it began, of all its processes.
+    private(set) var callCount = 0
+    private var hasBegun = false
+
+    /// Stores of commits until it dies. Nil: in none.
+    private var storesLeft: Int?
+
+    /// It crashes from now on whenever it works on a session of these, by the high words of their identities. False: it has none of them.
+    func poison(_ sessions: [UInt64]) -> Bool {
+        guard relay?.keptMemory != nil, poison == 0, let session = sessions.first(where: { $0 != 0 && busySessions.contains($0) }) else { return false }
+        poison = session
+        return true
+    }
+
+    var busySessions: [UInt64] { relay?.busySessions ?? [] }
+
+    private func attends(to session: UInt64) {
+        guard session == poison, session != 0, !isDead else { return }
+        poisonings += 1
+        if poisonings > 2 { kernel.fail("a session that makes the process crash is not given up") }
+        hasCrashed = true
+        callsLeft = 0
+        die(in: "its work for a session")
+    }
+
+    /// It dies between the note that a call of the ring is to be made and the call.
+    func diesBeforeCall() -> Bool {
+        guard let left = callsLeft, left <= 1, place.map({ $0 == .before }) ?? kernel.chance.oneIn(3) else { return false }
+        (callsLeft, diedInCall) = (0, true)
+        die(in: "front of a call")
+        return true
+    }
+
     /// A call had its effect.
-    func countCall() {
+    func countCall(isOfRing: Bool) {
+        if hasBegun { callCount += 1 }
         guard let left = callsLeft, !isDead else { return }
         callsLeft = left - 1
         guard left <= 0 else { return }
-        isDead = true
-        relay?.freeze()
-        if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) dies in an iteration") }
+        diedInCall = isOfRing && (place.map { $0 == .within } ?? kernel.chance.oneIn(2))
+        die(in: diedInCall ? "a call" : "an iteration")
     }
 
+    /// Asked behind each call of the ring: only the last one's result is not known.
+    func takeDiedInCall() -> Bool {
+        defer { diedInCall = false }
+        return diedInCall
+    }
+
+    private func die(in what: String) {
+        isDead = true
+        relay?.freeze()
+        if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) dies in \(what)") }
+    }
+
+    /// It has died, and its memory is what the next one goes on from.
+    private var predecessor: RelayProcess?
+
+    /// Another process goes on with what this one left. It may die itself before it has begun; the next one then has the same to go on from.
     private func recover() throws {
-        let remains = try Remains(relay!.keptMemory!)
+        let memory = relay!.keptMemory!, keptByteCount = relay!.keptByteCount
         // Those that had no effect yet, whether they were taken or not.
         let signals = sentSignals.dropFirst(Int(relay!.signalsConfirmed))
         sentSignals = []
+        (predecessor, relay) = (relay, nil)
+        var hasBegun = false
+        repeat {
+            crashes += 1
+            let remains = try readRemains(memory, keptByteCount)
+            place = nil
+            (callsLeft, storesLeft, isDead, diedInCall, hasCrashed) = (nil, nil, false, false, false)
+            let kept = Set(remains?.descriptors ?? []), others = Keeper.inherited.subtracting(kept)
+            for number in kept where file(number) == nil { kernel.fail("descriptor \(number) is kept, and is not open") }
+            readyNow = []
+            isReady = []
+            guard let remains else { break }
+            if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) has died, another process goes on") }
+            if kernel.chance.oneIn(4) { callsLeft = kernel.chance.skewed(60) }
+            do {
+                hasBegun = try begin(nil, remains)
+            } catch  where isDead {
+                // What a dead process is refused is no fault.
+            } catch  where kernel.spoiledAt != nil {
+                kernel.refusedStates += 1
+                break
+            }
+            if hasBegun { for number in others where file(number) != nil { close(number) } }
+            if isDead, !hasBegun { dissolve(\.relay) }  // Nil if it died before it was made.
+        } while isDead && !hasBegun
+        dissolve(\.predecessor)
+        if relay == nil { for number in files.indices where files[number] != nil { close(Int32(number)) } }
+        for number in signals { signal(number) }
+        if isDead { try recover() }
+    }
+
+    private func readRemains(_ memory: UnsafeRawBufferPointer, _ count: Int) throws -> Remains? {
+        Keeper.inherited = Set(files.indices.filter { files[$0] != nil }.map { Int32($0) })
+        let blame = { [self] (session: UInt64) in suspect.blame(session, diedAt: kernel.time + UInt64(crashes), hasCrashed: hasCrashed) }
+        guard kernel.spoilsStates else { return try kernel.running(self) { try Remains(memory, isGivenUp: blame) } }
+        kernel.spoiledAt = kernel.spoiledAt ?? kernel.time
+        return try? kernel.running(self) { try whileSpoiled(memory, count) { try Remains($0, isGivenUp: blame) } }
+    }
+
+    /// Some words of the memory are others while `body` reads it: it is refused, or the process does what it does, but for traps.
+    private func whileSpoiled<Result>(_ memory: UnsafeRawBufferPointer, _ count: Int, _ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
+        let words = UnsafeMutableRawBufferPointer(mutating: memory)
+        // The head is last (kept.h), and its third word says where the kept area begins.
+        let head = memory.count - VirtualProcess.headByteCount
+        let area = Int(memory.load(fromByteOffset: head + 16, as: UInt64.self)) - Int(bitPattern: memory.baseAddress)
+        var before: [(Int, UInt64)] = []
+        for _ in 0...kernel.chance.below(6) {
+            let place = kernel.chance.oneIn(4) ? head + kernel.chance.below(VirtualProcess.headByteCount / 8) * 8 : area + kernel.chance.below(count / 8) * 8
+            before.append((place, words.load(fromByteOffset: place, as: UInt64.self)))
+            let word = kernel.chance.oneIn(3) ? kernel.chance.next() : before.last!.1 ^ 1 << UInt64(kernel.chance.below(64))
+            words.storeBytes(of: word, toByteOffset: place, as: UInt64.self)
+        }
+        defer { for (place, word) in before.reversed() { words.storeBytes(of: word, toByteOffset: place, as: UInt64.self) } }
+        return try body(memory)
+    }
+
+    /// `struct kept_head`.
+    private static let headByteCount = 16 * 8
+
+    /// It is gone: what it does at its end has no effect.
+    private func dissolve(_ dead: ReferenceWritableKeyPath<VirtualProcess, RelayProcess?>) {
+        let wasDead = isDead
         isDead = true
         kernel.running(self) {
-            self.relay?.dissolve()
-            self.relay = nil
+            self[keyPath: dead]?.dissolve()
+            self[keyPath: dead] = nil
         }
-        (callsLeft, isDead) = (nil, false)
-        let kept = Set(remains.descriptors)
-        for number in files.indices where files[number] != nil && !kept.contains(Int32(number)) { close(Int32(number)) }
-        for number in kept where file(number) == nil { kernel.fail("descriptor \(number) is kept, and is not open") }
-        readyNow = []
-        isReady = []
-        crashes += 1
-        if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) has died, another process goes on") }
-        try begin(nil, remains)
-        for number in signals { signal(number) }
+        isDead = wasDead
     }
 
     func noteReady(_ descriptor: Int32) {
@@ -244,7 +378,10 @@ final class VirtualProcess {
         iterations += 1
         hasQueued = false
         queuedCount = 0
+        records_die_after(Int32(storesLeft ?? -1))
         kernel.running(self) { iterateRelay() }
+        records_die_after(-1)
+        if relay?.isFrozen ?? false, !isDead { die(in: "a commit") }
         if callsLeft != nil, isDead || diesBetween, ending == nil {
             do { return try recover() } catch { return kernel.fail("nothing can go on with what was left: \(error)") }
         }

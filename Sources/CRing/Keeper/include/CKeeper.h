@@ -18,7 +18,7 @@
  * worker. */
 enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60, KEEPER_UNBORN_MAXIMUM = 10 };
 
-/* What keeper and workers share. Written by workers, but for `deaths`, `signal` and `failed`. */
+/* What keeper and workers share. Written by workers, but for what is said of the last death, and `failed`. */
 typedef struct {
     _Atomic uint64_t heartbeats;
     /* The descriptor of what the worker keeps (CSlab.h) + 1, and 0 while there is nothing that a next one could go on from. */
@@ -28,6 +28,10 @@ typedef struct {
     _Atomic uint32_t lives;                      /* This one has taken over what there was. */
     int32_t signal;                              /* Which ended the last one, */
     uint64_t died;                               /* and when, in nanoseconds of CLOCK_MONOTONIC. */
+    uint32_t crashed;                            /* It was its own fault: a crash or a hang, and no kill from outside. */
+    uint64_t suspect, suspected;                 /* The session that a worker crashed with, and when; whether it is given up. Workers remember
+                                                  * it here. */
+    uint32_t gives_up;
     int32_t keeper;                              /* The keeper's process. */
     int32_t failed;                              /* Why the other program could not be run: an errno. */
     char program[KEEPER_PATH_MAXIMUM];           /* To become; empty: none. */
@@ -36,8 +40,9 @@ typedef struct {
 
 /* Starts the first worker, and returns in each worker: with the page. The process that called becomes the keeper, and never returns;
  * it exits as its last worker did. NULL with errno in the calling process: there is no keeper, and it goes on by itself. `hang`: seconds
- * without a heartbeat after which a worker is ended; 0: never. Before threads are started. */
-keeper_page *keeper_start(char **arguments, unsigned hang);
+ * without a heartbeat after which a worker is ended; 0: never. `lighten`: lets go of memory that the keeper does not need. Before threads are
+ * started. */
+keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void));
 
 /* In a worker: the keeper becomes `page->program`, which is given `page->state`. Does not return. */
 _Noreturn void keeper_replace(keeper_page *page);

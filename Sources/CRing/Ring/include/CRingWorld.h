@@ -30,6 +30,8 @@ typedef struct {
     size_t  (*take_ready)(void *context, int *descriptors, size_t capacity);
     /* Whether an operation that is cancelled now ends with what it had done, if it can. */
     bool    (*cancel_comes_late)(void *context);
+    /* Whether the process died in the call that it made last: nothing of it notes what the call came to. */
+    bool    (*died_in_call)(void *context);
 } ring_world;
 
 /* Rings that the calling thread opens from now on live in this world; NULL: in the kernel's. The world outlives them. False: this build

@@ -101,7 +101,7 @@ static inline size_t queue_count(const byte_queue *queue) { return (size_t)(queu
  * since is not given out again before the next commit.
  */
 
-enum { KEPT_ROOTS = 8, RECORD_BYTES_MAXIMUM = 1 << 24, RECORDS_MAXIMUM = 1 << 26 };
+enum { KEPT_ROOTS = 8, RECORDS_DIED = 1, RECORD_BYTES_MAXIMUM = 1 << 24, RECORDS_MAXIMUM = 1 << 26 };
 
 bool  arena_is_kept(const arena *arena);
 /* Memory that is found again by its address. NULL: none is left. Contents are undefined. Without kept memory it is the heap's. */
@@ -117,6 +117,9 @@ void  record_drop(arena *arena, uint32_t record);
 /* All that was put and dropped since the last one holds from here on. -ENOMEM: nothing is kept any more, for good; what was given back is
  * given out again all the same, so it is called as before. */
 int   records_commit(arena *arena, uint64_t mark);
+/* For simulations: the process dies behind so many stores of the next commits, which then return RECORDS_DIED; below zero: it lives. Without
+ * SIMULATION nothing happens. */
+void  records_die_after(int stores);
 /* Nothing is kept any more: a successor finds no whole. */
 void  records_give_up(arena *arena);
 /* Bytes of kept memory that were ever used. */

@@ -93,6 +93,8 @@ int system_unacknowledged(int fd);
 int system_unsent(int fd);
 /* Bytes that have arrived and were not received, or -errno. */
 int system_unread(int fd);
+/* Whether its error is still to be read (POLLERR), as after a reset. */
+bool system_has_failed(int fd);
 /* A file in memory without a name elsewhere, close-on-exec (memfd_create(2)), or -errno. */
 int system_memory_file(const char *name);
 /* A non-blocking, close-on-exec descriptor that becomes readable when the child has ended (pidfd_open(2), Linux 5.3), or -errno. */

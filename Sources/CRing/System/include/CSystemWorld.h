@@ -41,6 +41,7 @@ typedef struct {
     /* How many addresses (IPv4, network order) the host has, or an EAI code, which is below zero. */
     int      (*look_up)(void *context, const char *host, uint32_t *addresses, size_t capacity);
     int      (*queued)(void *context, int fd, system_queued_kind kind);
+    bool     (*has_failed)(void *context, int fd);
     int      (*watch)(void *context, system_watch_kind kind);
     uint32_t (*take_signal)(void *context, int fd);
     void     (*quiet)(void *context, int fd);   /* What a watch had to tell was taken. */

@@ -49,6 +49,7 @@ final class Carriers {
     func handle(_ operation: Operation, _ completion: Completion) {
         defer { if let buffer = completion.buffer { relay.loop.returnToPool(buffer) } }
         guard let carrier = table.find(completion.token) else { return }
+        relay.ledger?.attend(to: carrier.session)
         switch operation {
         case .carrierConnect:
             carrier.inFlight.connect = false

@@ -63,6 +63,8 @@ final class Handover {
     private var obstacle: String? {
         if relay.configuration.stream != nil { return "this process serves a single connection" }
         guard relay.stopping.isRunning else { return "the process is stopping" }
+        // No state says of them what they wait for.
+        if relay.listeners.hasAdopted { return "connections that were accepted before a crash wait for a client; try again when it is back" }
         // The saved state is a second copy of all bytes that wait.
         let needed = Memory.residentByteCount + 2 * relay.budget.accountedByteCount
         if let limit = Memory.limit, needed > limit / 10 * 9 {
@@ -101,6 +103,7 @@ final class Handover {
     /// No operation begins from here on, and those in flight are cancelled.
     func settle() {
         guard !isUnderWay else { return }
+        if let reason = obstacle { return refuse(reason) }
         settledSince = Clock.now()
         state = .settling(until: settledSince + Policy.settleMaximum.nanoseconds)
         isUnderWay = true
@@ -187,6 +190,7 @@ final class Handover {
         guard !inheritance.isCrash else {
             if let keeper = Keeper.ofThisProcess { lastPause = Clock.now() - min(Clock.now(), keeper.diedAt) }
             relay.listeners.lookAgain()
+            if let name = inheritance.givenUp { relay.events.note(.sessionGivenUp(name)) }
             defer { if inheritance.stopping != .running { relay.request(gently: inheritance.stopping == .draining) } }
             return relay.events.note(.recovered(connections: relay.locals.count, pause: lastPause, reason: causeOfDeath))
         }

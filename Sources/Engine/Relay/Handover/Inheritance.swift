@@ -54,19 +54,23 @@ package final class Inheritance {
     let isCrash: Bool
     /// What it was about to do.
     let stopping: Stopping.Phase
+    /// The session with which it crashed twice, and which is not restored.
+    let givenUp: String?
 
     /// `bytes` stay valid as long as the archive. Sets close-on-exec again on all descriptors.
     package convenience init(_ bytes: UnsafeRawBufferPointer) throws(StateFault) {
-        try self.init(bytes, order: [], lost: [], isCrash: false, stopping: .running)
+        try self.init(bytes, order: [], lost: [], isCrash: false, stopping: .running, givenUp: nil)
     }
 
     /// `remains` stays as long as the archive.
     package convenience init(_ remains: Remains) throws(StateFault) {
-        try self.init(remains.archive.bytes, order: remains.order, lost: remains.lost, isCrash: true, stopping: remains.stopping)
+        try self.init(remains.archive.bytes, order: remains.order, lost: remains.lost, isCrash: true, stopping: remains.stopping, givenUp: remains.givenUp)
     }
 
-    private init(_ bytes: UnsafeRawBufferPointer, order: [Token], lost: [Remains.Lost], isCrash: Bool, stopping: Stopping.Phase) throws(StateFault) {
-        (self.order, self.lost, self.isCrash, self.stopping) = (order, lost, isCrash, stopping)
+    private init(
+        _ bytes: UnsafeRawBufferPointer, order: [Token], lost: [Remains.Lost], isCrash: Bool, stopping: Stopping.Phase, givenUp: String?
+    ) throws(StateFault) {
+        (self.order, self.lost, self.isCrash, self.stopping, self.givenUp) = (order, lost, isCrash, stopping, givenUp)
         archive = StateArchive(restoring: bytes)
         try archive.checkSeal()
         try Inheritance.head(&archive, &descriptors, &facts, &listeners)

@@ -169,6 +169,7 @@ extension RelayProcess {
                 retained: configuration.bufferByteCount, received: min(configuration.bufferByteCount, configuration.memoryByteCount / 4),
                 streams: max(configuration.maximumStreams, streams)))
         try archiveIdentity(session, &inheritance.archive)
+        ledger?.attend(to: session)
         try host.archive(session, &inheritance.archive)
         try session.endpoint.archive(&inheritance.archive, now: instant)
         var head: UInt64 = 0
@@ -263,6 +264,7 @@ extension RelayProcess {
             }
             guard let index = sockets[Token(kind: 0, index: lost.token.index, generation: lost.token.generation)] else { continue }
             let user = locals[index]
+            ledger?.attend(to: user.pointee.session?.takeUnretainedValue())
             if lost.kind == .sent {
                 locals.writer.sent(index, user, lost.result)
             } else {

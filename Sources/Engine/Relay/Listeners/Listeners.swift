@@ -223,6 +223,9 @@ final class Listeners {
         }
     }
 
+    /// Connections that a process accepted which died, and that nobody serves yet.
+    var hasAdopted: Bool { !adopted.isEmpty }
+
     /// A connection that another process accepted from the listener of this descriptor, and died.
     func adopt(_ fd: Int32, from listener: Int32) {
         guard let index = entries.firstIndex(where: { $0.fd == listener && !$0.state.isClosed }) else {
@@ -346,7 +349,11 @@ final class Listeners {
     }
 
     private func release(_ index: Int) {
+        #if CANARIES
+        if Canary.selected == .closesNamed { Socket.close(entries[index].fd) } else { relay.loop.close(entries[index].fd) }
+        #else
         relay.loop.close(entries[index].fd)
+        #endif
         entries[index].state = .gone
         relay.ledger?.isConfigurationTouched = true
     }

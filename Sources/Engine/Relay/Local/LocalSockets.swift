@@ -139,6 +139,7 @@ final class LocalSockets {
             if let buffer = completion.buffer { relay.loop.returnToPool(buffer) }
             return
         }
+        relay.ledger?.attend(to: user.pointee.session?.takeUnretainedValue())
         switch operation {
         case .userReceivePooled:
             user.pointee.life.completed(.receive)

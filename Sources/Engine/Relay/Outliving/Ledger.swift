@@ -14,7 +14,7 @@ import Tunnel
 /// can be forgotten.
 final class Ledger {
     /// What a record is of: its first word.
-    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, accepted, stopping }
+    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, closing, accepted, stopping }
 
     unowned(unsafe) private let relay: RelayProcess
     private let arena: OpaquePointer
@@ -35,15 +35,33 @@ final class Ledger {
     }
 
     static let traceRoot: UInt32 = 0
+    /// The session that is worked on: the high word of its identity.
+    static let sessionRoot: UInt32 = 1
+
+    /// The process works on this session until it works on another one, or the iteration is over.
+    func attend(to session: Session?) {
+        guard !isDead else { return }
+        let word = session?.identity.high ?? 0
+        arena_set_root(arena, Ledger.sessionRoot, word)
+        watchAttention?(word)
+    }
+
+    /// For simulations: told of each session that is worked on.
+    var watchAttention: ((UInt64) -> Void)?
 
     func touch(_ session: Session) { sessions.append(session) }
 
     // MARK: The commit
 
-    /// All that this iteration changed holds from here on. Between this and the wait for completions nothing may change.
-    func commit() {
+    /// All that this iteration changed holds from here on. Between this and the wait for completions nothing may change. `holds` is called
+    /// before anything is done that a successor of the process before this one could not go on from.
+    func commit(holds: () -> Void = {}) {
         guard !isDead else { return }
-        guard !hasFailed else { return goOn() }
+        arena_set_root(arena, Ledger.sessionRoot, 0)
+        guard !hasFailed else {
+            holds()
+            return goOn()
+        }
         do throws(StateFault) {
             let touched = sessions
             sessions.removeAll(keepingCapacity: true)
@@ -56,14 +74,25 @@ final class Ledger {
             try saveProcess()
         } catch {
             // What cannot be saved cannot be restored: better nothing than a part.
-            return fail(error.reason)
+            fail(error.reason)
+            return holds()
         }
         #if CANARIES
         let mark = relay.loop.mark &- (Canary.selected == .repeatsEnded ? 1 : 0)
         #else
         let mark = relay.loop.mark
         #endif
-        guard records_commit(arena, UInt64(mark)) == 0 else { return fail("there is no memory for it") }
+        switch records_commit(arena, UInt64(mark)) {
+        case 0: break
+        case Int32(RECORDS_DIED): return isDead = true
+        default:
+            fail("there is no memory for it")
+            return holds()
+        }
+        #if CANARIES
+        if Canary.selected == .closesTooSoon { relay.loop.committed() }
+        #endif
+        holds()
         relay.loop.committed()
         relay.confirmSignals()
     }
@@ -177,13 +206,11 @@ final class Ledger {
         #if CANARIES
         if Canary.selected == .leavesOutChanges, user.pointee.record != 0, relay.generator.next() & 7 == 0 { return }
         #endif
+        let relay = relay
         // One that closes has no stream, and its bytes are nobody's.
         guard user.pointee.life.phase != .closing else {
-            if user.pointee.record != 0 { record_drop(arena, user.pointee.record) }
-            user.pointee.record = 0
-            return
+            return try put(&user.pointee.record, .closing) { (archive) throws(StateFault) in try archive.number(&user.pointee.fd) }
         }
-        let relay = relay
         try put(&user.pointee.record, .local) { (archive) throws(StateFault) in
             var (index, generation, hasSession) = (index, user.pointee.generation, user.pointee.session != nil)
             try archive.number(&index)

@@ -29,8 +29,12 @@ package final class Remains {
     private(set) var lost: [Lost] = []
     /// What it was about to do.
     private(set) var stopping = Stopping.Phase.running
+    /// The first digits of the identity of the session that is left out. Nil: none is.
+    private(set) var givenUp: String?
     private var isClient = false
     private var userListeners: Set<Int32> = []
+    /// Connections that were about to be closed.
+    private var closing: [Int32] = []
 
     private struct Local {
         var index: UInt32 = 0, generation: UInt32 = 0
@@ -50,6 +54,8 @@ package final class Remains {
 
     private struct SessionRecord {
         var identity = UnsafeRawBufferPointer(start: nil, count: 0)
+        /// The high word of it.
+        var name: UInt64 = 0
         var sent = UnsafeRawBufferPointer(start: nil, count: 0), received = UnsafeRawBufferPointer(start: nil, count: 0)
         var border: UInt64 = 0
         var store = queue_words()
@@ -57,13 +63,14 @@ package final class Remains {
     }
 
     /// Reads `memory`, the mapping of the dead process's arena, which is not needed afterwards. Its descriptors are this process's.
-    package init(_ memory: UnsafeRawBufferPointer) throws(StateFault) {
+    /// `isGivenUp`: is told which session was worked on (`Suspect`), 0: none, and says whether it is left out; its connections are reset.
+    package init(_ memory: UnsafeRawBufferPointer, isGivenUp: (UInt64) -> Bool) throws(StateFault) {
         var opened: OpaquePointer?
         guard remains_open(&opened, memory.baseAddress, memory.count) == 0, let remains = opened else { throw StateFault("it is not whole") }
         defer { remains_close(remains) }
         var parts: [Ledger.Kind: UnsafeRawBufferPointer] = [:]
         var (sessions, locals): ([UInt32: SessionRecord], [UInt32: Local]) = ([:], [:])
-        var (streams, waiting): ([(session: UInt32, Record)], [Int32]) = ([], [])
+        var (streams, waiting): ([(session: UInt32, record: Record)], [Int32]) = ([], [])
         for record in 1..<max(1, remains_count(remains)) {
             var count = 0
             guard let start = remains_record(remains, record, &count) else { continue }
@@ -85,9 +92,20 @@ package final class Remains {
                 try part.number(&listener, in: 3...Int32.max)
                 waiting.append(fd)
                 lost.append(Lost(kind: .accepted, token: Operation.accept.token(), descriptor: listener, result: fd, bytes: []))
+            case .closing:
+                var fd: Int32 = -1
+                try part.number(&fd)
+                closing.append(fd)
             case .stopping: try part.choice(&stopping)
             case .process, .telemetry, .names, .server, .places: parts[kind] = UnsafeRawBufferPointer(start: start + 8, count: count - 8)
             }
+        }
+        let suspect = remains_root(remains, Ledger.sessionRoot)
+        if isGivenUp(suspect), let index = sessions.first(where: { $0.value.name == suspect })?.key {
+            givenUp = String(suspect >> 40, radix: 16)
+            sessions[index] = nil
+            for stream in streams where stream.session == index && stream.record.isOwned { locals[stream.record.owner] = nil }
+            streams.removeAll { $0.session == index }
         }
         for (index, stream) in streams {
             guard sessions[index] != nil else { throw StateFault("a stream without a session") }
@@ -119,8 +137,17 @@ package final class Remains {
                 throw StateFault("its memory is not there")
             }
             defer { munmap(memory, count) }
-            return try Remains(UnsafeRawBufferPointer(start: memory, count: count))
+            return try Remains(UnsafeRawBufferPointer(start: memory, count: count), isGivenUp: blame)
         }
+    }
+
+    /// Whether the session that was worked on at the last death is left out.
+    private static func blame(_ session: UInt64) -> Bool {
+        guard let keeper = Keeper.ofThisProcess else { return false }
+        let before = keeper.suspect
+        var suspect = Suspect(session: before.session, diedAt: before.diedAt, isGivenUp: before.isGivenUp)
+        defer { keeper.suspect = (suspect.session, suspect.diedAt, suspect.isGivenUp) }
+        return suspect.blame(session, diedAt: keeper.diedAt, hasCrashed: keeper.hasCrashed)
     }
 
     // MARK: Records
@@ -129,6 +156,10 @@ package final class Remains {
         var (index, session): (UInt32, SessionRecord) = (0, SessionRecord())
         try part.number(&index)
         session.identity = try part.takeBytes(most: .max)
+        var owner = StateArchive(restoring: session.identity)
+        var streams = 0
+        try owner.number(&streams)
+        try owner.number(&session.name)
         session.sent = try part.takeBytes(most: .max)
         try part.number(&session.border)
         session.received = try part.takeBytes(most: .max)
@@ -248,9 +279,16 @@ package final class Remains {
     /// connection is reset: nobody knows which bytes are the next.
     private static func outcome(of operation: Ended, _ local: Local?, read: UInt64, written: UInt64) -> Int32? {
         guard let local, local.descriptor == operation.descriptor, operation.kind == .receive || operation.kind == .send else { return nil }
+        #if CANARIES
+        let isOrigin = Canary.selected != .countsNoSYN && (try? mapping(of: local))?.isOrigin ?? false
+        #else
         let isOrigin = (try? mapping(of: local))?.isOrigin ?? false
+        #endif
         guard let counts = TransferCounts(operation.descriptor, isDialled: isOrigin) else { return -ECONNRESET }
-        let (now, before) = operation.kind == .receive ? (counts.read, local.read + read) : (counts.written, local.written + written)
+        #if CANARIES
+        let read = Canary.selected == .countsNoFIN && counts.read == local.read + read && counts.read > 0 ? read &- 1 : read
+        #endif
+        let (now, before) = operation.kind == .receive ? (counts.read, local.read &+ read) : (counts.written, local.written + written)
         guard now >= before, let moved = Int32(exactly: now - before) else { return -ECONNRESET }
         return moved == 0 ? nil : moved
     }
@@ -260,7 +298,7 @@ package final class Remains {
     private func accepted(from listener: Int32) -> Int32? {
         // Carriers come back by themselves.
         guard userListeners.contains(listener), let own = Socket.localAddress(listener) else { return nil }
-        let unknown = Keeper.inherited.subtracting(descriptors).filter { fd in
+        let unknown = Keeper.inherited.subtracting(descriptors).subtracting(closing).filter { fd in
             guard let address = Socket.localAddress(fd), Socket.peerAddress(fd) != nil else { return false }
             return address.family == own.family && address.port == own.port && (own.path == nil || own.path == address.path)
         }

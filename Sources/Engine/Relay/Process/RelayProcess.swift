@@ -64,7 +64,7 @@ package final class RelayProcess {
     private(set) var isReleased = false
     private var trimmedAt: UInt64 = 0
     /// Called once, when what was taken over is committed.
-    var forgetPredecessor: (RelayProcess) -> Void = { _ in }
+    package var forgetPredecessor: (RelayProcess) -> Void = { _ in }
     private let keeper = Keeper.ofThisProcess
     /// When the host was last told of a network change.
     private var networkChangedAt: UInt64 = 0
@@ -196,8 +196,7 @@ package final class RelayProcess {
         reload.noteCertificateAge()
         manager.ready()
         signOfLife()
-        ledger?.commit()
-        forgetPredecessor(self)
+        if let ledger { ledger.commit { forgetPredecessor(self) } } else { forgetPredecessor(self) }
         forgetPredecessor = { _ in }
         planWait()
     }
@@ -449,6 +448,18 @@ extension RelayProcess {
 
     /// It is dead from here on: nothing that it does is kept.
     package func freeze() { ledger?.isDead = true }
+
+    /// It died in a commit (`records_die_after`), or was told so.
+    package var isFrozen: Bool { ledger?.isDead ?? false }
+
+    /// `body` is told of each session that is worked on, by the high word of its identity; 0: of none.
+    package func watchAttention(_ body: @escaping (UInt64) -> Void) { ledger?.watchAttention = body }
+
+    /// The high words of the identities of sessions that have streams.
+    package var busySessions: [UInt64] { sessions.all.filter { $0.endpoint.streamCount > 0 }.map(\.identity.high) }
+
+    /// Bytes of kept memory that hold records, queues and the journal.
+    package var keptByteCount: Int { ledger == nil ? 0 : kept_used(arena) }
 
     /// Nothing is under way: the state can be saved.
     package var isSettled: Bool { handover.isSettled }

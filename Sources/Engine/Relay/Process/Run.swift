@@ -56,7 +56,7 @@ public func run(
         let (relay, first) = try makeProcess(configuration, logger, reconfigure, state: state, remains: remains)
         if let state { Successor.release(state) }
         relay.handover.flush = flush
-        relay.forgetPredecessor = forgetPredecessor(relay.inheritance)
+        forgetPredecessor(relay)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
         if let first { listening("\(first)") }
         return relay.run()
@@ -81,12 +81,13 @@ public func run(
 
 /// What remains to be done when this process has committed what it took over from one that died: until then that one's descriptors are all
 /// that there is.
-private func forgetPredecessor(_ inheritance: Inheritance?) -> (RelayProcess) -> Void {
-    guard let keeper = Keeper.ofThisProcess else { return { _ in } }
+private func forgetPredecessor(_ relay: RelayProcess) {
+    guard let keeper = Keeper.ofThisProcess else { return }
+    let (inheritance, closeRest) = (relay.inheritance, relay.forgetPredecessor)
     let isFirst = keeper.deaths == 0 && keeper.failure == nil && inheritance == nil
     let others = isFirst ? [] : Keeper.inherited.subtracting(inheritance?.descriptors ?? []).subtracting(inheritance?.adopted ?? [])
-    return { relay in
-        inheritance?.closeRest()
+    relay.forgetPredecessor = { relay in
+        closeRest(relay)
         if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
         OpenDescriptors.close(others)
     }
@@ -104,7 +105,12 @@ package func makeProcess(
     try adminListeners(relay)
     if let inheritance {
         try relay.restoreState(inheritance)
-        if Keeper.ofThisProcess == nil { inheritance.closeRest() }  // Else `forgetPredecessor` does.
+        // With a keeper not before all is committed: a successor may need it.
+        if inheritance.isCrash || Keeper.ofThisProcess != nil {
+            relay.forgetPredecessor = { _ in inheritance.closeRest() }
+        } else {
+            inheritance.closeRest()
+        }
     }
     return (relay, first)
 }

@@ -95,6 +95,7 @@ final class Sessions {
         while next < dirty.count {
             let session = dirty[next]
             session.isDirty = false
+            relay.ledger?.attend(to: session)
             if !session.isEnded { pump(session) }
             next += 1
         }
@@ -204,6 +205,7 @@ final class Sessions {
 
     func handleTimeout(_ token: Token) {
         guard let session = table.find(token) else { return }
+        relay.ledger?.attend(to: session)
         session.timerAt = .max
         if session.endpoint.isSilenceSuspicious(now: relay.instant), let carrier = session.carrier,
             let facts = PathFacts(carrier.fd), facts.explainsSilence

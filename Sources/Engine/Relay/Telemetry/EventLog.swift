@@ -113,7 +113,8 @@ struct EventLog {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .keepingFailed, .draining, .stopped, .sessionClosedByPeer,
+            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .sessionGivenUp, .keepingFailed, .draining, .stopped,
+            .sessionClosedByPeer,
             .nameUnresolved, .outOfMemory,
             .serverUnreachable,
             .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
@@ -230,6 +231,13 @@ private struct Line {
             Line(.notice, "upgraded", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
         case .recovered(let connections, let pause, let reason):
             Line(.warning, "recovered", ["connections": "\(connections)", "pause": "\(pause / 1_000_000)ms", "reason": "\(reason)"])
+        case .sessionGivenUp(let name):
+            Line(
+                .error, "session given up",
+                [
+                    "session": "\(name)", "reason": "the process crashed twice within 10 s while it worked on it",
+                    "hint": "its connections are reset, the others continue; please report this",
+                ])
         case .keepingFailed(let reason):
             Line(.error, "connections would not outlive a crash", ["reason": "\(reason)", "hint": "restart the service when it suits its users"])
         case .handsOver(let program, let connections):
