@@ -64,13 +64,9 @@ public enum Canary: Int, CaseIterable, Sendable {
     case forgetsEnded
     /// A successor takes an operation that is committed for one that is not.
     case repeatsEnded
-    /// A listener is closed while records still name it.
-    case closesNamed
     /// Of a call whose result nobody knows: that this side's SYN counts as a byte is forgotten, or that a FIN does.
     case countsNoSYN
     case countsNoFIN
-    /// What the dead process had is closed before it is settled whose records the next one reads.
-    case closesTooSoon
     /// A session that crashes the process is never given up.
     case blamesNobody
 

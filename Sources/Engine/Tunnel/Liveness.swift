@@ -159,25 +159,25 @@ struct Liveness {
         if doubtedUntil == .never { doubtedUntil = now + patience }
     }
 
-    private func delay(_ roundTrip: Interval) -> Interval {
+    @inline(__always) private func delay(_ roundTrip: Interval) -> Interval {
         let repeated = Interval(nanoseconds: Liveness.repetitions.nanoseconds + (roundTrip * 5).nanoseconds)
         let usual = min(max(Liveness.suspicionMinimum, repeated), Liveness.suspicionMaximum)
         return max(usual, Interval(nanoseconds: min(roundTrips.handshake, Liveness.handshakeMaximum).nanoseconds / 2 * 3))
     }
 
     /// Of a satellite's path: while bytes come, its uplink may lose an answer several times in a row, among the acknowledgments that fill it.
-    private var farPatience: Interval { roundTrips.minimum >= Liveness.far ? roundTrips.minimum * Liveness.farRoundTrips : .zero }
+    @inline(__always) private var farPatience: Interval { roundTrips.minimum >= Liveness.far ? roundTrips.minimum * Liveness.farRoundTrips : .zero }
 
-    private var doubtDelay: Interval { delay(roundTrips.usual) }
-    private var suspicionDelay: Interval { delay(max(roundTrips.usual, lateness)) }
+    @inline(__always) private var doubtDelay: Interval { delay(roundTrips.usual) }
+    @inline(__always) private var suspicionDelay: Interval { delay(max(roundTrips.usual, lateness)) }
 
     /// When a probe is due.
-    var doubtAt: Instant { isInDoubt || isSuspected ? .never : min(end(of: doubtDelay), dueSince == nil ? .never : doubtedUntil) }
+    @inline(__always) var doubtAt: Instant { isInDoubt || isSuspected ? .never : min(end(of: doubtDelay), dueSince == nil ? .never : doubtedUntil) }
     /// When the carrier is suspected without any probe that was answered.
-    var suspicionAt: Instant { isSuspected ? .never : end(of: suspicionDelay) }
+    @inline(__always) var suspicionAt: Instant { isSuspected ? .never : end(of: suspicionDelay) }
 
     /// When an answer takes longer than on a path that works.
-    var lateAt: Instant {
+    @inline(__always) var lateAt: Instant {
         guard isWatched, !isInDoubt, !isSuspected, let dueSince else { return .never }
         #if CANARIES
         if Canary.selected == .neverLate { return .never }
@@ -193,7 +193,7 @@ struct Liveness {
     }
 
     /// When a silence is as long as `suspicionDelay`.
-    private func end(of suspicionDelay: Interval) -> Instant {
+    @inline(__always) private func end(of suspicionDelay: Interval) -> Instant {
         guard let dueSince else { return .never }
         #if CANARIES
         if Canary.selected == .noSuspicion { return .never }
@@ -208,7 +208,7 @@ struct Liveness {
         return max(at, patientUntil)
     }
 
-    private var pingAt: Instant {
+    @inline(__always) private var pingAt: Instant {
         if isSuspected { return pingedAt + Liveness.pingInDoubt }
         if openPing != nil { return .never }
         if wasActive { return pingedAt + Liveness.pingActive }
@@ -217,7 +217,7 @@ struct Liveness {
         return max(pingedAt, heardAt) + min(max(age, Liveness.pingActive), Liveness.pingIdle)
     }
 
-    var deadline: Instant { min(doubtAt, suspicionAt, lateAt, pingAt) }
+    @inline(__always) var deadline: Instant { min(doubtAt, suspicionAt, lateAt, pingAt) }
 
     /// Nothing comes at all. Only that may TCP explain: bytes that come without the answer show that the path works.
     func isSilent(now: Instant) -> Bool { heardSinceDue == 0 || now.since(heardAt) >= doubtDelay }

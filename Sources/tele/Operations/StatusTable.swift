@@ -20,18 +20,23 @@ struct StatusTable {
         return [
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
                 + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)"
-        ] + upgrades + [
+        ] + successions + [
             "\(status.connections) connections, \(HumanUnits.bytes(Double(status.heldBytes))) of at most "
                 + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident"
         ]
     }
 
-    private var upgrades: [String] {
-        guard let number = status.upgrades, number > 0, let uptime = status.programUptimeSeconds, let pause = status.upgradePauseSeconds else { return [] }
+    /// Who goes on with whose connections.
+    private var successions: [String] {
+        guard let uptime = status.programUptimeSeconds else { return [] }
+        if let line = succession("recovered from a crash", status.recoveries, uptime, status.recoveryPauseSeconds) { return [line] }
+        return succession("upgraded to \(status.version)", status.upgrades, uptime, status.upgradePauseSeconds).map { [$0] } ?? []
+    }
+
+    private func succession(_ what: String, _ number: UInt64?, _ ago: Double, _ pause: Double?) -> String? {
+        guard let number, number > 0, let pause else { return nil }
         let count = number > 1 ? ", \(number) times so far" : ""
-        return [
-            "upgraded to \(status.version) \(HumanUnits.seconds(uptime)) ago, pause \(HumanUnits.seconds(pause))\(count)"
-        ]
+        return "\(what) \(HumanUnits.seconds(ago)) ago, pause \(HumanUnits.seconds(pause))\(count)"
     }
 
     private var mappings: [String] {

@@ -1,5 +1,6 @@
 """What a user meets at the edges: half-closed standard streams, names that lead to several hosts, origins that move."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -443,7 +444,9 @@ class NameServer:
             first = self.turn % max(1, len(addresses))
             records = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(each)
                                for each in addresses[first:] + addresses[:first])
-            self.end.sendto(question[:2] + b"\x81\x80\0\1" + bytes([0, len(addresses)]) + b"\0" * 4 + question[12:end] + records, peer)
+            # The end may be closed meanwhile.
+            with contextlib.suppress(OSError):
+                self.end.sendto(question[:2] + b"\x81\x80\0\1" + bytes([0, len(addresses)]) + b"\0" * 4 + question[12:end] + records, peer)
 
 
 def name_server_that_is_silent(context):

@@ -19,7 +19,7 @@ import time
 
 from ends import Switchboard, call, exchange, observe, receive_exactly, require_reset, reset
 from groups import join, memory_group
-from path import binary
+from path import binary, status_of
 from process import Failure
 from runner import Case
 
@@ -360,6 +360,9 @@ def upgrades(context):
                 end_worker(keeper)
                 exchange(*pair)
                 exchange(*call(lab, path, switchboard))
+                seen = status_of(controls[role])
+                if seen["recoveries"] != 1 or not 0 < seen["recoveryPauseSeconds"] < 1:
+                    raise Failure(f"the {role} counts {seen['recoveries']} deaths, pause {seen['recoveryPauseSeconds']} s")
         for keeper in (path.client, path.server):
             keeper.signal(signal.SIGTERM)
             # Streams are open: a second one ends them.

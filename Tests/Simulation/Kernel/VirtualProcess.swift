@@ -272,7 +272,7 @@ final class VirtualProcess {
             isReady = []
             guard let remains else { break }
             if Trace.isOn { print("\(kernel.time / 1000) µs: host \(host) has died, another process goes on") }
-            if kernel.chance.oneIn(4) { callsLeft = kernel.chance.skewed(60) }
+            if kernel.chance.oneIn(2) { callsLeft = kernel.chance.skewed(60) }
             do {
                 hasBegun = try begin(nil, remains)
             } catch  where isDead {

@@ -36,6 +36,9 @@ final class Handover {
     /// Upgrades so far, and the pause of the last one in nanoseconds.
     private(set) var takeovers: UInt64 = 0
     private(set) var lastPause: UInt64 = 0
+    /// The same of processes that died.
+    private(set) var recoveries: UInt64 = 0
+    private(set) var recoveryPause: UInt64 = 0
 
     init(_ relay: RelayProcess) { self.relay = relay }
 
@@ -186,14 +189,19 @@ final class Handover {
         relay.replay(inheritance)
         // The kernel's counts have what was replayed.
         for index in inheritance.restored where relay.locals[index].pointee.fd >= 0 { relay.locals.beginCounts(index) }
-        lastPause = Clock.now() - min(Clock.now(), facts.settledSince)
+        let pause = Clock.now() - min(Clock.now(), facts.settledSince)
         guard !inheritance.isCrash else {
-            if let keeper = Keeper.ofThisProcess { lastPause = Clock.now() - min(Clock.now(), keeper.diedAt) }
+            recoveryPause = pause
+            if let keeper = Keeper.ofThisProcess {
+                recoveryPause = Clock.now() - min(Clock.now(), keeper.diedAt)
+                recoveries = UInt64(keeper.deaths)
+            }
             relay.listeners.lookAgain()
             if let name = inheritance.givenUp { relay.events.note(.sessionGivenUp(name)) }
             defer { if inheritance.stopping != .running { relay.request(gently: inheritance.stopping == .draining) } }
-            return relay.events.note(.recovered(connections: relay.locals.count, pause: lastPause, reason: causeOfDeath))
+            return relay.events.note(.recovered(connections: relay.locals.count, pause: recoveryPause, reason: causeOfDeath))
         }
+        lastPause = pause
         relay.events.note(.tookOver(from: facts.version, connections: relay.locals.count, pause: lastPause))
         askers = facts.askers
         let count = relay.locals.count

@@ -349,11 +349,7 @@ final class Listeners {
     }
 
     private func release(_ index: Int) {
-        #if CANARIES
-        if Canary.selected == .closesNamed { Socket.close(entries[index].fd) } else { relay.loop.close(entries[index].fd) }
-        #else
         relay.loop.close(entries[index].fd)
-        #endif
         entries[index].state = .gone
         relay.ledger?.isConfigurationTouched = true
     }

@@ -89,9 +89,6 @@ final class Ledger {
             fail("there is no memory for it")
             return holds()
         }
-        #if CANARIES
-        if Canary.selected == .closesTooSoon { relay.loop.committed() }
-        #endif
         holds()
         relay.loop.committed()
         relay.confirmSignals()

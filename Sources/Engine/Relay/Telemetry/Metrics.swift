@@ -10,6 +10,8 @@ enum Metrics {
         page.gauge("tele_uptime_seconds", "Time since the process started; upgrades do not count as starts.", status.uptimeSeconds)
         page.counter("tele_upgrades_total", "Upgrades of the running process.", status.upgrades ?? 0)
         page.gauge("tele_upgrade_pause_seconds", "Pause of the last upgrade.", status.upgradePauseSeconds ?? 0)
+        page.counter("tele_recoveries_total", "Deaths of the process that its connections survived (-keeper).", status.recoveries ?? 0)
+        page.gauge("tele_recovery_pause_seconds", "Pause of the last of them.", status.recoveryPauseSeconds ?? 0)
         page.gauge("tele_draining", "1 while the process drains or stops.", status.state == "running" ? 0 : 1)
         page.gauge("tele_connections", "Connections of users, or to origins, that are open.", Double(status.connections))
         page.gauge("tele_sessions", "Sessions, with a carrier or without.", Double(status.sessions.count))

@@ -90,6 +90,10 @@ public struct Status: Codable, Sendable {
     /// Upgrades so far, and the pause of the last one.
     public let upgrades: UInt64?
     public let upgradePauseSeconds: Double?
+    /// How often another process went on after one that had died (`-keeper`), and for how long nothing moved the last time. Nil: the process is
+    /// older than these fields.
+    public let recoveries: UInt64?
+    public let recoveryPauseSeconds: Double?
     public let connections: Int
     public let readBytes: UInt64
     public let takenBytes: UInt64
@@ -155,7 +159,8 @@ extension RelayProcess {
             mappings: configuration.mappings.map { row($0, isReverse: false) } + configuration.reverseMappings.map { row($0, isReverse: true) },
             driver: loop.driverName, security: security, certificateExpiry: credentials?.expiry.map(Double.init), state: state,
             uptimeSeconds: seconds(since: startedAt), programUptimeSeconds: seconds(since: programStartedAt), upgrades: handover.takeovers,
-            upgradePauseSeconds: Double(handover.lastPause) / 1e9,
+            upgradePauseSeconds: Double(handover.lastPause) / 1e9, recoveries: handover.recoveries,
+            recoveryPauseSeconds: Double(handover.recoveryPause) / 1e9,
             connections: locals.count, readBytes: total.read, takenBytes: total.taken,
             splicedBytes: sendSplice.byteCount, passedBytes: receiveSplice.byteCount,
             heldBytes: budget.held, heldBytesMaximum: budget.total, sessionBytesMaximum: budget.sessionMaximum, waitingBytes: budget.waiting,
