@@ -9,7 +9,8 @@ public struct StateArchive: ~Copyable {
     @usableFromInline var memory: UnsafeMutableRawPointer
     @usableFromInline var capacity: Int
     /// Bytes written, or bytes to read.
-    public internal(set) var byteCount: Int
+    @usableFromInline var filled: Int
+    public var byteCount: Int { filled }
     @usableFromInline var offset = 0
 
     /// Saves.
@@ -17,7 +18,7 @@ public struct StateArchive: ~Copyable {
         isSaving = true
         capacity = 4096
         memory = .allocate(byteCount: capacity, alignment: 16)
-        byteCount = 0
+        filled = 0
     }
 
     /// Restores from `bytes`, which stay valid as long as the archive.
@@ -25,7 +26,7 @@ public struct StateArchive: ~Copyable {
         isSaving = false
         capacity = 0
         memory = UnsafeMutableRawPointer(mutating: bytes.baseAddress ?? UnsafeRawPointer(bitPattern: 16)!)
-        byteCount = bytes.count
+        filled = bytes.count
     }
 
     deinit { if isSaving { memory.deallocate() } }
@@ -33,11 +34,11 @@ public struct StateArchive: ~Copyable {
     /// Saving: begins anew, with the memory that it has.
     public mutating func restart() {
         precondition(isSaving, "an archive that is read begins once")
-        byteCount = 0
+        filled = 0
     }
 
     /// What was saved, until the archive changes.
-    public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }
+    public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: filled) }
 
     // MARK: Fields
 
@@ -78,7 +79,7 @@ public struct StateArchive: ~Copyable {
     public mutating func count(_ count: Int, most: Int) throws(StateFault) -> Int {
         var count = count
         try number(&count, in: 0...max(0, most))
-        guard isSaving || count <= byteCount - offset else { throw StateFault("more is counted than is there") }
+        guard isSaving || count <= filled - offset else { throw StateFault("more is counted than is there") }
         return count
     }
 
@@ -133,24 +134,24 @@ public struct StateArchive: ~Copyable {
     public mutating func appendRest(_ bytes: UnsafeRawBufferPointer) {
         guard let source = bytes.baseAddress, bytes.count > 0 else { return }
         makeRoom(bytes.count)
-        (memory + byteCount).copyMemory(from: source, byteCount: bytes.count)
-        byteCount += bytes.count
+        (memory + filled).copyMemory(from: source, byteCount: bytes.count)
+        filled += bytes.count
     }
 
     /// Saving: room for `count` bytes behind their count, for the caller to fill before the archive changes.
     public mutating func appendRoom(_ count: Int) -> UnsafeMutableRawBufferPointer {
         append(UInt64(count))
         makeRoom(count)
-        byteCount += count
-        return UnsafeMutableRawBufferPointer(start: memory + byteCount - count, count: count)
+        filled += count
+        return UnsafeMutableRawBufferPointer(start: memory + filled - count, count: count)
     }
 
     /// Saves what `body` saves behind the count of its bytes.
     public mutating func section(_ body: (inout StateArchive) throws(StateFault) -> Void) throws(StateFault) {
-        let place = byteCount
+        let place = filled
         append(0)
         try body(&self)
-        (memory + place).storeBytes(of: UInt64(byteCount - place - 8).littleEndian, as: UInt64.self)
+        (memory + place).storeBytes(of: UInt64(filled - place - 8).littleEndian, as: UInt64.self)
     }
 
     /// Restores bytes behind their count. Valid as long as what is restored from.
@@ -161,19 +162,19 @@ public struct StateArchive: ~Copyable {
     }
 
     /// Restoring: all has been read.
-    public var isAtEnd: Bool { offset == byteCount }
+    public var isAtEnd: Bool { offset == filled }
 
     // MARK: The seal
 
     /// Saving: the last thing, after which nothing may be changed.
-    public mutating func seal() { append(sum(of: byteCount)) }
+    public mutating func seal() { append(sum(of: filled)) }
 
     /// Restoring: nothing was changed since it was sealed. Before the first field.
     public mutating func checkSeal() throws(StateFault) {
-        guard byteCount >= 8, sum(of: byteCount - 8) == UInt64(littleEndian: (memory + byteCount - 8).loadUnaligned(as: UInt64.self)) else {
+        guard filled >= 8, sum(of: filled - 8) == UInt64(littleEndian: (memory + filled - 8).loadUnaligned(as: UInt64.self)) else {
             throw StateFault("its sum is not that of its bytes")
         }
-        byteCount -= 8
+        filled -= 8
     }
 
     /// Multiplications by an odd number, whose high bits come down (the finish of MurmurHash3): each word changes all that follows.
@@ -193,25 +194,26 @@ public struct StateArchive: ~Copyable {
         return sum
     }
 
-    @usableFromInline
+    @inlinable
     mutating func append(_ word: UInt64) {
-        makeRoom(8)
-        (memory + byteCount).storeBytes(of: word.littleEndian, as: UInt64.self)
-        byteCount += 8
+        if capacity - filled < 8 { makeRoom(8) }
+        (memory + filled).storeBytes(of: word.littleEndian, as: UInt64.self)
+        filled += 8
     }
 
     @usableFromInline
     mutating func take() throws(StateFault) -> UInt64 {
-        guard byteCount - offset >= 8 else { throw StateFault("it ends too early") }
+        guard filled - offset >= 8 else { throw StateFault("it ends too early") }
         defer { offset += 8 }
         return UInt64(littleEndian: (memory + offset).loadUnaligned(as: UInt64.self))
     }
 
-    private mutating func makeRoom(_ count: Int) {
-        guard byteCount + count > capacity else { return }
-        let larger = max(capacity * 2, byteCount + count)
+    @usableFromInline
+    mutating func makeRoom(_ count: Int) {
+        guard filled + count > capacity else { return }
+        let larger = max(capacity * 2, filled + count)
         let fresh = UnsafeMutableRawPointer.allocate(byteCount: larger, alignment: 16)
-        fresh.copyMemory(from: memory, byteCount: byteCount)
+        fresh.copyMemory(from: memory, byteCount: filled)
         memory.deallocate()
         (memory, capacity) = (fresh, larger)
     }

@@ -48,8 +48,8 @@ extension Endpoint {
     public mutating func takeChanges<Fault>(
         _ save: (inout Endpoint, StreamSlot, StreamOwner, inout UInt32) throws(Fault) -> Void, drop: (UInt32) -> Void
     ) throws(Fault) {
-        for record in table.takeRemoved() { drop(record) }
-        for slot in table.takeTouched() {
+        while let record = table.takeRemoved() { drop(record) }
+        while let slot = table.takeTouched() {
             var record = table.record(slot)
             try save(&self, slot, table.owner(slot), &record)
             table.setRecord(slot, record)

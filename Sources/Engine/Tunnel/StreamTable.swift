@@ -121,19 +121,17 @@ struct StreamTable: ~Copyable {
         touched.append(slot)
     }
 
-    mutating func takeRemoved() -> [UInt32] {
-        defer { removed.removeAll(keepingCapacity: true) }
-        return removed
-    }
+    /// The record of a stream that was removed. Nil: no more.
+    mutating func takeRemoved() -> UInt32? { removed.popLast() }
 
-    /// Each once.
-    mutating func takeTouched() -> [StreamSlot] {
-        defer { touched.removeAll(keepingCapacity: true) }
-        return touched.filter { slot in
-            guard isUsed[Int(slot)], records[Int(slot)].isTouched else { return false }
+    /// A stream that was changed, each once. Nil: no more.
+    mutating func takeTouched() -> StreamSlot? {
+        while let slot = touched.popLast() {
+            guard isUsed[Int(slot)], records[Int(slot)].isTouched else { continue }
             records[Int(slot)].isTouched = false
-            return true
+            return slot
         }
+        return nil
     }
 
     func owner(_ slot: StreamSlot) -> StreamOwner { records[Int(slot)].owner }

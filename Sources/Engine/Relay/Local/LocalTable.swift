@@ -43,16 +43,15 @@ final class LocalTable {
         touched.append(index)
     }
 
-    func takeTouched() -> [UInt32] {
-        defer { touched.removeAll(keepingCapacity: true) }
-        for index in touched { unnoted(index).pointee.isTouched = false }
-        return touched
+    /// A socket that was changed, each once. Nil: no more.
+    func takeTouched() -> UInt32? {
+        guard let index = touched.popLast() else { return nil }
+        unnoted(index).pointee.isTouched = false
+        return index
     }
 
-    func takeRemoved() -> [UInt32] {
-        defer { removed.removeAll(keepingCapacity: true) }
-        return removed
-    }
+    /// The record of a socket that was removed. Nil: no more.
+    func takeRemoved() -> UInt32? { removed.popLast() }
 
     @inline(__always)
     func token(_ index: UInt32, _ operation: Operation) -> Token { operation.token(index, unnoted(index).pointee.generation) }

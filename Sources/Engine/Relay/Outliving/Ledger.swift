@@ -63,14 +63,12 @@ final class Ledger {
             return goOn()
         }
         do throws(StateFault) {
-            let touched = sessions
-            sessions.removeAll(keepingCapacity: true)
-            for session in touched {
+            while let session = sessions.popLast() {
                 session.isTouched = false
                 if session.isEnded { drop(session) } else { try save(session) }
             }
-            for index in relay.locals.table.takeTouched() { try saveLocal(index) }
-            for record in relay.locals.table.takeRemoved() { record_drop(arena, record) }
+            while let index = relay.locals.table.takeTouched() { try saveLocal(index) }
+            while let record = relay.locals.table.takeRemoved() { record_drop(arena, record) }
             try saveProcess()
         } catch {
             // What cannot be saved cannot be restored: better nothing than a part.
