@@ -4,7 +4,7 @@ import Wire
 
 /// The carriers of a small conversation die at every byte: the first one (HELLO, WELCOME, frames of each kind) and the second (a resume with
 /// early bytes and replay: protocol 4.11 to 4.18, 5.9), from each side, in each way in which a carrier can die; with bytes that go by memory, spliced, and with a key.
-/// And its processes die at every system call, each place of it, and others go on with what they left.
+/// And its processes die before, during and after every system call, and others go on with what they left.
 public struct Sweep {
     /// Where the first carrier dies when the second is swept.
     private static let firstDeath = 700

@@ -206,7 +206,7 @@ class Bulk:
 
 
 def crowd(context):
-    """Thousands of idle connections and one in a hurry, while both sides die: each of them is there afterwards."""
+    """Many idle connections and one bulk stream, while both sides die: each of them is there afterwards."""
     lab = context.lab()
     path = context.path(lab, ORIGIN_PORT, **KEEPER)
     with Switchboard(lab, ORIGIN_PORT) as switchboard, contextlib.ExitStack() as stack:
