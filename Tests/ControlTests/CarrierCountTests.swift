@@ -6,7 +6,7 @@ import Time
 @Suite struct CarrierCountTests {
     private func at(_ seconds: UInt64) -> Instant { Instant(nanoseconds: seconds * 1_000_000_000) }
 
-    private func one(_ streams: Int, _ segments: UInt64, _ lost: UInt64) -> [UInt32: CarrierCount.Sample] {
+    private func one(_ streams: Int, _ segments: UInt64, _ lost: UInt64) -> [UInt64: CarrierCount.Sample] {
         [1: .init(streams: streams, sent: .init(segments: segments, lost: lost), received: .init(segments: 0, lost: 0))]
     }
 

@@ -1,4 +1,5 @@
 import Chance
+import Wire
 
 /// Everything that is decided before a run of whole processes begins. A seed enables its own subset of faults and its own budgets, so that
 /// rare combinations come up alone and undisturbed as well.
@@ -77,6 +78,8 @@ public struct Plan: Sendable {
         case crashes
         /// A session makes the process crash that works on it: it is given up, and nobody else's connections are lost.
         case poisoned
+        /// Many streams over a path that loses packets: the carrier has subflows (protocol 4.28).
+        case lossy
     }
 
     /// What stands at an address of the server's name.
@@ -135,8 +138,10 @@ public struct Plan: Sendable {
     var hasName: Bool { doors.count > 1 && listedFirst == nil }
     /// How long a client waits for a server before it goes to the next one.
     var failoverSeconds = 10
-    /// Of each client to its server.
-    var carriers = 1
+    /// Of each client to its server. Nil: as many connections as the path needs.
+    var carriers: Int? = 1
+    /// Connections to a server that a client has at most, besides one that takes another's place.
+    var connectionsMaximum: Int { carriers ?? 1 + Specification.subflowsMaximum }
     /// Clients have two interfaces, and paths to the servers from each.
     var hasTwoPaths = false
 
@@ -165,6 +170,8 @@ public struct Plan: Sendable {
     var latency: UInt64 = milliseconds(1)
     var jitter: UInt64 = 0
     var rate: UInt64 = 0
+    /// One burst in this many is lost between machines.
+    var lossOneIn = Plan.never
     /// What this side sends on the first client's carriers is changed on the way. With a key nobody notices; without one, that client's
     /// users may see anything.
     public var liar: Side?
@@ -252,6 +259,7 @@ public struct Plan: Sendable {
         hasTwoPaths = chance.oneIn(3)
         asksOneIn = chance.pick([Plan.never, Plan.never, 2, 1])
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
+        if chance.oneIn(6) { (carriers, lossOneIn) = (nil, 10) }
         self.chance = chance
         tell(told)
     }
@@ -278,7 +286,7 @@ public struct Plan: Sendable {
         self.story = story
         guard story != .mixed else { return }
         let (ways, asking, spread, twoPaths) = (reverseOneIn, asksOneIn, carriers, hasTwoPaths)
-        (carriers, hasTwoPaths) = (1, false)
+        (carriers, hasTwoPaths, lossOneIn) = (1, false, Plan.never)
         (reverseOneIn, asksOneIn) = (Plan.never, Plan.never)
         limits = VirtualKernel.Limits()
         doors = [.server]
@@ -373,6 +381,16 @@ public struct Plan: Sendable {
             latency = milliseconds(chance.pick([0, 1, 20]))
             faults = [.crash, .cut, .silence, .halfSilence]
             faultGap = milliseconds(200)
+        case .lossy:
+            (streams, bytesMaximum, opensWithin, healsAt) = (2 + chance.below(12), 3 << 20, 1, milliseconds(12_000))
+            (carriers, lossOneIn, latency, hasTwoPaths) = (nil, chance.pick([3, 10, 20]), milliseconds(chance.pick([5, 20, 50])), twoPaths)
+            (slowOneIn, resetsOneIn, reverseOneIn) = (chance.pick([1_000_000, 3]), chance.pick([1_000_000, 6]), ways)
+            limits.receiveBuffer = chance.pick([32, 64, 256]) << 10
+            limits.sendBuffer = limits.receiveBuffer
+            limits.shortOneIn = chance.pick([0, 3])
+            let usual: [Fault] = [.cut, .halfCut, .cutAtByte, .silence, .halfSilence, .forget, .oldHello, .lag, .freeze, .refuse, .upgrade, .reload]
+            faults = chance.pick([[], usual, usual + [.crash, .crash, .killClient]])
+            faultGap = milliseconds(700)
         case .twoPaths:
             (streams, opensWithin, healsAt, hasTwoPaths) = (2, 1, milliseconds(30_000), true)
             latency = milliseconds(chance.pick([1, 10, 60]))
@@ -390,6 +408,7 @@ public struct Plan: Sendable {
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
         case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned: break
+        case .lossy: script.total = bytesMaximum
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0
             return script

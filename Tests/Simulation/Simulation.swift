@@ -16,6 +16,7 @@ public final class Simulation {
         public var kills = 0
         /// How often a program took a process over.
         public var takeovers = 0
+        public var subflows = 0
         /// Of the changed states, those that were refused.
         public var refusedStates = 0
         /// System calls of the first client, and of the first server, until all was over.
@@ -61,7 +62,7 @@ public final class Simulation {
         report.iterations = world.iterations
         report.trace = world.kernel.trace
         report.delivered = world.delivered
-        (report.losses, report.kills, report.takeovers) = (world.losses, world.kills, world.takeovers)
+        (report.losses, report.kills, report.takeovers, report.subflows) = (world.losses, world.kills, world.takeovers, world.subflows)
         report.refusedStates = world.kernel.refusedStates
         report.carriers = world.records
         report.callCounts = world.callCounts
@@ -94,7 +95,7 @@ public struct Campaign {
 
     /// True when all held.
     public func run(_ simulation: Simulation) -> Bool {
-        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0, takeovers = 0, refused = 0
+        var failures = 0, run = 0, steps = 0, iterations = 0, delivered = 0, losses = 0, kills = 0, takeovers = 0, refused = 0, subflows = 0
         let start = clock()
         for seed in first..<first + count where failures < failuresMaximum {
             nowRunning = seed
@@ -107,6 +108,7 @@ public struct Campaign {
             kills += report.kills
             takeovers += report.takeovers
             refused += report.refusedStates
+            subflows += report.subflows
             guard let failure = report.failure else { continue }
             failures += 1
             print("seed \(seed), step \(report.steps): \(failure)")
@@ -114,7 +116,7 @@ public struct Campaign {
         let took = Double(clock() - start) / Double(CLOCKS_PER_SEC)
         print(
             "\(run) seeds from \(first), \(failures) failed; \(iterations) iterations, \(steps) steps, \(delivered >> 20) MiB delivered, "
-                + "\(kills) kills and cuts, \(takeovers) takeovers\(spoilsStates ? " (\(refused) refused)" : ""), \(losses) connections lost, in \(Int(took)) s"
+                + "\(kills) kills and cuts, \(takeovers) takeovers\(spoilsStates ? " (\(refused) refused)" : ""), \(subflows) subflows, \(losses) connections lost, in \(Int(took)) s"
         )
         return failures == 0
     }

@@ -11,7 +11,7 @@ final class World {
     private let calls: Calls
     private(set) var failure: String?
     var delivered = 0
-    private(set) var losses = 0, kills = 0, iterations = 0, takeovers = 0
+    private(set) var losses = 0, kills = 0, iterations = 0, takeovers = 0, subflows = 0
 
     private(set) var servers: [VirtualProcess] = []
     private(set) var clients: [VirtualProcess] = []
@@ -70,7 +70,7 @@ final class World {
 
     func run() {
         faultInjector = FaultInjector(self)
-        kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate)
+        kernel.network.standard = VirtualNetwork.Path(latency: plan.latency, jitter: plan.jitter, rate: plan.rate, lossOneIn: plan.lossOneIn)
         kernel.onConnected = { [unowned self] in carrierConnected($0, $1) }
         if plan.hasTwoPaths { kernel.hostsWithTwo = Set((0..<plan.clients).map { World.clientHost + $0 }) }
         for host in serverHosts + (0..<plan.clients).map({ World.clientHost + $0 }) {
@@ -101,6 +101,7 @@ final class World {
         if let misuse = kernel.misuse { fail(misuse) }
         if Trace.isOn { print("over at \((talkersOverAt - start) / 1_000_000) ms, overdraft \(processes.map(\.overdraftPeak))") }
         audit()
+        subflows += processes.reduce(0) { $0 + ($1.relay?.subflowTotal ?? 0) }
         callCounts = [clients[0].callCount, servers[0].callCount]
         stop()
         for process in processes {
@@ -206,9 +207,9 @@ final class World {
             }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
             // Listeners, watches, a sink, and carriers and a spare one for each client; attempts to reach preferred servers that are not there.
-            let most = 12 + (1 + plan.carriers * (plan.hasTwoPaths ? 2 : 1)) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
+            let most = 12 + (1 + plan.connectionsMaximum * (plan.hasTwoPaths ? 2 : 1)) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
-            if !plan.mayLose, relay.usedByteCount > (plan.clients * plan.carriers + 1) * (600 << 10) {
+            if !plan.mayLose, relay.usedByteCount > (plan.clients * plan.connectionsMaximum + 1) * (600 << 10) {
                 fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
             }
         }
@@ -321,6 +322,7 @@ final class World {
     func replace(_ process: VirtualProcess) {
         iterations += process.iterations
         takeovers += process.takeovers + process.crashes
+        subflows += process.relay?.subflowTotal ?? 0
         kills += 1
         process.die()
         do {

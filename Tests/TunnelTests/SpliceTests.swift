@@ -5,14 +5,15 @@ import Wire
 
 /// What goes past memory has the places, limits and acknowledgments of everything else. The simulator drives it among faults.
 @Suite struct SpliceTests {
-    private let header = UnsafeMutableRawBufferPointer.allocate(byteCount: 64, alignment: 8)
-    private let control = UnsafeMutableRawBufferPointer.allocate(byteCount: Endpoint.controlBufferByteCount, alignment: 8)
-    private let now = Instant(nanoseconds: 1_000_000_000)
+    private let server = ServerAtWork()
+    private var header: UnsafeMutableRawBufferPointer { server.header }
+    private var control: UnsafeMutableRawBufferPointer { server.control }
+    private var now: Instant { server.now }
 
     /// protocol 5.2
     @Test func aSplicedFrameIsADataFrame() throws {
-        var endpoint = try established(dataLimit: 1 << 20)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 1 << 20)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         #expect(endpoint.spliceRoom(slot) == 10_000)
         let (frame, batch) = endpoint.splice(slot, 7000, header: header, control: control, now: now)
         #expect(batch.rest == 0 && batch.more == frame.headerByteCount + 7000 && endpoint.sent == UInt64(batch.start) + UInt64(batch.more))
@@ -25,8 +26,8 @@ import Wire
     }
 
     @Test func nothingIsSplicedBeforeItsStreamsOwnBytes() throws {
-        var endpoint = try established(dataLimit: 1 << 20)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 1 << 20)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         endpoint.write(slot, 5)
         #expect(endpoint.spliceRoom(slot) == 0 && endpoint.hasWaiting)
         _ = endpoint.nextFrame(into: header, payloadMaximum: 100, now: now)
@@ -40,22 +41,22 @@ import Wire
     }
 
     @Test func withoutACarrierNothingIsSpliced() throws {
-        var endpoint = try established(dataLimit: 1 << 20)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 1 << 20)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         endpoint.carrierLost()
         #expect(endpoint.spliceRoom(slot) == 0)
     }
 
     /// protocol 7.2
     @Test func theSessionsCreditBindsItToo() throws {
-        var endpoint = try established(dataLimit: 2000)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 2000)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         #expect(endpoint.spliceRoom(slot) == 2000)
     }
 
     @Test func payloadThatWasPassedIsReceived() throws {
-        var endpoint = try established(dataLimit: 1 << 20)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 1 << 20)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         var writer = ByteWriter(header)
         writer.appendDataHeader(stream: 0, payloadByteCount: 500)
         var offset = 0
@@ -73,39 +74,13 @@ import Wire
 
     /// Bytes of a stream that we reset are nobody's: they are read and dropped, not passed on.
     @Test func nobodysPayloadIsNotPassed() throws {
-        var endpoint = try established(dataLimit: 1 << 20)
-        let slot = try opened(&endpoint, credit: 10_000)
+        var endpoint = try server.established(dataLimit: 1 << 20)
+        let slot = try server.opened(&endpoint, credit: 10_000)
         var writer = ByteWriter(header)
         writer.appendDataHeader(stream: 0, payloadByteCount: 500)
         var offset = 0
         _ = try endpoint.receive(UnsafeRawBufferPointer(rebasing: header[..<writer.count]).bytes, at: &offset, now: now)
         endpoint.reset(slot, .reset, now: now)
         #expect(endpoint.payloadDue == nil)
-    }
-
-    // MARK: An endpoint at work
-
-    private func established(dataLimit: UInt64) throws -> Endpoint {
-        var endpoint = Endpoint(role: .server, limits: .init(retained: 1 << 20, received: 1 << 20, streams: 8), now: now)
-        let hello = Hello(identity: .none, attempt: 1, received: 0, replay: 0, earlyByteCount: 0, dataLimit: dataLimit)
-        #expect(try endpoint.accept(hello, now: now) != nil)
-        endpoint.greetingSent()
-        return endpoint
-    }
-
-    /// A stream of the peer's; what it owes at first has left.
-    private func opened(_ endpoint: inout Endpoint, credit: UInt64) throws -> StreamSlot {
-        var writer = ByteWriter(header)
-        writer.appendOpen(stream: 0, target: 0, sendCredit: 10_000, receiveCredit: credit)
-        var offset = 0
-        guard
-            case .opened(let slot, _) = try endpoint.receive(
-                UnsafeRawBufferPointer(rebasing: header[..<writer.count]).bytes,
-                at: &offset, now: now)
-        else { throw ProtocolFault("not opened") }
-        endpoint.adopt(slot, owner: 9)
-        let batch = endpoint.nextBatch(limit: 1000, control: control, now: now)
-        endpoint.batchSent(batch, batch.byteCount)
-        return slot
     }
 }

@@ -33,6 +33,7 @@ struct DocumentTests {
         #expect(
             shown == [
                 FrameType.acknowledgment: "ACK", FrameType.ping: "PING", FrameType.pong: "PONG", FrameType.close: "CLOSE",
+                FrameType.subflows: "SUBFLOWS",
                 FrameType.welcome: "WELCOME", FrameType.refuse: "REFUSE", FrameType.open: "OPEN", FrameType.data: "DATA",
                 FrameType.fin: "FIN", FrameType.reset: "RESET", FrameType.streamCredit: "STREAM_CREDIT",
                 FrameType.sequenced: "sequenced", FrameType.optional: "optional",
@@ -53,6 +54,9 @@ struct DocumentTests {
                 "reasonMaximum": UInt64(Specification.reasonMaximum),
                 "initialCreditMaximum": Specification.initialCreditMaximum,
                 "earlyMaximum": UInt64(Specification.earlyMaximum),
+                "subflowsMaximum": UInt64(Specification.subflowsMaximum),
+                "subflowNumberMaximum": Specification.subflowNumberMaximum,
+                "chunkMaximum": UInt64(Specification.chunkMaximum),
                 "offsetMaximum": Specification.offsetMaximum,
             ])
     }

@@ -54,10 +54,10 @@ struct HandshakeTests {
             Issue.record("no WELCOME")
             return
         }
-        (welcome.server, welcome.holdSeconds) = (goldenServer, 7)
-        for more in [0, 1, 64, 878] {
-            let body = Array(goldenAnswers[1].bytes[3...]) + [0] + goldenServerBytes + [0, 0, 0, 7] + [UInt8](repeating: 0xee, count: more)
-            #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 149 + more))
+        (welcome.server, welcome.holdSeconds, welcome.subflows) = (goldenServer, 7, 5)
+        for more in [0, 1, 64, 877] {
+            let body = Array(goldenAnswers[1].bytes[3...]) + [0] + goldenServerBytes + [0, 0, 0, 7, 5] + [UInt8](repeating: 0xee, count: more)
+            #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 150 + more))
         }
     }
 
@@ -101,9 +101,6 @@ struct HandshakeTests {
         #expect(brink.frame(frame(FrameType.welcome, body.dropLast())) == .fault("WELCOME ends inside a field"))
     }
 
-    private let goldenServer = ServerIdentity(run: 0x0102_0304_0506_0708, place: 0x1112_1314_1516_1718)
-    private let goldenServerBytes = bytes("01 02 03 04 05 06 07 08 11 12 13 14 15 16 17 18")
-
     /// protocol 4.2, 4.24
     @Test func aServerStandsBehindTheAnswers() {
         guard case .welcome(var welcome) = goldenAnswers[1].message else {
@@ -113,7 +110,7 @@ struct HandshakeTests {
         let plain = Array(goldenAnswers[1].bytes[3...])
         for answers in [[], [.served, .forbidden]] as [[Welcome.OriginAnswer]] {
             (welcome.answers, welcome.server, welcome.holdSeconds) = (answers, goldenServer, 604_800)
-            let body = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + goldenServerBytes + bytes("00 09 3a 80")
+            let body = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + goldenServerBytes + bytes("00 09 3a 80 00")
             #expect(encoded(.welcome(welcome)) == frame(FrameType.welcome, body))
             #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 3 + body.count))
             // A server that is older says less.

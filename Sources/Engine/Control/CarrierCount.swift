@@ -62,7 +62,7 @@ public struct CarrierCount: Sendable {
     public static let kept = Interval.seconds(600)
 
     public let maximum: Int
-    private var last: [UInt32: Sample] = [:]
+    private var last: [UInt64: Sample] = [:]
     private var sending = Path()
     private var receiving = Path()
     private var lostAt: Instant?
@@ -70,8 +70,11 @@ public struct CarrierCount: Sendable {
 
     public init(maximum: Int) { self.maximum = maximum }
 
+    /// From here on it is counted.
+    public mutating func begin(_ samples: [UInt64: Sample]) { last = samples }
+
     /// `samples`: of each carrier, by a number that is its own. Returns how many there shall be.
-    public mutating func judge(_ samples: [UInt32: Sample], now: Instant) -> Int {
+    public mutating func judge(_ samples: [UInt64: Sample], now: Instant) -> Int {
         var (sent, received) = (Direction(segments: 0, lost: 0), Direction(segments: 0, lost: 0))
         for (number, sample) in samples {
             guard let before = last[number] else { continue }

@@ -69,6 +69,10 @@ public enum Canary: Int, CaseIterable, Sendable {
     case countsNoFIN
     /// A session that crashes the process is never given up.
     case blamesNobody
+    /// Chunks of a carrier are read in the order in which its subflows bring them.
+    case readsChunksAsTheyCome
+    /// A subflow may join whatever carrier the session has now.
+    case joinsAnyCarrier
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -131,6 +131,10 @@ public struct Endpoint: ~Copyable {
     /// `nextBatch` gave a batch that `batchSent` has not reported; or the carrier is new and its greeting still leaves.
     var isBatchOut = false
 
+    /// Whether our bytes leave the carrier's own connection (docs/protocol.md 4.28): it is owed to say so, the frame is encoded, or was handed over.
+    enum Spreading { case no, owed, encoded, done }
+    var spreading = Spreading.no
+
     public internal(set) var isAttached = false
     /// The session has been agreed on once: frames may take their place.
     public internal(set) var isEstablished = false

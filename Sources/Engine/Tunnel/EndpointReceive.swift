@@ -15,6 +15,8 @@ public enum Received: Equatable {
     case reset(StreamOwner, ResetCode)
     /// The peer ended the session.
     case closed(CloseCode, reason: String)
+    /// What the peer sends goes on in chunks, over the carrier's subflows; nothing follows here.
+    case spread
 }
 
 extension Endpoint {
@@ -157,7 +159,7 @@ extension Endpoint {
             return nil
         case .unknown:
             return nil
-        case .data, .acknowledgment, .ping, .pong, .close, .welcome, .refuse:
+        case .data, .acknowledgment, .ping, .pong, .close, .welcome, .refuse, .subflows:
             preconditionFailure("not a sequenced control frame")
         }
     }
@@ -214,6 +216,8 @@ extension Endpoint {
             liveness.receivePong(token, isDue: handed > acknowledged, now: now)
         case .close(let code, let reason):
             return .closed(code, reason: reason)
+        case .subflows:
+            return .spread
         case .unknown:
             break
         case .welcome, .refuse:

@@ -114,5 +114,6 @@ extension Endpoint {
         controlBytes = ControlBytes()
         isBatchOut = false
         owedPong = nil
+        spreading = .no
     }
 }

@@ -14,7 +14,7 @@ extension Endpoint {
     /// Most payload that anybody may send now past memory, in one frame. 0: what has its place must leave first, or nothing may go.
     public var spliceRoom: Int {
         guard isEstablished, isAttached, !isBatchOut, !liveness.isSuspected, owedClose == nil, sent == cursor,
-            controlBytes.range.isEmpty
+            controlBytes.range.isEmpty, spreading != .owed
         else { return 0 }
         return max(
             0,

@@ -169,13 +169,19 @@ extension Endpoint {
     /// The owner's greeting, with what follows it, has left: batches may follow.
     public mutating func greetingSent() { isBatchOut = false }
 
+    /// The carrier has subflows: the next batch ends with SUBFLOWS, and what follows goes in chunks.
+    public mutating func spread() { if isAttached, spreading == .no { spreading = .owed } }
+
+    /// SUBFLOWS has been handed over: nothing more goes over the carrier's own connection.
+    public var isSpread: Bool { spreading == .done }
+
     /// Something is to be handed over, now. Mutating as `nextTimeout` is.
     public mutating func wantsBatch(now: Instant) -> Bool {
         isAttached && !isBatchOut && (sent > cursor || !controlBytes.range.isEmpty || owesControl(now))
     }
 
     func owesControl(_ now: Instant) -> Bool {
-        acknowledgmentDue <= now || owedPong != nil || (owedClose != nil && !closeIsEncoded) || liveness.owesPing(now: now)
+        acknowledgmentDue <= now || owedPong != nil || (owedClose != nil && !closeIsEncoded) || spreading == .owed || liveness.owesPing(now: now)
     }
 
     /// The next send, of about `limit` bytes. The previous one must have been reported by `batchSent`.
@@ -194,7 +200,7 @@ extension Endpoint {
             batch = Batch(start: cursor, rest: 0, control: 0..<0, more: min(limit, Int(sent - cursor)))
         } else {
             let rest = Int(controlBytes.offset - cursor)
-            let more = min(max(0, limit - rest), Int(sent - controlBytes.offset))
+            let more = spreading == .encoded ? 0 : min(max(0, limit - rest), Int(sent - controlBytes.offset))
             batch = Batch(start: cursor, rest: rest, control: controlBytes.range, more: more)
         }
         handed = max(handed, cursor + UInt64(batch.rest + batch.more))
@@ -211,6 +217,7 @@ extension Endpoint {
         let control = min(count - rest, batch.control.count)
         controlBytes.range = (controlBytes.range.lowerBound + control)..<controlBytes.range.upperBound
         cursor += UInt64(count - control)
+        if spreading == .encoded, controlBytes.range.isEmpty { spreading = .done }
     }
 
     mutating func encodeControl(_ buffer: UnsafeMutableRawBufferPointer, _ now: Instant) -> Int {
@@ -232,6 +239,11 @@ extension Endpoint {
         if let (code, reason) = owedClose, !closeIsEncoded {
             writer.appendClose(code: code, reason: reason.description)
             closeIsEncoded = true
+        }
+        // Last: what stands behind it is read as chunks.
+        if spreading == .owed {
+            writer.appendSubflows()
+            spreading = .encoded
         }
         return writer.count
     }

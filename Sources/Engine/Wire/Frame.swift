@@ -14,6 +14,8 @@ public enum Frame: Equatable {
     case close(code: CloseCode, reason: String)
     case welcome(Welcome)
     case refuse(Refusal)
+    /// The sender's bytes go on in chunks, over the carrier's subflows.
+    case subflows
     /// Unknown, optional, to be passed over.
     case unknown(sequenced: Bool)
 
@@ -21,7 +23,7 @@ public enum Frame: Equatable {
     public var isSequenced: Bool {
         switch self {
         case .open, .data, .fin, .reset, .streamCredit: true
-        case .acknowledgment, .ping, .pong, .close, .welcome, .refuse: false
+        case .acknowledgment, .ping, .pong, .close, .welcome, .refuse, .subflows: false
         case .unknown(let sequenced): sequenced
         }
     }
@@ -83,6 +85,8 @@ private func decodeBody(_ type: UInt8, _ body: RawSpan) throws(ProtocolFault) ->
         return .welcome(try Welcome(decoding: body))
     case FrameType.refuse:
         return .refuse(try Refusal(decoding: body))
+    case FrameType.subflows:
+        frame = .subflows
     default:
         guard type & FrameType.optional != 0 else { throw ProtocolFault("a frame of an unknown mandatory type") }
         return .unknown(sequenced: type & FrameType.sequenced != 0)

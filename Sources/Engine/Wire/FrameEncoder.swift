@@ -55,6 +55,11 @@ extension ByteWriter {
         append(contentsOf: words)
     }
 
+    public mutating func appendSubflows() {
+        append(FrameType.subflows)
+        append(varint: 0)
+    }
+
     private mutating func append(_ type: UInt8, _ first: UInt64, _ second: UInt64) {
         append(type)
         append(varint: UInt64(Varint.byteCount(first) + Varint.byteCount(second)))

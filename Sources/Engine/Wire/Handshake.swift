@@ -176,6 +176,8 @@ public struct Welcome: Equatable, Sendable {
     /// Which server this is, and for how many seconds it keeps a session without a carrier. Nil: it is older than these fields.
     public var server: ServerIdentity?
     public var holdSeconds: UInt32 = 0
+    /// How many subflows a carrier may have. 0: the server is older, or wants none.
+    public var subflows: UInt8 = 0
 
     public enum OriginAnswer: UInt8, Sendable {
         /// Streams may come.
@@ -205,7 +207,7 @@ public struct Welcome: Equatable, Sendable {
     /// Without answers.
     public static let leastByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount
     private var bodyByteCount: Int {
-        Welcome.fixedBodyByteCount + (answers.isEmpty && server == nil ? 0 : 1 + answers.count) + (server == nil ? 0 : ServerIdentity.byteCount + 4)
+        Welcome.fixedBodyByteCount + (answers.isEmpty && server == nil ? 0 : 1 + answers.count) + (server == nil ? 0 : ServerIdentity.byteCount + 4 + 1)
     }
     public var byteCount: Int { 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount }
     /// Where the proof starts: the bytes that it covers. The length takes two bytes, with and without answers.
@@ -230,6 +232,7 @@ public struct Welcome: Equatable, Sendable {
         guard let server else { return }
         writer.append(server)
         writer.append(integer: holdSeconds)
+        writer.append(subflows)
     }
 
     init(decoding body: RawSpan) throws(ProtocolFault) {
@@ -260,6 +263,7 @@ public struct Welcome: Equatable, Sendable {
         }
         guard let server = body.server(at: &offset), let hold = body.integer(UInt32.self, at: &offset) else { return }
         (self.server, holdSeconds) = (server, hold)
+        subflows = body.byte(at: &offset) ?? 0
     }
 }
 

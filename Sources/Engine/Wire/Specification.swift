@@ -23,6 +23,12 @@ public enum Specification {
     public static let initialCreditMaximum: UInt64 = 256 << 10
     /// Early bytes that may follow a resuming HELLO before the WELCOME.
     public static let earlyMaximum = 64 << 10
+    /// Subflows that a carrier has at a time, and the highest number of one (docs/protocol.md 4.28).
+    public static let subflowsMaximum = 8
+    public static let subflowNumberMaximum: UInt64 = 63
+    /// Longest chunk, without its header.
+    public static let chunkMaximum = 64 << 10
+
     /// No offset reaches this; a peer that names a larger one lies.
     public static let offsetMaximum = Varint.maximum
 
@@ -52,6 +58,7 @@ public enum FrameType {
     public static let ping: UInt8 = 0x02
     public static let pong: UInt8 = 0x03
     public static let close: UInt8 = 0x04
+    public static let subflows: UInt8 = 0x05
     public static let welcome: UInt8 = 0x11
     public static let refuse: UInt8 = 0x12
 

@@ -51,7 +51,7 @@ struct Tele: ParsableCommand {
     var hold: String?
     @Option(
         name: .go("carriers"),
-        help: ArgumentHelp("Client: connections to the server over which users are spread: auto (more on lossy paths), or 1 to 8.", valueName: "count"))
+        help: ArgumentHelp("Client: sessions over which users are spread: auto (one, with more connections on lossy paths), or 1 to 8.", valueName: "count"))
     var carriers: String?
     @Option(
         name: .go("paths"),

@@ -73,7 +73,7 @@ struct StatusTable {
         let colours: [Status.Session.Carrier: Int] = [.up: 32, .suspected: 33, .away: 31]
         let current = status.sessions.first { $0.isCurrent == true }?.server
         return [line(head)] + zip(rows, status.sessions).map { line($0, carrier: colours[$1.carrier]) }
-            + (current.map { ["new connections go to \(visible($0))"] } ?? []) + paths
+            + (current.map { ["new connections go to \(visible($0))"] } ?? []) + paths + subflows
     }
 
     /// Of sessions with a second path.
@@ -81,6 +81,13 @@ struct StatusTable {
         status.sessions.compactMap { session in
             guard let standby = session.standby else { return nil }
             return "session \(session.session) uses \(visible(session.interface ?? "its route")); \(visible(standby)) stands by"
+        }
+    }
+
+    /// Of sessions that several connections carry.
+    private var subflows: [String] {
+        status.sessions.compactMap { session in
+            session.subflows.map { "session \(session.session) is carried by \($0) connections, because the path loses packets" }
         }
     }
 

@@ -298,6 +298,7 @@ final class TCPSocket: VirtualFile {
     private func arrived(_ count: Int, _ flight: Int) {
         guard flight == self.flight, let peer, let remote else { return }
         guard !isSilent(host, remote.host) else { return lost() }
+        guard !kernel.network.loses(host, remote.host, &kernel.chance) else { return lost(isNoticed: true) }
         if diesAfter <= count, state == .connected { return die(peer) }
         if diesAfter != .max { diesAfter -= count }
         inFlight -= count
@@ -385,16 +386,19 @@ final class TCPSocket: VirtualFile {
         }
     }
 
-    /// Segments are lost; they go out again after the retransmission time-out, which doubles up to a second.
-    private func lost() {
+    /// Segments are lost; they go out again after the retransmission time-out, which doubles up to a second. `isNoticed`: the other side misses
+    /// them among others, so it takes a round trip only.
+    private func lost(isNoticed: Bool = false) {
         flight += 1
         inFlight = 0
         guard state == .connected else { return }
         lastArrival = 0
-        backoff += 1
+        if !isNoticed { backoff += 1 }
         repeatedSegments &+= 1
         let flight = flight
-        kernel.after(min(1_000_000_000, 200_000_000 << UInt64(min(backoff, 3)))) { [self] in if flight == self.flight { pump() } }
+        let pause =
+            isNoticed && backoff == 0 ? 2 * kernel.network[host, remote?.host ?? host].latency : min(1_000_000_000, 200_000_000 << UInt64(min(backoff, 3)))
+        kernel.after(pause) { [self] in if flight == self.flight { pump() } }
     }
 
     private func sendFIN() {

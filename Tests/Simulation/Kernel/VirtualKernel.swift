@@ -170,6 +170,8 @@ final class VirtualNetwork {
         var jitter: UInt64 = 0
         /// Bytes a second; 0: no limit.
         var rate: UInt64 = 0
+        /// One burst in this many is lost.
+        var lossOneIn = Plan.never
         /// Whatever enters is lost.
         var isSilent = false
         /// The time at which the last byte leaves the queue.
@@ -187,6 +189,12 @@ final class VirtualNetwork {
     }
 
     func isSilent(_ from: Int, _ to: Int) -> Bool { self[from, to].isSilent || silentHosts.contains(to) }
+
+    /// Whether a burst that left is lost on its way.
+    func loses(_ from: Int, _ to: Int, _ chance: inout Chance) -> Bool {
+        let lossOneIn = self[from, to].lossOneIn
+        return lossOneIn < Plan.never && chance.oneIn(lossOneIn)
+    }
 
     /// When bytes that leave now arrive.
     func arrival(_ from: Int, _ to: Int, _ count: Int, now: UInt64, _ chance: inout Chance) -> UInt64 {

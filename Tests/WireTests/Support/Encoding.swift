@@ -24,6 +24,7 @@ func encoded(_ frame: Frame) -> [UInt8]? {
         case .ping(let token): writer.appendPing(token: token)
         case .pong(let token): writer.appendPong(token: token)
         case .close(let code, let reason): writer.appendClose(code: code, reason: reason)
+        case .subflows: writer.appendSubflows()
         case .welcome(let welcome): welcome.encode(into: &writer)
         case .refuse(let refusal): refusal.encode(into: &writer)
         case .unknown: break

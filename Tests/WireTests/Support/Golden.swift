@@ -18,6 +18,9 @@ let goldenIdentity = SessionIdentity(high: 0x0011_2233_4455_6677, low: 0x8899_aa
 /// The bytes 0 to 31. The proofs below are made with it.
 let goldenSecret = Secret(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f, 0x1011_1213_1415_1617, 0x1819_1a1b_1c1d_1e1f)
 
+let goldenServer = ServerIdentity(run: 0x0102_0304_0506_0708, place: 0x1112_1314_1516_1718)
+let goldenServerBytes = bytes("01 02 03 04 05 06 07 08 11 12 13 14 15 16 17 18")
+
 /// Frames of the fixed layout "type, length, varints". For DATA the header.
 var goldenFrames: [Golden<Frame>] {
     [
@@ -37,6 +40,7 @@ var goldenFrames: [Golden<Frame>] {
         Golden("13.12", .streamCredit(stream: 4, limit: 1_048_576), "45 05 04 80 10 00 00"),
         Golden("13.13", .unknown(sequenced: false), "a0 03 01 02 03"),
         Golden("13.14", .unknown(sequenced: true), "e0 00"),
+        Golden("13.20", .subflows, "05 00"),
     ]
 }
 

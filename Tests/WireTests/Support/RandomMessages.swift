@@ -21,7 +21,7 @@ func randomMAC(_ chance: inout Chance) -> MAC {
 /// Any frame that has bytes.
 func randomFrame(_ chance: inout Chance) -> Frame {
     func value() -> UInt64 { randomValue(&chance) }
-    switch chance.below(11) {
+    switch chance.below(12) {
     case 0: return .open(stream: value(), target: value(), sendCredit: value(), receiveCredit: value())
     case 1:
         let longest = Specification.dataBodyMaximum - Varint.maximumByteCount
@@ -32,6 +32,7 @@ func randomFrame(_ chance: inout Chance) -> Frame {
     case 5: return .acknowledgment(offset: value(), dataLimit: value())
     case 6: return .ping(token: value())
     case 7: return .pong(token: value())
+    case 10: return .subflows
     case 8: return .close(code: CloseCode(rawValue: value()), reason: randomReason(&chance))
     case 9:
         let identity = SessionIdentity(high: chance.next(), low: chance.next())
@@ -43,6 +44,7 @@ func randomFrame(_ chance: inout Chance) -> Frame {
         if chance.oneIn(2) {
             welcome.server = ServerIdentity(run: chance.next(), place: chance.next())
             welcome.holdSeconds = UInt32(truncatingIfNeeded: chance.next())
+            welcome.subflows = UInt8(chance.below(256))
         }
         return .welcome(welcome)
     default:

@@ -11,10 +11,11 @@ import Wire
 ///     server:  (TLS) ─▶ awaitingHello ─HELLO holds─▶ established ─▶ closing
 ///                   └─REFUSE─▶ refusing ─▶ closing ─nothing in flight─▶ closed
 ///     both:    standby, after a HELLO without an attempt ─HELLO─▶ as above
+///              subflow of another one, after a HELLO that names its epoch, until that one ends
 ///
 /// Its stored properties are three small types (block, greeting, operations in flight) and what identifies it.
 final class Carrier {
-    enum State: Equatable { case connecting, tunnelling, securing, connected, greeted, awaitingHello, refusing, standby, established, closing, closed }
+    enum State: Equatable { case connecting, tunnelling, securing, connected, greeted, awaitingHello, refusing, standby, subflow, established, closing, closed }
 
     /// Where received bytes lie: memory[parsed..<filled] is to be read.
     struct Block {
@@ -115,6 +116,16 @@ final class Carrier {
     /// Client: where its connect went, and the interface that it left through, 0 where nobody asked.
     var way: Way?
     var interface: UInt32 = 0
+    /// The connections over which its bytes go. Nil: over its own.
+    var subflows: Subflows?
+    /// How many the server lets it have.
+    var subflowsMaximum = 0
+    /// The number by which it asked to be a subflow.
+    var subflowNumber: UInt64 = 0
+    /// It is a subflow: of which carrier, and what it does for it.
+    var share: Share?
+    /// The other side has ended it in order, and a connection that belongs to it may still bring something.
+    var hasEnded = false
     /// It was the session's standby.
     var hasStoodBy = false
     var offer: Endpoint.Offer?
@@ -146,10 +157,19 @@ final class Carrier {
     var isClear: Bool { transport.channel?.outgoing.isEmpty ?? true }
 
     /// Nothing may come on it for long.
-    var mayBeIdle: Bool { state == .established || state == .standby }
+    var mayBeIdle: Bool { carriesBytes || state == .standby }
+
+    /// Bytes of its session go over it.
+    var carriesBytes: Bool { state == .established || state == .subflow }
+
+    /// Its subflows bring what it brought: its own connection is only watched.
+    var isSilent: Bool { subflows?.receives == true }
+
+    /// What TCP knows of its path.
+    var facts: PathFacts? { subflows?.sends == true ? subflows?.facts : PathFacts(fd) }
 
     /// It owns its session, and may carry a batch now.
-    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && !isRefused && isClear }
+    var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && !isRefused && isClear && subflows?.hasRoom ?? true }
 
     /// What proofs on this carrier are bound to. Nil: TLS cannot say.
     var binding: [UInt8]? {
@@ -163,5 +183,6 @@ final class Carrier {
         assert(inFlight.send || inFlight.batch == nil, "a batch without a send")
         assert(inFlight.pinnedFrom == nil || inFlight.send || !greeting.isSent, "a pin that nobody needs")
         assert(state != .established || session != nil, "an established carrier without a session")
+        assert(state != .subflow || share != nil, "a subflow of nothing")
     }
 }

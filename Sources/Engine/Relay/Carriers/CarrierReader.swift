@@ -50,7 +50,7 @@ final class CarrierReader {
             case .established: receiveSplice.pass(carrier)
             case .securing: readers.append(carrier)
             case .connected: carriers.lost(carrier, "closed by the other side")
-            case .connecting, .tunnelling, .greeted, .awaitingHello, .refusing, .standby, .closing, .closed: break
+            case .connecting, .tunnelling, .greeted, .awaitingHello, .refusing, .standby, .subflow, .closing, .closed: break
             }
         default:
             preconditionFailure("not an operation of a reader")
@@ -73,13 +73,13 @@ final class CarrierReader {
     /// The carrier is always read. Before its handshake, and while something came in the last second, it has a page; while bytes come
     /// fast a slab; an idle one shares the pool.
     func arm(_ carrier: Carrier) {
-        guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, carrier.state != .connecting else { return }
+        guard !carrier.inFlight.receive, !carrier.isOver, !carrier.isUnfinished, !carrier.hasEnded, carrier.state != .connecting else { return }
         #if CANARIES
         if Canary.selected == .pinnedSlabs, carrier.state == .established { (carrier.isHot, carrier.isWarm) = (true, true) }
         #endif
         if carrier.passes || awaitsSecuring(carrier) {
             carrier.inFlight.receive = loop.readable(carrier.fd, carrier.token(.carrierReadable))
-        } else if carrier.mayBeIdle, !carrier.isWarm {
+        } else if carrier.isSilent || carrier.mayBeIdle && !carrier.isWarm {
             if carrier.transport.channel?.hasUnread != true {
                 carrier.inFlight.receive = loop.receivePooled(carrier.fd, carrier.token(.carrierReceivePooled))
             }
@@ -115,13 +115,21 @@ final class CarrierReader {
                 ? room >= count
                 : carrier.block.capacity == Int(SLAB_BYTES)
                     ? room >= Policy.slabRoomMinimum
-                    : !isLarge && room >= (carrier.state == .established ? Policy.pageRoomMinimum : 1)
+                    : !isLarge && room >= (carrier.carriesBytes ? Policy.pageRoomMinimum : 1)
             {
                 return true
             }
         }
         // The start of a frame that is not whole: at most a control frame.
         return replaceBlock(carrier, isLarge: isLarge || carrier.block.unread.count + count > Int(PAGE_BYTES))
+    }
+
+    /// Bytes that came over a subflow, behind those in the carrier's block. False: no memory.
+    func append(_ bytes: UnsafeRawPointer, _ count: Int, to carrier: Carrier) -> Bool {
+        guard makeRoom(carrier, for: count) else { return false }
+        memcpy(carrier.block.room.baseAddress!, bytes, count)
+        carrier.block.filled += count
+        return true
     }
 
     /// What is unread moves into a fresh block. False: no memory.
@@ -186,6 +194,7 @@ final class CarrierReader {
             return readers.append(carrier)
         }
         if result < 0, error.isShortage { return carriers.retryLater(carrier) }
+        if result == 0, carriers.ended(carrier) { return }
         carriers.lost(carrier, result == 0 ? "closed by the other side" : error.description)
     }
 
@@ -197,6 +206,7 @@ final class CarrierReader {
         noteArrival(carrier, isFast: wasFull)
         switch carrier.transport {
         case .plain:
+            guard !carrier.isSilent else { return carriers.broken(carrier) }
             // They cannot wait here. The peer repeats them on the next carrier.
             guard makeRoom(carrier, for: count) else { return carriers.lost(carrier, "out of memory") }
             memcpy(carrier.block.room.baseAddress!, bytes, count)
@@ -216,7 +226,7 @@ final class CarrierReader {
     /// `isFast`: a slab is worth having.
     private func noteArrival(_ carrier: Carrier, isFast: Bool) {
         carrier.arrivedAt = relay.now
-        guard isFast != carrier.isHot, carrier.state == .established else { return }
+        guard isFast != carrier.isHot, carrier.carriesBytes else { return }
         guard isFast else { return becomeCold(carrier) }
         guard hotCount < hotMaximum else { return }
         keepWarm(carrier)
@@ -256,9 +266,15 @@ final class CarrierReader {
     }
 
     /// It brought more streams that begin or are reset than one turn is for: the rest is read in the next.
-    private func postpone(_ carrier: Carrier) {
+    func postpone(_ carrier: Carrier) {
         guard !carrier.isUnfinished else { return }
         carrier.isUnfinished = true
+        readLater(carrier)
+    }
+
+    /// It waits with bytes in its block, which are read in the next iteration.
+    func readLater(_ carrier: Carrier) {
+        assert(carrier.isUnfinished, "a carrier that does not wait")
         unfinished.append(carrier)
     }
 
@@ -273,6 +289,7 @@ final class CarrierReader {
             carrier.isUnfinished = false
             guard !carrier.isOver else { continue }
             read(carrier)
+            carrier.subflows?.readOn()
             guard !carrier.isOver, !carrier.isUnfinished else { continue }
             if let channel = carrier.transport.channel { security.open(carrier, channel) } else if !carrier.isHot { shrinkBlock(carrier) }
             readers.append(carrier)
@@ -281,7 +298,8 @@ final class CarrierReader {
 
     /// Reads all that is whole, within what one turn is for.
     func read(_ carrier: Carrier) {
-        if carrier.state != .established { relay.host.readHandshake(carrier) }
+        if !carrier.carriesBytes { relay.host.readHandshake(carrier) }
+        if carrier.state == .subflow { return carrier.share?.carrier.subflows?.read(carrier) ?? () }
         guard carrier.state == .established, let session = carrier.session, session.carrier === carrier else { return }
         sessions.markDirty(session)
         let start = carrier.block.parsed
@@ -303,7 +321,7 @@ final class CarrierReader {
             switch event {
             case .incomplete: break
             case .opened, .reset: allowance -= 1
-            case .payload, .finished, .closed: break
+            case .payload, .finished, .closed, .spread: break
             }
             if case .incomplete = event { break }
             guard act(event, session, base) else { return }
@@ -337,6 +355,8 @@ final class CarrierReader {
         case .closed(let code, let reason):
             sessions.peerClosed(session, code, reason)
             return false
+        case .spread:
+            guard let carrier = session.carrier, sessions.spread(session, carrier) else { return false }
         }
         return true
     }

@@ -44,6 +44,7 @@ final class CarrierWriter {
 
     /// How many bytes may be handed to the kernel now. One stream alone has nobody who waits behind it.
     func room(_ carrier: Carrier, _ session: Session) -> Int {
+        if carrier.subflows?.sends == true { return Policy.chunkByteCount }
         guard var window = carrier.window, session.endpoint.streamCount > 1 else { return Policy.batchByteCount }
         guard window.limit != nil || window.isSampleDue(now: relay.instant), let facts = PathFacts(carrier.fd),
             facts.roundTripMicroseconds > 0
@@ -76,7 +77,7 @@ final class CarrierWriter {
     }
 
     func handleRoom(_ token: Token) {
-        guard let carrier = carriers.find(token), let session = carrier.session, session.carrier === carrier else { return }
+        guard let carrier = carriers.find(token), let session = carrier.session, carrier.carriesBytes else { return }
         sessions.markDirty(session)
     }
 
@@ -109,6 +110,7 @@ final class CarrierWriter {
     }
 
     private func submitSend(_ carrier: Carrier, _ count: Int) {
+        if let subflows = carrier.subflows, subflows.sends { return finishSend(carrier, subflows.send(relay.iovecs, count)) }
         if let channel = carrier.transport.channel {
             guard channel.seal(relay.iovecs, count, relay) else { return finishRefused(carrier) }
             return security.sendSealed(carrier, channel)
@@ -133,7 +135,7 @@ final class CarrierWriter {
         carrier.inFlight.send = false
         let error = SystemError(-result)
         if result < 0, !error.isPassing, !error.isShortage {
-            finishSend(carrier, 0)
+            if carrier.share == nil { finishSend(carrier, 0) }
             return carrier.isOver ? () : carriers.lost(carrier, error.description)
         }
         let count = max(0, Int(result))
@@ -150,6 +152,10 @@ final class CarrierWriter {
 
     /// The kernel has `count` bytes of what was handed over, and reads none any more.
     func finishSend(_ carrier: Carrier, _ count: Int) {
+        if let share = carrier.share, carrier.greeting.isSent {
+            if !carrier.isOver || carrier.hasLastWords { share.carrier.subflows?.sent(carrier, count) }
+            return
+        }
         let batch = carrier.inFlight.batch
         carrier.inFlight.batch = nil
         if batch != nil || carrier.isOver { unpin(carrier) }
@@ -157,6 +163,7 @@ final class CarrierWriter {
         if let batch {
             guard let session = carrier.session, session.carrier === carrier else { return }
             session.endpoint.batchSent(batch, count)
+            if let subflows = carrier.subflows, !subflows.sends, session.endpoint.isSpread { subflows.beginSending() }
             sessions.markDirty(session)
         } else {
             greetingSent(carrier, count)
@@ -177,6 +184,8 @@ final class CarrierWriter {
             carriers.closeGently(carrier)
         } else if let session = carrier.session, session.carrier === carrier {
             session.endpoint.greetingSent()
+            sessions.markDirty(session)
+        } else if let session = carrier.session, carrier.state == .subflow {
             sessions.markDirty(session)
         }
     }

@@ -14,6 +14,11 @@ final class Carriers {
     let writer: CarrierWriter
     let security: CarrierSecurity
     private var table = SlotTable<Carrier>()
+    /// Subflows of all carriers, and how many there have been.
+    private(set) var subflowCount = 0
+    private(set) var subflowTotal: UInt64 = 0
+    /// Bytes that subflows have brought too early.
+    var waitingByteCount = 0
 
     init(_ relay: RelayProcess, _ receiveSplice: ReceiveSplice, _ localWriter: LocalWriter) {
         self.relay = relay
@@ -42,6 +47,11 @@ final class Carriers {
     func connect(_ carrier: Carrier, to address: Address) -> Bool {
         carrier.inFlight.connect = relay.loop.connect(carrier.fd, address, carrier.token(.carrierConnect))
         return carrier.inFlight.connect
+    }
+
+    func noteJoined() {
+        subflowCount += 1
+        subflowTotal += 1
     }
 
     // MARK: Completions
@@ -80,6 +90,10 @@ final class Carriers {
     /// The carrier died by itself: its session goes on without.
     func lost(_ carrier: Carrier, _ reason: String) {
         guard !carrier.isOver else { return }
+        if carrier.state == .subflow {
+            if let whole = carrier.share?.carrier, !whole.isOver { return lost(whole, reason) }
+            return close(carrier)
+        }
         let owned = carrier.state == .established && carrier.session?.carrier === carrier ? carrier.session : nil
         let standing = carrier.state == .standby ? carrier.session : nil
         close(carrier)
@@ -92,10 +106,24 @@ final class Carriers {
         }
     }
 
+    /// The other side ended the connection in order. True: the carrier goes on for a moment, because other connections of it may have something.
+    func ended(_ connection: Carrier) -> Bool {
+        guard let subflows = connection.share?.carrier.subflows ?? connection.subflows, connection.share != nil || subflows.receives else { return false }
+        subflows.ended(connection)
+        return true
+    }
+
+    /// The peer sent something where it must not.
+    func broken(_ carrier: Carrier) {
+        guard let session = carrier.session else { return lost(carrier, "not what the other side sent") }
+        relay.sessions.violated(session, ProtocolFault("bytes behind SUBFLOWS"))
+    }
+
     /// Ends the connection with RST, so that queued bytes are discarded; the descriptor follows when nothing is in flight.
     func close(_ carrier: Carrier) {
         guard !carrier.isOver else { return }
         carrier.state = .closing
+        for subflow in carrier.subflows?.all ?? [] { close(subflow) }
         Socket.abortOnClose(carrier.fd)
         if carrier.inFlight.isEmpty { release(carrier) } else { relay.loop.cancel(carrier.fd) }
     }
@@ -104,6 +132,7 @@ final class Carriers {
     func closeGently(_ carrier: Carrier) {
         guard !carrier.isOver else { return }
         carrier.state = .closing
+        for subflow in carrier.subflows?.all ?? [] { closeGently(subflow) }
         if carrier.inFlight.send {
             carrier.hasLastWords = true
             relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.lastWordsMaximum.nanoseconds)
@@ -132,6 +161,12 @@ final class Carriers {
         writer.unpin(carrier)
         relay.sendSplice.dropTransit(carrier)
         carrier.session = nil
+        if let share = carrier.share {
+            share.carrier.subflows?.forget(carrier)
+            subflowCount -= 1
+            waitingByteCount -= share.waiting.count
+        }
+        carrier.share = nil
         relay.timers.cancel(carrier.token(.carrierDeadline))
         relay.timers.cancel(carrier.token(.carrierRetry))
         relay.timers.cancel(carrier.token(.carrierRoom))
@@ -152,7 +187,8 @@ final class Carriers {
         case .closing:
             carrier.hasLastWords = false
             relay.loop.cancel(carrier.fd)
-        case .connecting, .tunnelling, .connected, .greeted, .standby, .established, .closed: break
+        case .established: if carrier.subflows != nil { lost(carrier, "closed by the other side") }
+        case .connecting, .tunnelling, .connected, .greeted, .standby, .subflow, .closed: break
         }
     }
 
@@ -167,6 +203,7 @@ final class Carriers {
         reader.arm(carrier)
         security.resend(carrier)
         if !carrier.greeting.isSent { writer.sendGreeting(carrier) }
+        carrier.share?.carrier.subflows?.goOn(carrier)
         if let session = carrier.session { relay.sessions.markDirty(session) }
     }
 }

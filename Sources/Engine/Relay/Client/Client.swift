@@ -131,23 +131,44 @@ final class Client: Host {
     private func watchLoss() {
         guard relay.configuration.carriers == nil, relay.configuration.stream == nil, !isWatchingLoss else { return }
         isWatchingLoss = true
+        counted.begin(samples)
+        watchLossAgain()
+    }
+
+    private func watchLossAgain() {
+        isWatchingLoss = true
         relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
     }
 
     /// What the carriers to the current server have carried.
-    private func countCarriers() {
-        var samples: [UInt32: CarrierCount.Sample] = [:]
+    private var samples: [UInt64: CarrierCount.Sample] {
+        var samples: [UInt64: CarrierCount.Sample] = [:]
         for uplink in [current] + extras.filter(isOfCurrent) {
-            guard let uplink, let carrier = uplink.session.carrier, let facts = PathFacts(carrier.fd) else { continue }
-            samples[uplink.number] = CarrierCount.Sample(
-                streams: uplink.session.endpoint.streamCount,
-                sent: .init(segments: UInt64(facts.sentSegments), lost: UInt64(facts.repeatedSegments)),
-                received: .init(segments: UInt64(facts.receivedSegments), lost: UInt64(facts.disorderedSegments)))
+            guard let uplink, let carrier = uplink.session.carrier else { continue }
+            note(carrier, streams: uplink.session.endpoint.streamCount, in: &samples)
+            for subflow in carrier.subflows?.all ?? [] { note(subflow, streams: 0, in: &samples) }
         }
-        wantedCarriers = counted.judge(samples, now: relay.instant)
-        chooseExtras()
-        if wantedCarriers > 1 || samples.values.contains(where: { $0.streams > 0 }) { watchLoss() }
+        return samples
     }
+
+    private func countCarriers() {
+        let samples = samples
+        wantedCarriers = counted.judge(samples, now: relay.instant)
+        if subflowsServe { current.subflows.want(min(wantedCarriers, current.session.endpoint.streamCount)) }
+        chooseExtras()
+        if wantedCarriers > 1 || samples.values.contains(where: { $0.streams > 0 }) { watchLossAgain() }
+    }
+
+    private func note(_ connection: Carrier, streams: Int, in samples: inout [UInt64: CarrierCount.Sample]) {
+        guard let facts = PathFacts(connection.fd) else { return }
+        samples[UInt64(connection.index) << 32 | UInt64(connection.generation)] = CarrierCount.Sample(
+            streams: streams, sent: .init(segments: UInt64(facts.sentSegments), lost: UInt64(facts.repeatedSegments)),
+            received: .init(segments: UInt64(facts.receivedSegments), lost: UInt64(facts.disorderedSegments)))
+    }
+
+    /// What a lossy path needs are subflows of the one carrier, which serve open streams, too. Else, with an older server or behind a proxy,
+    /// further carriers, which serve new ones.
+    private var subflowsServe: Bool { relay.configuration.carriers == nil && current.subflows.isPossible }
 
     /// Where the first uplink to a server of the list has reached it.
     func home(ofRank rank: Int) -> Address? {
@@ -162,7 +183,7 @@ final class Client: Host {
             relay.events.note(.sessionExpired(extra.session, heldForSeconds: extra.holdSeconds ?? 0))
             relay.sessions.discard(extra.session)
         }
-        let most = relay.configuration.stream == nil ? (relay.configuration.carriers ?? wantedCarriers) - 1 : 0
+        let most = relay.configuration.stream == nil ? (relay.configuration.carriers ?? (subflowsServe ? 1 : wantedCarriers)) - 1 : 0
         for extra in extras.filter(isOfCurrent).dropFirst(most) where !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
         guard !current.session.link.isDown || leadsToOneServer, relay.stopping.isRunning else { return }
         while extras.count(where: isOfCurrent) < most {

@@ -10,7 +10,7 @@ import Wire
 ///     none ──the carrier works, and there is another interface──▶ connecting ─▶ (securing) ─▶ asking ─WELCOME─▶ ready ─▶ a candidate of the dialer
 ///      ▲                                                              └────────────failed, refused, too old───────┴──lost──┐
 ///      └──────────────────────────────after a pause───────────────────────────────────────────────────────────────────────┘
-final class Standby {
+final class Standby: Aside {
     unowned(unsafe) private let uplink: Uplink
     unowned(unsafe) private let relay: RelayProcess
     /// While it is being made; when it is ready it is the session's.

@@ -19,6 +19,7 @@ final class Uplink {
     let rank: Int
     private(set) var session: Session
     private(set) lazy var standby = Standby(self)
+    private(set) lazy var subflows = SubflowMaker(self)
     /// What the dialer was told last.
     private var ways: [Way] = []
     var dialer: Dialer<Way>
@@ -104,6 +105,7 @@ final class Uplink {
     /// Nobody needs it: the server is told, if it can be. Its users are gone.
     func end() {
         standby.end()
+        subflows.end()
         stop()
         relay.timers.cancel(Operation.dial.token(number))
         relay.timers.cancel(Operation.serverLookup.token(number))
@@ -172,6 +174,12 @@ final class Uplink {
         carrier.candidate = dialer.handleStandby(way, connectTook: connectTook, now: relay.instant)
         candidates[carrier.candidate] = carrier
         run()
+    }
+
+    /// Who makes this connection beside the dialer. Nil: nobody, it is a candidate of the dialer's.
+    func aside(_ carrier: Carrier) -> (any Aside)? {
+        if standby.isMaking(carrier) { return standby }
+        return subflows.isMaking(carrier) ? subflows : nil
     }
 
     // MARK: Paths
@@ -244,7 +252,7 @@ final class Uplink {
     }
 
     func handleConnected(_ carrier: Carrier, _ error: SystemError?) {
-        if standby.isMaking(carrier) { return standby.handleConnected(carrier, error) }
+        if let aside = aside(carrier) { return aside.handleConnected(carrier, error) }
         if let error {
             guard error.code == ETIMEDOUT, candidates.removeValue(forKey: carrier.candidate) != nil else {
                 return relay.carriers.lost(carrier, unreachable(error).reason)
@@ -297,7 +305,7 @@ final class Uplink {
         relay.carriers.security.begin(carrier, channel)
     }
 
-    func handleHeard(_ carrier: Carrier) { if !standby.isMaking(carrier) { dialer.handleHeard(carrier.candidate, now: relay.instant) } }
+    func handleHeard(_ carrier: Carrier) { if aside(carrier) == nil { dialer.handleHeard(carrier.candidate, now: relay.instant) } }
 
     /// HELLO follows at once, in one flight with the end of the handshake.
     func handleSecured(_ carrier: Carrier, _ channel: SecureChannel) {
@@ -306,7 +314,7 @@ final class Uplink {
         }
         carrier.peerName = name
         carrier.state = .connected
-        if standby.isMaking(carrier) { return standby.ask(carrier) }
+        if let aside = aside(carrier) { return aside.ask(carrier) }
         dialer.handleSecured(carrier.candidate, now: relay.instant)
         run()
     }
@@ -389,6 +397,7 @@ final class Uplink {
     }
 
     private func detach() {
+        subflows.end()
         let isFruitless = session.endpoint.isFruitless
         relay.sessions.detach(session)
         home.handleCarrierLost()
@@ -398,6 +407,7 @@ final class Uplink {
 
     func suspend() {
         standby.end()
+        subflows.end()
         let carriers = candidates
         candidates = [:]
         for (id, carrier) in carriers {
@@ -411,7 +421,7 @@ final class Uplink {
     }
 
     func handleFailed(_ carrier: Carrier, _ reason: String) {
-        if standby.isMaking(carrier) { return standby.handleFailed(carrier) }
+        if let aside = aside(carrier) { return aside.handleFailed(carrier) }
         failed(carrier, ReachFailure(explained(reason, carrier)))
     }
 
@@ -433,6 +443,7 @@ final class Uplink {
     /// the others' users are reset.
     func handleSessionEnded(_ lost: Session) {
         standby.end()
+        subflows.end()
         session = Uplink.makeSession(relay)
         let carried = relay.sessions.carryOver(from: lost, to: session)
         home = SessionHome()

@@ -58,11 +58,11 @@ extension Uplink {
         guard let (frame, count) = decoded else { return }
         carrier.block.parsed += count
         switch frame {
-        case .welcome(let welcome) where standby.isMaking(carrier) && carrier.state == .greeted:
+        case .welcome(let welcome) where carrier.state == .greeted && aside(carrier) != nil:
             let proven = UnsafeRawBufferPointer(rebasing: bytes[..<min(count, Welcome.provenByteCount)])
-            standby.handleWelcome(welcome, proven, carrier)
-        case .refuse where standby.isMaking(carrier):
-            standby.handleRefused(carrier)
+            aside(carrier)?.handleWelcome(welcome, proven, carrier)
+        case .refuse where aside(carrier) != nil:
+            aside(carrier)?.handleRefused(carrier)
         case .ping where carrier.hasStoodBy && carrier.state != .connected:
             // The server misses answers on the carrier. It may have said so before it knew that the session continues here.
             if carrier.state == .standby { standby.hurry() }
@@ -105,6 +105,7 @@ extension Uplink {
         home.handleCarried(by: carrier.peer, server: welcome.server)
         holdSeconds = welcome.server == nil ? nil : Int(welcome.holdSeconds)
         route = Socket.source(to: carrier.peer)
+        carrier.subflowsMaximum = Int(welcome.subflows)
         let outage = relay.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)
         run()

@@ -69,6 +69,13 @@ enum Policy {
     static let standbySoon = Interval.milliseconds(200)
     /// To connect and authenticate one takes at most this.
     static let standbyMaximum = Interval.seconds(5)
+    /// Bytes of a chunk: little enough that a slow subflow does not keep the others' bytes waiting for long.
+    static let chunkByteCount = 16 << 10
+    /// Bytes that the subflows of one carrier have brought too early, and the part of `-memory` that all of them may be.
+    static let waitingMaximum = 8 << 20
+    static let waitingPart = 16
+    /// Of a process's descriptors, this part may be subflows.
+    static let subflowsPart = 8
     /// Users of a further carrier that has not reached the server this long after the first one has are moved to the first.
     static let extraMoment = Interval.milliseconds(500)
     /// A client that has no carrier believes its server's `-hold` to be over this much later: the server may have missed the carrier later.

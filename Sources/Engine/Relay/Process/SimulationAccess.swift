@@ -39,7 +39,7 @@ extension RelayProcess {
     /// Lets sessions and carriers go of each other, for a simulation that kills many processes: nothing works afterwards.
     package func dissolve() {
         for session in sessions.all { (session.carrier, session.standby, session.pinning) = (nil, nil, []) }
-        for carrier in carriers.all { (carrier.session, carrier.uplink) = (nil, nil) }
+        for carrier in carriers.all { (carrier.session, carrier.uplink, carrier.subflows, carrier.share) = (nil, nil, nil, nil) }
         ledger?.dissolve()
     }
 
@@ -74,4 +74,6 @@ extension RelayProcess {
     /// Bytes in blocks of the arena that something refers to.
     package var usedByteCount: Int { arena_used(arena) }
     package var sessionCount: Int { sessions.count }
+    /// Subflows that carriers have had.
+    package var subflowTotal: Int { Int(carriers.subflowTotal) }
 }

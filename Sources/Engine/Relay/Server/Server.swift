@@ -147,6 +147,7 @@ final class Server: Host {
         switch verdict {
         case .begin(let grant): begin(hello, carrier, grant)
         case .resume(let key): establish(relay.sessions.find(key)!, hello, carrier, isNew: false)
+        case .standBy(let key) where hello.received > 0: join(relay.sessions.find(key)!, hello, carrier)
         case .standBy(let key): standBy(relay.sessions.find(key)!, hello, carrier)
         case .refuse(let code, let reason): refuse(carrier, hello, code, reason)
         }
@@ -159,15 +160,36 @@ final class Server: Host {
         // Or whoever has seen it could say it once more.
         guard hello.dataLimit > session.standbyNumber else { return refuse(carrier, hello, .stale, "a newer standby was accepted") }
         session.standbyNumber = hello.dataLimit
+        answer(carrier, session)
+        guard !carrier.isOver else { return }
+        relay.sessions.standBy(carrier, for: session)
+        relay.carriers.writer.sendGreeting(carrier)
+    }
+
+    /// A HELLO without an attempt that names the epoch of a carrier: the client wants to have this connection as a subflow of it.
+    private func join(_ session: Session, _ hello: Hello, _ carrier: Carrier) {
+        var isOfCarrier = hello.received == UInt64(session.endpoint.epoch)
+        #if CANARIES
+        if Canary.selected == .joinsAnyCarrier { isOfCarrier = true }
+        #endif
+        guard isOfCarrier, let whole = session.carrier, relay.carriers.subflowCount < relay.descriptorLimit / Policy.subflowsPart,
+            let subflows = relay.sessions.openSubflows(session, whole), subflows.mayJoin(hello.dataLimit)
+        else { return refuse(carrier, hello, .stale, "no such carrier, or no room for one more subflow") }
+        answer(carrier, session)
+        guard !carrier.isOver else { return }
+        subflows.join(carrier, number: hello.dataLimit)
+        relay.carriers.writer.sendGreeting(carrier)
+    }
+
+    /// WELCOME to a HELLO without an attempt: it proves who answers, and says nothing else.
+    private func answer(_ carrier: Carrier, _ session: Session) {
         let welcome = Welcome(
             identity: session.identity, secret: .zero, attempt: 0, epoch: session.endpoint.epoch, received: 0, dataLimit: 0, maximumStreams: 0,
             initialCredit: 0)
         guard let binding = carrier.binding, let bytes = welcome.encoded(provenWith: session.secret, on: binding) else {
             return relay.carriers.lost(carrier, "cannot compute a proof")
         }
-        relay.sessions.standBy(carrier, for: session)
         carrier.greeting.bytes += bytes
-        relay.carriers.writer.sendGreeting(carrier)
     }
 
     /// The client hears it when its own carrier brings nothing any more, and says HELLO there.
@@ -226,6 +248,7 @@ final class Server: Host {
             initialCredit: Specification.initialCreditMaximum)
         welcome.answers = reverse.handleHello(session, hello.origins)
         (welcome.server, welcome.holdSeconds) = (identity, UInt32(relay.configuration.holdSeconds))
+        welcome.subflows = UInt8(Specification.subflowsMaximum)
         guard let binding = carrier.binding,
             let bytes = welcome.encoded(provenWith: isNew ? nil : session.secret, on: binding)
         else {

@@ -207,9 +207,7 @@ final class Sessions {
         guard let session = table.find(token) else { return }
         relay.ledger?.attend(to: session)
         session.timerAt = .max
-        if session.endpoint.isSilenceSuspicious(now: relay.instant), let carrier = session.carrier,
-            let facts = PathFacts(carrier.fd), facts.explainsSilence
-        {
+        if session.endpoint.isSilenceSuspicious(now: relay.instant), let facts = session.carrier?.facts, facts.explainsSilence {
             session.endpoint.bePatient(until: relay.instant + Policy.patience, roundTrip: .microseconds(UInt64(facts.roundTripMicroseconds)))
         }
         switch session.endpoint.handleTimeout(now: relay.instant) {
@@ -223,7 +221,7 @@ final class Sessions {
 
     /// An answer is late, and there is another path: the session continues there, unless TCP knows that this one works.
     private func late(_ session: Session) {
-        guard let carrier = session.carrier, let facts = PathFacts(carrier.fd) else { return }
+        guard let facts = session.carrier?.facts else { return }
         let silence = Interval.milliseconds(UInt64(facts.silenceMilliseconds))
         guard facts.unacknowledged > 0, silence >= Interval.microseconds(UInt64(facts.roundTripMicroseconds)) * 2 else { return }
         relay.client?.handleLate(session)
@@ -334,6 +332,30 @@ final class Sessions {
         markDirty(session)
     }
 
+    // MARK: Subflows
+
+    /// The carrier has subflows from now on, or has them already. Nothing is spliced past them.
+    func openSubflows(_ session: Session, _ carrier: Carrier) -> Subflows? {
+        if carrier.subflows == nil {
+            copyIntoMemory(session)
+            guard !session.isEnded, !carrier.isOver else { return nil }
+            carrier.subflows = Subflows(relay, carrier)
+        }
+        return carrier.subflows
+    }
+
+    /// The peer sends its bytes over subflows from here on, and so does a server. False: it may not, and the session has ended.
+    func spread(_ session: Session, _ carrier: Carrier) -> Bool {
+        guard let subflows = carrier.subflows, !subflows.all.isEmpty, !subflows.receives, carrier.block.unread.isEmpty else {
+            violated(session, ProtocolFault("SUBFLOWS where it must not be"))
+            return false
+        }
+        carrier.passes = false
+        subflows.beginReceiving()
+        session.endpoint.spread()
+        return !session.isEnded
+    }
+
     // MARK: Streams of another session
 
     /// Streams of `old` that no carrier ever heard of go on in `new` with all their bytes, in their order, as far as it has room. Returns how
@@ -427,6 +449,8 @@ final class Sessions {
 
     /// Every peer that can hear has been told.
     var closeSent: Bool {
-        !table.all.contains { $0.carrier?.state == .established && (!$0.endpoint.isClosed || $0.carrier!.inFlight.send) }
+        !table.all.contains {
+            $0.carrier?.state == .established && (!$0.endpoint.isClosed || $0.carrier!.inFlight.send || $0.carrier!.subflows?.hasUnsent == true)
+        }
     }
 }

@@ -36,7 +36,7 @@ final class ReceiveSplice {
 
     /// TLS has to touch every byte. On a long path the CPU is not the limit, and more is on its way than pipes hold.
     private func mayPass(_ carrier: Carrier) -> Bool {
-        guard carrier.transport.channel == nil else { return false }
+        guard carrier.transport.channel == nil, carrier.subflows == nil else { return false }
         return switch relay.configuration.splicing {
         case .always: true
         case .never: false

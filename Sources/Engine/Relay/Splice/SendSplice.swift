@@ -25,7 +25,7 @@ final class SendSplice {
 
     /// TLS has to touch every byte. On a slow path a whole frame would keep others waiting; and there the CPU is not the limit.
     func splices(_ session: Session) -> Bool {
-        guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil else { return false }
+        guard let carrier = session.carrier, session.isHealthy, !carrier.isOver, carrier.transport.channel == nil, carrier.subflows == nil else { return false }
         let most =
             switch relay.configuration.splicing {
             case .always: Policy.splicersMaximum

@@ -30,13 +30,14 @@ final class CarrierSecurity {
             guard carriers.reader.makeRoom(carrier, for: carrier.isHot ? 0 : Policy.poolByteCount) else { return carriers.retryLater(carrier) }
             switch channel.open(carrier.block.room) {
             case .bytes(let count):
+                guard !carrier.isSilent else { return carriers.broken(carrier) }
                 carrier.block.filled += count
                 carriers.reader.read(carrier)
             case .more:
                 releaseIdleBlock(carrier)
                 return sendOwed(carrier)
             case .ended:
-                return carriers.lost(carrier, "closed by the other side")
+                return carriers.ended(carrier) ? () : carriers.lost(carrier, "closed by the other side")
             case .failed(let reason):
                 return carriers.lost(carrier, "not what the other side sent (\(reason))")
             }

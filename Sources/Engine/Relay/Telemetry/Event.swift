@@ -56,6 +56,7 @@ enum Event {
     case carrierSuspected(Session, Address)
     case carrierRecovered(Session, after: UInt64)
     /// There is a second connection over another interface.
+    case carrierSpread(Session, Address)
     case standbyUp(Session, Address, interface: String)
     /// The other side could not be heard, and had something to say; this side had not.
     case carrierWasSilent(Session, for: UInt64)

@@ -117,7 +117,8 @@ struct EventLog {
             .sessionClosedByPeer,
             .nameUnresolved, .outOfMemory,
             .serverUnreachable,
-            .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
+            .carrierSpread, .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments,
+            .certificatesRenewed,
             .certificateExpires,
             .memoryBeyondLimit:
             break
@@ -267,6 +268,8 @@ private struct Line {
                 ]) { $1 })
         case .carrierRecovered(let session, let after):
             Line(.info, "carrier recovered", ["session": "\(session.name)", "after": "\(seconds(after))"])
+        case .carrierSpread(let session, let peer):
+            Line(.info, "several connections carry the session", facts(session, peer, nil))
         case .standbyUp(let session, let peer, let interface):
             Line(.info, "standby carrier up", facts(session, peer, nil).merging(["interface": "\(interface)"]) { $1 })
         case .carrierWasSilent(let session, let length):

@@ -22,6 +22,9 @@ enum Metrics {
         }
         page.gauge(
             "tele_session_standbys", "Sessions that can continue over a second path at once.", Double(status.sessions.count { $0.standby != nil }))
+        page.gauge(
+            "tele_subflows", "Further connections that carry sessions, where a path loses packets.",
+            Double(status.sessions.reduce(0) { $0 + ($1.subflows ?? 0) }))
         page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
         page.gauge("tele_backlog_bytes", "Bytes sent or waiting that the other side has not acknowledged.", Double(status.heldBytes))
         page.gauge("tele_backlog_limit_bytes", "Bytes at which tele stops reading, all sessions together (-memory).", Double(status.heldBytesMaximum))
