@@ -15,6 +15,9 @@ import Testing
         ] as [(Double, String)])
     func secondsHaveAUnit(_ seconds: Double, _ text: String) { #expect(HumanUnits.seconds(seconds) == text) }
 
+    @Test(arguments: [(0, "0.00 %"), (0.0001, "<0.1 %"), (0.0112, "1.12 %"), (0.5, "50.0 %"), (1, "100 %")] as [(Double, String)])
+    func partsArePercent(_ part: Double, _ text: String) { #expect(HumanUnits.percent(part) == text) }
+
     @Test func aSparkIsAsHighAsItsValue() {
         #expect(HumanUnits.spark([]) == "")
         #expect(HumanUnits.spark([0, 0]) == "▁▁")

@@ -110,7 +110,7 @@ struct HandshakeTests {
         let plain = Array(goldenAnswers[1].bytes[3...])
         for answers in [[], [.served, .forbidden]] as [[Welcome.OriginAnswer]] {
             (welcome.answers, welcome.server, welcome.holdSeconds) = (answers, goldenServer, 604_800)
-            let body = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + goldenServerBytes + bytes("00 09 3a 80 00")
+            let body = plain + [UInt8(answers.count)] + answers.map(\.rawValue) + goldenServerBytes + bytes("00 09 3a 80")
             #expect(encoded(.welcome(welcome)) == frame(FrameType.welcome, body))
             #expect(brink.frame(frame(FrameType.welcome, body)) == .value(.welcome(welcome), byteCount: 3 + body.count))
             // A server that is older says less.

@@ -29,6 +29,8 @@ public struct PathFacts: Sendable {
     public let disorderedSegments: UInt32
     /// Bytes that the peer's kernel has.
     public let acknowledgedByteCount: UInt64
+    /// As the last acknowledgments show them; 0: none has shown any.
+    public let deliveredBytesPerSecond: UInt64
 
     /// What the path takes. A handshake may have waited for the peer to say its part again: the first answer knows better.
     public var leastRoundTripMicroseconds: UInt32 {
@@ -46,7 +48,7 @@ public struct PathFacts: Sendable {
         (
             segmentByteCount, unacknowledged, arrivedOrLost, backoff, silenceMilliseconds, roundTripMicroseconds, roundTripVarianceMicroseconds,
             window, acknowledgedByteCount, unsentByteCount, minimumRoundTripMicroseconds, sentSegments, repeatedSegments,
-            receivedSegments, disorderedSegments
+            receivedSegments, disorderedSegments, deliveredBytesPerSecond
         ) = withUnsafeBytes(of: words) { bytes in
             (
                 bytes.load(fromByteOffset: 16, as: UInt32.self), bytes.load(fromByteOffset: 24, as: UInt32.self),
@@ -56,7 +58,7 @@ public struct PathFacts: Sendable {
                 bytes.load(fromByteOffset: 120, as: UInt64.self), bytes.load(fromByteOffset: 144, as: UInt32.self),
                 bytes.load(fromByteOffset: 148, as: UInt32.self), bytes.load(fromByteOffset: 156, as: UInt32.self),
                 bytes.load(fromByteOffset: 100, as: UInt32.self), bytes.load(fromByteOffset: 152, as: UInt32.self),
-                bytes.load(fromByteOffset: 224, as: UInt32.self)
+                bytes.load(fromByteOffset: 224, as: UInt32.self), bytes.load(fromByteOffset: 160, as: UInt64.self)
             )
         }
     }

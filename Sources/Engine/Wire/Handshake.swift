@@ -176,8 +176,8 @@ public struct Welcome: Equatable, Sendable {
     /// Which server this is, and for how many seconds it keeps a session without a carrier. Nil: it is older than these fields.
     public var server: ServerIdentity?
     public var holdSeconds: UInt32 = 0
-    /// How many subflows a carrier may have. 0: the server is older, or wants none.
-    public var subflows: UInt8 = 0
+    /// How many subflows a carrier may have. Nil: it is older than this field.
+    public var subflows: UInt8?
 
     public enum OriginAnswer: UInt8, Sendable {
         /// Streams may come.
@@ -207,7 +207,8 @@ public struct Welcome: Equatable, Sendable {
     /// Without answers.
     public static let leastByteCount = 1 + Varint.byteCount(UInt64(fixedBodyByteCount)) + fixedBodyByteCount
     private var bodyByteCount: Int {
-        Welcome.fixedBodyByteCount + (answers.isEmpty && server == nil ? 0 : 1 + answers.count) + (server == nil ? 0 : ServerIdentity.byteCount + 4 + 1)
+        Welcome.fixedBodyByteCount + (answers.isEmpty && server == nil ? 0 : 1 + answers.count)
+            + (server == nil ? 0 : ServerIdentity.byteCount + 4 + (subflows == nil ? 0 : 1))
     }
     public var byteCount: Int { 1 + Varint.byteCount(UInt64(bodyByteCount)) + bodyByteCount }
     /// Where the proof starts: the bytes that it covers. The length takes two bytes, with and without answers.
@@ -232,7 +233,7 @@ public struct Welcome: Equatable, Sendable {
         guard let server else { return }
         writer.append(server)
         writer.append(integer: holdSeconds)
-        writer.append(subflows)
+        if let subflows { writer.append(subflows) }
     }
 
     init(decoding body: RawSpan) throws(ProtocolFault) {
@@ -263,7 +264,7 @@ public struct Welcome: Equatable, Sendable {
         }
         guard let server = body.server(at: &offset), let hold = body.integer(UInt32.self, at: &offset) else { return }
         (self.server, holdSeconds) = (server, hold)
-        subflows = body.byte(at: &offset) ?? 0
+        subflows = body.byte(at: &offset)
     }
 }
 

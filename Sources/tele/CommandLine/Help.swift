@@ -76,8 +76,8 @@ enum Help {
           -hold=7d                 server: how long a lost session is kept, 1s to 31d
           -failover=10s            client: how long new connections wait for a server
                                    before they go to the next one, 0s to 1d
-          -carriers=auto           client: sessions over which users are spread, 1 to 8;
-                                   auto: one, with more connections on lossy paths
+          -carriers=auto           client: sessions for its users, 1 to 8; auto: one,
+                                   with more connections where packets are lost
           -paths=all               client: interfaces to the server, one carries and
                                    another stands by: all, usual, or eth0,wlan0
           -drain=10s               how long streams may last after SIGTERM, 0s to 1d

@@ -20,6 +20,9 @@ enum HumanUnits {
         return "\(minutes / 1440) d \(minutes / 60 % 24) h"
     }
 
+    /// 0.1 %, 12.3 %. `part`: 0…1.
+    static func percent(_ part: Double) -> String { part > 0 && part < 0.0005 ? "<0.1 %" : "\(digits(part * 100)) %" }
+
     private static func digits(_ value: Double, isWhole: Bool = false) -> String {
         if isWhole || value >= 99.95 { return "\(Int(value.rounded()))" }
         let tenths = value >= 9.995

@@ -80,15 +80,23 @@ struct StatusTable {
     private var paths: [String] {
         status.sessions.compactMap { session in
             guard let standby = session.standby else { return nil }
-            return "session \(session.session) uses \(visible(session.interface ?? "its route")); \(visible(standby)) stands by"
+            let words = session.paths?.map { figures($0) } ?? []
+            return "session \(session.session) uses \(visible(session.interface ?? "its route"))\(words.first ?? ""); "
+                + "\(visible(standby)) stands by\(words.dropFirst().first ?? "")"
         }
     }
 
     /// Of sessions that several connections carry.
     private var subflows: [String] {
         status.sessions.compactMap { session in
-            session.subflows.map { "session \(session.session) is carried by \($0) connections, because the path loses packets" }
+            guard session.subflowCount > 1, let path = session.paths?.first else { return nil }
+            return "session \(session.session) is carried by \(path.connections) connections\(figures(path)), because the path loses packets"
         }
+    }
+
+    private func figures(_ path: Status.Path) -> String {
+        let loss = path.lossRatio > 0 ? ", \(HumanUnits.percent(path.lossRatio)) lost" : ""
+        return " (\(HumanUnits.seconds(path.roundTripSeconds)), \(HumanUnits.bytes(path.bytesPerSecond))/s\(loss))"
     }
 
     /// One that is away has none: then the server that is dialled for it.

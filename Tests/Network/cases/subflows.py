@@ -82,7 +82,7 @@ def carry(context):
     lab.forward("numgen random mod 100 < 3 drop")
 
     def subflows():
-        return session_of(control).get("subflows") or 0
+        return session_of(control)["paths"][0]["connections"]
 
     def wait(what):
         if not context.until(15, lambda: subflows() >= 4):

@@ -44,7 +44,7 @@ func randomFrame(_ chance: inout Chance) -> Frame {
         if chance.oneIn(2) {
             welcome.server = ServerIdentity(run: chance.next(), place: chance.next())
             welcome.holdSeconds = UInt32(truncatingIfNeeded: chance.next())
-            welcome.subflows = UInt8(chance.below(256))
+            welcome.subflows = chance.oneIn(2) ? UInt8(chance.below(256)) : nil
         }
         return .welcome(welcome)
     default:

@@ -118,10 +118,9 @@ final class Carrier {
     var interface: UInt32 = 0
     /// The connections over which its bytes go. Nil: over its own.
     var subflows: Subflows?
-    /// How many the server lets it have.
-    var subflowsMaximum = 0
-    /// The number by which it asked to be a subflow.
+    /// Client: the number by which it asked to be a subflow, and of which carrier.
     var subflowNumber: UInt64 = 0
+    var subflowEpoch: UInt32 = 0
     /// It is a subflow: of which carrier, and what it does for it.
     var share: Share?
     /// The other side has ended it in order, and a connection that belongs to it may still bring something.

@@ -39,6 +39,7 @@ extension Carrier {
 
     /// The path's round trip is this: TCP's patience with bulk follows it. A system call only where it changes by a quarter.
     func follow(roundTrip: Interval, unacknowledged: Int) {
+        subflows?.all.forEach { $0.follow(roundTrip: roundTrip, unacknowledged: unacknowledged) }
         let isBulk = unacknowledged >= Policy.bulkByteCount
         let wanted = isBulk ? CarrierTuning.retransmissionMaximum(forBulkOver: roundTrip) : Policy.retransmissionMaximumMilliseconds
         guard abs(wanted - retransmissionMaximum) * 4 > retransmissionMaximum else { return }

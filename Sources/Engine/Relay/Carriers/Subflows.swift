@@ -136,10 +136,10 @@ final class Subflows {
     /// reads, and the sender would be slower for it. When too much is kept, it waits in the subflow's socket.
     func read(_ subflow: Carrier) {
         guard let share = subflow.share else { return }
-        if !share.waiting.isEmpty { keep(subflow, share) }
-        deliver(subflow, share)
+        share.isWoken = false
+        if share.waiting.isEmpty { deliver(subflow, share) }
         guard !subflow.isOver, !carrier.isOver else { return }
-        if !subflow.block.unread.isEmpty, share.chunk != nil {
+        if !subflow.block.unread.isEmpty, share.chunk != nil || !share.waiting.isEmpty {
             if hasRoomForMore { keep(subflow, share) } else { subflow.isUnfinished = true }
         }
         readOn()
@@ -156,8 +156,10 @@ final class Subflows {
         }
         guard !carrier.isOver else { return }
         // Those that waited in their sockets are read again.
-        for subflow in all where subflow.isUnfinished && hasRoomForMore {
-            if let share = subflow.share { keep(subflow, share) }
+        for subflow in all where subflow.isUnfinished {
+            guard let share = subflow.share, !share.isWoken, hasRoomForMore else { continue }
+            keep(subflow, share)
+            share.isWoken = true
             relay.carriers.reader.readLater(subflow)
         }
     }
@@ -183,7 +185,7 @@ final class Subflows {
     /// Passes on what the subflow has of the bytes that are next.
     private func deliver(_ subflow: Carrier, _ share: Carrier.Share) {
         if !share.waiting.isEmpty, !subflow.block.unread.isEmpty { keep(subflow, share) }
-        while !subflow.isOver, !carrier.isOver, !carrier.isUnfinished {
+        while !subflow.isOver, !carrier.isOver {
             let isKept = !share.waiting.isEmpty
             let bytes = isKept ? share.waiting.bytes : subflow.block.unread
             func take(_ count: Int) {
@@ -197,7 +199,7 @@ final class Subflows {
                 share.chunk = header
                 continue
             }
-            guard receives, order.isDue(chunk) else { return }
+            guard receives, !carrier.isUnfinished, order.isDue(chunk) else { return }
             let count = min(bytes.count, chunk.byteCount)
             guard count > 0 else { return }
             guard relay.carriers.reader.append(bytes.baseAddress!, count, to: carrier) else { return relay.carriers.lost(carrier, "out of memory") }
@@ -244,6 +246,8 @@ extension Carrier {
         let number: Int
         /// What it brings next, when its header has been read.
         var chunk: ChunkOrder.Chunk?
+        /// Its socket was not read for a while; it will be in the next iteration.
+        var isWoken = false
         /// What it has brought too early.
         let waiting = Waiting()
         private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: ChunkHeader.encodedByteCount + Policy.chunkByteCount, alignment: 8)

@@ -22,10 +22,7 @@ final class Client: Host {
         didSet { relay.sessions.awaitsLife = pending != nil }
     }
     private let choice: ServerChoice
-    /// With `-carriers=auto`.
-    private var counted = CarrierCount(maximum: Configuration.carriersMaximum)
-    private var wantedCarriers = 1
-    private var isWatchingLoss = false
+    private lazy var loss = LossWatch(self)
     private var numbers: UInt32 = 0
     /// A choice is being made; another one is wanted after it.
     private var isChoosing = false
@@ -83,7 +80,7 @@ final class Client: Host {
         hasStarted = true
         for uplink in all { uplink.start() }
         choose()
-        watchLoss()
+        loss.run()
         guard let stream = relay.configuration.stream else { return }
         Socket.adopt(stream.fd)
         add(stream.fd, target: Mapping(name: stream.name, address: relay.configuration.output).target, 0)
@@ -94,7 +91,7 @@ final class Client: Host {
     /// The session in which a new user's stream is opened. What was sent to a server cannot be moved to another one, so nothing is sent while the
     /// server may be silent: the stream is pending. A server that was quiet is asked first, which takes a round trip, as a connect would.
     var sessionForNewUser: Session {
-        watchLoss()
+        loss.run()
         guard holdsNewUsers else { return leastBusy }
         current.session.endpoint.ask()
         relay.sessions.markDirty(current.session)
@@ -121,54 +118,14 @@ final class Client: Host {
         return session.endpoint.isEstablished == current.session.endpoint.isEstablished ? 1 : 0
     }
 
+    /// The first is that of its first session.
+    var uplinksOfCurrentServer: [Uplink] { [current] + extras.filter(isOfCurrent) }
+
     private func isOfCurrent(_ extra: Uplink) -> Bool {
         guard extra.rank == current.rank else { return false }
         guard let server = extra.home.server, let own = current.home.server else { return true }
         return server.run == own.run
     }
-
-    /// Nobody wakes up for a client without users.
-    private func watchLoss() {
-        guard relay.configuration.carriers == nil, relay.configuration.stream == nil, !isWatchingLoss else { return }
-        isWatchingLoss = true
-        counted.begin(samples)
-        watchLossAgain()
-    }
-
-    private func watchLossAgain() {
-        isWatchingLoss = true
-        relay.timers.set(Operation.carrierCount.token(), at: relay.now + CarrierCount.interval.nanoseconds)
-    }
-
-    /// What the carriers to the current server have carried.
-    private var samples: [UInt64: CarrierCount.Sample] {
-        var samples: [UInt64: CarrierCount.Sample] = [:]
-        for uplink in [current] + extras.filter(isOfCurrent) {
-            guard let uplink, let carrier = uplink.session.carrier else { continue }
-            note(carrier, streams: uplink.session.endpoint.streamCount, in: &samples)
-            for subflow in carrier.subflows?.all ?? [] { note(subflow, streams: 0, in: &samples) }
-        }
-        return samples
-    }
-
-    private func countCarriers() {
-        let samples = samples
-        wantedCarriers = counted.judge(samples, now: relay.instant)
-        if subflowsServe { current.subflows.want(min(wantedCarriers, current.session.endpoint.streamCount)) }
-        chooseExtras()
-        if wantedCarriers > 1 || samples.values.contains(where: { $0.streams > 0 }) { watchLossAgain() }
-    }
-
-    private func note(_ connection: Carrier, streams: Int, in samples: inout [UInt64: CarrierCount.Sample]) {
-        guard let facts = PathFacts(connection.fd) else { return }
-        samples[UInt64(connection.index) << 32 | UInt64(connection.generation)] = CarrierCount.Sample(
-            streams: streams, sent: .init(segments: UInt64(facts.sentSegments), lost: UInt64(facts.repeatedSegments)),
-            received: .init(segments: UInt64(facts.receivedSegments), lost: UInt64(facts.disorderedSegments)))
-    }
-
-    /// What a lossy path needs are subflows of the one carrier, which serve open streams, too. Else, with an older server or behind a proxy,
-    /// further carriers, which serve new ones.
-    private var subflowsServe: Bool { relay.configuration.carriers == nil && current.subflows.isPossible }
 
     /// Where the first uplink to a server of the list has reached it.
     func home(ofRank rank: Int) -> Address? {
@@ -176,14 +133,14 @@ final class Client: Host {
     }
 
     /// As many to the current server as are configured; those of others only while somebody uses them.
-    private func chooseExtras() {
+    func chooseExtras() {
         for extra in extras where !isOfCurrent(extra) && !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
         for extra in extras where extra.session.isPrecious {
             guard let end = extra.forgottenAt, relay.instant >= end else { continue }
             relay.events.note(.sessionExpired(extra.session, heldForSeconds: extra.holdSeconds ?? 0))
             relay.sessions.discard(extra.session)
         }
-        let most = relay.configuration.stream == nil ? (relay.configuration.carriers ?? (subflowsServe ? 1 : wantedCarriers)) - 1 : 0
+        let most = loss.sessions - 1
         for extra in extras.filter(isOfCurrent).dropFirst(most) where !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
         guard !current.session.link.isDown || leadsToOneServer, relay.stopping.isRunning else { return }
         while extras.count(where: isOfCurrent) < most {
@@ -207,6 +164,7 @@ final class Client: Host {
 
     /// The server answers: whoever dials it may try again at once.
     func handleWelcomed(_ uplink: Uplink) {
+        if uplink === current { loss.addSubflows() }
         guard !extras.isEmpty else { return }
         for other in all where other !== uplink && other.rank == uplink.rank && other.session.link.isDown { other.tryAtOnce() }
     }
@@ -338,8 +296,7 @@ final class Client: Host {
         switch operation {
         case .serverChoice: choose()
         case .carrierCount:
-            isWatchingLoss = false
-            if !relay.handover.isUnderWay { countCarriers() }
+            loss.handleTimer()
         default: all.first { $0.number == token.index }?.handleTimer(operation)
         }
     }
@@ -417,7 +374,7 @@ final class Client: Host {
     func resume() {
         for uplink in all { uplink.run() }
         choose()
-        watchLoss()
+        loss.run()
     }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {

@@ -18,8 +18,8 @@ final class SubflowMaker: Aside {
 
     func isMaking(_ carrier: Carrier) -> Bool { made.contains { $0 === carrier } }
 
-    /// The server of the session's carrier knows subflows, and nothing is between it and this client that is dialled instead.
-    var isPossible: Bool { (session.carrier?.subflowsMaximum ?? 0) > 1 && relay.configuration.proxy == nil }
+    /// The server knows subflows, and nothing is between it and this client that is dialled instead.
+    var isPossible: Bool { uplink.subflowsMaximum > 1 && relay.configuration.proxy == nil }
 
     /// Makes what is missing; asked each second, so what failed is tried again then.
     func want(_ count: Int) {
@@ -27,7 +27,7 @@ final class SubflowMaker: Aside {
         guard count > 1, isPossible, session.isHealthy, relay.stopping.isRunning, !relay.handover.isUnderWay, let carrier = session.carrier,
             refusedBy != session.endpoint.epoch
         else { return }
-        let missing = min(count, carrier.subflowsMaximum, Specification.subflowsMaximum) - (carrier.subflows?.all.count ?? 0) - made.count
+        let missing = min(count, uplink.subflowsMaximum, Specification.subflowsMaximum) - (carrier.subflows?.all.count ?? 0) - made.count
         guard missing > 0, relay.sessions.openSubflows(session, carrier) != nil else { return }
         for _ in 0..<missing { dial(Way(address: carrier.peer, interface: carrier.way?.interface ?? 0)) }
     }
@@ -52,7 +52,7 @@ final class SubflowMaker: Aside {
     func ask(_ carrier: Carrier) {
         guard session.isHealthy, let subflows = session.carrier?.subflows, let number = subflows.freeNumber else { return handleFailed(carrier) }
         subflows.use(number)
-        carrier.subflowNumber = number
+        (carrier.subflowNumber, carrier.subflowEpoch) = (number, session.endpoint.epoch)
         let hello = Hello(
             identity: session.identity, attempt: 0, received: UInt64(session.endpoint.epoch), replay: 0, earlyByteCount: 0, dataLimit: number)
         guard let binding = carrier.binding, let bytes = hello.encoded(secret: session.secret, on: binding) else { return handleFailed(carrier) }
@@ -75,9 +75,9 @@ final class SubflowMaker: Aside {
         relay.events.note(.carrierSpread(session, carrier.peer))
     }
 
-    /// There is no room, or the carrier is gone: nothing more is asked for this one.
+    /// There is no room: nothing more is asked for this carrier. Or it was meant for one before.
     func handleRefused(_ carrier: Carrier) {
-        refusedBy = session.endpoint.epoch
+        refusedBy = carrier.subflowEpoch
         close(carrier)
     }
 
@@ -89,5 +89,8 @@ final class SubflowMaker: Aside {
     }
 
     /// The carrier they are meant for has ended.
-    func end() { for carrier in made { close(carrier) } }
+    func end() {
+        for carrier in made { close(carrier) }
+        refusedBy = nil
+    }
 }

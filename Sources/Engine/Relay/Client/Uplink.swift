@@ -36,6 +36,8 @@ final class Uplink {
     var home = SessionHome<Address>()
     /// How long the server keeps the session without a carrier. Nil: it does not say.
     var holdSeconds: Int?
+    /// Subflows that the server lets a carrier have.
+    var subflowsMaximum = 0
     /// The local address from which the server is reached, when the network last changed.
     var route: Address?
     /// The last failure that was told.

@@ -103,9 +103,9 @@ extension Uplink {
         }
         candidates[carrier.candidate] = nil
         home.handleCarried(by: carrier.peer, server: welcome.server)
+        subflowsMaximum = Int(welcome.subflows ?? 0)
         holdSeconds = welcome.server == nil ? nil : Int(welcome.holdSeconds)
         route = Socket.source(to: carrier.peer)
-        carrier.subflowsMaximum = Int(welcome.subflows)
         let outage = relay.sessions.attach(carrier, to: session)
         dialer.handleWon(carrier.candidate)
         run()

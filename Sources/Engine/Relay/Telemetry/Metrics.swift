@@ -24,7 +24,8 @@ enum Metrics {
             "tele_session_standbys", "Sessions that can continue over a second path at once.", Double(status.sessions.count { $0.standby != nil }))
         page.gauge(
             "tele_subflows", "Further connections that carry sessions, where a path loses packets.",
-            Double(status.sessions.reduce(0) { $0 + ($1.subflows ?? 0) }))
+            Double(status.sessions.reduce(0) { $0 + $1.subflowCount }))
+        paths(status, &page)
         page.gauge("tele_streams", "Streams that are open.", Double(status.sessions.reduce(0) { $0 + $1.streams }))
         page.gauge("tele_backlog_bytes", "Bytes sent or waiting that the other side has not acknowledged.", Double(status.heldBytes))
         page.gauge("tele_backlog_limit_bytes", "Bytes at which tele stops reading, all sessions together (-memory).", Double(status.heldBytesMaximum))
@@ -65,6 +66,29 @@ enum Metrics {
         }
         for one in all {
             page.counter("tele_\(label)_sent_bytes_total", "Bytes that users or origins took, by \(label).", one.takenBytes, [label: one.name])
+        }
+    }
+
+    /// By the interface of this host that its connections use; empty: as the route says, which a server always has.
+    private static func paths(_ status: Status, _ page: inout Page) {
+        let all = Dictionary(grouping: status.sessions.flatMap { $0.paths ?? [] }) { $0.interface ?? "" }.sorted { $0.key < $1.key }
+        for (interface, paths) in all {
+            page.gauge("tele_path_sessions", "Sessions that this path carries.", Double(paths.count { $0.role == .carries }), ["interface": interface])
+        }
+        for (interface, paths) in all {
+            let least = paths.map(\.roundTripSeconds).filter { $0 > 0 }.min() ?? 0
+            page.gauge(
+                "tele_path_round_trip_seconds", "Round trip that TCP measures on this path, the least of its connections.", least, ["interface": interface])
+        }
+        for (interface, paths) in all {
+            let rate = paths.reduce(0) { $0 + $1.bytesPerSecond }
+            page.gauge(
+                "tele_path_bytes_per_second", "Outgoing rate that TCP measured last on this path, all connections together.", rate, ["interface": interface])
+        }
+        for (interface, paths) in all {
+            page.gauge(
+                "tele_path_loss_ratio", "Of the segments sent on this path, the part that was sent again, of the connection with most.",
+                paths.map(\.lossRatio).max() ?? 0, ["interface": interface])
         }
     }
 

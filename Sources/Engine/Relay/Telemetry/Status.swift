@@ -46,8 +46,8 @@ public struct Status: Codable, Sendable {
         /// known, there is none, or the process is older than these fields.
         public let interface: String?
         public let standby: String?
-        /// Connections over which the carrier's bytes go. Nil: over its own, or the process is older than this field.
-        public let subflows: Int?
+        /// The ways that carry it and stand by. Nil: the process is older than this field.
+        public let paths: [Path]?
         /// Since when the carrier is as it is.
         public let carrierSeconds: Double
         public let roundTripSeconds: Double
@@ -189,7 +189,7 @@ extension RelayProcess {
             session: session.name, peer: session.carrier.map { "\($0.peer)" } ?? "", server: uplink.map { "\($0.target)" },
             isCurrent: uplink.map { $0 === client?.current }, name: session.peerName, carrier: carrier,
             interface: interface(session.carrier), standby: interface(session.standby),
-            subflows: session.carrier?.subflows.flatMap { $0.sends ? $0.all.count : nil },
+            paths: session.paths,
             carrierSeconds: seconds(since: since), roundTripSeconds: roundTrip(session),
             streams: session.endpoint.streamCount, epoch: Int(session.endpoint.epoch), backlogBytes: session.account.held,
             backlogSeconds: session.account.held == 0 ? 0 : session.age.since.map { seconds(since: $0.nanoseconds) } ?? 0,
