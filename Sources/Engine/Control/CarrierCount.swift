@@ -1,10 +1,11 @@
 import Time
 
-/// How many carriers a client has to its server with `-carriers=auto` (docs/protocol.md 4.26). Pure: told what was counted, says how many.
+/// How many connections carry a client's streams to its server with `-carriers=auto` (docs/protocol.md 4.26). Pure: told what was counted, says how
+/// many.
 ///
 /// One is enough, unless the path loses packets: loss holds down the congestion window of each TCP connection, and streams that share one have
-/// one window together, where without tele each has its own. So with loss there is a carrier for each stream, at most `maximum`, and never more
-/// than streams: together they take no more of the path than those streams would alone. Only new streams can use a new carrier.
+/// one window together, where without tele each has its own. So with loss there is a connection for each stream, at most `maximum`, and never more
+/// than streams: together they take no more of the path than those streams would alone.
 ///
 /// Congestion loses packets, too: all at once, when a window has grown over a queue; and a narrow way back loses some of the few that it
 /// carries. So loss counts where it goes on, and each direction is judged by itself.

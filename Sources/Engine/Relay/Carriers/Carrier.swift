@@ -164,8 +164,11 @@ final class Carrier {
     /// Its subflows bring what it brought: its own connection is only watched.
     var isSilent: Bool { subflows?.receives == true }
 
-    /// What TCP knows of its path.
-    var facts: PathFacts? { subflows?.sends == true ? subflows?.facts : PathFacts(fd) }
+    /// Those over which what it has to send goes: its own, or its subflows.
+    var connections: [Carrier] { subflows.flatMap { $0.sends ? $0.all : nil } ?? [self] }
+
+    /// What TCP knows of each.
+    var facts: [PathFacts] { connections.compactMap { PathFacts($0.fd) } }
 
     /// It owns its session, and may carry a batch now.
     var isReady: Bool { state == .established && greeting.isSent && !inFlight.send && !isRefused && isClear && subflows?.hasRoom ?? true }

@@ -43,7 +43,7 @@ final class Subflows {
         use(number)
         subflow.state = .subflow
         subflow.session = carrier.session
-        subflow.share = Carrier.Share(of: carrier, number: Int(number))
+        subflow.share = Carrier.Share(of: carrier)
         all.append(subflow)
         relay.carriers.noteJoined()
         // It may be idle for long, and then nobody asks for it.
@@ -220,41 +220,24 @@ final class Subflows {
     }
 
     private func violated(_ fault: ProtocolFault) { if let session = carrier.session { relay.sessions.violated(session, fault) } }
-
-    // MARK: What TCP knows
-
-    /// Of the connection that has heard nothing for the longest while it waits for an answer; of one that is idle, if none waits.
-    var facts: PathFacts? {
-        var best: PathFacts?
-        for subflow in all {
-            guard let facts = PathFacts(subflow.fd) else { continue }
-            guard let other = best else {
-                best = facts
-                continue
-            }
-            if facts.unacknowledged > 0, other.unacknowledged == 0 || facts.silenceMilliseconds > other.silenceMilliseconds { best = facts }
-        }
-        return best
-    }
 }
 
 extension Carrier {
     /// What a subflow is of its carrier, and the chunks that it sends and brings.
     final class Share {
-        /// Cleared when the subflow is closed.
         let carrier: Carrier
-        let number: Int
         /// What it brings next, when its header has been read.
         var chunk: ChunkOrder.Chunk?
         /// Its socket was not read for a while; it will be in the next iteration.
         var isWoken = false
         /// What it has brought too early.
         let waiting = Waiting()
-        private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: ChunkHeader.encodedByteCount + Policy.chunkByteCount, alignment: 8)
+        /// Its chunk. A subflow that is idle has none.
+        private var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
         private var filled = 0
         private var sentCount = 0
 
-        init(of carrier: Carrier, number: Int) { (self.carrier, self.number) = (carrier, number) }
+        init(of carrier: Carrier) { self.carrier = carrier }
 
         deinit { buffer.deallocate() }
 
@@ -263,6 +246,8 @@ extension Carrier {
 
         /// The first bytes become its next chunk. Returns how many.
         func fill(_ iovecs: UnsafePointer<iovec>, _ count: Int, offset: UInt64) -> Int {
+            precondition(isIdle, "a chunk over another")
+            buffer = .allocate(byteCount: ChunkHeader.encodedByteCount + Policy.chunkByteCount, alignment: 8)
             var end = ChunkHeader.encodedByteCount
             for vector in UnsafeBufferPointer(start: iovecs, count: count) where end < buffer.count {
                 let part = min(vector.iov_len, buffer.count - end)
@@ -270,7 +255,7 @@ extension Carrier {
                 end += part
             }
             let taken = end - ChunkHeader.encodedByteCount
-            precondition(isIdle && taken > 0, "a chunk over another, or of nothing")
+            precondition(taken > 0, "a chunk of nothing")
             var writer = ByteWriter(buffer)
             ChunkHeader(offset: offset, byteCount: taken).encode(into: &writer)
             (filled, sentCount) = (end, 0)
@@ -282,6 +267,9 @@ extension Carrier {
         func sent(_ count: Int) {
             sentCount += count
             precondition(sentCount <= filled, "more was sent than there is")
+            guard isIdle else { return }
+            buffer.deallocate()
+            (buffer, filled, sentCount) = (UnsafeMutableRawBufferPointer(start: nil, count: 0), 0, 0)
         }
     }
 }

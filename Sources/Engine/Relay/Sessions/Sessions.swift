@@ -207,8 +207,8 @@ final class Sessions {
         guard let session = table.find(token) else { return }
         relay.ledger?.attend(to: session)
         session.timerAt = .max
-        if session.endpoint.isSilenceSuspicious(now: relay.instant), let facts = session.carrier?.facts, facts.explainsSilence {
-            session.endpoint.bePatient(until: relay.instant + Policy.patience, roundTrip: .microseconds(UInt64(facts.roundTripMicroseconds)))
+        if session.endpoint.isSilenceSuspicious(now: relay.instant), let roundTrip = roundTripThatExplains(session) {
+            session.endpoint.bePatient(until: relay.instant + Policy.patience, roundTrip: .microseconds(UInt64(roundTrip)))
         }
         switch session.endpoint.handleTimeout(now: relay.instant) {
         case .unchanged: break
@@ -219,11 +219,20 @@ final class Sessions {
         markDirty(session)
     }
 
-    /// An answer is late, and there is another path: the session continues there, unless TCP knows that this one works.
+    /// A slow path explains the silence of each of the carrier's connections that wait for an answer: microseconds, the longest. One of them that
+    /// is dead is enough for nothing to be read any more.
+    private func roundTripThatExplains(_ session: Session) -> UInt32? {
+        let waiting: [PathFacts] = session.carrier?.facts.filter { $0.unacknowledged > 0 } ?? []
+        return waiting.allSatisfy(\.explainsSilence) ? waiting.map(\.roundTripMicroseconds).max() : nil
+    }
+
+    /// An answer is late, and there is another path: the session continues there, unless TCP knows that this one works, by any connection.
     private func late(_ session: Session) {
-        guard let facts = session.carrier?.facts else { return }
-        let silence = Interval.milliseconds(UInt64(facts.silenceMilliseconds))
-        guard facts.unacknowledged > 0, silence >= Interval.microseconds(UInt64(facts.roundTripMicroseconds)) * 2 else { return }
+        let waiting: [PathFacts] = session.carrier?.facts.filter { $0.unacknowledged > 0 } ?? []
+        let isSilent = waiting.allSatisfy { facts in
+            Interval.milliseconds(UInt64(facts.silenceMilliseconds)) >= Interval.microseconds(UInt64(facts.roundTripMicroseconds)) * 2
+        }
+        guard !waiting.isEmpty, isSilent else { return }
         relay.client?.handleLate(session)
         if let standby = session.standby { relay.server?.nudge(standby) }
     }

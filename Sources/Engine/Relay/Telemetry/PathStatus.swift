@@ -24,15 +24,14 @@ extension Session {
     /// The carrier's path first. Empty: the session is away.
     var paths: [Status.Path] {
         guard let carrier else { return [] }
-        let carrying = carrier.subflows?.sends == true ? carrier.subflows?.all ?? [] : [carrier]
-        return [Session.path(.carries, carrier.interface, carrying)] + (standby.map { [Session.path(.standsBy, $0.interface, [$0])] } ?? [])
+        return [Session.path(.carries, carrier)] + (standby.map { [Session.path(.standsBy, $0)] } ?? [])
     }
 
-    private static func path(_ role: Status.Path.Role, _ interface: UInt32, _ connections: [Carrier]) -> Status.Path {
-        let facts = connections.compactMap { PathFacts($0.fd) }
+    private static func path(_ role: Status.Path.Role, _ carrier: Carrier) -> Status.Path {
+        let facts = carrier.facts
         let (sent, repeated) = facts.reduce((0.0, 0.0)) { ($0.0 + Double($1.sentSegments), $0.1 + Double($1.repeatedSegments)) }
         return Status.Path(
-            role: role, interface: interface == 0 ? nil : Interface.name(interface), connections: connections.count,
+            role: role, interface: carrier.interface == 0 ? nil : Interface.name(carrier.interface), connections: carrier.connections.count,
             roundTripSeconds: Double(facts.map(\.roundTripMicroseconds).filter { $0 > 0 }.min() ?? 0) / 1e6,
             bytesPerSecond: facts.reduce(0) { $0 + Double($1.deliveredBytesPerSecond) }, lossRatio: sent > 0 ? min(1, repeated / sent) : 0)
     }

@@ -206,7 +206,7 @@ extension RelayProcess {
     /// acknowledgments.
     private func roundTrip(_ session: Session) -> Double {
         let pinged = Double(session.endpoint.latestRoundTrip.nanoseconds) / 1e9
-        guard let micro = session.carrier?.facts?.roundTripMicroseconds, micro > 0 else { return pinged }
+        guard let micro = session.carrier?.facts.map(\.roundTripMicroseconds).min(), micro > 0 else { return pinged }
         return min(pinged, Double(micro) / 1e6)
     }
 
