@@ -25,6 +25,18 @@ import Time
         #expect(count.judge(one(50, 3000, 3), now: at(3)) == 8)
     }
 
+    /// What a connection lost before there was a stream is not this stream's path; two intervals after its beginning it is known.
+    /// protocol 4.26
+    @Test func countingBeginsWithTheFirstStream() {
+        var count = CarrierCount(maximum: 8)
+        count.begin(one(3, 50_000, 5_000))
+        #expect(count.judge(one(3, 51_000, 5_001), now: at(1)) == 1)
+        #expect(count.judge(one(3, 52_000, 5_002), now: at(2)) == 3)
+        count = CarrierCount(maximum: 8)
+        count.begin(one(3, 50_000, 5_000))
+        for second in 1..<10 as Range<UInt64> { #expect(count.judge(one(3, 50_000 + second * 1000, 5_000), now: at(second)) == 1) }
+    }
+
     /// A window that has grown over a queue loses much at once: that is congestion.
     /// protocol 4.26
     @Test func oneBurstOfLossSaysNothing() {

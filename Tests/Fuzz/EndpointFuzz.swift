@@ -163,6 +163,8 @@ enum EndpointFuzz {
                 case .reset(let owner, _):
                     precondition(users.removeValue(forKey: owner) != nil, "RESET for nobody")
                 case .closed: return false
+                // The owner of a server's endpoint answers so.
+                case .spread: endpoint.spread()
                 }
             }
         }

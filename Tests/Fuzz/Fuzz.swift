@@ -10,7 +10,9 @@ public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     guard let data, count > 0 else { return 0 }
     let bytes = UnsafeRawBufferPointer(start: data + 1, count: count - 1)
     switch data[0] % 4 {
-    case 0: fuzzFrames(bytes)
+    case 0:
+        fuzzFrames(bytes)
+        fuzzChunks(bytes)
     case 1: fuzzHandshake(bytes)
     case 2: EndpointFuzz.run(Input(bytes))
     default: fuzzRegistry(Input(bytes))
@@ -24,6 +26,23 @@ private func fuzzFrames(_ bytes: UnsafeRawBufferPointer) {
     while offset < bytes.count {
         guard let (_, count) = try? decodeFrame(bytes.bytes.extracting(offset..<bytes.count)) else { return }
         precondition(count > 0 && count <= bytes.count - offset, "a frame longer than its bytes")
+        offset += count
+    }
+}
+
+/// Chunks of one connection, whose bytes are those that follow.
+private func fuzzChunks(_ bytes: UnsafeRawBufferPointer) {
+    var order = ChunkOrder()
+    var offset = 0
+    while offset < bytes.count {
+        guard let header = try? ChunkHeader.decode(bytes.bytes.extracting(offset..<bytes.count)), var chunk = try? order.begin(header) else { return }
+        offset += ChunkHeader.encodedByteCount
+        precondition(!order.isPast(chunk), "a chunk that was read")
+        guard order.isDue(chunk) else { return }
+        let count = min(header.byteCount, bytes.count - offset)
+        guard count > 0 else { return }
+        let before = order.next
+        precondition(order.read(count, of: &chunk) == (count == header.byteCount) && order.next == before + UInt64(count), "a chunk read wrongly")
         offset += count
     }
 }
