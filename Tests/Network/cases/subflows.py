@@ -82,7 +82,8 @@ def carry(context):
     lab.forward("numgen random mod 100 < 3 drop")
 
     def subflows():
-        return session_of(control)["paths"][0]["connections"]
+        paths = session_of(control)["paths"]
+        return paths[0]["connections"] if paths else 0
 
     def wait(what):
         if not context.until(15, lambda: subflows() >= 4):

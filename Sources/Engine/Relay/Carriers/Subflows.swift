@@ -134,7 +134,11 @@ final class Subflows {
 
     /// A subflow has brought something. What is not next is kept, so that the subflow is read all the same: TCP acknowledges late what nobody
     /// reads, and the sender would be slower for it. When too much is kept, it waits in the subflow's socket.
-    func read(_ subflow: Carrier) {
+    ///
+    /// What is read may end the session, and with it every other reference to the carrier.
+    func read(_ subflow: Carrier) { withExtendedLifetime(carrier) { readHeld(subflow) } }
+
+    private func readHeld(_ subflow: Carrier) {
         guard let share = subflow.share else { return }
         share.isWoken = false
         if share.waiting.isEmpty { deliver(subflow, share) }
@@ -142,11 +146,13 @@ final class Subflows {
         if !subflow.block.unread.isEmpty, share.chunk != nil || !share.waiting.isEmpty {
             if hasRoomForMore { keep(subflow, share) } else { subflow.isUnfinished = true }
         }
-        readOn()
+        readOnHeld()
     }
 
     /// Reads on while some subflow has what is next; called after each change of what that is, and when the carrier has been read to its end.
-    func readOn() {
+    func readOn() { withExtendedLifetime(carrier) { readOnHeld() } }
+
+    private func readOnHeld() {
         while !carrier.isOver, !carrier.isUnfinished, receives {
             if all.contains(where: { $0.share?.chunk.map(order.isPast) == true }) {
                 return violated(ProtocolFault("a chunk repeats what was sent before"))

@@ -11,6 +11,9 @@ final class SubflowMaker: Aside {
     private var made: [Carrier] = []
     /// The server has refused one for the carrier of this epoch.
     private var refusedBy: UInt32?
+    /// Some could not be made: a firewall may ban hosts that try too often, and then the next carrier as well.
+    private var pausedUntil = Instant(nanoseconds: 0)
+    private var pause = Interval.zero
 
     init(_ uplink: Uplink) { (self.uplink, relay) = (uplink, uplink.relay) }
 
@@ -23,8 +26,9 @@ final class SubflowMaker: Aside {
 
     /// Makes what is missing; asked each second, so what failed is tried again then.
     func want(_ count: Int) {
-        for carrier in made where relay.now >= carrier.openedAt + Policy.standbyMaximum.nanoseconds { close(carrier) }
-        guard count > 1, isPossible, session.isHealthy, relay.stopping.isRunning, !relay.handover.isUnderWay, let carrier = session.carrier,
+        for carrier in made where relay.now >= carrier.openedAt + Policy.standbyMaximum.nanoseconds { handleFailed(carrier) }
+        guard count > 1, relay.instant >= pausedUntil, isPossible, session.isHealthy, relay.stopping.isRunning, !relay.handover.isUnderWay,
+            let carrier = session.carrier,
             refusedBy != session.endpoint.epoch
         else { return }
         let missing = min(count, uplink.subflowsMaximum, Specification.subflowsMaximum) - (carrier.subflows?.all.count ?? 0) - made.count
@@ -50,7 +54,7 @@ final class SubflowMaker: Aside {
 
     /// HELLO without an attempt: it names the carrier's epoch, and a number that no other subflow of that carrier has.
     func ask(_ carrier: Carrier) {
-        guard session.isHealthy, let subflows = session.carrier?.subflows, let number = subflows.freeNumber else { return handleFailed(carrier) }
+        guard session.isHealthy, let subflows = session.carrier?.subflows, let number = subflows.freeNumber else { return close(carrier) }
         subflows.use(number)
         (carrier.subflowNumber, carrier.subflowEpoch) = (number, session.endpoint.epoch)
         let hello = Hello(
@@ -68,6 +72,7 @@ final class SubflowMaker: Aside {
             let subflows = session.carrier?.subflows, let binding = carrier.binding, welcome.isProven(session.secret, over: proven, on: binding)
         else { return handleFailed(carrier) }
         made.removeAll { $0 === carrier }
+        pause = .zero
         subflows.join(carrier, number: carrier.subflowNumber)
         guard subflows.all.count == 2 else { return }
         session.endpoint.spread()
@@ -81,7 +86,13 @@ final class SubflowMaker: Aside {
         close(carrier)
     }
 
-    func handleFailed(_ carrier: Carrier) { close(carrier) }
+    /// Twice as long each time, in a row.
+    func handleFailed(_ carrier: Carrier) {
+        close(carrier)
+        guard relay.instant >= pausedUntil else { return }
+        pause = min(max(pause * 2, Policy.subflowPause.lowerBound), Policy.subflowPause.upperBound)
+        pausedUntil = relay.instant + pause
+    }
 
     private func close(_ carrier: Carrier) {
         made.removeAll { $0 === carrier }

@@ -69,6 +69,8 @@ enum Policy {
     static let standbySoon = Interval.milliseconds(200)
     /// To connect and authenticate one takes at most this.
     static let standbyMaximum = Interval.seconds(5)
+    /// After a subflow that could not be made, until the next is tried.
+    static let subflowPause = Interval.seconds(2)...Interval.seconds(64)
     /// Bytes of a chunk: little enough that a slow subflow does not keep the others' bytes waiting for long.
     static let chunkByteCount = 16 << 10
     /// Bytes that the subflows of one carrier have brought too early, and the part of `-memory` that all of them may be.
