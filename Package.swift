@@ -63,7 +63,7 @@ let package = Package(
         tests("LoopTests", of: ["Loop"]),
         tests("TOMLTests", of: ["CTOML"]),
         tests("TLSTests", of: ["CTLS"]),
-        tests("RelayTests", of: ["Relay", "Tunnel", "Time", "Loop", "CRing", "CSlab", .product(name: "Logging", package: "swift-log")]),
+        tests("RelayTests", of: ["Relay", "Tunnel", "Wire", "Time", "Loop", "CRing", "CSlab", .product(name: "Logging", package: "swift-log")]),
         tests("ControlTests", of: ["Control", "Tunnel", "Wire", "Time", "Chance"]),
         tests("RepositoryTests", of: []),
         .target(

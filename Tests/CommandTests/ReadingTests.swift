@@ -73,6 +73,9 @@ import Testing
         #expect(several.servers == [HostPort(host: "h", port: 1), HostPort(host: "::1", port: 2), HostPort(path: "/run/t")])
         #expect(several.failoverSeconds == 3)
         #expect(one.carriers == nil)
+        #expect(one.threads == 1)
+        #expect(try settings("-client -out=h:1 -threads=3").configuration.threads == 3)
+        #expect(1...8 ~= (try settings("-client -out=h:1 -threads=auto").configuration.threads))
         #expect(try settings("-client -out=h:1 -carriers=8").configuration.carriers == 8)
         #expect(try settings("-client -out=h:1 -carriers=auto").configuration.carriers == nil)
         // A path may have a comma.

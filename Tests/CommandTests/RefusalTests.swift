@@ -64,6 +64,8 @@ struct Refusal: CustomTestStringConvertible, Sendable {
         Refusal(
             "-client -out=h:1 -paths=eth0 -proxy=http://p:1", "-paths and -proxy are both given",
             "-paths chooses how the server is reached; leave it out to go through the proxy"),
+        Refusal("-client -out=h:1 -threads=65", "-threads=65 is out of range", "-threads takes auto, or 1 to 64"),
+        Refusal("-client -out=h:1 -threads=2 -keeper=always", "-keeper=always works with one thread only", "leave out -threads, or -keeper"),
         Refusal("-client -out=h:1 -carriers=9", "-carriers=9 is out of range", "-carriers takes auto, or 1 to 8"),
         Refusal("-client -out=h:1 -failover=2d", "-failover=2d is out of range", "-failover takes 0s to 1d"),
     ]

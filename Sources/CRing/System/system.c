@@ -10,6 +10,7 @@
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -331,6 +332,13 @@ size_t system_descriptor_count(void) {
     while (readdir(folder)) count++;
     closedir(folder);
     return count > 3 ? count - 3 : 0;   /* ".", "..", and the folder itself. */
+}
+
+unsigned system_core_count(void) {
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) == 0) return (unsigned)CPU_COUNT(&cores);
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (unsigned)count : 1;
 }
 
 /* Pipes, and what moves bytes without the ring */

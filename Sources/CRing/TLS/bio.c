@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <openssl/bio.h>
+#include <pthread.h>
 #include <string.h>
 
 static int bio_read(BIO *bio, char *bytes, int count)
@@ -39,16 +40,22 @@ static long bio_control(BIO *bio, int command, long number, void *pointer)
     return command == BIO_CTRL_FLUSH || command == BIO_CTRL_PUSH || command == BIO_CTRL_POP;
 }
 
+static BIO_METHOD *method;           /* One for the process. NULL: no memory. */
+
+static void make_method(void)
+{
+    method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "tele");
+    if (!method) return;
+    BIO_meth_set_read(method, bio_read);
+    BIO_meth_set_write(method, bio_write);
+    BIO_meth_set_ctrl(method, bio_control);
+}
+
 BIO *tls_bio(tls_channel *channel)
 {
-    static BIO_METHOD *method;       /* One for the process; the loop's thread makes it. */
-    if (!method) {
-        method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "tele");
-        if (!method) return NULL;
-        BIO_meth_set_read(method, bio_read);
-        BIO_meth_set_write(method, bio_write);
-        BIO_meth_set_ctrl(method, bio_control);
-    }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_method);
+    if (!method) return NULL;
     BIO *bio = BIO_new(method);
     if (!bio) return NULL;
     BIO_set_data(bio, channel);

@@ -13,7 +13,7 @@ struct tls_context {
     bool is_server;
     tls_key *keys;                   /* NULL with certificates. */
     size_t count;
-    size_t references;
+    _Atomic size_t references;       /* A channel may be closed by another thread than the one that opened it. */
 };
 
 /* The records of one direction (RFC 8446, 5.2 and 7.2). */

@@ -134,6 +134,9 @@ public final class Loop {
         if trace == 0 { Socket.close(fd) } else { closing.append(fd) }
     }
 
+    /// The descriptor goes on elsewhere. It has no operation in flight.
+    public func forget(_ fd: Int32) { ring_forget(ring, fd) }
+
     public func poolBytes(_ buffer: UInt16) -> UnsafeRawPointer { ring_pool_bytes(ring, buffer) }
     public func returnToPool(_ buffer: UInt16) { ring_pool_return(ring, buffer) }
 

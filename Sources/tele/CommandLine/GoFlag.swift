@@ -18,7 +18,8 @@ struct GoFlag: Equatable {
     static let ofTele: [GoFlag] = [
         .toggle("client"), .toggle("server"),
         .value("in", ":22"), .value("out", "host:40300"),
-        .value("io", "auto"), .value("splice", "auto"), .value("keeper", "never"), .value("buffer", "64MiB"), .value("memory", "1GiB"), .value("hold", "7d"),
+        .value("io", "auto"), .value("splice", "auto"), .value("keeper", "never"), .value("threads", "4"), .value("buffer", "64MiB"), .value("memory", "1GiB"),
+        .value("hold", "7d"),
         .value("failover", "10s"),
         .value("carriers", "4"), .value("paths", "wlan0,wwan0"),
         .value("max-streams", "100000"), .value("max-sessions", "1024"), .value("drain", "10s"), .value("idle-exit", "10m"),

@@ -80,6 +80,8 @@ enum Help {
                                    with more connections where packets are lost
           -paths=all               client: interfaces to the server, one carries and
                                    another stands by: all, usual, or eth0,wlan0
+          -threads=1               event loops, 1 to 64; auto: one for each core, at
+                                   most 8. Each has sessions of its own
           -drain=10s               how long streams may last after SIGTERM, 0s to 1d
           -idle-exit=TIME          server: exits after this time without a session
           -max-streams=100000      streams in one session, 1 to 1000000

@@ -357,6 +357,13 @@ struct Settings {
             configuration.splicing = splicing
         }
         if let keeping = try Settings.choice(arguments.keeper, "keeper", among: Configuration.Keeping.self) { configuration.keeping = keeping }
+        if let text = arguments.threads {
+            let range = "auto, or 1 to \(Configuration.threadsMaximum)"
+            configuration.threads = try text == "auto" ? min(8, Cores.count) : Settings.count(text, "threads", 1, Configuration.threadsMaximum, range) ?? 1
+            guard configuration.threads == 1 || configuration.keeping == .never else {
+                throw CommandError("-keeper=always works with one thread only", hint: "leave out -threads, or -keeper")
+            }
+        }
         if let bytes = try Settings.size(arguments.buffer, "buffer", 1 << 20, 16 << 30, "1MiB to 16GiB") {
             configuration.bufferByteCount = bytes
         }

@@ -39,6 +39,10 @@ struct Tele: ParsableCommand {
         name: .go("keeper"), help: "Connections outlive a crash of the process: always or never (default).", completion: .list(["always", "never"]))
     var keeper: String?
     @Option(
+        name: .go("threads"),
+        help: ArgumentHelp("Event loops, each on a thread of its own: 1; 1 to 64, or auto: one for each core, at most 8.", valueName: "count"))
+    var threads: String?
+    @Option(
         name: .go("buffer"), help: ArgumentHelp("Bytes held per session and direction: 64MiB; 1MiB to 16GiB.", valueName: "size"))
     var buffer: String?
     @Option(

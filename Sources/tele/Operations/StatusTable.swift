@@ -19,11 +19,17 @@ struct StatusTable {
         let security = status.security == "none" ? paint("no key", 33) : "with \(status.security == "key" ? "a key" : "certificates")"
         return [
             "tele \(status.role) \(status.pid), \(out), \(paint(status.state, status.state == "running" ? 32 : 33)) for "
-                + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver), \(security)"
+                + "\(HumanUnits.seconds(status.uptimeSeconds)), \(status.driver)\(threads), \(security)"
         ] + successions + [
             "\(status.connections) connections, \(HumanUnits.bytes(Double(status.heldBytes))) of at most "
                 + "\(HumanUnits.bytes(Double(status.role == "client" ? status.sessionBytesMaximum : status.heldBytesMaximum))) wait, \(HumanUnits.bytes(Double(status.residentBytes))) resident"
         ]
+    }
+
+    private var threads: String {
+        guard let count = status.threads else { return "" }
+        guard let silent = status.silentThreads, silent > 0 else { return " in \(count) threads" }
+        return " in \(count) threads, \(paint("\(silent) of which \(silent == 1 ? "does" : "do") not answer", 33))"
     }
 
     /// Who goes on with whose connections.

@@ -30,6 +30,7 @@ from . import (
     ssh,
     stuck,
     subflows,
+    threads,
     upgrade,
     ways,
 )
@@ -37,5 +38,5 @@ from . import (
 
 def all_cases():
     modules = (stuck, crowd, recovery, chaos, upgrade, outlive, close, restart, promises, load, keys, floods, liars, robust, edges, ways, proxies, destinations,
-               reverse, failover, outage, paths, subflows, machine, command, mappings, operations, guides, ssh, splice, programs)
+               reverse, failover, outage, paths, subflows, threads, machine, command, mappings, operations, guides, ssh, splice, programs)
     return [case for module in modules for case in module.cases()]

@@ -32,6 +32,8 @@ void system_random(void *memory, size_t count);
 size_t system_raise_descriptor_limit(void);
 /* Open descriptors; 0 where /proc cannot be read. */
 size_t system_descriptor_count(void);
+/* Processors that this process may use, at least 1. */
+unsigned system_core_count(void);
 
 /* socket(2) and what follows it, as the manual pages have them, but for errors: -errno. A new socket is non-blocking and close-on-exec. */
 int system_socket(int family, int kind, int protocol);

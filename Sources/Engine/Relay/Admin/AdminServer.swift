@@ -37,7 +37,7 @@ final class AdminServer {
                     let program = AdminServer.decoded(path.dropFirst("/upgrade".count))
                     return relay.handover.ask(program: program.isEmpty ? nil : program, asker: giveAway(connection))
                 }
-                answer(connection, respond(method, path, connection.isPrivileged))
+                respond(connection, method, path)
             } else if connection.filled == connection.request.count {
                 answer(connection, HTTPAnswer(.badRequest, "the request is too long\n"))
             } else {
@@ -112,15 +112,23 @@ final class AdminServer {
 
     // MARK: Answers
 
-    private func respond(_ method: String, _ path: String, _ isPrivileged: Bool) -> HTTPAnswer {
+    private func respond(_ connection: AdminConnection, _ method: String, _ path: String) {
+        let make: (LoopReport) -> HTTPAnswer
         switch (method, path) {
-        case ("GET", "/metrics"): HTTPAnswer(.fine, Metrics.text(relay.status, relay.events), type: Metrics.contentType)
-        case ("GET", "/healthz"): HTTPAnswer(.fine, "fine\n")
-        case ("GET", "/readyz"): relay.unreadiness.map { HTTPAnswer(.unavailable, "\($0)\n") } ?? HTTPAnswer(.fine, "ready\n")
-        case ("GET", "/status") where isPrivileged: HTTPAnswer(.fine, relay.status.json + "\n", type: "application/json")
-        case ("POST", _) where isPrivileged: command(path)
-        case ("GET", _): HTTPAnswer(.notFound, "there is /metrics, /healthz and /readyz\n")
-        default: HTTPAnswer(.badRequest, "this takes GET\n")
+        case ("GET", "/metrics"): make = { HTTPAnswer(.fine, Metrics.text($0.status, $0.histograms), type: Metrics.contentType) }
+        case ("GET", "/readyz"): make = { $0.unreadiness.map { HTTPAnswer(.unavailable, "\($0)\n") } ?? HTTPAnswer(.fine, "ready\n") }
+        case ("GET", "/status") where connection.isPrivileged: make = { HTTPAnswer(.fine, $0.status.json + "\n", type: "application/json") }
+        case ("GET", "/healthz"): return answer(connection, HTTPAnswer(.fine, "fine\n"))
+        case ("POST", _) where connection.isPrivileged: return answer(connection, command(path))
+        case ("GET", _): return answer(connection, HTTPAnswer(.notFound, "there is /metrics, /healthz and /readyz\n"))
+        default: return answer(connection, HTTPAnswer(.badRequest, "this takes GET\n"))
+        }
+        guard let member = relay.member else { return answer(connection, make(relay.report)) }
+        let token = connection.token(.adminSend)
+        member.ask { [unowned self] report in
+            // It may have been closed meanwhile.
+            guard let connection = table.find(token), !connection.isClosing, connection.answer == nil else { return }
+            answer(connection, make(report))
         }
     }
 
@@ -149,7 +157,10 @@ final class AdminServer {
         case "/reload": HTTPAnswer(.fine, "done\n") { $0.reload.run() }
         case "/reconnect":
             relay.client != nil
-                ? HTTPAnswer(.fine, "done\n") { $0.client?.reconnect() }
+                ? HTTPAnswer(.fine, "done\n") {
+                    $0.client?.reconnect()
+                    $0.member?.tellOthers(.reconnect)
+                }
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
         default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload, /reconnect and /upgrade\n")
         }

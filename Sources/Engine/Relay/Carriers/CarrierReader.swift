@@ -296,6 +296,15 @@ final class CarrierReader {
         }
     }
 
+    /// Bytes that came before this loop had the carrier.
+    func read(_ carrier: Carrier, _ bytes: [UInt8]) {
+        let hasRoom = bytes.withUnsafeBytes { $0.isEmpty || append($0.baseAddress!, $0.count, to: carrier) }
+        guard hasRoom else { return carriers.lost(carrier, "out of memory") }
+        read(carrier)
+        if !carrier.isOver, carrier.mayBeIdle { shrinkBlock(carrier) }
+        readers.append(carrier)
+    }
+
     /// Reads all that is whole, within what one turn is for.
     func read(_ carrier: Carrier) {
         if !carrier.carriesBytes { relay.host.readHandshake(carrier) }

@@ -33,10 +33,11 @@ final class Carriers {
 
     // MARK: Beginnings
 
-    func add(fd: Int32, peer: Address, state: Carrier.State) -> Carrier {
+    /// `openedAt`: nil: now.
+    func add(fd: Int32, peer: Address, state: Carrier.State, openedAt: UInt64? = nil) -> Carrier {
         CarrierTuning.apply(fd, isLoopback: peer.isLoopback)
         let carrier = table.insert { index, generation in
-            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: relay.now)
+            Carrier(fd: fd, peer: peer, index: index, generation: generation, state: state, now: openedAt ?? relay.now)
         }
         // A proxy on this host is not the end of the path.
         if !peer.isLoopback || relay.configuration.proxy != nil { carrier.window = PathWindow() }
@@ -155,6 +156,23 @@ final class Carriers {
         }
     }
 
+    /// It is another loop's from here on, with its descriptor and its TLS channel. It has no session yet, and nothing of it is in flight.
+    func letGo(_ carrier: Carrier) {
+        precondition(carrier.inFlight.isEmpty && carrier.session == nil, "let go of a carrier that is in use")
+        carrier.state = .closed
+        carrier.transport = .plain
+        cancelTimers(carrier)
+        relay.loop.forget(carrier.fd)
+        reader.forget(carrier)
+        table.remove(carrier.index)
+    }
+
+    private func cancelTimers(_ carrier: Carrier) {
+        relay.timers.cancel(carrier.token(.carrierDeadline))
+        relay.timers.cancel(carrier.token(.carrierRetry))
+        relay.timers.cancel(carrier.token(.carrierRoom))
+    }
+
     private func release(_ carrier: Carrier) {
         precondition(carrier.state == .closing && carrier.inFlight.isEmpty, "closed a carrier that is in use")
         carrier.state = .closed
@@ -167,9 +185,7 @@ final class Carriers {
             waitingByteCount -= share.waiting.count
         }
         carrier.share = nil
-        relay.timers.cancel(carrier.token(.carrierDeadline))
-        relay.timers.cancel(carrier.token(.carrierRetry))
-        relay.timers.cancel(carrier.token(.carrierRoom))
+        cancelTimers(carrier)
         relay.loop.close(carrier.fd)
         carrier.transport.channel?.release(relay)
         reader.forget(carrier)

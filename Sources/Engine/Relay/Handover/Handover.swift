@@ -116,12 +116,13 @@ final class Handover {
         relay.origins.suspend()
         relay.carriers.closeAll()
         relay.locals.suspend()
+        if relay.isFirst { relay.member?.tellOthers(.settle) }
     }
 
     /// After each iteration.
     func advance() {
         guard case .settling(let until) = state else { return }
-        guard isQuiet else {
+        guard isQuiet, relay.member?.hasLegacies ?? true else {
             if relay.now >= until { giveUp("operations in flight did not end in time") }
             return
         }
@@ -141,8 +142,17 @@ final class Handover {
         case .checking(let check): check.end(.notWanted)
         case .settling, .settled: state = .none
         }
-        refuse(reason)
+        // A further loop has no askers, and is told to go on.
+        if relay.isFirst { refuse(reason) } else { relay.member?.report(settled: .failure(StateFault(reason))) }
+        relay.member?.discardLegacies()
         if isUnderWay { resume() }
+    }
+
+    /// The process goes on as it is.
+    func goOn() {
+        guard isUnderWay else { return }
+        state = .none
+        resume()
     }
 
     /// Operations begin again: after an upgrade that failed, or in the new program.
@@ -160,19 +170,36 @@ final class Handover {
 
     /// Replaces this program. Returns only when that failed; this program then continues.
     func replaceProgram() {
+        guard relay.isFirst else { return leaveLegacy() }
         guard let program else { return giveUp("no program is named") }
-        let descriptors: [Int32]
-        do throws(StateFault) {
-            var archive = StateArchive()
-            descriptors = try relay.saveState(&archive, askers: askers)
-            archive.seal()
-            relay.events.note(.handsOver(to: program, connections: relay.locals.count))
+        do {
+            let own = try makeLegacy()
+            defer { own.discard() }
+            relay.events.note(.handsOver(to: program, connections: relay.connectionCount))
             flush()
-            guard let error = relay.manager.whileRestored({ Successor.become(program, archive.bytes, descriptors) }) else { return }
+            let legacies = [own] + (relay.member?.legacies ?? [])
+            guard let error = relay.manager.whileRestored({ Successor.become(program, legacies) }) else { return }
             giveUp("cannot run \(program) (\(error))")
         } catch {
-            giveUp("the state cannot be saved: \(error.reason)")
+            giveUp("the state cannot be saved: \((error as? StateFault)?.reason ?? "\(error)")")
         }
+    }
+
+    private func makeLegacy() throws -> Successor.Legacy {
+        var archive = StateArchive()
+        let descriptors = try relay.saveState(&archive, askers: askers)
+        archive.seal()
+        return try Successor.Legacy(archive.bytes, descriptors)
+    }
+
+    /// A further loop: its state is saved, and this thread waits until the program is replaced. Returns when the first loop says that it is not.
+    private func leaveLegacy() {
+        do {
+            relay.member?.report(settled: .success(try makeLegacy()))
+        } catch {
+            relay.member?.report(settled: .failure(error as? StateFault ?? StateFault("\(error)")))
+        }
+        relay.member?.awaitGoingOn()
     }
 
     private var causeOfDeath: String {
@@ -202,9 +229,10 @@ final class Handover {
             return relay.events.note(.recovered(connections: relay.locals.count, pause: recoveryPause, reason: causeOfDeath))
         }
         lastPause = pause
-        relay.events.note(.tookOver(from: facts.version, connections: relay.locals.count, pause: lastPause))
+        guard relay.isFirst else { return }
+        let count = relay.connectionCount
+        relay.events.note(.tookOver(from: facts.version, connections: count, pause: lastPause))
         askers = facts.askers
-        let count = relay.locals.count
         let milliseconds = (lastPause + 500_000) / 1_000_000
         answer(
             .fine,

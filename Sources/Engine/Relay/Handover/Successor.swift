@@ -1,33 +1,50 @@
 import Glibc
 import Loop
+import State
 
 /// The program that replaces this one by execve(2), and the state that it is given.
 public enum Successor {
     /// The version of the state that this program writes, and the only one that it reads.
     public static let stateVersion = 4
-    /// The environment variable `PID:DESCRIPTOR` that names the memfd with the state.
+    /// The environment variable `PID:DESCRIPTOR` that names the memfd with the state; with several loops `PID:DESCRIPTOR:DESCRIPTOR…`, one for
+    /// each.
     static let variable = "TELE_STATE"
 
     /// This program replaced another one, which had blocked its signals: one may be pending.
     public static var isThisProgram: Bool { getenv(variable) != nil }
 
-    /// Replaces the program; `descriptors` stay open. Returns only with an error, with nothing changed.
-    static func become(_ program: String, _ state: UnsafeRawBufferPointer, _ descriptors: [Int32]) -> SystemError? {
-        let fd: Int32
-        do throws(SystemError) { fd = try Program.memoryFile("tele-state") } catch { return error }
-        defer { close(fd) }
-        var written = 0
-        while written < state.count {
-            let count = write(fd, state.baseAddress! + written, state.count - written)
-            if count < 0, errno == EINTR { continue }
-            guard count > 0 else { return SystemError.last }
-            written += count
+    /// What a loop leaves to the next program: a memfd with its state, and the descriptors that the state names.
+    struct Legacy: Sendable {
+        let state: Int32
+        let descriptors: [Int32]
+
+        init(_ state: UnsafeRawBufferPointer, _ descriptors: [Int32]) throws(SystemError) {
+            let fd = try Program.memoryFile("tele-state")
+            var written = 0
+            while written < state.count {
+                let count = write(fd, state.baseAddress! + written, state.count - written)
+                if count < 0, errno == EINTR { continue }
+                guard count > 0 else {
+                    let error = SystemError.last
+                    close(fd)
+                    throw error
+                }
+                written += count
+            }
+            (self.state, self.descriptors) = (fd, descriptors)
         }
-        let descriptors = descriptors + [fd]
+
+        /// The program goes on without a successor.
+        func discard() { close(state) }
+    }
+
+    /// Replaces the program. Returns only with an error, with nothing changed. `legacies`: of each loop, by their numbers.
+    static func become(_ program: String, _ legacies: [Legacy]) -> SystemError? {
+        let descriptors = legacies.flatMap { $0.descriptors + [$0.state] }
         for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: true) }
         defer { for descriptor in descriptors { Socket.keep(descriptor, beyondProgram: false) } }
-        if let keeper = Keeper.ofThisProcess { return keeper.become(program, state: fd) }
-        setenv(variable, "\(getpid()):\(fd)", 1)
+        if let keeper = Keeper.ofThisProcess { return keeper.become(program, state: legacies[0].state) }
+        setenv(variable, ([getpid()] + legacies.map(\.state)).map { "\($0)" }.joined(separator: ":"), 1)
         defer { unsetenv(variable) }
         return SystemError(-Program.replace(program, arguments(program)))
     }
@@ -35,17 +52,21 @@ public enum Successor {
     /// Those that this program was started with, under the new one's path: the next upgrade without a path finds the same file.
     static func arguments(_ program: String) -> [String] { [program] + Arguments.all.dropFirst() }
 
-    /// The state that the program before left. Nil: none. Removes the environment variable.
-    static func takeState() -> UnsafeRawBufferPointer? {
+    /// The states that the loops of the program before left, by their numbers. Empty: none. Removes the environment variable.
+    static func takeStates() throws(StateFault) -> [UnsafeRawBufferPointer] {
         defer { unsetenv(variable) }
-        guard let text = getenv(variable).map({ String(cString: $0) }) else { return nil }
+        guard let text = getenv(variable).map({ String(cString: $0) }) else { return [] }
         let words = text.split(separator: ":").compactMap { Int32($0) }
-        guard words.count == 2, words[0] == getpid() || Keeper.ofThisProcess != nil && words[0] == getppid() else { return nil }
+        guard words.count >= 2, words[0] == getpid() || Keeper.ofThisProcess != nil && words[0] == getppid() else { return [] }
         // A worker may die before it has made the state its own: then another one needs it.
-        defer { if Keeper.ofThisProcess == nil { close(words[1]) } }
-        let count = lseek(words[1], 0, SEEK_END)
-        guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_PRIVATE, words[1], 0), memory != MAP_FAILED else { return nil }
-        return UnsafeRawBufferPointer(start: memory, count: count)
+        defer { if Keeper.ofThisProcess == nil { for word in words.dropFirst() { close(word) } } }
+        return try words.dropFirst().map { (word) throws(StateFault) in
+            let count = lseek(word, 0, SEEK_END)
+            guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_PRIVATE, word, 0), memory != MAP_FAILED else {
+                throw StateFault("it cannot be read (\(SystemError.last))")
+            }
+            return UnsafeRawBufferPointer(start: memory, count: count)
+        }
     }
 
     /// Starts the program again without a state; inherited descriptors are closed by the kernel. Returns only with an error.
@@ -73,7 +94,9 @@ final class SuccessorCheck {
     init(_ relay: RelayProcess, _ program: String) throws(SystemError) {
         self.relay = relay
         words = try Program.memoryFile("tele-check")
-        let question = "--reads-state=\(Successor.stateVersion):\(relay.configuration.role == .client ? "client" : "server")"
+        // Programs that know one loop only refuse a third word.
+        let threads = relay.member.map { ":\($0.group.count)" } ?? ""
+        let question = "--reads-state=\(Successor.stateVersion):\(relay.configuration.role == .client ? "client" : "server")\(threads)"
         do throws(SystemError) {
             pid = try Program.start(program, [program, question] + Arguments.all.dropFirst(), standardError: words)
         } catch {

@@ -54,6 +54,11 @@ final class Listeners {
         /// The file of a Unix-domain socket that goes with it.
         fileprivate var path: String?
         fileprivate let socket: ListeningSocket?
+
+        /// Without a socket: it is gone, or another loop's.
+        fileprivate static func absent(_ purpose: Purpose) -> Entry {
+            Entry(fd: -1, address: Address(path: ""), purpose: purpose, state: .gone, socket: nil)
+        }
     }
 
     unowned(unsafe) let relay: RelayProcess
@@ -77,6 +82,7 @@ final class Listeners {
         // Users of a mapping that was removed still name its place: it is taken again late.
         if let free = freePlace() { entries[free] = entry } else { entries.append(entry) }
         relay.ledger?.isConfigurationTouched = true
+        relay.member?.handlePlacesChanged()
         isArmed = false
     }
 
@@ -137,6 +143,7 @@ final class Listeners {
         guard !relay.handover.isUnderWay else { return .full }
         if purpose.outlivesDrain { return .ready }
         if let mapping = purpose.mapping, let server = relay.server { return server.reverse.readiness(mapping) }
+        if let member = relay.member { return relay.stopping.isRunning && member.mayGive ? .ready : .full }
         return relay.host.mayAccept(purpose) ? .ready : .full
     }
 
@@ -254,8 +261,12 @@ final class Listeners {
 
     private func accepted(_ fd: Int32, _ index: Int) {
         switch entries[index].purpose {
-        case .users(let mapping): relay.host.handleAccepted(fd, mapping, UInt16(index))
-        case .carriers: relay.host.handleAccepted(fd, nil, UInt16(index))
+        case .users(let mapping):
+            if relay.client != nil, relay.member?.give(fd, at: index) == true { return }
+            relay.host.handleAccepted(fd, mapping, UInt16(index))
+        case .carriers:
+            if relay.member?.give(fd, at: index) == true { return }
+            relay.host.handleAccepted(fd, nil, UInt16(index))
         case .admin(let isPrivileged): relay.admin.handleAccepted(fd, isPrivileged: isPrivileged)
         }
     }
@@ -266,6 +277,7 @@ final class Listeners {
         for index in entries.indices where !entries[index].state.isClosed {
             if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
         }
+        relay.member?.handlePlacesChanged()
         relay.ledger?.isConfigurationTouched = true
     }
 
@@ -299,10 +311,26 @@ final class Listeners {
         }
     }
 
+    // MARK: Several loops
+
+    /// What the loops that do not listen need to know.
+    var mappingsByPlace: [Mapping?] { entries.map(\.purpose.mapping) }
+
+    /// Of a loop that does not listen: the mappings of the first one's listeners.
+    func mirror(_ mappings: [Mapping?]) {
+        let known = mappings.map { Entry.absent($0.map { .users($0) } ?? .carriers) }
+        entries.replaceSubrange(0..<min(entries.count, known.count), with: known)
+    }
+
+    /// There may be room again where there was none.
+    func lookForRoom() { isHeldBack = isHeldBack || entries.contains { $0.state == .waiting } }
+
     /// A place for a mapping that has no listener any more, but open connections.
     func place(ofFormer mapping: Mapping) -> MappingPlace? {
         guard entries.count < MappingPlace.countMaximum else { return nil }
-        entries.append(Entry(fd: -1, address: Address(path: ""), purpose: .users(mapping), state: .gone, socket: nil))
+        // Places below are the first loop's to give.
+        while !relay.isFirst, entries.count < MappingPlace.countMaximum / 2 { entries.append(.absent(.carriers)) }
+        entries.append(.absent(.users(mapping)))
         relay.ledger?.isConfigurationTouched = true
         return .listener(entries.count - 1)
     }

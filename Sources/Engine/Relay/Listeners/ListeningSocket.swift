@@ -78,7 +78,7 @@ struct ListeningSocket {
             }
             if !wasTold { relay.events.note(.addressInUse(name)) }
             wasTold = true
-            if let number = relay.watches.signals.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
+            if let number = relay.watches.signals?.take(), number == SIGTERM || number == SIGINT { throw ListeningSocket.interrupted }
             Clock.sleep(nanoseconds: Policy.retryDelay.nanoseconds)
         }
     }

@@ -23,7 +23,9 @@ final class LocalSockets {
         (self.relay, self.table, self.receiveSplice) = (relay, table, receiveSplice)
         let descriptorLimit = relay.descriptorLimit
         let reserved = min(max(Policy.reservedDescriptors.lowerBound, descriptorLimit / 4), Policy.reservedDescriptors.upperBound)
-        maximum = max(Policy.usersMinimum, descriptorLimit - (Descriptors.count() - relay.inheritedCount) - reserved - 2 * relay.pipes.maximum)
+        maximum = max(
+            Policy.usersMinimum,
+            descriptorLimit - (Descriptors.count() - relay.inheritedCount) / relay.configuration.threads - reserved - 2 * relay.pipes.maximum)
         reader = LocalReader(relay, table, sendSplice)
         writer = LocalWriter(relay, table, receiveSplice)
     }

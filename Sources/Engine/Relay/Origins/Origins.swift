@@ -108,10 +108,10 @@ final class Origins {
     /// Another configuration names these. Returns what could not be done.
     func apply(_ mappings: [Mapping]) -> [StartFault] {
         let names = Set(mappings.map(\.name))
-        for mapping in self.mappings where !names.contains(mapping.name) { relay.events.note(.mappingRemoved(mapping)) }
+        for mapping in self.mappings where relay.isFirst && !names.contains(mapping.name) { relay.events.note(.mappingRemoved(mapping)) }
         let before = self.mappings.count
         let (changed, faults) = set(mappings)
-        for mapping in changed { relay.events.note(.originSet(mapping)) }
+        for mapping in relay.isFirst ? changed : [] { relay.events.note(.originSet(mapping)) }
         lookUp()
         if !changed.isEmpty || self.mappings.count != before { relay.client?.handleOriginsChanged() }
         return faults

@@ -58,6 +58,9 @@ public struct Configuration: Equatable, Sendable {
     /// Refuses to start without keys or certificates.
     public var requiresSecurity = false
 
+    /// Event loops, each on a thread of its own, 1…`threadsMaximum`. With more than one there is no keeper and no upgrade.
+    public var threads = 1
+
     /// Bytes that a session may hold in each direction, 1 MiB…16 GiB.
     public var bufferByteCount: Int = 64 << 20
     /// Bytes that all sessions of the process may hold together, at least `bufferByteCount`.
@@ -128,6 +131,23 @@ public struct Configuration: Equatable, Sendable {
         }
     }
 
+    public static let threadsMaximum = 64
+
+    /// What the loop of this number, 0…`threads` - 1, has of the process: an equal part of what there is, and only the first has listeners of
+    /// its own.
+    func part(_ number: Int) -> Configuration {
+        guard threads > 1 else { return self }
+        var part = self
+        part.memoryByteCount = memoryByteCount / threads
+        part.bufferByteCount = min(bufferByteCount, part.memoryByteCount)
+        part.maximumSessions = (maximumSessions + threads - 1) / threads
+        guard number > 0 else { return part }
+        (part.metrics, part.control, part.idleExitSeconds) = (nil, nil, nil)
+        // The first loop has the users and the origins of these.
+        part.reverseMappings = []
+        return part
+    }
+
     /// Carriers of a client to one server.
     public static let carriersMaximum = 8
     /// Servers that a client can have.
@@ -156,7 +176,7 @@ public struct Configuration: Equatable, Sendable {
     func differences(from fresh: Configuration) -> [String] {
         [
             (role == fresh.role, "the role"), (servers == fresh.servers, "out"), (failoverSeconds == fresh.failoverSeconds, "failover"),
-            (carriers == fresh.carriers, "carriers"), (proxy == fresh.proxy, "proxy"),
+            (carriers == fresh.carriers, "carriers"), (threads == fresh.threads, "threads"), (proxy == fresh.proxy, "proxy"),
             (outputAccess == fresh.outputAccess, "socket-mode and socket-group"),
             (driver == fresh.driver, "io"), (splicing == fresh.splicing || isKept, "splice"), (keeping == fresh.keeping, "keeper"),
             (security == fresh.security, "the keys' files"), (requiresSecurity == fresh.requiresSecurity, "require-key"),

@@ -46,6 +46,8 @@ enum Operation: UInt8 {
     case watchdog
     /// The server has had no session for -idle-exit.
     case idleExit
+    /// Not all loops have said in time what they do.
+    case reportsLate
     /// An upgrade's check, or its settling, takes too long.
     case successorLate
     // Look-ups of names.

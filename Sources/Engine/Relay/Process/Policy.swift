@@ -46,6 +46,9 @@ enum Policy {
     static let firstLookupMaximum = Interval.seconds(3)
     /// An admin connection has this long for its request and its answer.
     static let adminTimeout = Interval.seconds(5)
+    /// Further loops of the process have this long to say what they do; and, at the end, to end.
+    static let reportPatience = Interval.seconds(1)
+    static let othersPatience = Interval.seconds(3)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
     /// At the start, a port in use is retried for this long: io_uring is torn down only after a killed process is gone.

@@ -17,7 +17,7 @@ package final class RelayProcess {
     /// Only its mappings change, by a reload.
     var configuration: Configuration
     var activation = Activation()
-    let manager = ServiceManager()
+    let manager: ServiceManager
     var events: EventLog
     let loop: Loop
     let arena: OpaquePointer
@@ -44,6 +44,8 @@ package final class RelayProcess {
     private(set) var handover: Handover!
     /// Nil: what it holds ends with the process.
     private(set) var ledger: Ledger?
+    /// Its place among the loops of the process. Nil: it is the only one.
+    private(set) var member: LoopMember?
     /// One of the two, set once before the first iteration.
     private(set) var client: Client?
     private(set) var server: Server?
@@ -74,9 +76,16 @@ package final class RelayProcess {
     /// Descriptors that the program before left open.
     var inheritedCount: Int { inheritance?.descriptors.count ?? 0 }
 
+    /// Local sockets of all loops.
+    var connectionCount: Int { member?.connections ?? locals.count }
+
     var instant: Instant { Instant(nanoseconds: now) }
 
-    init(_ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil, inheritance: Inheritance? = nil) throws {
+    /// `member`: of which group it is a further loop, and its number there: what a process has once is the first one's.
+    init(
+        _ configuration: Configuration, log: Logger, _ reconfigure: Reconfigure? = nil, inheritance: Inheritance? = nil,
+        member: (group: LoopGroup, number: Int)? = nil
+    ) throws {
         self.configuration = configuration
         self.inheritance = inheritance
         events = EventLog(log)
@@ -84,13 +93,15 @@ package final class RelayProcess {
         budget = Budget(configuration)
         credentials = try Credentials(configuration)
         stopping = Stopping(drainFor: .seconds(UInt64(configuration.drainSeconds)))
-        let signals: Signals
+        let isFirst = member == nil
+        manager = isFirst ? ServiceManager() : ServiceManager(socket: nil)
+        let signals: Signals?
         do {
-            signals = try Signals()
+            signals = isFirst ? try Signals() : nil
         } catch {
             throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
         }
-        descriptorLimit = Descriptors.raiseLimit()
+        descriptorLimit = Descriptors.raiseLimit() / configuration.threads
         pipes = Pipes(descriptorLimit: descriptorLimit)
         arena = try RelayProcess.makeArena(configuration)
         do {
@@ -103,7 +114,7 @@ package final class RelayProcess {
         }
         resolver = Resolver(wake: loop.waker)
         // Before the local sockets, which get the descriptors that are left.
-        watches = Watches(self, signals, files: configuration.security.certificateFiles)
+        watches = Watches(self, signals, files: isFirst ? configuration.security.certificateFiles : [])
         if configuration.isKept {
             // What lies in pipes a successor does not find yet.
             self.configuration.splicing = .never
@@ -122,6 +133,8 @@ package final class RelayProcess {
         reload = Reload(self, reconfigure)
         admin = AdminServer(self)
         handover = Handover(self)
+        if let member { self.member = LoopMember(self, member.group, number: member.number) }
+        guard isFirst else { return }
         if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
             events.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
         }
@@ -140,12 +153,19 @@ package final class RelayProcess {
     }
 
     deinit {
+        member?.close()
         // First the resolver's threads, then the operations in the kernel, then the memory that they use.
         resolver.close()
         loop.close()
         arena_destroy(arena)
         iovecs.deallocate()
     }
+
+    /// It is the first loop of several.
+    func lead(_ group: LoopGroup) { member = LoopMember(self, group, number: 0) }
+
+    /// It has what a process has once.
+    var isFirst: Bool { member?.isFirst ?? true }
 
     func become(_ client: Client) { (self.client, host) = (client, client) }
 
@@ -231,6 +251,7 @@ package final class RelayProcess {
         carriers.reader.readOn()
         noticePause(since: before, deadline)
         for answer in resolver.takeAnswers() { handleLookup(answer) }
+        member?.handleMessages()
         flush()
         var hasMore = hasWork
         while let token = timers.takeExpired(now: now) {
@@ -243,6 +264,7 @@ package final class RelayProcess {
         trim()
         if manager.isThere { manager.status(host.summary, host.summaryWords) }
         ledger?.commit()
+        member?.publish()
         planWait()
         return !stopping.isStopped && !handover.isSettled
     }
@@ -250,8 +272,10 @@ package final class RelayProcess {
     /// After the last iteration.
     package func finish() -> Ending {
         listeners.closeAll()
+        guard isFirst else { return host.ending }
+        member?.awaitOthers()
         events.note(.stopped)
-        return host.ending
+        return member?.fault.map { .failed($0) } ?? host.ending
     }
 
     /// The machine slept, or this process was stopped: what we know of the path is old.
@@ -260,14 +284,14 @@ package final class RelayProcess {
         let wasStopped = now - before > least && now > deadline ?? .max && now - (deadline ?? now) > least
         let slept = watches.takeSleep()
         guard wasStopped || slept > Policy.sleepMinimum.nanoseconds else { return }
-        events.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000))
+        if isFirst { events.note(.wokeAfterPause(seconds: max(now - before, slept) / 1_000_000_000)) }
         client?.pathMayHaveChanged()
     }
 
     /// Sent from the event loop, so that a loop that hangs is noticed.
     private func signOfLife() {
         guard let pause = [manager.watchdog, keeper == nil ? nil : Policy.keeperBeat.nanoseconds].compactMap({ $0 }).min() else { return }
-        if manager.watchdog != nil { manager.isAlive() }
+        if manager.watchdog != nil, member?.areOthersAlive() ?? true { manager.isAlive() }
         keeper?.beat()
         timers.set(Operation.watchdog.token(), at: Clock.now() + pause)
     }
@@ -359,6 +383,7 @@ package final class RelayProcess {
         case .acceptAnew: listeners.lookAgain(Int(token.index) + 1)
         case .watchdog: signOfLife()
         case .successorLate: handover.handleLate()
+        case .reportsLate: break  // Looked after at the end of the turn.
         case .stopping: break  // The wheel looks after each turn.
         default: host.handleTimer(operation, token)
         }
@@ -392,7 +417,9 @@ package final class RelayProcess {
         case SIGHUP where configuration.stream != nil:
             isReleased = true
             request(gently: false)
-        case SIGUSR1: client?.pathMayHaveChanged()
+        case SIGUSR1:
+            client?.pathMayHaveChanged()
+            member?.tellOthers(.pathMayHaveChanged)
         case SIGUSR2: handover.ask()
         case SIGHUP: reload.run()
         default: request(gently: number == SIGTERM)
@@ -402,6 +429,7 @@ package final class RelayProcess {
     /// The process is asked to stop. `gently`: open streams may end first.
     func request(gently: Bool) {
         handover.giveUp("the process was told to stop")
+        if isFirst { member?.tellOthers(.stop(gently: gently)) }
         take(stopping.handleRequest(gently: gently, now: instant))
     }
 
@@ -409,16 +437,19 @@ package final class RelayProcess {
         guard !stopping.isRunning else { return }
         take(
             stopping.advance(
-                isIdle: stopping.isDraining && locals.count == 0 && sessions.isIdle,
-                closeSent: stopping.isClosing && locals.count == 0 && sessions.closeSent, now: instant))
+                isIdle: stopping.isDraining && locals.count == 0 && sessions.isIdle && isLast,
+                closeSent: stopping.isClosing && locals.count == 0 && sessions.closeSent && isLast, now: instant))
     }
+
+    /// The first loop goes last.
+    private var isLast: Bool { member.map { !$0.isFirst || $0.isAlone } ?? true }
 
     private func take(_ step: Stopping.Step) {
         switch step {
         case .none: return
         case .drain:
             manager.stopping()
-            events.note(.draining(streams: locals.count, seconds: configuration.drainSeconds))
+            if isFirst { events.note(.draining(streams: connectionCount, seconds: configuration.drainSeconds)) }
             host.drain()
         case .close:
             manager.stopping()

@@ -29,22 +29,33 @@ final class Reload {
         else { return relay.events.note(.nothingToReload) }
         relay.manager.reloading()
         defer { relay.manager.ready() }
-        let ignored: [String]
         do throws(StartFault) {
-            let fresh = try reconfigure?() ?? relay.configuration
-            let password = try relay.client?.readProxyCredentials()
-            let passwords = relay.client == nil ? [:] : try ProxyRequests.passwords(of: fresh.mappings)
-            try relay.credentials?.reload()
-            relay.client?.requests.use(passwords)
-            relay.client?.use(password ?? nil)
-            ignored = relay.configuration.differences(from: fresh)
-            relay.configuration.mappings = fresh.mappings
-            relay.configuration.reverseMappings = fresh.reverseMappings
-            relay.configuration.permissions = fresh.permissions
+            let fresh = try reconfigure?()
+            try use(fresh?.part(0))
+            for number in 1..<max(1, relay.configuration.threads) { _ = relay.member?.post(.reload(fresh?.part(number)), to: number) }
         } catch {
-            return relay.events.note(.reloadFailed(error))
+            relay.events.note(.reloadFailed(error))
         }
-        relay.events.note(.reloaded(ignored: ignored))
+    }
+
+    /// The same for a further loop of the process, which the first one tells.
+    func run(with fresh: Configuration?) {
+        do throws(StartFault) { try use(fresh) } catch { relay.events.note(.reloadFailed(error)) }
+    }
+
+    /// Nil: there is one configuration only, and its files are read again.
+    private func use(_ fresh: Configuration?) throws(StartFault) {
+        let fresh = fresh ?? relay.configuration
+        let password = try relay.client?.readProxyCredentials()
+        let passwords = relay.client == nil ? [:] : try ProxyRequests.passwords(of: fresh.mappings)
+        try relay.credentials?.reload()
+        relay.client?.requests.use(passwords)
+        relay.client?.use(password ?? nil)
+        let ignored = relay.configuration.differences(from: fresh)
+        relay.configuration.mappings = fresh.mappings
+        relay.configuration.reverseMappings = fresh.reverseMappings
+        relay.configuration.permissions = fresh.permissions
+        if relay.isFirst { relay.events.note(.reloaded(ignored: ignored)) }
         if relay.credentials != nil { relay.host.handleReloaded() }
         relay.server?.applyPermissions()
         noteCertificateAge()
@@ -60,7 +71,7 @@ final class Reload {
         awaited = 0
         let present = Dictionary(relay.listeners.mappings.map { ($0.name, $0) }) { first, _ in first }
         var asked: Set<HostPort> = []
-        for mapping in relay.configuration.listened where present[mapping.name] != mapping {
+        for mapping in relay.isFirst ? relay.configuration.listened : [] where present[mapping.name] != mapping {
             let name = mapping.address
             guard !name.host.isEmpty, Resolver.number(name) == nil, asked.insert(name).inserted,
                 relay.resolver.look(up: name, token: Operation.listenerLookup.token(number).rawValue, isPassive: true)
@@ -79,7 +90,8 @@ final class Reload {
 
     private func applyMappings() {
         guard relay.stopping.isRunning else { return }
-        let faults = relay.listeners.apply(relay.configuration.listened, found) + relay.origins.apply(relay.configuration.dialled)
+        let faults =
+            (relay.isFirst ? relay.listeners.apply(relay.configuration.listened, found) : []) + relay.origins.apply(relay.configuration.dialled)
         for fault in faults { relay.events.note(.mappingFailed(fault)) }
         found = [:]
         relay.server?.reverse.handleReloaded()
@@ -103,14 +115,17 @@ final class Reload {
             hasMisfit = true
             return relay.timers.set(Operation.filesSettled.token(), at: relay.now + Policy.filesPatience.nanoseconds)
         }
-        relay.events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+        if relay.isFirst {
+            relay.events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
+            relay.member?.tellOthers(.renewCertificates)
+        }
         relay.host.handleReloaded()
         noteCertificateAge()
     }
 
     /// Once a day.
     func noteCertificateAge() {
-        guard let expiry = relay.credentials?.expiry else { return }
+        guard relay.isFirst, let expiry = relay.credentials?.expiry else { return }
         relay.timers.set(Operation.certificateAge.token(), at: relay.now + Policy.expiryInterval.nanoseconds)
         let left = expiry - Int64(time(nil))
         if left < Int64(Policy.expiryNotice.nanoseconds / 1_000_000_000) { relay.events.note(.certificateExpires(seconds: left)) }

@@ -51,13 +51,19 @@ public func run(
                 .configuration, "a key is required, and none is given",
                 hint: "-key=FILE on both sides; \"tele keygen -out=FILE\" makes one")
         }
-        let state = Successor.takeState()
-        let remains = state == nil ? try Remains.ofThisProcess : nil
-        let (relay, first) = try makeProcess(configuration, logger, reconfigure, state: state, remains: remains)
-        if let state { Successor.release(state) }
+        let states = try Successor.takeStates()
+        let remains = states.isEmpty ? try Remains.ofThisProcess : nil
+        guard states.isEmpty || states.count == configuration.threads else { throw StateFault("it is that of \(states.count) threads") }
+        let (relay, first) = try makeProcess(configuration.part(0), logger, reconfigure, state: states.first, remains: remains)
+        if let state = states.first { Successor.release(state) }
         relay.handover.flush = flush
         forgetPredecessor(relay)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
+        if configuration.threads > 1 {
+            let group = LoopGroup(count: configuration.threads, identity: relay.server?.identity)
+            relay.lead(group)
+            try LoopThread.startAll(of: group, configuration, logger, places: relay.listeners.mappingsByPlace, states: states)
+        }
         if let first { listening("\(first)") }
         return relay.run()
     } catch let fault as StartFault {
@@ -116,16 +122,20 @@ package func makeProcess(
 }
 
 /// Whether a process of this configuration can go on from a state of this version, which the other program of `question`
-/// (`VERSION:ROLE`) has. Reads the keys, asks the kernel for its driver, and begins nothing.
+/// (`VERSION:ROLE`, with several threads `VERSION:ROLE:THREADS`) has. Reads the keys, asks the kernel for its driver, and begins nothing.
 public func rehearse(_ configuration: Configuration, for question: String) throws(StartFault) {
     let words = question.split(separator: ":")
-    guard words.count == 2, Int(words[0]) == Successor.stateVersion else {
+    guard 2...3 ~= words.count, Int(words[0]) == Successor.stateVersion else {
         throw StartFault(
             .configuration, "it reads states of version \(Successor.stateVersion) only, and this is one of version \(words.first ?? "")",
             hint: "restart the service")
     }
     guard words[1] == (configuration.role == .client ? "client" : "server") else {
         throw StartFault(.configuration, "the configuration is now that of the other side", hint: "restart the service")
+    }
+    let threads = words.count == 3 ? Int(words[2]) : 1
+    guard threads == configuration.threads else {
+        throw StartFault(.configuration, "the configuration has another number of threads now", hint: "restart the service")
     }
     _ = try verify(configuration)
     guard configuration.security != .none || !configuration.requiresSecurity else {

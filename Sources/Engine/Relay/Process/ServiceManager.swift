@@ -23,6 +23,9 @@ final class ServiceManager {
         watchdog = fd >= 0 && isOurs ? micro.flatMap { $0 > 1 ? $0.multipliedReportingOverflow(by: 500).partialValue : nil } : nil
     }
 
+    /// There is none.
+    init(socket: Never?) { (fd, watchdog) = (-1, nil) }
+
     deinit { if fd >= 0 { close(fd) } }
 
     private static func dial(_ name: String) -> Int32? {

@@ -5,7 +5,8 @@ import Time
 /// of files. The ring waits for each of them.
 final class Watches {
     unowned(unsafe) private let relay: RelayProcess
-    let signals: Signals
+    /// Nil: another loop of the process takes them.
+    let signals: Signals?
     private let networkEvents = NetworkEvents()
     private var wakeEvents = WakeEvents()
     private let fileEvents: FileEvents?
@@ -22,7 +23,7 @@ final class Watches {
     }
 
     /// `files`: those whose changes are told.
-    init(_ relay: RelayProcess, _ signals: Signals, files: [String]) {
+    init(_ relay: RelayProcess, _ signals: Signals?, files: [String]) {
         self.relay = relay
         self.signals = signals
         fileEvents = FileEvents(files)
@@ -30,11 +31,12 @@ final class Watches {
 
     /// The ring waits for each that it does not wait for yet. What it has no room for is tried again later.
     func arm() {
-        arm(.signals, signals.fd, .signals)
+        arm(.signals, signals?.fd, .signals)
         arm(.networkEvents, networkEvents?.fd, .networkEvents)
         arm(.wakeEvents, wakeEvents?.fd, .wakeEvents)
         arm(.fileEvents, fileEvents?.fd, .fileEvents)
-        var wanted: Armed = .signals
+        var wanted: Armed = []
+        if signals != nil { wanted.insert(.signals) }
         if networkEvents != nil { wanted.insert(.networkEvents) }
         if wakeEvents != nil { wanted.insert(.wakeEvents) }
         if fileEvents != nil { wanted.insert(.fileEvents) }
@@ -52,7 +54,7 @@ final class Watches {
         switch operation {
         case .signals:
             armed.remove(.signals)
-            while let number = signals.take() { relay.handleSignal(number) }
+            while let number = signals?.take() { relay.handleSignal(number) }
         case .wakeEvents:
             armed.remove(.wakeEvents)
             slept = wakeEvents?.take() ?? 0

@@ -19,8 +19,10 @@ final class Server: Host {
     private(set) var isDraining = false
     /// Of this run; a program that takes over keeps it.
     private var run: UInt64
-    private lazy var identity = ServerIdentity(
-        run: run, place: ServerPlace.number("\(relay.listeners.carrierAddress.map { "\($0)" } ?? "\(relay.configuration.output)")"))
+    private(set) lazy var identity =
+        relay.member?.group.identity
+        ?? ServerIdentity(
+            run: run, place: ServerPlace.number("\(relay.listeners.carrierAddress.map { "\($0)" } ?? "\(relay.configuration.output)")"))
 
     init(_ relay: RelayProcess) {
         self.relay = relay
@@ -52,16 +54,21 @@ final class Server: Host {
     func handleAccepted(_ fd: Int32, _ mapping: Mapping?, _ place: UInt16) {
         if let mapping { return reverse.accept(fd, mapping, place) }
         guard let peer = Socket.peerAddress(fd) else { return relay.loop.close(fd) }
-        if handshakes.count >= handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
         Socket.tune(fd, peer.isLoopback)
         let carrier = relay.carriers.add(fd: fd, peer: peer, state: .awaitingHello)
         if let credentials = relay.credentials {
             guard let channel = credentials.channel() else { return relay.carriers.close(carrier) }
             carrier.transport = .secure(channel)
         }
-        handshakes.append(carrier)
-        relay.timers.set(carrier.token(.carrierDeadline), at: relay.now + Policy.helloMaximum.nanoseconds)
+        admit(carrier)
         relay.carriers.reader.arm(carrier)
+    }
+
+    /// It has a while for its HELLO.
+    func admit(_ carrier: Carrier) {
+        if handshakes.count >= handshakesMaximum, !giveWay(), let newest = handshakes.popLast() { relay.carriers.close(newest) }
+        handshakes.append(carrier)
+        relay.timers.set(carrier.token(.carrierDeadline), at: carrier.openedAt + Policy.helloMaximum.nanoseconds)
     }
 
     private var handshakesMaximum: Int { min(Policy.handshakesMaximum, relay.descriptorLimit / Policy.handshakesPart) }
@@ -131,6 +138,10 @@ final class Server: Host {
             return relay.carriers.lost(carrier, error.rule.description)
         }
         guard let (hello, count) = decoded else { return }
+        if carrier.state == .awaitingHello, let owner = owner(of: hello) {
+            handshakes.removeAll { $0 === carrier }
+            return pass(carrier, to: owner)
+        }
         carrier.block.parsed += count
         if carrier.state == .standby {
             relay.sessions.release(standby: carrier)
@@ -219,7 +230,8 @@ final class Server: Host {
             streams: relay.configuration.maximumStreams)
         let session = relay.sessions.add(.server, limits)
         relay.timers.cancel(Operation.idleExit.token())
-        session.identity = SessionIdentity(high: relay.generator.next(), low: relay.generator.next())
+        let (high, low) = (relay.generator.next(), relay.generator.next())
+        session.identity = SessionIdentity(high: high, low: relay.member.map { $0.group.mark(low, for: $0.number) } ?? low)
         session.secret = .random(using: &relay.generator)
         let evicted = registry.admit(
             session.index, session.identity, of: carrier.peerIdentity, group: group(carrier),
@@ -398,6 +410,7 @@ final class Server: Host {
             shrinkIdle()
         case .idleExit:
             guard relay.sessions.count == 0 else { return }
+            guard relay.member?.hasOthersAtWork != true else { return awaitIdleness() }
             relay.events.note(.idleTooLong)
             relay.request(gently: true)
         default:
@@ -408,7 +421,7 @@ final class Server: Host {
     // MARK: The end
 
     var unreadiness: String? { nil }
-    var summary: Int { relay.sessions.count }
+    var summary: Int { relay.member?.load ?? relay.sessions.count }
     var summaryWords: String { summary == 1 ? "1 session" : "\(summary) sessions" }
 
     /// No new session and no new stream; known sessions may still come back.

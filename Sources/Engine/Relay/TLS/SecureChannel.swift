@@ -109,6 +109,20 @@ final class SecureChannel {
         }
     }
 
+    /// All plain bytes of what has arrived. Nil: it has ended, or cannot be read.
+    func openAll() -> [UInt8]? {
+        let room = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(PAGE_BYTES), alignment: 8)
+        defer { room.deallocate() }
+        var all: [UInt8] = []
+        while true {
+            switch open(room) {
+            case .bytes(let count): all += room[..<count]
+            case .more: return all
+            case .ended, .failed: return nil
+            }
+        }
+    }
+
     /// Nothing is received into it, and nothing in it is unread.
     func releaseIn(_ relay: RelayProcess) {
         guard let block = inBlock else { return }

@@ -151,6 +151,8 @@ public struct Counters: Codable, Sendable {
         for (_, path) in Counters.all { try archive.counter(&self[keyPath: path]) }
     }
 
+    mutating func add(_ other: Counters) { for (_, path) in Counters.all { self[keyPath: path] += other[keyPath: path] } }
+
     private static let all: [(String, WritableKeyPath<Counters, UInt64> & Sendable)] = [
         ("carriers", \.carriers), ("carriersLost", \.carriersLost), ("sessions", \.sessions), ("resumes", \.resumes),
         ("replayedBytes", \.replayedBytes), ("suspicions", \.suspicions), ("wrongSuspicions", \.wrongSuspicions),

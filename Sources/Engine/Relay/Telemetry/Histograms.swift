@@ -25,6 +25,11 @@ struct Histograms {
             histogram.record(min(value, mostValue))
         }
 
+        mutating func add(_ other: One) {
+            sum += other.sum
+            for entry in other.histogram.recordedValues() { histogram.record(entry.value, count: entry.count) }
+        }
+
         var count: UInt64 { histogram.totalCount }
 
         /// To its two digits.
@@ -66,6 +71,14 @@ struct Histograms {
         try replayed.archive(&archive)
         try roundTrip.archive(&archive)
         try connect.archive(&archive)
+    }
+
+    mutating func add(_ other: Histograms) {
+        outage.add(other.outage)
+        recovery.add(other.recovery)
+        replayed.add(other.replayed)
+        roundTrip.add(other.roundTrip)
+        connect.add(other.connect)
     }
 
     var all: [(name: String, help: String, One)] {

@@ -4,7 +4,7 @@ import Glibc
 enum Metrics {
     static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
-    static func text(_ status: Status, _ journal: EventLog) -> String {
+    static func text(_ status: Status, _ histograms: Histograms) -> String {
         var page = Page()
         page.gauge("tele_build_info", "Always 1; the labels say what runs.", 1, ["version": status.version, "role": status.role, "driver": status.driver])
         page.gauge("tele_uptime_seconds", "Time since the process started; upgrades do not count as starts.", status.uptimeSeconds)
@@ -48,7 +48,7 @@ enum Metrics {
         counters(status, &page)
         traffic("mapping", "Connections of this mapping", status.mappingTraffic, &page)
         traffic("client", "Sessions of this client", status.clientTraffic, &page)
-        for (name, help, histogram) in journal.histograms.all { page.histogram(name, help, histogram) }
+        for (name, help, histogram) in histograms.all { page.histogram(name, help, histogram) }
         return page.text
     }
 

@@ -96,23 +96,26 @@ public struct Status: Codable, Sendable {
     /// older than these fields.
     public let recoveries: UInt64?
     public let recoveryPauseSeconds: Double?
-    public let connections: Int
-    public let readBytes: UInt64
-    public let takenBytes: UInt64
+    /// Event loops, each on a thread of its own, and those of them that do not say in time what they do: that is missing here. Nil: one.
+    public var threads: Int?
+    public var silentThreads: Int?
+    public var connections: Int
+    public var readBytes: UInt64
+    public var takenBytes: UInt64
     /// Of them, those that went past memory: spliced into carriers, and passed on from carriers.
-    public let splicedBytes, passedBytes: UInt64
-    public let heldBytes: Int
-    public let heldBytesMaximum: Int
+    public var splicedBytes, passedBytes: UInt64
+    public var heldBytes: Int
+    public var heldBytesMaximum: Int
     /// What one session may hold.
     public let sessionBytesMaximum: Int
-    public let waitingBytes: Int
+    public var waitingBytes: Int
     public let residentBytes: Int
-    public let sessions: [Session]
+    public var sessions: [Session]
     /// At most 100 of each, and the others together.
-    public let mappingTraffic, clientTraffic: [Traffic]
+    public var mappingTraffic, clientTraffic: [Traffic]
     /// The last ones, oldest first.
-    public let outages: [Outage]
-    public let counters: Counters
+    public var outages: [Outage]
+    public var counters: Counters
 }
 
 extension Status.Traffic {
@@ -129,7 +132,7 @@ extension RelayProcess {
             ? "the client of \(configuration.servers.map { "\($0)" }.joined(separator: ", "))"
             : "the server at \(listeners.carrierAddress.map { "\($0)" } ?? "\(configuration.output)")"
         return
-            "\(what), process \(Keeper.knownProcess): \(locals.count) connection\(locals.count == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
+            "\(what), process \(Keeper.knownProcess): \(connectionCount) connection\(connectionCount == 1 ? "" : "s") open, at most \(configuration.drainSeconds) s"
     }
 
     /// Why a user who comes now would wait, or be refused. Nil: nothing keeps it.

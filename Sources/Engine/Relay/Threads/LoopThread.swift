@@ -1,0 +1,104 @@
+import Glibc
+import Logging
+import Loop
+import State
+import Synchronization
+
+/// A further loop of a process: a thread that makes everything of its own, because a ring belongs to the thread that made it.
+final class LoopThread: Sendable {
+    /// What became of its start.
+    private enum Start {
+        case underWay, running
+        case failed(StartFault)
+        /// What was left cannot be used.
+        case refused(StateFault)
+    }
+
+    private let start = Mutex(Start.underWay)
+    private let configuration: Configuration
+    private let logger: Logger
+    private let group: LoopGroup
+    private let number: Int
+    private let places: [Mapping?]
+    /// What the same loop of another program has left, which only this thread reads. Nil: nothing.
+    private nonisolated(unsafe) let state: UnsafeRawBufferPointer?
+
+    private init(
+        _ configuration: Configuration, _ logger: Logger, _ group: LoopGroup, number: Int, places: [Mapping?], state: UnsafeRawBufferPointer?
+    ) {
+        (self.configuration, self.logger, self.group, self.number, self.places) = (configuration, logger, group, number, places)
+        self.state = state
+    }
+
+    /// Starts all but the first loop of the group, and waits until they run. `configuration`: the whole process's. `states`: what the loops of
+    /// another program have left; empty: nothing.
+    static func startAll(
+        of group: LoopGroup, _ configuration: Configuration, _ logger: Logger, places: [Mapping?], states: [UnsafeRawBufferPointer]
+    ) throws {
+        let threads = (1..<group.count).map { number in
+            LoopThread(
+                configuration.part(number), logger, group, number: number, places: places, state: states.isEmpty ? nil : states[number])
+        }
+        for thread in threads { try thread.begin() }
+        for thread in threads { try thread.awaitStart() }
+    }
+
+    private func begin() throws(StartFault) {
+        var thread = pthread_t()
+        let me = Unmanaged.passRetained(self)
+        let failed = pthread_create(
+            &thread, nil,
+            { argument in
+                Unmanaged<LoopThread>.fromOpaque(argument!).takeRetainedValue().run()
+                return nil
+            }, me.toOpaque())
+        guard failed == 0 else {
+            me.release()
+            throw StartFault(.other, "cannot start a thread (\(SystemError(failed)))", hint: "try fewer -threads")
+        }
+        pthread_detach(thread)
+    }
+
+    private func awaitStart() throws {
+        while true {
+            switch start.withLock({ $0 }) {
+            case .underWay: break
+            case .running: return
+            case .failed(let fault): throw fault
+            case .refused(let fault): throw fault
+            }
+            Clock.sleep(nanoseconds: 1_000_000)
+        }
+    }
+
+    private func run() {
+        let relay: RelayProcess
+        do {
+            relay = try makeMember()
+        } catch let fault as StateFault {
+            return start.withLock { $0 = .refused(fault) }
+        } catch {
+            let fault = error as? StartFault ?? StartFault(.other, "cannot start a loop (\(error))", hint: "try fewer -threads")
+            return start.withLock { $0 = .failed(fault) }
+        }
+        start.withLock { $0 = .running }
+        let ending = relay.run()
+        relay.member?.leave(ending)
+    }
+
+    private func makeMember() throws -> RelayProcess {
+        let inheritance = try state.map { try Inheritance($0) }
+        let relay = try RelayProcess(configuration, log: logger, inheritance: inheritance, member: (group, number))
+        relay.listeners.mirror(places)
+        _ = relay.origins.set(configuration.dialled)
+        if configuration.role == .client { relay.become(try Client(relay)) } else { relay.become(Server(relay)) }
+        if let inheritance, let state {
+            try relay.restoreState(inheritance)
+            inheritance.closeRest()
+            Successor.release(state)
+        }
+        // The first loop tells how many connections were kept.
+        relay.member?.publish()
+        return relay
+    }
+}
