@@ -242,6 +242,10 @@ def candidates() -> list[Candidate]:
         Candidate("tele-epoll", "tele, epoll", tele_path(), build, _tele("epoll")),
         Candidate("tele-memory", "tele, io_uring, no splicing", tele_path(), build, _tele("uring", flags=("-splice=never",)),
                   on_request=True),
+        *[Candidate(f"tele-{count}-threads{'-key' if keyed else '-epoll' if driver == 'epoll' else ''}",
+                    f"tele, {count} threads, {'key' if keyed else driver}", tele_path(), build,
+                    _tele(driver, keyed=keyed, flags=(f"-threads={count}",)), on_request=True)
+          for count in (1, 2, 4) for driver, keyed in (("uring", False), ("epoll", False), ("uring", True))],
         Candidate("tele-watched", "tele, io_uring, watched", tele_path(), build, _watched, on_request=True),
         Candidate("before-uring", "tele before, io_uring", before_path(), "set TELE_BEFORE to its path",
                   _tele("uring", path=before_path), on_request=True),

@@ -6,6 +6,7 @@ import select
 import subprocess
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -13,6 +14,7 @@ from typing import Callable
 from candidates import Candidate, Pair, free_port
 from machine import Guard, complain
 from processes import Program, Trouble, busy_seconds, confined
+from throttle import Throttle
 
 GIB = 1 << 30
 SHORT_CONCURRENT = 16
@@ -48,6 +50,7 @@ class Measure:
     on_request: bool = False  # only when named by --only
     needs_relay: bool = False
     is_redis: bool = False    # the origin is a redis-server
+    thread_share: float | None = None  # each thread of the relays has this part of a core
     apart: bool = False       # both relays have one core to themselves, user and origin have the others
 
 
@@ -62,7 +65,8 @@ def sample(bench: Bench, measure: Measure, candidate: Candidate) -> dict[str, fl
         probe = (b"PING\r\n", b"+") if port else (b"Ex", b"x")
         try:
             with Pair(candidate, port or _port_of(origin), scratch, bench.guard, probe, relay_cores) as pair:
-                values = measure.run(Trial(bench, candidate, origin, pair, load_cores))
+                with Throttle(pair.programs, measure.thread_share) if measure.thread_share else nullcontext():
+                    values = measure.run(Trial(bench, candidate, origin, pair, load_cores))
                 pair.check()
                 origin.check()
                 return values
@@ -227,6 +231,10 @@ MEASURES = [
     Measure("beside", "one-byte ping-pong beside eight streams", _beside, on_request=True),
     Measure("short", "short connections", _short),
     Measure("redis", "redis-benchmark, 64 clients, pipelined", _redis, on_request=True, is_redis=True),
+    Measure("share-8", "eight streams, each thread has a fifth of a core", _stream(8, "up"), on_request=True, thread_share=0.2),
+    Measure("share-8-down", "eight streams, origin to user, each thread has a fifth of a core", _stream(8, "down"), on_request=True, thread_share=0.2),
+    Measure("share-short", "short connections, each thread has a fifth of a core", _short, on_request=True, thread_share=0.2),
+    Measure("share-redis", "redis-benchmark, each thread has a tenth of a core", _redis, on_request=True, is_redis=True, thread_share=0.1),
     Measure("idle", "idle connections", _idle, once=True, needs_relay=True),
 ]
 

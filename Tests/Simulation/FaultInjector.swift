@@ -58,7 +58,7 @@ final class FaultInjector {
             guard let end = anyCarrier(client) else { return }
             (end.diesAfter, end.death) = (1 + kernel.chance.skewed(64 << 10), kernel.chance.pick(TCPSocket.Death.allCases))
         case .forget: for socket in carriers(client) { socket.isSwallowed = true }
-        case .refuse: kernel.chance.pick(world.processes).refusesUntil = kernel.time + microseconds(kernel.chance.skewed(200_000))
+        case .refuse: kernel.chance.pick(world.loops).refusesUntil = kernel.time + microseconds(kernel.chance.skewed(200_000))
         case .drainServer: drain(server)
         case .slow:
             for (from, to) in [(here, there), (there, here)] {
@@ -69,7 +69,7 @@ final class FaultInjector {
             for socket in sockets { socket.lag = microseconds(kernel.chance.skewed(3_000_000)) }
             kernel.after(length) { for socket in sockets { socket.lag = 0 } }
         case .freeze:
-            let process = kernel.chance.pick(world.processes)
+            let process = kernel.chance.pick(world.loops)
             process.frozenUntil = max(process.frozenUntil, kernel.time + length / 4)
         case .sleep:
             for own in hosts(client) { for host in world.serverHosts { silence(own, host, length / 2, both: true) } }
@@ -157,7 +157,7 @@ final class FaultInjector {
         guard draining == nil else { return }
         draining = process
         process.signal(SIGTERM)
-        awaitEnd(of: process, max(kernel.time, process.frozenUntil) + milliseconds(1000 * World.drainSeconds + 3000))
+        awaitEnd(of: process, max(kernel.time, process.lastFrozenUntil) + milliseconds(1000 * World.drainSeconds + 3000))
     }
 
     private func awaitEnd(of process: VirtualProcess, _ last: UInt64) {
@@ -166,7 +166,7 @@ final class FaultInjector {
             if process.ending != .finished { world.fail("a server that was told to drain ended as \(String(describing: process.ending))") }
             return world.replace(process)
         }
-        if kernel.time > max(last, process.frozenUntil + milliseconds(3000)) { return world.fail("a server that was told to drain goes on") }
+        if kernel.time > max(last, process.lastFrozenUntil + milliseconds(3000)) { return world.fail("a server that was told to drain goes on") }
         kernel.after(milliseconds(50)) { [unowned self] in awaitEnd(of: process, last) }
     }
 
@@ -197,7 +197,7 @@ final class FaultInjector {
             for round in 0..<3 { kernel.after(milliseconds(5000 + 6000 * round)) { [unowned self] in silenceBusyPath() } }
         case .poisoned: kernel.after(milliseconds(100 + kernel.chance.below(1500))) { [unowned self] in poison() }
         case .takeovers, .crashes, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
-            .failover, .lossy:
+            .failover, .lossy, .loops:
             break
         }
     }

@@ -80,6 +80,8 @@ public struct Plan: Sendable {
         case poisoned
         /// Many streams over a path that loses packets: the carrier has subflows (protocol 4.28).
         case lossy
+        /// Processes with several loops: carriers come to another one than their session's, and are passed on (docs/internals/threads.md).
+        case loops
     }
 
     /// What stands at an address of the server's name.
@@ -132,6 +134,9 @@ public struct Plan: Sendable {
     var streamsMaximum = 100_000
     var delayMaximum = 20_000
 
+    /// Loops of each process, which all have their own time.
+    var threads = 1
+
     var doors: [Door] = [.server]
     /// Clients have a list of the doors' addresses, this one first; else they know the first by its number, or all by one name.
     var listedFirst: Int?
@@ -141,7 +146,7 @@ public struct Plan: Sendable {
     /// Of each client to its server. Nil: as many connections as the path needs.
     var carriers: Int? = 1
     /// Connections to a server that a client has at most, besides one that takes another's place.
-    var connectionsMaximum: Int { carriers ?? 1 + Specification.subflowsMaximum }
+    var connectionsMaximum: Int { (carriers ?? 1 + Specification.subflowsMaximum) * threads }
     /// Clients have two interfaces, and paths to the servers from each.
     var hasTwoPaths = false
 
@@ -261,6 +266,9 @@ public struct Plan: Sendable {
         if doors.count == 1 { reverseOneIn = chance.pick([Plan.never, 2, 1]) }
         if chance.oneIn(6) { (carriers, lossOneIn) = (nil, 10) }
         self.chance = chance
+        // Of a chance of its own: what was drawn before stays.
+        var ofThreads = Chance(seed: seed &+ 0x7_4ead)
+        if ofThreads.oneIn(4), !isKept { threads = ofThreads.pick([2, 2, 3]) }
         tell(told)
     }
 
@@ -286,7 +294,7 @@ public struct Plan: Sendable {
         self.story = story
         guard story != .mixed else { return }
         let (ways, asking, spread, twoPaths) = (reverseOneIn, asksOneIn, carriers, hasTwoPaths)
-        (carriers, hasTwoPaths, lossOneIn) = (1, false, Plan.never)
+        (carriers, hasTwoPaths, lossOneIn, threads) = (1, false, Plan.never, 1)
         (reverseOneIn, asksOneIn) = (Plan.never, Plan.never)
         limits = VirtualKernel.Limits()
         doors = [.server]
@@ -391,6 +399,18 @@ public struct Plan: Sendable {
             let usual: [Fault] = [.cut, .halfCut, .cutAtByte, .silence, .halfSilence, .forget, .oldHello, .lag, .freeze, .refuse, .upgrade, .reload]
             faults = chance.pick([[], usual, usual + [.crash, .crash, .killClient]])
             faultGap = milliseconds(700)
+        case .loops:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (chance.pick([1, 2, 4]), 24, 300 << 10, milliseconds(2000), milliseconds(4000))
+            (threads, carriers, hasTwoPaths, reverseOneIn, asksOneIn) = (chance.pick([2, 2, 3, 5]), spread, twoPaths, ways, asking)
+            (hasKey, slowOneIn, resetsOneIn, latency) = (chance.oneIn(2), 3, 6, milliseconds(chance.pick([0, 1, 20])))
+            limits.receiveBuffer = chance.pick([8, 64, 512]) << 10
+            limits.sendBuffer = limits.receiveBuffer
+            limits.shortOneIn = chance.pick([0, 3])
+            let usual: [Fault] = [
+                .cut, .halfCut, .cutAtByte, .silence, .halfSilence, .forget, .oldHello, .lag, .freeze, .refuse, .reload, .sleep, .networkNews,
+            ]
+            faults = chance.pick([usual, usual + [.upgrade, .upgrade, .upgrade], usual + [.killClient, .killServer, .drainServer]])
+            faultGap = milliseconds(chance.pick([60, 300]))
         case .twoPaths:
             (streams, opensWithin, healsAt, hasTwoPaths) = (2, 1, milliseconds(30_000), true)
             latency = milliseconds(chance.pick([1, 10, 60]))
@@ -407,7 +427,7 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned: break
+        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned, .loops: break
         case .lossy: script.total = bytesMaximum
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0

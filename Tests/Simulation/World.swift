@@ -101,11 +101,11 @@ final class World {
         if let misuse = kernel.misuse { fail(misuse) }
         if Trace.isOn { print("over at \((talkersOverAt - start) / 1_000_000) ms, overdraft \(processes.map(\.overdraftPeak))") }
         audit()
-        subflows += processes.reduce(0) { $0 + ($1.relay?.subflowTotal ?? 0) }
+        subflows += loops.reduce(0) { $0 + ($1.relay?.subflowTotal ?? 0) }
         callCounts = [clients[0].callCount, servers[0].callCount]
         stop()
+        iterations += loops.reduce(0) { $0 + $1.iterations }
         for process in processes {
-            iterations += process.iterations
             takeovers += process.takeovers + process.crashes
             process.die()
         }
@@ -126,6 +126,8 @@ final class World {
     }
 
     var processes: [VirtualProcess] { clients + servers }
+    /// Of all processes; where each has one loop, the same.
+    var loops: [VirtualProcess] { plan.threads == 1 ? processes : processes.flatMap(\.loops) }
     /// System calls of the first client, and of the first server.
     private(set) var callCounts = [0, 0]
     /// Hosts on which a tele server runs.
@@ -189,7 +191,7 @@ final class World {
 
     private var unfinished: String {
         let open = (users + origins).filter { !$0.isEnded }
-        let accounts = (servers + clients).prefix(3).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
+        let accounts = (servers + clients).flatMap(\.loops).prefix(4).compactMap { $0.relay?.accounts }.joined(separator: "; client: ")
         return "\(unopened) users did not come, \(open.count) are open\(faultInjector.isDraining ? ", a server drains" : ""), \(openCount) count: "
             + open.prefix(4).map(\.description).joined(separator: "; ") + "; server: \(accounts)"
     }
@@ -197,8 +199,8 @@ final class World {
     /// What idle processes hold and should not: in the end everything is acknowledged (protocol 5.4, 5.5), and nothing is kept of streams that
     /// are gone (protocol 6.11).
     private func audit() {
-        for process in processes {
-            guard let relay = process.relay, failure == nil else { continue }
+        for (process, loop) in processes.flatMap({ process in process.loops.map { (process, $0) } }) {
+            guard let relay = loop.relay, failure == nil else { continue }
             let place = servers.contains { $0 === process } ? "the server" : "the client"
             // The session of a client that was killed is held for it, with its connections to the origin; so is one that the client gave up,
             // because it had nothing to lose, when another server did not know it. A lie may leave streams that only one side knows.
@@ -207,7 +209,9 @@ final class World {
             }
             if let leftover = relay.leftover { fail("\(place) is idle, and \(leftover)") }
             // Listeners, watches, a sink, and carriers and a spare one for each client; attempts to reach preferred servers that are not there.
-            let most = 12 + (1 + plan.connectionsMaximum * (plan.hasTwoPaths ? 2 : 1)) * plan.clients + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
+            let most =
+                12 * plan.threads + (plan.threads + plan.connectionsMaximum * (plan.hasTwoPaths ? 2 : 1)) * plan.clients
+                + (plan.doors.count > 1 ? 40 * plan.doors.count : 0)
             if process.descriptorCount > most { fail("\(place) is idle, and has \(process.descriptorCount) descriptors open") }
             if !plan.mayLose, relay.usedByteCount > (plan.clients * plan.connectionsMaximum + 1) * (600 << 10) {
                 fail("\(place) is idle, and holds \(relay.usedByteCount) bytes of memory")
@@ -241,6 +245,7 @@ final class World {
         var configuration = configuration
         configuration.splicing = [.auto, .always, .never][plan.splicing]
         configuration.isKept = plan.isKept
+        configuration.threads = plan.threads
         configuration.bufferByteCount = plan.bufferByteCount
         configuration.memoryByteCount = plan.memoryByteCount
         configuration.maximumStreams = plan.streamsMaximum
@@ -281,11 +286,17 @@ final class World {
                 Mapping(name: "client-\($0)", address: HostPort(host: "10.0.0.\(host)", port: World.reversePort + UInt16($0)))
             }
         }
-        try process.start { [unowned self] state, remains in
-            try makeProcess(configuration, logger("server \(host)"), { configuration }, state: state, remains: remains).0
-        }
+        try start(process, configuration, "server \(host)")
         if let death = plan.callDeath, death.side == .server { process.die(at: death) }
         return process
+    }
+
+    private func start(_ process: VirtualProcess, _ configuration: Configuration, _ name: String) throws {
+        try process.start(plan.threads) { [unowned self] state, remains in
+            try makeProcess(configuration.part(0), logger(name), { configuration }, state: state, remains: remains).0
+        } _: { [unowned self] first, number, state in
+            try first.makeFurther(number, configuration, logger("\(name), loop \(number)"), state: state)
+        }
     }
 
     private func startClient(_ index: Int) throws -> VirtualProcess {
@@ -311,18 +322,18 @@ final class World {
                 Mapping(name: "client-\(index)", address: HostPort(host: "10.0.0.\(World.originHost)", port: World.originPort))
             ]
         }
-        try process.start { [unowned self] state, remains in
-            try makeProcess(configuration, logger("client \(index)"), { configuration }, state: state, remains: remains).0
-        }
+        try start(process, configuration, "client \(index)")
         if let death = plan.callDeath, death.side == .client { process.die(at: death) }
         return process
     }
 
     /// A process dies as it stands, and another one takes its place.
     func replace(_ process: VirtualProcess) {
-        iterations += process.iterations
+        for loop in process.loops {
+            iterations += loop.iterations
+            subflows += loop.relay?.subflowTotal ?? 0
+        }
         takeovers += process.takeovers + process.crashes
-        subflows += process.relay?.subflowTotal ?? 0
         kills += 1
         process.die()
         do {

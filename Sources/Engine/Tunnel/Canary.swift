@@ -73,6 +73,10 @@ public enum Canary: Int, CaseIterable, Sendable {
     case readsChunksAsTheyCome
     /// A subflow may join whatever carrier the session has now.
     case joinsAnyCarrier
+    /// Of a carrier that is passed to another loop only HELLO goes along.
+    case forgetsEarlyBytes
+    /// A carrier is judged by the loop that accepted it.
+    case keepsCarriers
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -4,7 +4,7 @@ import Glibc
 class VirtualFile {
     unowned let kernel: VirtualKernel
     /// The process that has it open, and by which number.
-    weak var holder: VirtualProcess?
+    weak var holder: DescriptorTable?
     var descriptor: Int32 = -1
 
     init(_ kernel: VirtualKernel) { self.kernel = kernel }

@@ -6,11 +6,14 @@ import Loop
 import Relay
 import State
 
-/// A process of a simulation: its descriptors, and when it runs next.
+/// A process of a simulation, or a further loop of one: its descriptors, and when it runs next.
 final class VirtualProcess {
     unowned let kernel: VirtualKernel
     let host: Int
-    private var files: [VirtualFile?] = [nil, nil, nil]
+    private let files: DescriptorTable
+    /// The other loops of the process, each with a time of its own.
+    private(set) var others: [VirtualProcess] = []
+    private let isFirst: Bool
     private var readyNow: [Int32] = []
     private var isReady: Set<Int32> = []
     /// The relay that runs in it; nil: it has ended.
@@ -40,34 +43,30 @@ final class VirtualProcess {
     init(_ kernel: VirtualKernel, host: Int) {
         self.kernel = kernel
         self.host = host
+        isFirst = true
+        files = DescriptorTable(maximum: kernel.limits.descriptors)
+        files.serve(self)
     }
+
+    private init(loopOf first: VirtualProcess) {
+        (kernel, host, files, delayMaximum) = (first.kernel, first.host, first.files, first.delayMaximum)
+        isFirst = false
+        files.serve(self)
+    }
+
+    var loops: [VirtualProcess] { others.isEmpty ? [self] : [self] + others }
+    var lastFrozenUntil: UInt64 { loops.reduce(0) { max($0, $1.frozenUntil) } }
 
     // MARK: Descriptors
 
-    var descriptorCount: Int { files.reduce(0) { $0 + ($1 == nil ? 0 : 1) } }
+    var descriptorCount: Int { files.count }
 
-    /// The lowest free number, as in POSIX; or -EMFILE.
-    func open(_ file: VirtualFile) -> Int32 {
-        var number = files.indices.dropFirst(3).first { files[$0] == nil } ?? files.count
-        if number >= kernel.limits.descriptors { return -EMFILE }
-        if number == files.count { files.append(nil) }
-        number = max(number, 3)
-        files[number] = file
-        file.holder = self
-        file.descriptor = Int32(number)
-        return Int32(number)
-    }
+    func open(_ file: VirtualFile) -> Int32 { files.open(file) }
 
-    func file(_ descriptor: Int32) -> VirtualFile? {
-        descriptor >= 0 && Int(descriptor) < files.count ? files[Int(descriptor)] : nil
-    }
+    func file(_ descriptor: Int32) -> VirtualFile? { files.file(descriptor) }
 
     func close(_ descriptor: Int32) {
-        guard let file = file(descriptor) else { return kernel.fail("close of descriptor \(descriptor), which is not open") }
-        files[Int(descriptor)] = nil
-        isReady.remove(descriptor)
-        file.holder = nil
-        file.close()
+        if !files.close(descriptor) { kernel.fail("close of descriptor \(descriptor), which is not open") }
     }
 
     // MARK: Running
@@ -76,17 +75,44 @@ final class VirtualProcess {
     typealias Make = (_ state: UnsafeRawBufferPointer?, _ remains: Remains?) throws -> RelayProcess
     private var make: Make!
 
-    func start(_ make: @escaping Make) throws {
-        self.make = make
+    /// Makes the loop of this number, which `first` leads.
+    typealias MakeOther = (_ first: RelayProcess, _ number: Int, _ state: UnsafeRawBufferPointer?) throws -> RelayProcess
+    private var makeOther: MakeOther!
+
+    /// `threads`: loops in all.
+    func start(_ threads: Int, _ make: @escaping Make, _ makeOther: @escaping MakeOther) throws {
+        (self.make, self.makeOther) = (make, makeOther)
+        for _ in 1..<threads { others.append(VirtualProcess(loopOf: self)) }
         try begin(nil)
         hasBegun = true
     }
 
+    /// `states`: what the same loops of another program have left.
+    private func beginOthers(_ relay: RelayProcess, _ states: [UnsafeRawBufferPointer]) throws {
+        guard !others.isEmpty else { return }
+        relay.lead(1 + others.count)
+        watchMail(relay)
+        for (index, loop) in others.enumerated() {
+            let other = try kernel.running(loop) { try makeOther(relay, index + 1, states.isEmpty ? nil : states[index]) }
+            loop.relay = other
+            loop.watchMail(other)
+            kernel.running(loop) { other.begin() }
+            loop.planRun()
+        }
+    }
+
+    private func watchMail(_ relay: RelayProcess) {
+        // A run belongs to one thread.
+        nonisolated(unsafe) let loop = Unmanaged.passUnretained(self)
+        relay.watchMail { loop.takeUnretainedValue().runSoon() }
+    }
+
     /// True: it lived until all that it took over was committed.
     @discardableResult
-    private func begin(_ state: UnsafeRawBufferPointer?, _ remains: Remains? = nil) throws -> Bool {
+    private func begin(_ state: UnsafeRawBufferPointer?, _ remains: Remains? = nil, others: [UnsafeRawBufferPointer] = []) throws -> Bool {
         let relay = try kernel.running(self) { try make(state, remains) }
         self.relay = relay
+        try beginOthers(relay, others)
         if isDead { relay.freeze() }
         relay.watchAttention { [weak self] in self?.attends(to: $0) }
         var hasBegun = false
@@ -121,22 +147,42 @@ final class VirtualProcess {
     private func takeOver() throws {
         (callsLeft, storesLeft) = (nil, nil)
         records_die_after(-1)
+        let states = try loops.map { try $0.saveState() }
+        let kept = states.reduce(into: Set<Int32>()) { $0.formUnion($1.descriptors) }
+        let signals = files.sources.first { $0.kind == .signals }?.pending ?? []
+        for loop in loops { loop.endRelay() }
+        for number in files.numbers where !kept.contains(number) { close(number) }
+        takeovers += 1
+        if kernel.spoilsStates { return beginSpoiled(states[0].bytes) }
+        sentSignals = []
+        let memory = states.map { state in
+            let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: state.bytes.count, alignment: 16)
+            copy.copyBytes(from: state.bytes)
+            return UnsafeRawBufferPointer(copy)
+        }
+        defer { for bytes in memory { bytes.deallocate() } }
+        try begin(memory[0], others: Array(memory.dropFirst()))
+        for number in signals { signal(Int32(number)) }
+    }
+
+    private func saveState() throws -> (bytes: [UInt8], descriptors: [Int32]) {
         var archive = StateArchive()
-        let kept = Set(try kernel.running(self) { try relay!.saveState(&archive) })
+        let descriptors = try kernel.running(self) { try relay!.saveState(&archive) }
         archive.seal()
-        let signals = files.compactMap { $0 as? EventSource }.first { $0.kind == .signals }?.pending ?? []
+        return (Array(archive.bytes), descriptors)
+    }
+
+    /// It is gone, whatever it was doing.
+    private func endRelay() {
+        runNumber += 1
+        nextRun = nil
+        hasReported = false
         kernel.running(self) {
             self.relay?.dissolve()
             self.relay = nil
         }
-        for number in files.indices where files[number] != nil && !kept.contains(Int32(number)) { close(Int32(number)) }
         readyNow = []
         isReady = []
-        takeovers += 1
-        if kernel.spoilsStates { return beginSpoiled(Array(archive.bytes)) }
-        sentSignals = []
-        try begin(archive.bytes)
-        for number in signals { signal(Int32(number)) }
     }
 
     /// Some words of the state are others, and it is sealed all the same: it is refused, or the process does what it does, but for traps.
@@ -285,13 +331,13 @@ final class VirtualProcess {
             if isDead, !hasBegun { dissolve(\.relay) }  // Nil if it died before it was made.
         } while isDead && !hasBegun
         dissolve(\.predecessor)
-        if relay == nil { for number in files.indices where files[number] != nil { close(Int32(number)) } }
+        if relay == nil { for number in files.numbers { close(number) } }
         for number in signals { signal(number) }
         if isDead { try recover() }
     }
 
     private func readRemains(_ memory: UnsafeRawBufferPointer, _ count: Int) throws -> Remains? {
-        Keeper.inherited = Set(files.indices.filter { files[$0] != nil }.map { Int32($0) })
+        Keeper.inherited = Set(files.numbers)
         let blame = { [self] (session: UInt64) in suspect.blame(session, diedAt: kernel.time + UInt64(crashes), hasCrashed: hasCrashed) }
         guard kernel.spoilsStates else { return try kernel.running(self) { try Remains(memory, isGivenUp: blame) } }
         kernel.spoiledAt = kernel.spoiledAt ?? kernel.time
@@ -328,6 +374,8 @@ final class VirtualProcess {
         }
         isDead = wasDead
     }
+
+    func forgetReady(_ descriptor: Int32) { isReady.remove(descriptor) }
 
     func noteReady(_ descriptor: Int32) {
         guard relay != nil else { return }
@@ -387,10 +435,15 @@ final class VirtualProcess {
         }
         overdraftPeak = max(overdraftPeak, relay?.overdraft ?? 0)
         if overdraftPeak > VirtualProcess.overdraftMaximum { kernel.fail("\(overdraftPeak) bytes more are held than the budget has") }
-        if ending == nil { planRun() } else { die() }
+        if ending == nil { planRun() } else if isFirst { die() } else { endRelay() }
     }
 
     private func iterateRelay() {
+        if hasReported {
+            relay!.hearWhileSettled()
+            if relay!.isSettled { return }
+            hasReported = false
+        }
         do {
             guard try !relay!.iterate(), !isDead else { return }
         } catch {
@@ -398,49 +451,50 @@ final class VirtualProcess {
         }
         guard relay!.isSettled else {
             ending = relay!.finish()
+            if !isFirst { relay!.leave(ending!) }
             return
+        }
+        guard isFirst else {
+            hasReported = true
+            return relay!.reportSettled()
         }
         do { try takeOver() } catch { kernel.fail("the process cannot be taken over: \(error)") }
     }
 
+    /// It has settled, and told the first loop.
+    private var hasReported = false
+
     private func planRun() {
-        guard let relay else { return }
+        guard let relay, !hasReported else { return }
         if hasQueued { return run(at: kernel.time + UInt64(kernel.chance.below(1000))) }
         if let deadline = relay.nextDeadline { run(at: deadline) }
     }
 
     /// The process is gone, however it ended: its descriptors are closed, its memory is lost.
     func die() {
-        runNumber += 1
-        nextRun = nil
-        kernel.running(self) {
-            self.relay?.dissolve()
-            self.relay = nil
-        }
-        for number in files.indices where files[number] != nil { close(Int32(number)) }
-        readyNow = []
-        isReady = []
+        for loop in loops { loop.endRelay() }
+        for number in files.numbers { close(number) }
     }
 
     /// A signal for it.
     func signal(_ number: Int32) {
         sentSignals.append(number)
-        for case let source as EventSource in files where source.kind == .signals { source.post(UInt32(number)) }
+        for source in files.sources where source.kind == .signals { source.post(UInt32(number)) }
     }
 
     func networkChanged() { post(.network) }
 
     /// Its machine sleeps, and wakes after so many nanoseconds.
     func sleep(_ length: UInt64) {
-        frozenUntil = max(frozenUntil, kernel.time + length)
+        for loop in loops { loop.frozenUntil = max(loop.frozenUntil, kernel.time + length) }
         kernel.after(length) { [weak self] in
-            self?.slept += length
+            for loop in self?.loops ?? [] { loop.slept += length }
             self?.post(.waking)
         }
     }
 
     private func post(_ kind: EventSource.Kind) {
-        for case let source as EventSource in files where source.kind == kind { source.post(1) }
+        for source in files.sources where source.kind == kind { source.post(1) }
     }
 }
 

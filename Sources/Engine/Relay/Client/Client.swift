@@ -23,6 +23,8 @@ final class Client: Host {
     }
     private let choice: ServerChoice
     private lazy var loss = LossWatch(self)
+    /// Extra uplinks in a row that have found another server than the current one, and until when none is made because of them.
+    private var strays: (count: Int, until: UInt64) = (0, 0)
     private var numbers: UInt32 = 0
     /// A choice is being made; another one is wanted after it.
     private var isChoosing = false
@@ -100,6 +102,14 @@ final class Client: Host {
         return pending
     }
 
+    /// Every server shows that it is there, if it is.
+    func ask() {
+        for uplink in all where !uplink.session.link.isDown {
+            uplink.session.endpoint.ask()
+            relay.sessions.markDirty(uplink.session)
+        }
+    }
+
     /// Of the current server's uplinks that work, the one with the fewest streams. While none works they share the users who come.
     private var leastBusy: Session {
         var best = current.session
@@ -123,6 +133,8 @@ final class Client: Host {
 
     private func isOfCurrent(_ extra: Uplink) -> Bool {
         guard extra.rank == current.rank else { return false }
+        // A server that was started anew has told the one that came first: the others find the same.
+        if current.session.link.isDown, leadsToOneServer { return true }
         guard let server = extra.home.server, let own = current.home.server else { return true }
         return server.run == own.run
     }
@@ -134,7 +146,10 @@ final class Client: Host {
 
     /// As many to the current server as are configured; those of others only while somebody uses them.
     func chooseExtras() {
-        for extra in extras where !isOfCurrent(extra) && !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
+        for extra in extras where !isOfCurrent(extra) && !extra.session.isPrecious && extra.session.userCount == 0 {
+            if extra.rank == current.rank { noteStray() }
+            end(extra)
+        }
         for extra in extras where extra.session.isPrecious {
             guard let end = extra.forgottenAt, relay.instant >= end else { continue }
             relay.events.note(.sessionExpired(extra.session, heldForSeconds: extra.holdSeconds ?? 0))
@@ -142,12 +157,20 @@ final class Client: Host {
         }
         let most = loss.sessions - 1
         for extra in extras.filter(isOfCurrent).dropFirst(most) where !extra.session.isPrecious && extra.session.userCount == 0 { end(extra) }
-        guard !current.session.link.isDown || leadsToOneServer, relay.stopping.isRunning else { return }
+        guard !current.session.link.isDown || leadsToOneServer, relay.now >= strays.until, relay.stopping.isRunning else { return }
         while extras.count(where: isOfCurrent) < most {
             let extra = add(rank: current.rank, isExtra: true)
             extra.server.know(current.server.addresses)
             extra.start()
         }
+    }
+
+    /// Behind the current one's address is another server. The current one may be gone without a word; or a load balancer chooses.
+    private func noteStray() {
+        strays.until = relay.now + min(Policy.strayPause.upperBound.nanoseconds, Policy.strayPause.lowerBound.nanoseconds << UInt64(strays.count))
+        strays.count = min(strays.count + 1, 16)
+        current.session.endpoint.ask()
+        relay.sessions.markDirty(current.session)
     }
 
     /// Extra uplinks can be dialled together with the first one: they cannot find another server than it will.
@@ -166,6 +189,7 @@ final class Client: Host {
     func handleWelcomed(_ uplink: Uplink) {
         if uplink === current { loss.addSubflows() }
         guard !extras.isEmpty else { return }
+        if uplink.isExtra, isOfCurrent(uplink), uplink.home.server != nil, !current.session.link.isDown { strays = (0, 0) }
         for other in all where other !== uplink && other.rank == uplink.rank && other.session.link.isDown { other.tryAtOnce() }
     }
 
@@ -253,6 +277,7 @@ final class Client: Host {
         if extras.contains(where: { !isOfCurrent($0) || $0.forgottenAt != nil || !$0.session.endpoint.isEstablished }) {
             next = min(next, relay.instant + ServerChoice.idlePause)
         }
+        if strays.until > relay.now { next = min(next, Instant(nanoseconds: strays.until)) }
         if next == .never {
             relay.timers.cancel(Operation.serverChoice.token())
         } else {

@@ -35,7 +35,10 @@ public enum Successor {
         }
 
         /// The program goes on without a successor.
-        func discard() { close(state) }
+        func discard() { if state >= 0 { close(state) } }
+
+        /// The state lies elsewhere, where another kind of next program finds it (Tests/Simulation).
+        init(descriptors: [Int32]) { (state, self.descriptors) = (-1, descriptors) }
     }
 
     /// Replaces the program. Returns only with an error, with nothing changed. `legacies`: of each loop, by their numbers.

@@ -135,7 +135,7 @@ public struct Configuration: Equatable, Sendable {
 
     /// What the loop of this number, 0…`threads` - 1, has of the process: an equal part of what there is, and only the first has listeners of
     /// its own.
-    func part(_ number: Int) -> Configuration {
+    package func part(_ number: Int) -> Configuration {
         guard threads > 1 else { return self }
         var part = self
         part.memoryByteCount = memoryByteCount / threads

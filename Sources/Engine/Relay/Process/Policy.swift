@@ -49,6 +49,8 @@ enum Policy {
     /// Further loops of the process have this long to say what they do; and, at the end, to end.
     static let reportPatience = Interval.seconds(1)
     static let othersPatience = Interval.seconds(3)
+    /// Where one waits for another outside of its loop, it looks again after this.
+    static let othersPause = Interval.milliseconds(1)
     /// During an outage a name is looked up again after this.
     static let lookupInterval = Interval.seconds(5)
     /// At the start, a port in use is retried for this long: io_uring is torn down only after a killed process is gone.
@@ -74,6 +76,8 @@ enum Policy {
     static let standbyMaximum = Interval.seconds(5)
     /// After a subflow that could not be made, until the next is tried.
     static let subflowPause = Interval.seconds(2)...Interval.seconds(64)
+    /// After an extra uplink that has found another server, until the next is made.
+    static let strayPause = Interval.milliseconds(100)...Interval.seconds(10)
     /// Bytes of a chunk: little enough that a slow subflow does not keep the others' bytes waiting for long.
     static let chunkByteCount = 16 << 10
     /// Bytes that the subflows of one carrier have brought too early, and the part of `-memory` that all of them may be.

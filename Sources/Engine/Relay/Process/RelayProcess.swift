@@ -135,9 +135,8 @@ package final class RelayProcess {
         handover = Handover(self)
         if let member { self.member = LoopMember(self, member.group, number: member.number) }
         guard isFirst else { return }
-        if let limit = Memory.limit, configuration.memoryByteCount > limit / 10 * 9 {
-            events.note(.memoryBeyondLimit(configured: configuration.memoryByteCount, limit: limit))
-        }
+        let memory = configuration.memoryByteCount * configuration.threads
+        if let limit = Memory.limit, memory > limit / 10 * 9 { events.note(.memoryBeyondLimit(configured: memory, limit: limit)) }
         if let reason = loop.fallbackReason { events.note(.ringUnavailable(reason: reason)) }
     }
 

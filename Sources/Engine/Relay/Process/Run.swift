@@ -60,9 +60,8 @@ public func run(
         forgetPredecessor(relay)
         Privileges.drop(holdsSecrets: relay.credentials != nil)
         if configuration.threads > 1 {
-            let group = LoopGroup(count: configuration.threads, identity: relay.server?.identity)
-            relay.lead(group)
-            try LoopThread.startAll(of: group, configuration, logger, places: relay.listeners.mappingsByPlace, states: states)
+            relay.lead(configuration.threads)
+            try LoopThread.startOthers(of: relay, configuration, logger, states: states)
         }
         if let first { listening("\(first)") }
         return relay.run()

@@ -1,4 +1,5 @@
 import CSlab
+import Logging
 import Loop
 import Tunnel
 
@@ -32,6 +33,24 @@ extension RelayProcess {
 
     /// Bytes of kept memory that hold records, queues and the journal.
     package var keptByteCount: Int { ledger == nil ? 0 : kept_used(arena) }
+
+    /// Several loops: `body` is called whenever another loop has told this one something.
+    package func watchMail(_ body: @escaping @Sendable () -> Void) { member?.open(wake: body) }
+
+    /// The loop of this number, besides this one, which leads. `configuration`: the whole process's.
+    package func makeFurther(_ number: Int, _ configuration: Configuration, _ logger: Logger, state: UnsafeRawBufferPointer?) throws -> RelayProcess {
+        try RelayProcess(
+            furtherOf: member!.group, number, configuration.part(number), logger, places: listeners.mappingsByPlace, state: state)
+    }
+
+    /// A further loop: its state has been saved.
+    package func reportSettled() { member?.report(settled: .success(Successor.Legacy(descriptors: []))) }
+
+    /// A further loop that has settled hears whether it goes on.
+    package func hearWhileSettled() { member?.handleMessages() }
+
+    /// A further loop has ended.
+    package func leave(_ ending: Ending) { member?.leave(ending) }
 
     /// Nothing is under way: the state can be saved.
     package var isSettled: Bool { handover.isSettled }

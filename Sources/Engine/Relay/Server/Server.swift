@@ -12,8 +12,8 @@ final class Server: Host {
     unowned(unsafe) let relay: RelayProcess
     private var registry: Registry
     private(set) var reverse: ReverseMappings
-    /// Of clients with a limit of their own, by name.
-    var quotas: [String: StreamQuota] = [:]
+    /// Where there is one loop only.
+    let quotas = StreamQuotas()
     /// Carriers without a session, oldest first.
     private var handshakes: [Carrier] = []
     private(set) var isDraining = false
@@ -140,7 +140,7 @@ final class Server: Host {
         guard let (hello, count) = decoded else { return }
         if carrier.state == .awaitingHello, let owner = owner(of: hello) {
             handshakes.removeAll { $0 === carrier }
-            return pass(carrier, to: owner)
+            return pass(carrier, length: count, to: owner)
         }
         carrier.block.parsed += count
         if carrier.state == .standby {

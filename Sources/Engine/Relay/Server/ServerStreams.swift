@@ -34,15 +34,17 @@ extension Server {
 
     /// What clients with a limit of their own have now.
     func countStreams() {
-        quotas = [:]
         for session in relay.sessions.all { setQuota(session) }
     }
 
     func setQuota(_ session: Session) {
         let most = relay.configuration.permissions.streams(of: session.peerName)
-        if let most, quotas[session.peerName] == nil { quotas[session.peerName] = StreamQuota(most: most) }
-        session.quota = most == nil ? nil : quotas[session.peerName]
-        session.quota?.open += session.userCount
+        let quota = most.map { (relay.member?.group.quotas ?? quotas).quota(of: session.peerName, most: $0) }
+        if quota !== session.quota {
+            session.quota?.change(by: -session.userCount)
+            quota?.change(by: session.userCount)
+            session.quota = quota
+        }
         session.endpoint.limits.streams = min(relay.configuration.maximumStreams, most ?? .max)
     }
 

@@ -41,7 +41,7 @@ final class Session {
     var age = BacklogAge()
     /// Sockets that belong to it, and refer to it: none outlives it.
     var userCount = 0 {
-        didSet { quota?.open += userCount - oldValue }
+        didSet { quota?.change(by: userCount - oldValue) }
     }
     /// Server: nil: its client may have as many streams as any.
     var quota: StreamQuota?

@@ -1,5 +1,6 @@
 import Glibc
 import Loop
+import Tunnel
 import Wire
 
 /// A carrier on its way to the loop that has its session: its HELLO says which one that is, so it has come and nobody has judged it yet.
@@ -18,13 +19,16 @@ extension Server {
     /// The loop of the process that a HELLO is for. Nil: this one.
     func owner(of hello: Hello) -> Int? {
         guard let member = relay.member else { return nil }
+        #if CANARIES
+        if Canary.selected == .keepsCarriers { return nil }
+        #endif
         // Users of reverse mappings come to the first loop, and so do the sessions that serve them.
         let owner = hello.identity == .none ? hello.origins.isEmpty ? member.number : 0 : member.group.owner(of: hello.identity)
         return owner == member.number ? nil : owner
     }
 
-    /// The carrier goes to another loop, as it is: nothing of it is in flight, and its HELLO has not been taken.
-    func pass(_ carrier: Carrier, to loop: Int) {
+    /// The carrier goes to another loop, as it is: nothing of it is in flight, and its HELLO, of `length` bytes, has not been taken.
+    func pass(_ carrier: Carrier, length: Int, to loop: Int) {
         guard carrier.inFlight.isEmpty, carrier.isClear else { return relay.carriers.lost(carrier, "it spoke too early") }
         var bytes = Array(carrier.block.unread)
         var channel: SecureChannel?
@@ -35,6 +39,9 @@ extension Server {
             own.release(relay)
             channel = own
         }
+        #if CANARIES
+        if Canary.selected == .forgetsEarlyBytes { bytes = Array(bytes.prefix(length)) }
+        #endif
         let transfer = CarrierTransfer(fd: carrier.fd, peer: carrier.peer, openedAt: carrier.openedAt, channel: channel, bytes: bytes)
         relay.carriers.letGo(carrier)
         guard relay.member?.post(.carrier(transfer), to: loop) == true else { return relay.loop.close(transfer.fd) }

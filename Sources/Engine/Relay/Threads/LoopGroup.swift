@@ -31,6 +31,7 @@ final class LoopGroup: Sendable {
     let stations: [Station]
     /// Of the process: every loop answers with it.
     let identity: ServerIdentity?
+    let quotas = StreamQuotas()
 
     /// `identity`: on a server.
     init(count: Int, identity: ServerIdentity?) {

@@ -15,6 +15,7 @@ final class LoopMember {
     /// Accepted connections that it has taken, so far.
     private var taken = 0
     private var wasFull = false
+    private var wasDown = false
 
     // Of the first.
     /// Accepted connections that were given to each, so far.
@@ -43,8 +44,11 @@ final class LoopMember {
         station = group.stations[number]
         given = [Int](repeating: 0, count: group.count)
         turnsSeen = given
-        station.mailbox.open(wake: relay.loop.waker)
+        open(wake: relay.loop.waker)
     }
+
+    /// `wake` is called whenever something was posted, by whoever posts.
+    func open(wake: @escaping @Sendable () -> Void) { station.mailbox.open(wake: wake) }
 
     var isFirst: Bool { number == 0 }
     private var others: [Int] { group.stations.indices.filter { $0 != number } }
@@ -54,7 +58,7 @@ final class LoopMember {
     /// False: that loop has ended, and what the message owns is still the caller's.
     func post(_ message: LoopMessage, to loop: Int) -> Bool { group.stations[loop].mailbox.post(message) }
 
-    /// From the first to all others.
+    /// To all other loops.
     func tellOthers(_ message: LoopMessage) { for other in others { _ = post(message, to: other) } }
 
     /// At the end of each turn.
@@ -66,6 +70,10 @@ final class LoopMember {
         station.turns.add(1, ordering: .relaxed)
         let readiness = readiness
         station.readiness.store(readiness.rawValue, ordering: .relaxed)
+        // What one loop hears no more others may not have asked for yet.
+        let isDown = relay.client?.downSince != nil
+        if isDown, !wasDown { tellOthers(.doubt) }
+        wasDown = isDown
         if wasFull, readiness != .full, !isFirst { _ = post(.wake, to: 0) }
         wasFull = readiness == .full
         if isFirst, let first = questions.first, relay.now >= first.until { answerNext() }
@@ -96,6 +104,7 @@ final class LoopMember {
         case .stop(let gently): relay.request(gently: gently)
         case .pathMayHaveChanged: relay.client?.pathMayHaveChanged()
         case .reconnect: relay.client?.reconnect()
+        case .doubt: relay.client?.ask()
         case .report(let question): _ = post(.reported(question, relay.report), to: 0)
         case .reported(let question, let report): take(report, question)
         case .settle: relay.handover.settle()
@@ -224,7 +233,7 @@ final class LoopMember {
     func awaitGoingOn() {
         while relay.handover.isUnderWay {
             handleMessages()
-            Clock.sleep(nanoseconds: 1_000_000)
+            Clock.sleep(nanoseconds: Policy.othersPause.nanoseconds)
         }
     }
 
@@ -251,8 +260,8 @@ final class LoopMember {
 
     /// Blocks until the others have ended, for a moment: what they have to say they have said.
     func awaitOthers() {
-        let until = Clock.now() + Policy.othersPatience.nanoseconds
-        while !isAlone, Clock.now() < until { Clock.sleep(nanoseconds: 1_000_000) }
+        let pause = Policy.othersPause.nanoseconds
+        for _ in 0..<Policy.othersPatience.nanoseconds / pause where !isAlone { Clock.sleep(nanoseconds: pause) }
         for message in station.mailbox.take() {
             if case .ended(.failed(let fault)) = message, self.fault == nil { self.fault = fault }
         }

@@ -16,6 +16,8 @@ enum LoopMessage: @unchecked Sendable {
     /// SIGUSR1, or the machine slept.
     case pathMayHaveChanged
     case reconnect
+    /// A loop of a client hears nothing from its server.
+    case doubt
     /// The first wants to know what this loop does. The number tells the questions apart.
     case report(Int)
     case reported(Int, LoopReport)

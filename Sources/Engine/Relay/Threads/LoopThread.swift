@@ -30,11 +30,13 @@ final class LoopThread: Sendable {
         self.state = state
     }
 
-    /// Starts all but the first loop of the group, and waits until they run. `configuration`: the whole process's. `states`: what the loops of
-    /// another program have left; empty: nothing.
-    static func startAll(
-        of group: LoopGroup, _ configuration: Configuration, _ logger: Logger, places: [Mapping?], states: [UnsafeRawBufferPointer]
+    /// Starts all loops besides `relay`, which is the first, and waits until they run. `configuration`: the whole process's. `states`: what the
+    /// loops of another program have left; empty: nothing.
+    static func startOthers(
+        of relay: RelayProcess, _ configuration: Configuration, _ logger: Logger, states: [UnsafeRawBufferPointer]
     ) throws {
+        guard let group = relay.member?.group else { return }
+        let places = relay.listeners.mappingsByPlace
         let threads = (1..<group.count).map { number in
             LoopThread(
                 configuration.part(number), logger, group, number: number, places: places, state: states.isEmpty ? nil : states[number])
@@ -67,7 +69,7 @@ final class LoopThread: Sendable {
             case .failed(let fault): throw fault
             case .refused(let fault): throw fault
             }
-            Clock.sleep(nanoseconds: 1_000_000)
+            Clock.sleep(nanoseconds: Policy.othersPause.nanoseconds)
         }
     }
 
@@ -87,18 +89,31 @@ final class LoopThread: Sendable {
     }
 
     private func makeMember() throws -> RelayProcess {
+        let relay = try RelayProcess(furtherOf: group, number, configuration, logger, places: places, state: state)
+        if let state { Successor.release(state) }
+        return relay
+    }
+}
+
+extension RelayProcess {
+    /// It is the first of so many loops, and has its listeners.
+    package func lead(_ count: Int) { lead(LoopGroup(count: count, identity: server?.identity)) }
+
+    /// A further loop. `configuration`: its part of the whole. `places`: the mappings of the first one's listeners. `state`: what the same loop of
+    /// another program has left; it is not needed afterwards.
+    convenience init(
+        furtherOf group: LoopGroup, _ number: Int, _ configuration: Configuration, _ logger: Logger, places: [Mapping?], state: UnsafeRawBufferPointer?
+    ) throws {
         let inheritance = try state.map { try Inheritance($0) }
-        let relay = try RelayProcess(configuration, log: logger, inheritance: inheritance, member: (group, number))
-        relay.listeners.mirror(places)
-        _ = relay.origins.set(configuration.dialled)
-        if configuration.role == .client { relay.become(try Client(relay)) } else { relay.become(Server(relay)) }
-        if let inheritance, let state {
-            try relay.restoreState(inheritance)
+        try self.init(configuration, log: logger, inheritance: inheritance, member: (group, number))
+        listeners.mirror(places)
+        _ = origins.set(configuration.dialled)
+        if configuration.role == .client { become(try Client(self)) } else { become(Server(self)) }
+        if let inheritance {
+            try restoreState(inheritance)
             inheritance.closeRest()
-            Successor.release(state)
         }
         // The first loop tells how many connections were kept.
-        relay.member?.publish()
-        return relay
+        member?.publish()
     }
 }
