@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Messages from other threads to the owner of a loop, in the order in which they were posted. Each wakes the loop.
+/// Messages from other threads to the owner of a loop, in the order in which they were posted. They wake the loop.
 public final class Mailbox<Message: Sendable>: Sendable {
     private struct State {
         var messages: [Message] = []
@@ -18,13 +18,15 @@ public final class Mailbox<Message: Sendable>: Sendable {
     /// `wake` is called on the thread of whoever posts, until `close`.
     public func open(wake: @escaping @Sendable () -> Void) { state.withLock { $0.wake = wake } }
 
-    /// False: it is closed, and what the message owns is still the caller's.
-    public func post(_ message: Message) -> Bool {
+    /// False: it is closed, and what the messages own is still the caller's.
+    public func post(_ messages: [Message]) -> Bool {
         state.withLock { state in
             guard !state.isClosed else { return false }
-            state.messages.append(message)
+            // Whoever takes one takes all.
+            let wakes = state.messages.isEmpty && !messages.isEmpty
+            state.messages += messages
             isFilled.store(true, ordering: .releasing)
-            state.wake?()
+            if wakes { state.wake?() }
             return true
         }
     }

@@ -92,6 +92,8 @@ final class Handover {
     func handleLate() { if case .checking(let check) = state { check.end(.cannot("the new program does not answer")) } }
 
     private func refuse(_ reason: String) {
+        // A further loop has no askers: the first one refuses for all.
+        guard relay.isFirst else { return relay.member?.report(settled: .failure(StateFault(reason))) ?? () }
         relay.events.note(.handoverRefused(reason: reason))
         answer(.conflict, "\(reason)\n")
     }
@@ -116,7 +118,7 @@ final class Handover {
         relay.origins.suspend()
         relay.carriers.closeAll()
         relay.locals.suspend()
-        if relay.isFirst { relay.member?.tellOthers(.settle) }
+        if relay.isFirst { relay.member?.settleOthers() }
     }
 
     /// After each iteration.
@@ -142,8 +144,7 @@ final class Handover {
         case .checking(let check): check.end(.notWanted)
         case .settling, .settled: state = .none
         }
-        // A further loop has no askers, and is told to go on.
-        if relay.isFirst { refuse(reason) } else { relay.member?.report(settled: .failure(StateFault(reason))) }
+        refuse(reason)
         relay.member?.discardLegacies()
         if isUnderWay { resume() }
     }

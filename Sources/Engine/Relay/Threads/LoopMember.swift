@@ -14,6 +14,8 @@ final class LoopMember {
     private let station: LoopGroup.Station
     /// Accepted connections that it has taken, so far.
     private var taken = 0
+    /// Messages of this turn, by the loop that they are for.
+    private var outbox: [[LoopMessage]]
     private var wasFull = false
     private var wasDown = false
 
@@ -44,6 +46,7 @@ final class LoopMember {
         station = group.stations[number]
         given = [Int](repeating: 0, count: group.count)
         turnsSeen = given
+        outbox = [[LoopMessage]](repeating: [], count: group.count)
         open(wake: relay.loop.waker)
     }
 
@@ -55,14 +58,23 @@ final class LoopMember {
 
     // MARK: Telling
 
-    /// False: that loop has ended, and what the message owns is still the caller's.
-    func post(_ message: LoopMessage, to loop: Int) -> Bool { group.stations[loop].mailbox.post(message) }
+    /// It goes out with the others of this turn: one wakes a loop as well as many, which are then one turn's work there, too.
+    func post(_ message: LoopMessage, to loop: Int) { outbox[loop].append(message) }
 
     /// To all other loops.
-    func tellOthers(_ message: LoopMessage) { for other in others { _ = post(message, to: other) } }
+    func tellOthers(_ message: LoopMessage) { for other in others { post(message, to: other) } }
+
+    /// Where there is no end of a turn.
+    func deliver() {
+        for loop in outbox.indices where !outbox[loop].isEmpty {
+            if !group.stations[loop].mailbox.post(outbox[loop]) { for message in outbox[loop] { refuse(message) } }
+            outbox[loop].removeAll(keepingCapacity: true)
+        }
+    }
 
     /// At the end of each turn.
     func publish() {
+        defer { deliver() }
         let isClient = relay.configuration.role == .client
         station.received.store(isFirst ? given[0] : taken, ordering: .relaxed)
         station.load.store(isClient ? relay.locals.count + (relay.client?.requests.count ?? 0) : relay.sessions.count, ordering: .relaxed)
@@ -74,7 +86,7 @@ final class LoopMember {
         let isDown = relay.client?.downSince != nil
         if isDown, !wasDown { tellOthers(.doubt) }
         wasDown = isDown
-        if wasFull, readiness != .full, !isFirst { _ = post(.wake, to: 0) }
+        if wasFull, readiness != .full, !isFirst { post(.wake, to: 0) }
         wasFull = readiness == .full
         if isFirst, let first = questions.first, relay.now >= first.until { answerNext() }
     }
@@ -105,10 +117,12 @@ final class LoopMember {
         case .pathMayHaveChanged: relay.client?.pathMayHaveChanged()
         case .reconnect: relay.client?.reconnect()
         case .doubt: relay.client?.ask()
-        case .report(let question): _ = post(.reported(question, relay.report), to: 0)
+        case .report(let question): post(.reported(question, relay.report), to: 0)
         case .reported(let question, let report): take(report, question)
-        case .settle: relay.handover.settle()
-        case .settled(let loop, let result): take(result, loop)
+        case .settle(let number):
+            attempt = number
+            relay.handover.settle()
+        case .settled(let loop, let number, let result): take(result, loop, number)
         case .goOn: relay.handover.goOn()
         case .wake: relay.listeners.lookForRoom()
         case .ended(let ending): handleEnded(ending)
@@ -120,21 +134,22 @@ final class LoopMember {
         close()
         station.connections.store(0, ordering: .relaxed)
         station.hasEnded.store(true, ordering: .releasing)
-        if !isFirst { _ = post(.ended(ending), to: 0) }
+        if !isFirst { post(.ended(ending), to: 0) }
+        deliver()
     }
 
     /// Nobody may wake the loop any more.
-    func close() {
-        for message in station.mailbox.close() {
-            switch message {
-            case .accepted(let fd, _): refuse(fd)
-            case .carrier(let transfer): refuse(transfer.fd)
-            default: break
-            }
-        }
-    }
+    func close() { for message in station.mailbox.close() { refuse(message) } }
 
-    private func refuse(_ fd: Int32) {
+    /// Its loop has ended.
+    private func refuse(_ message: LoopMessage) {
+        let fd: Int32
+        switch message {
+        case .accepted(let accepted, _): fd = accepted
+        case .carrier(let transfer): fd = transfer.fd
+        case .settled(_, _, .success(let legacy)): return legacy.discard()
+        default: return
+        }
         Socket.abortOnClose(fd)
         Socket.close(fd)
     }
@@ -166,7 +181,7 @@ final class LoopMember {
             hasToldPlaces = true
             tellOthers(.places(relay.listeners.mappingsByPlace))
         }
-        guard post(.accepted(fd: fd, place: place), to: best) else { return false }
+        post(.accepted(fd: fd, place: place), to: best)
         given[best] += 1
         return true
     }
@@ -203,21 +218,32 @@ final class LoopMember {
 
     // MARK: Upgrades
 
-    /// What the others leave to the next program, by their numbers. Nil: not yet.
+    /// Of those to settle, so far. What a loop says of an earlier one is old: it has gone on since.
+    private var attempt = 0
+    /// What the others leave to the next program, by their numbers.
     private var left: [Int: Successor.Legacy] = [:]
+
+    /// The first loop settles: the others shall, too.
+    func settleOthers() {
+        attempt += 1
+        tellOthers(.settle(attempt: attempt))
+    }
 
     /// The other loops have settled, too.
     var hasLegacies: Bool { !isFirst || left.count == others.count }
     var legacies: [Successor.Legacy] { left.sorted { $0.key < $1.key }.map(\.value) }
 
     /// To the first.
-    func report(settled: Result<Successor.Legacy, StateFault>) { _ = post(.settled(loop: number, settled), to: 0) }
+    func report(settled: Result<Successor.Legacy, StateFault>) {
+        post(.settled(loop: number, attempt: attempt, settled), to: 0)
+        deliver()
+    }
 
-    private func take(_ result: Result<Successor.Legacy, StateFault>, _ loop: Int) {
+    private func take(_ result: Result<Successor.Legacy, StateFault>, _ loop: Int, _ number: Int) {
+        let isWanted = number == attempt && relay.handover.isUnderWay
         switch result {
-        case .success(let legacy) where relay.handover.isUnderWay: left[loop] = legacy
-        case .success(let legacy): legacy.discard()
-        case .failure(let fault): relay.handover.giveUp("the state cannot be saved: \(fault.reason)")
+        case .success(let legacy): if isWanted { left[loop] = legacy } else { legacy.discard() }
+        case .failure(let fault): if isWanted { relay.handover.giveUp("the state cannot be saved: \(fault.reason)") }
         }
     }
 
@@ -227,12 +253,14 @@ final class LoopMember {
         for legacy in left.values { legacy.discard() }
         left = [:]
         tellOthers(.goOn)
+        deliver()
     }
 
     /// Blocks until the first says that the program goes on.
     func awaitGoingOn() {
         while relay.handover.isUnderWay {
             handleMessages()
+            deliver()
             Clock.sleep(nanoseconds: Policy.othersPause.nanoseconds)
         }
     }

@@ -21,10 +21,10 @@ enum LoopMessage: @unchecked Sendable {
     /// The first wants to know what this loop does. The number tells the questions apart.
     case report(Int)
     case reported(Int, LoopReport)
-    /// Another program takes over: nothing begins from here on, and the loop leaves what it has.
-    case settle
+    /// Another program takes over: nothing begins from here on, and the loop leaves what it has. The number tells the attempts apart.
+    case settle(attempt: Int)
     /// Of each of the others.
-    case settled(loop: Int, Result<Successor.Legacy, StateFault>)
+    case settled(loop: Int, attempt: Int, Result<Successor.Legacy, StateFault>)
     /// No other program takes over.
     case goOn
     /// Nothing but a turn is wanted.
