@@ -29,9 +29,10 @@ struct ConnectCommand {
         configuration.stream = Configuration.Stream(fd: ends[0], name: name)
         configuration.mappings = []
         configuration.reverseMappings = []
-        // A client's file may name them; they are the client's.
+        // A client's file may name them; they are the client's. One connection has one loop.
         configuration.metrics = nil
         configuration.control = nil
+        configuration.threads = 1
 
         let log = try LogSink(format: settings.logFormat)
         var logger = Logger(label: "tele") { _ in LogLines(sink: log) }
