@@ -15,6 +15,10 @@ class Failure(Exception):
     """What a case found to be wrong, as one sentence."""
 
 
+class WrongBytes(Failure):
+    """Bytes arrived that nobody sent, or not all, or twice: this is never tried again."""
+
+
 class Process:
     def __init__(self, name, argv, directory, namespace=None, environment=None, pass_fds=(), stdin=None):
         self.name = name

@@ -11,7 +11,7 @@ from typing import Callable
 
 from lab import Lab
 from path import Path
-from process import Failure
+from process import Failure, WrongBytes
 
 
 class Skip(Exception):
@@ -194,6 +194,7 @@ class Runner:
             return None, ""
         except (Failure, AssertionError) as failure:
             verdict, text = "FAIL", str(failure)
+            job.again = 0 if isinstance(failure, WrongBytes) else job.again
         except Exception as error:
             verdict, text = "FAIL", f"{type(error).__name__}: {error}"
             details += traceback.format_exc().splitlines()[-6:]

@@ -10,7 +10,7 @@ import threading
 from ends import Switchboard, call
 from lab import SERVER_ADDRESS
 from path import binary
-from process import Failure
+from process import Failure, WrongBytes
 from runner import Case
 
 from .upgrade import upgrade
@@ -35,7 +35,7 @@ class Bulk:
         try:
             run()
         except (OSError, Failure) as error:
-            self.trouble = self.trouble or str(error)
+            self.trouble = self.trouble or error
 
     def _send(self):
         source = random.Random(self.seed)
@@ -44,14 +44,26 @@ class Bulk:
         self.sender.shutdown(1)
 
     def _receive(self):
-        source, expected = random.Random(self.seed), b""
+        source, expected, past = random.Random(self.seed), b"", b""
         while data := self.receiver.recv(1 << 16):
             while len(expected) < len(data):
                 expected += source.randbytes(20_000)
             if expected[:len(data)] != data:
-                raise Failure(f"wrong bytes behind {self.received}")
+                raise WrongBytes(self._describe(data, expected + source.randbytes(4_000_000), past))
+            past = (past + data)[-4_000_000:]
             expected = expected[len(data):]
             self.received += len(data)
+
+    def _describe(self, data, expected, past):
+        """What is wrong: bytes that are missing, bytes that came before, or others."""
+        first = next(index for index, byte in enumerate(data) if byte != expected[index])
+        piece, place = data[first:first + 32], self.received + first
+        if (ahead := expected.find(piece, first)) >= 0:
+            return f"{ahead - first} bytes are missing behind {place}"
+        if (behind := past.rfind(piece)) >= 0:
+            return f"bytes of {place - self.received - len(past) + behind + self.received} came again behind {place}"
+        last = max(index for index, byte in enumerate(data) if byte != expected[index])
+        return f"wrong bytes behind {place}, {last - first + 1} of them, up to the end of what came: {last + 1 == len(data)}: {piece.hex()}"
 
     def join(self):
         self.running = False
@@ -59,8 +71,11 @@ class Bulk:
             thread.join(60)
         if any(thread.is_alive() for thread in self.threads):
             raise Failure("the bytes do not come to their end")
+        self.check("at the end")
+
+    def check(self, what):
         if self.trouble:
-            raise Failure(self.trouble)
+            raise (WrongBytes if isinstance(self.trouble, WrongBytes) else Failure)(f"{what}: {self.trouble}")
 
 
 def session_of(control):
@@ -97,8 +112,8 @@ def carry(context):
             before = [flow.received for flow in flows]
             if not context.until(20, lambda: all(flow.trouble or flow.received > count for flow, count in zip(flows, before))):
                 raise Failure(f"{what}: some streams stand still: {[flow.received - count for flow, count in zip(flows, before)]}")
-            if trouble := next((flow.trouble for flow in flows if flow.trouble), None):
-                raise Failure(f"{what}: {trouble}")
+            for flow in flows:
+                flow.check(what)
         wait("loss goes on")
         advance("over several connections")
         for _ in range(3):

@@ -142,7 +142,7 @@ public struct Configuration: Equatable, Sendable {
         part.bufferByteCount = min(bufferByteCount, part.memoryByteCount)
         part.maximumSessions = (maximumSessions + threads - 1) / threads
         guard number > 0 else { return part }
-        (part.metrics, part.control, part.idleExitSeconds) = (nil, nil, nil)
+        (part.metrics, part.control, part.idleExitSeconds, part.exitsOnFailureAfterSeconds) = (nil, nil, nil, nil)
         // The first loop has the users and the origins of these.
         part.reverseMappings = []
         return part

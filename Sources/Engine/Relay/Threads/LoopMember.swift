@@ -110,7 +110,8 @@ final class LoopMember {
         case .accepted(let fd, let place):
             taken += 1
             relay.host.handleAccepted(fd, relay.configuration.role == .client ? relay.listeners.mapping(at: place) : nil, UInt16(place))
-        case .carrier(let transfer): relay.server?.adopt(transfer)
+        // While the program is replaced no carrier begins: the client dials again.
+        case .carrier(let transfer): if relay.handover.isUnderWay { refuse(message) } else { relay.server?.adopt(transfer) }
         case .reload(let configuration): relay.reload.run(with: configuration)
         case .renewCertificates: relay.reload.renewCertificates()
         case .stop(let gently): relay.request(gently: gently)
@@ -141,7 +142,7 @@ final class LoopMember {
     /// Nobody may wake the loop any more.
     func close() { for message in station.mailbox.close() { refuse(message) } }
 
-    /// Its loop has ended.
+    /// What it owns has no taker.
     private func refuse(_ message: LoopMessage) {
         let fd: Int32
         switch message {
