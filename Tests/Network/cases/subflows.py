@@ -60,8 +60,9 @@ class Bulk:
         piece, place = data[first:first + 32], self.received + first
         if (ahead := expected.find(piece, first)) >= 0:
             return f"{ahead - first} bytes are missing behind {place}"
+        past += data[:first]
         if (behind := past.rfind(piece)) >= 0:
-            return f"bytes of {place - self.received - len(past) + behind + self.received} came again behind {place}"
+            return f"bytes of {place - len(past) + behind} came again behind {place}"
         last = max(index for index, byte in enumerate(data) if byte != expected[index])
         return f"wrong bytes behind {place}, {last - first + 1} of them, up to the end of what came: {last + 1 == len(data)}: {piece.hex()}"
 
