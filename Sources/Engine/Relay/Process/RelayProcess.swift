@@ -161,7 +161,11 @@ package final class RelayProcess {
     }
 
     /// It is the first loop of several.
-    func lead(_ group: LoopGroup) { member = LoopMember(self, group, number: 0) }
+    func lead(_ group: LoopGroup) {
+        member = LoopMember(self, group, number: 0)
+        // Of sessions that were restored before: limits hold over all loops.
+        server?.countStreams()
+    }
 
     /// It has what a process has once.
     var isFirst: Bool { member?.isFirst ?? true }
