@@ -73,18 +73,15 @@ enum Command {
         let spelled = try GoFlags(GoFlag.ofTele, listedBy: "tele -help").normalised(arguments)
         if spelled.contains("--help") { return try StandardStreams.print(Help.screen) }
         if spelled.contains("--version") { return try StandardStreams.print(Version.text) }
-        var settings = try Settings.read(spelled)
-        if settings.wantsControl, settings.configuration.control == nil {
-            settings.configuration.control = ControlFolder.ownSocket()
-        }
-
-        settings.configuration.program = Program.path
+        var settings = try ownSettings(spelled)
 
         // Before any thread is started. From here on this is a worker, and its keeper is the process that people and service managers know.
         if settings.configuration.keeping == .always {
             do throws(SystemError) { try Keeper.start(hangSeconds: 10) } catch {
                 ErrorMessage("cannot start a keeper (\(error)); connections end with this process", hint: "-keeper=never").print()
             }
+            // The file may have been read again since the keeper was started.
+            if let keeper = Keeper.ofThisProcess, keeper.deaths > 0 { settings = try ownSettings(spelled) }
             settings.configuration.isKept = Keeper.ofThisProcess != nil
         }
 
@@ -120,6 +117,13 @@ enum Command {
             log.write(ErrorMessage(fault.sentence, hint: fault.hint).text)
             return ExitStatus(fault.kind)
         }
+    }
+
+    private static func ownSettings(_ spelled: [String]) throws -> Settings {
+        var settings = try Settings.read(spelled)
+        if settings.wantsControl, settings.configuration.control == nil { settings.configuration.control = ControlFolder.ownSocket() }
+        settings.configuration.program = Program.path
+        return settings
     }
 
     /// One stream over stdin and stdout.

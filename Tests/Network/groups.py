@@ -1,4 +1,4 @@
-"""Control groups with little memory."""
+"""Control groups with little memory, or few processes."""
 
 import contextlib
 import os
@@ -7,25 +7,37 @@ import time
 from runner import Skip
 
 
-@contextlib.contextmanager
 def memory_group(lab, byte_count):
-    """The folder of a group whose processes may have so much memory. They must have ended when it is left.
+    """The folder of a group whose processes may have so much memory. They must have ended when it is left."""
+    return _group(lab, "memory", "memory.limit_in_bytes", "memory.max", byte_count)
 
-    It lies outside of the laboratory's namespaces, which hide the control groups.
-    """
+
+def process_group(lab, count):
+    """The same, for so many processes and threads."""
+    return _group(lab, "pids", "pids.max", "pids.max", count)
+
+
+def set_process_maximum(group, count):
+    """For a group of processes that has begun."""
+    with open(f"{group}/pids.max", "w", encoding="ascii") as file:
+        file.write(str(count))
+
+
+@contextlib.contextmanager
+def _group(lab, controller, limit1, limit2, value):
+    """It lies outside of the laboratory's namespaces, which hide the control groups. The limit's file is another one in version 1 and 2."""
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         groups = [line.strip().split(":", 2) for line in file]
-    version1 = [path for _, controllers, path in groups if "memory" in controllers.split(",")]
+    version1 = [path for _, controllers, path in groups if controller in controllers.split(",")]
     version2 = [path for number, _, path in groups if number == "0"]
-    parent = f"/sys/fs/cgroup/memory{version1[0]}" if version1 else f"/sys/fs/cgroup{version2[0]}"
+    parent = f"/sys/fs/cgroup/{controller}{version1[0]}" if version1 else f"/sys/fs/cgroup{version2[0]}"
     group = f"{parent}/tele-{os.getpid()}-{lab.number}"
     try:
         os.mkdir(group)
-        limit = "memory.limit_in_bytes" if version1 else "memory.max"
-        with open(f"{group}/{limit}", "w", encoding="utf-8") as file:
-            file.write(str(byte_count))
+        with open(f"{group}/{limit1 if version1 else limit2}", "w", encoding="utf-8") as file:
+            file.write(str(value))
     except OSError as error:
-        raise Skip(f"no memory limit can be set here ({error})") from None
+        raise Skip(f"no limit of {controller} can be set here ({error})") from None
     try:
         yield group
     finally:

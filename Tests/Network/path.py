@@ -121,14 +121,6 @@ class Path:
             if process and not process.running:
                 raise Failure(f"{process.name} ended with status {process.status}")
 
-    def log_tail(self, count=12):
-        """The last log lines of both tele processes, for a person who asks why a case failed."""
-        lines = []
-        for process in (self.client, self.server):
-            if process and os.path.exists(process.stderr_path):
-                lines += [f"{process.name}: {line}" for line in process.errors.splitlines()[-count:]]
-        return lines
-
 
 #: Keys and certificates of this run, made when they are first needed.
 credentials = None

@@ -87,6 +87,13 @@ class Process:
         with open(self.stderr_path, encoding="utf-8", errors="replace") as file:
             return file.read()
 
+    @property
+    def crash(self):
+        """What Swift says of a crash: the first lines, with the stack of the thread. Empty: it has not crashed."""
+        lines = [line for line in self.errors.splitlines() if line.strip()]
+        first = next((index for index, line in enumerate(lines) if "*** Signal" in line or "Fatal error:" in line or "💣" in line), None)
+        return [] if first is None else lines[max(0, first - 2):first + 60]
+
     # What it uses
 
     def _proc(self, file):

@@ -90,11 +90,22 @@ class Context(ExitStack):
         super().__init__()
         self.job, self.options, self.stopping = job, options, stopping
         self.random = random.Random(f"{options.seed}/{job.case.name}/{job.round}")
-        self.paths = []
+        self.paths, self.labs = [], []
         self.table = []
 
     def lab(self):
-        return self.enter_context(Lab())
+        self.labs.append(self.enter_context(Lab()))
+        return self.labs[-1]
+
+    def _tele(self):
+        return [process for lab in self.labs for process in lab.processes if process.name.startswith("tele-")]
+
+    def logs(self):
+        """The last log lines of all tele processes, or how one crashed, for a person who asks why a case failed."""
+        return [f"{process.name}: {line}" for process in self._tele() for line in process.crash or process.errors.splitlines()[-12:]]
+
+    def has_crashed(self):
+        return any(process.crash for process in self._tele())
 
     def path(self, lab, origin_port, kind=None, **options):
         path = Path(lab, kind or self.job.path, self.job.driver or "auto", origin_port, **options)
@@ -182,10 +193,13 @@ class Runner:
                     note = job.case.run(context) or ""
                     for path in context.paths:
                         path.check_alive()
+                    if context.has_crashed():
+                        raise Failure("tele crashed, and nobody noticed")
                 except (Skip, Stopped):
                     raise
                 except Exception:
-                    details = [line for path in context.paths for line in path.log_tail()]
+                    details = context.logs()
+                    job.again = 0 if context.has_crashed() else job.again
                     raise
             verdict, text = "PASS", note
         except Skip as skip:

@@ -161,23 +161,64 @@ static void become(keeper_page *page, char **arguments, const sigset_t *before, 
 static uint64_t nanoseconds(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_BOOTTIME, &now);            /* As the worker's clock. */
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-struct faults { uint64_t at[KEEPER_FAULTS_MAXIMUM]; uint32_t count, unborn; };
+struct faults {
+    uint64_t at[KEEPER_FAULTS_MAXIMUM];
+    uint32_t count, unborn;                      /* Workers in a row that could not begin; */
+    uint64_t unborn_since;                       /* since the first of them ended. */
+};
 
-/* Who is killed before it could begin, as when memory is short, is followed ever more slowly: 10 ms, 20, ... 1 s. */
-static void pause_before_next(const struct faults *faults)
+static bool lives(const keeper_page *page) { return atomic_load_explicit(&page->lives, memory_order_relaxed); }
+
+/* A worker did not begin. Whether none has for too long. */
+static bool note_unborn(struct faults *faults)
 {
-    if (faults->unborn == 0) return;
-    long milliseconds = faults->unborn > 7 ? 1000 : 10L << (faults->unborn - 1);
-    struct timespec pause = { .tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000 };
-    nanosleep(&pause, NULL);
+    uint64_t now = nanoseconds();
+    if (faults->unborn++ == 0) faults->unborn_since = now;
+    return now - faults->unborn_since >= (uint64_t)KEEPER_UNBORN_SECONDS * 1000000000;
 }
 
-/* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time; who is killed
- * before it has begun, a few times in a row. */
+/* Who cannot begin, as when memory is short, is followed ever more slowly: 10 ms, 20, ... 1 s. */
+static struct timespec pause_before_next(const struct faults *faults)
+{
+    long milliseconds = faults->unborn == 0 ? 0 : faults->unborn > 7 ? 1000 : 10L << (faults->unborn - 1);
+    return (struct timespec){ .tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000 };
+}
+
+/* The next worker. Where the system gives no process, it may do so soon: connections are worth the wait. */
+static pid_t start_next(struct faults *faults)
+{
+    sigset_t ends;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    pid_t worker;
+    while ((worker = start()) < 0) {
+        int error = errno;
+        if (note_unborn(faults)) {
+            fprintf(stderr, "tele: error: the process ended, and another one cannot be started: %s; its connections are reset\n", strerror(error));
+            _exit(1);
+        }
+        struct timespec pause = pause_before_next(faults);
+        if (sigtimedwait(&ends, NULL, &pause) > 0) _exit(0);
+    }
+    return worker;
+}
+
+/* Somebody wants the process to end, and this worker has not heard of it. */
+static bool was_told_to_end(keeper_page *page, const struct passed *passed)
+{
+    for (uint32_t i = atomic_load_explicit(&page->confirmed, memory_order_acquire); i < passed->count; i++) {
+        int number = passed->numbers[i % SIGNALS_KEPT];
+        if (number == SIGTERM || number == SIGINT) return true;
+    }
+    return false;
+}
+
+/* A worker has died. Whether that was once too often: who is killed from outside, and was well, may be so at any time. */
 static bool note_death(keeper_page *page, int signal, bool hung, struct faults *faults)
 {
     uint64_t now = nanoseconds();
@@ -185,8 +226,9 @@ static bool note_death(keeper_page *page, int signal, bool hung, struct faults *
     page->died = now;
     page->deaths++;
     page->crashed = signal != SIGKILL || hung;
-    faults->unborn = atomic_load_explicit(&page->lives, memory_order_relaxed) ? 0 : faults->unborn + 1;
-    if (!page->crashed) return faults->unborn >= KEEPER_UNBORN_MAXIMUM;
+    bool too_long = !lives(page) && note_unborn(faults);
+    if (lives(page)) faults->unborn = 0;
+    if (!page->crashed) return too_long;
     faults->at[faults->count++ % KEEPER_FAULTS_MAXIMUM] = now;
     uint64_t oldest = faults->at[faults->count % KEEPER_FAULTS_MAXIMUM];
     return faults->count >= KEEPER_FAULTS_MAXIMUM && now - oldest < (uint64_t)KEEPER_FAULTS_SECONDS * 1000000000;
@@ -206,22 +248,18 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
     struct passed passed = { .count = 0 };
     for (bool is_first = true;; is_first = false) {
         atomic_store_explicit(&page->lives, 0, memory_order_relaxed);
-        pid_t worker = start();
+        pid_t worker = is_first ? start() : start_next(&faults);
         if (worker == 0) {
             begin_worker(page, &before, dumpable, score);
             return page;
         }
-        if (worker < 0 && is_first) {
+        if (worker < 0) {
             int error = errno;
             prctl(PR_SET_DUMPABLE, dumpable);
             sigprocmask(SIG_SETMASK, &before, NULL);
             munmap(page, sizeof *page);
             errno = error;
             return NULL;
-        }
-        if (worker < 0) {
-            fprintf(stderr, "tele: error: the process ended, and another one cannot be started: %s\n", strerror(errno));
-            _exit(1);
         }
         pass_on_again(page, &passed, worker);
         /* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. */
@@ -232,21 +270,29 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
         bool hung;
         int status = watch(page, worker, &set, hang, &passed, &hung);
         if (WIFEXITED(status)) {
-            if (WEXITSTATUS(status) != EXIT_REPLACE || page->program[0] == 0) _exit(WEXITSTATUS(status));
-            become(page, arguments, &before, score);
+            if (WEXITSTATUS(status) == EXIT_REPLACE && page->program[0] != 0) {
+                become(page, arguments, &before, score);
+                continue;
+            }
+            /* It said why: a configuration that cannot be read just now, a lack of memory. What the dead one left is still there. */
+            bool may_try_again = page->deaths > 0 && !lives(page) && WEXITSTATUS(status) != 0 && !was_told_to_end(page, &passed);
+            if (!may_try_again || note_unborn(&faults)) _exit(WEXITSTATUS(status));
+            struct timespec pause = pause_before_next(&faults);
+            nanosleep(&pause, NULL);
             continue;
         }
         /* The state of another program is of a time before, once somebody has taken it over. */
-        if (atomic_load_explicit(&page->lives, memory_order_relaxed)) unsetenv("TELE_STATE");
+        if (lives(page)) unsetenv("TELE_STATE");
         if (note_death(page, WTERMSIG(status), hung, &faults)) {
             if (!page->crashed)
-                fprintf(stderr, "tele: error: the process was killed %d times in a row before it could begin; its connections are reset\n"
-                                "tele: hint: is there enough memory?\n", KEEPER_UNBORN_MAXIMUM);
+                fprintf(stderr, "tele: error: for %d seconds each process was killed before it could begin (%u of them); their connections are "
+                                "reset\ntele: hint: is there enough memory?\n", KEEPER_UNBORN_SECONDS, faults.unborn);
             else
                 fprintf(stderr, "tele: error: the process crashed %d times within a minute, the last time by signal %d; its connections are "
                                 "reset\ntele: hint: please report this, with the log\n", KEEPER_FAULTS_MAXIMUM, page->signal);
             _exit(1);
         }
-        pause_before_next(&faults);
+        struct timespec pause = pause_before_next(&faults);
+        nanosleep(&pause, NULL);
     }
 }

@@ -77,6 +77,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case forgetsEarlyBytes
     /// A carrier is judged by the loop that accepted it.
     case keepsCarriers
+    /// A loop takes what others send for older than its own clock.
+    case trustsItsClock
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

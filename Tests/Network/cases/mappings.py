@@ -41,18 +41,18 @@ class Files(Path):
             raise Failure("the client has no carrier")
         context.paths.append(self)
 
-    def _file(self, role):
+    def file(self, role):
         return os.path.join(self.lab.directory, f"{role}.toml")
 
     def write(self, role, flags, table, mappings):
-        with open(self._file(role), "w", encoding="utf-8") as file:
+        with open(self.file(role), "w", encoding="utf-8") as file:
             file.write(f"[{role}]\nio = \"{self.driver}\"\n{flags}\n[{role}.{table}]\n")
             for name, value in mappings.items():
                 file.write(f"{name} = {value if isinstance(value, str) and value.startswith('{') else json.dumps(value)}\n")
 
     def _start(self, role, host):
         return self.lab.start(f"tele-{role}", [
-            binary(), f"-config={self._file(role)}", f"-control={self.control(role)}", *security_flags(role)], host=host)
+            binary(), f"-config={self.file(role)}", f"-control={self.control(role)}", *security_flags(role)], host=host)
 
     def control(self, role):
         return os.path.join(self.lab.directory, f"{role}.sock")
@@ -130,7 +130,7 @@ def reload(context):
             exchange(*call(lab, Route(9112 if odd else 9102), other if odd else changed))
             exchange(*call(lab, Route(9104), added))
             # A bad file changes nothing.
-            with open(path._file("client"), "a", encoding="utf-8") as file:
+            with open(path.file("client"), "a", encoding="utf-8") as file:
                 file.write("this is no TOML\n")
             path.client.signal(signal.SIGHUP)
             if not context.until(5, lambda: path.client.errors.count("reload failed, configuration unchanged") == rounds):

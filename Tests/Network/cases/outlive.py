@@ -18,12 +18,13 @@ import threading
 import time
 
 from ends import Switchboard, call, exchange, observe, receive_exactly, require_reset, reset
-from groups import join, memory_group
+from groups import join, memory_group, process_group, set_process_maximum
 from path import binary, status_of
 from process import Failure
 from runner import Case
 
 from . import chaos
+from .mappings import Files, Route
 
 ORIGIN_PORT = 8760
 KEEPER = {"server_flags": ["-keeper=always"], "client_flags": ["-keeper=always"]}
@@ -342,6 +343,81 @@ def out_of_memory(context):
     return f"a server and a client that the kernel ended went on, after {said[0]} and {said[1]} deaths"
 
 
+def beginnings(context):
+    """A worker died, and the next one cannot begin for a while: it is killed too early again and again, the configuration cannot be read just now,
+    or there may be no further process. Connections wait, and a process that is told to end meanwhile ends."""
+    lab = context.lab()
+    path = Files(context, lab, {"one": "127.0.0.1:9801"}, {"one": f"127.0.0.1:{ORIGIN_PORT}"},
+                 client='keeper = "always"\n', server='keeper = "always"\n')
+    with Switchboard(lab, ORIGIN_PORT) as switchboard, process_group(lab, 20) as group:
+        pair = call(lab, Route(9801), switchboard)
+        exchange(*pair)
+
+        def require_unbegun(what):
+            """For a second there is nobody who serves."""
+            pair[0].sendall(b"waits")
+            pair[1].settimeout(1)
+            try:
+                raise Failure(f"{what}: {pair[1].recv(5)} arrived, although nobody can serve")
+            except TimeoutError:
+                pass
+
+        def require_begun(what):
+            pair[1].settimeout(20)
+            if receive_exactly(pair[1], 5) != b"waits":
+                raise Failure(f"{what}: what was sent meanwhile came out wrong")
+            exchange(*pair)
+            exchange(*call(lab, Route(9801), switchboard))
+
+        for role, keeper in (("client", path.client), ("server", path.server)):
+            kills, until, last = 0, time.monotonic() + 4, None
+            while time.monotonic() < until:
+                worker = worker_of(keeper)
+                if worker != last:
+                    kills += end_worker(keeper)
+                    last = worker
+            if kills < 11:
+                raise Failure(f"{role}: {kills} workers were killed: too few to say anything")
+            pair[0].sendall(b"waits")
+            require_begun(f"the {role}, killed {kills} times in a row")
+
+            # A mapping that was added by a reload is there after a death, too.
+            with open(path.file(role), "a", encoding="utf-8") as file:
+                file.write('two = "127.0.0.1:9802"\n' if role == "client" else f'two = "127.0.0.1:{ORIGIN_PORT}"\n')
+            keeper.signal(signal.SIGHUP)
+            if not context.until(5, lambda keeper=keeper: "notice reloaded" in keeper.errors):
+                raise Failure(f"the {role} did not reload")
+
+            with open(path.file(role), encoding="utf-8") as file:
+                text = file.read()
+            with open(path.file(role), "w", encoding="utf-8") as file:
+                file.write("half a li")
+            end_worker(keeper)
+            require_unbegun(f"the {role}'s file is broken")
+            with open(path.file(role), "w", encoding="utf-8") as file:
+                file.write(text)
+            require_begun(f"the {role}'s file is whole again")
+
+            join(group, keeper.pid)
+            set_process_maximum(group, 1)
+            end_worker(keeper)
+            require_unbegun(f"the {role} may have no process")
+            set_process_maximum(group, 20)
+            require_begun(f"the {role} may have processes again")
+
+        exchange(*call(lab, Route(9802), switchboard))
+
+        set_process_maximum(group, 2)
+        end_worker(path.server)
+        context.sleep(0.3)
+        path.server.signal(signal.SIGTERM)
+        if path.server.wait(5) != 0:
+            raise Failure(f"a server without a worker that was told to end: status {path.server.status}")
+        path.client.kill()
+        context.paths.remove(path)
+    return "killed too early, a broken file, no process to be had, on both sides; and a stop meanwhile"
+
+
 def upgrades(context):
     """Another program takes over a process that has a keeper: the process that everybody knows stays, and the next death is survived, too."""
     lab = context.lab()
@@ -381,5 +457,6 @@ def cases():
     yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
     yield Case("outlive.memory", out_of_memory, only_tele=True, drivers="both")
     yield Case("outlive.faults", faults, only_tele=True, drivers="both")
+    yield Case("outlive.beginnings", beginnings, only_tele=True, drivers="both")
     yield Case("outlive.upgrades", upgrades, only_tele=True, drivers="both")
     yield Case("outlive.ends", ends, weight=2, only_tele=True, drivers="both")

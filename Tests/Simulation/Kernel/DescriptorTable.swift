@@ -13,6 +13,9 @@ final class DescriptorTable {
 
     func serve(_ loop: VirtualProcess) { loops.append(Unowned(loop: loop)) }
 
+    /// Those that share it.
+    var processes: [VirtualProcess] { loops.map(\.loop) }
+
     var count: Int { files.reduce(0) { $0 + ($1 == nil ? 0 : 1) } }
 
     var numbers: [Int32] { files.indices.filter { files[$0] != nil }.map { Int32($0) } }

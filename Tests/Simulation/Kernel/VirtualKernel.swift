@@ -58,6 +58,8 @@ final class VirtualKernel {
     var spoilsStates = false
     var spoiledAt: UInt64?
     var refusedStates = 0
+    /// A loop has a turn within the turn of another one.
+    var isWithinTurn = false
     /// Something that the kernel's caller may never do.
     private(set) var misuse: String?
 
@@ -89,12 +91,15 @@ final class VirtualKernel {
     /// The next event. False: nothing is left to happen.
     func step() -> Bool {
         guard let (moment, action) = events.next() else { return false }
-        time = moment
+        time = max(time, moment)
         steps += 1
         trace = Chance.mixed(trace ^ moment)
         action()
         return true
     }
+
+    /// A little time goes by within a step.
+    func pass(_ nanoseconds: Int) { time += UInt64(nanoseconds) }
 
     func note(_ word: UInt64) { trace = Chance.mixed(trace &+ word) }
 

@@ -105,6 +105,18 @@ final class VirtualProcess {
         // A run belongs to one thread.
         nonisolated(unsafe) let loop = Unmanaged.passUnretained(self)
         relay.watchMail { loop.takeUnretainedValue().runSoon() }
+        relay.duringTurn = { [weak self] in self?.letAnotherRun() }
+    }
+
+    /// Within a turn of this loop, another one of the process has a whole turn: threads are not in step.
+    private func letAnotherRun() {
+        guard kernel.chance.oneIn(8), !kernel.isWithinTurn else { return }
+        kernel.isWithinTurn = true
+        defer { kernel.isWithinTurn = false }
+        let loops = files.processes.filter { $0 !== self && $0.relay != nil && $0.frozenUntil <= kernel.time }
+        guard !loops.isEmpty else { return }
+        kernel.pass(1 + kernel.chance.below(2000))
+        loops[kernel.chance.below(loops.count)].iterate()
     }
 
     /// True: it lived until all that it took over was committed.
@@ -433,6 +445,9 @@ final class VirtualProcess {
         if callsLeft != nil, isDead || diesBetween, ending == nil {
             do { return try recover() } catch { return kernel.fail("nothing can go on with what was left: \(error)") }
         }
+        #if CANARIES
+        if relay?.hasSeenLaterTime ?? false { kernel.fail("a time is later than now") }
+        #endif
         overdraftPeak = max(overdraftPeak, relay?.overdraft ?? 0)
         if overdraftPeak > VirtualProcess.overdraftMaximum { kernel.fail("\(overdraftPeak) bytes more are held than the budget has") }
         if ending == nil { planRun() } else if isFirst { die() } else { endRelay() }

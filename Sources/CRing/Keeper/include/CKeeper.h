@@ -3,7 +3,8 @@
  * (docs/internals/outliving.md).
  *
  *     keeper ──clone(CLONE_FILES)──▶ worker ──dies by a signal, or hangs──▶ the next worker, which finds the descriptors
- *                                      ├──exits──▶ the keeper exits with its status
+ *                                      ├──exits──▶ the keeper exits with its status (where it took over from a dead one and has not begun:
+ *                                      │           another one tries)
  *                                      └──asks──▶ the keeper becomes another program, in the same process
  *
  * It is single-threaded and does nothing else: it passes signals on, waits, and looks whether the worker shows signs of life.
@@ -14,9 +15,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* So many deaths in such a time that are the program's own fault, or so many kills in a row before it has taken over, and there is no next
- * worker. */
-enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60, KEEPER_UNBORN_MAXIMUM = 10 };
+/* So many deaths in such a time that are the program's own fault, and there is no next worker; nor where none could begin for so long. A
+ * number of attempts would say nothing: on a busy machine many pass in a moment. */
+enum { KEEPER_PATH_MAXIMUM = 4096, KEEPER_FAULTS_MAXIMUM = 5, KEEPER_FAULTS_SECONDS = 60, KEEPER_UNBORN_SECONDS = 60 };
 
 /* What keeper and workers share. Written by workers, but for what is said of the last death, and `failed`. */
 typedef struct {
@@ -27,7 +28,7 @@ typedef struct {
     uint32_t deaths;                             /* Of workers. */
     _Atomic uint32_t lives;                      /* This one has taken over what there was. */
     int32_t signal;                              /* Which ended the last one, */
-    uint64_t died;                               /* and when, in nanoseconds of CLOCK_MONOTONIC. */
+    uint64_t died;                               /* and when, in nanoseconds of CLOCK_BOOTTIME. */
     uint32_t crashed;                            /* It was its own fault: a crash or a hang, and no kill from outside. */
     uint64_t suspect, suspected;                 /* The session that a worker crashed with, and when; whether it is given up. Workers remember
                                                   * it here. */

@@ -201,7 +201,7 @@ final class CarrierReader {
     /// Bytes of an idle carrier, which lie in the pool.
     private func receivedPooled(_ carrier: Carrier, _ bytes: UnsafeRawPointer, _ count: Int) {
         let wasFull = count == Policy.poolByteCount
-        carrier.quickArrivals = relay.now - carrier.arrivedAt < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
+        carrier.quickArrivals = relay.age(of: carrier.arrivedAt) < Policy.hotMaximum.nanoseconds ? carrier.quickArrivals + 1 : 0
         if carrier.quickArrivals >= Policy.busyArrivals { keepWarm(carrier) }
         noteArrival(carrier, isFast: wasFull)
         switch carrier.transport {

@@ -180,7 +180,7 @@ final class Client: Host {
     private func releaseUnreached() {
         guard let carrier = current.session.carrier, !current.session.link.isDown else { return }
         for extra in extras where isOfCurrent(extra) && !extra.session.endpoint.isEstablished && extra.session.userCount > 0 {
-            guard relay.now - carrier.openedAt >= Policy.extraMoment.nanoseconds else { continue }
+            guard relay.age(of: carrier.openedAt) >= Policy.extraMoment.nanoseconds else { continue }
             relay.sessions.carryOver(from: extra.session, to: current.session)
         }
     }
@@ -434,7 +434,7 @@ final class Client: Host {
 
     var unreadiness: String? {
         guard !uplinks.contains(where: \.session.link.hasCarrier), case .detached(let since) = current.session.link else { return nil }
-        let seconds = (relay.now - min(relay.now, since)) / 1_000_000_000
+        let seconds = relay.age(of: since) / 1_000_000_000
         return "no carrier for \(seconds) s" + (current.lastFailure.isEmpty ? "" : ": \(current.lastFailure)")
     }
 
@@ -462,7 +462,7 @@ final class Client: Host {
 
     private func fault(_ uplink: Uplink, _ failure: ReachFailure, _ failing: (since: UInt64, refusedSince: UInt64?, lasting: Int)) -> StartFault? {
         if uplink.session.endpoint.isEstablished {
-            let isGone = failing.refusedSince.map { relay.now - $0 >= Policy.goneAfter.nanoseconds } ?? false
+            let isGone = failing.refusedSince.map { relay.age(of: $0) >= Policy.goneAfter.nanoseconds } ?? false
             return
                 isGone && relay.configuration.stream != nil && uplink.session.userCount > 0
                 ? StartFault(
@@ -471,7 +471,7 @@ final class Client: Host {
                 : nil
         }
         guard !hasReached, let seconds = relay.configuration.exitsOnFailureAfterSeconds else { return nil }
-        let age = relay.now - failing.since
+        let age = relay.age(of: failing.since)
         let isLasting =
             uplinks.count >= relay.configuration.servers.count
             && uplinks.allSatisfy { ($0.failing?.lasting ?? 0) >= Policy.lastingFailures.count } && age >= Policy.lastingFailures.time.nanoseconds

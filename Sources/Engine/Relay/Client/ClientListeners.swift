@@ -20,7 +20,7 @@ extension Client {
             return relay.loop.close(fd)
         }
         if let since = downSince, let limit = mapping.refuseAfterSeconds {
-            let down = Int((relay.now - min(since, relay.now)) / 1_000_000_000)
+            let down = Int(relay.age(of: since) / 1_000_000_000)
             if down >= limit {
                 relay.events.note(.connectionRefused(mapping, downForSeconds: down))
                 Socket.abortOnClose(fd)

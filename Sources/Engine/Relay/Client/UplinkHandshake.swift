@@ -139,7 +139,7 @@ extension Uplink {
             isNew
                 ? .carrierUp(session, carrier.peer, roundTripMicroseconds: roundTrip)
                 : .sessionResumed(
-                    session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: roundTrip))
+                    session, carrier.peer, after: outage, recovery: relay.age(of: carrier.openedAt), replayed: replayed, roundTripMicroseconds: roundTrip))
         lastFailure = ""
         noteReached()
     }

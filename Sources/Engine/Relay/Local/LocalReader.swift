@@ -294,7 +294,7 @@ final class LocalReader {
         var cooled: [UInt32] = []
         for index in hot {
             let user = table[index]
-            guard relay.now - user.pointee.armedAt > Policy.hotMaximum.nanoseconds else { continue }
+            guard relay.age(of: user.pointee.armedAt) > Policy.hotMaximum.nanoseconds else { continue }
             let inFlight = user.pointee.life.inFlight
             // A cancel ends a send as well.
             guard inFlight == .receive || !inFlight.contains(.receive) else { continue }

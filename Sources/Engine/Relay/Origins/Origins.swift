@@ -506,7 +506,7 @@ final class Origins {
         }
         forget(opening.user)
         entries[Int(opening.place)].name.prefer(attempt.address)
-        relay.events.note(.originConnected(after: relay.now - attempt.startedAt))
+        relay.events.note(.originConnected(after: relay.age(of: attempt.startedAt)))
         relay.locals.connected(opening.user, fd: attempt.fd)
         // What the stream began with was for us.
         if let destination = entries[Int(opening.place)].destination { relay.locals.writer.drop(opening.user, destination.head.count) }

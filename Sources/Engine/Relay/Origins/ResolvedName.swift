@@ -66,7 +66,7 @@ final class ResolvedName {
     func lookUpIfUseful(_ relay: RelayProcess, isUrgent: Bool = false, _ operation: Operation, _ index: UInt32 = 0) {
         guard addresses.isEmpty || !isNumeric else { return }
         let pause = addresses.isEmpty || isUrgent ? Policy.lookupPause : Policy.lookupInterval
-        if let askedAt, relay.now - askedAt < pause.nanoseconds { return }
+        if let askedAt, relay.age(of: askedAt) < pause.nanoseconds { return }
         lookUp(relay, operation, index)
     }
 

@@ -53,7 +53,7 @@ package final class RelayProcess {
 
     var timers = TimerHeap()
     private(set) var stopping: Stopping
-    /// Nanoseconds on `Clock`, read once an iteration.
+    /// Nanoseconds on `Clock`, read once an iteration, and again when another loop has sent something.
     private(set) var now: UInt64
     /// When the wait began, and until when it lasts.
     private var waiting: (since: UInt64, deadline: UInt64?) = (0, nil)
@@ -167,6 +167,29 @@ package final class RelayProcess {
         server?.countStreams()
     }
 
+    func readClock() {
+        #if CANARIES
+        if Canary.selected == .trustsItsClock { return }
+        #endif
+        now = Clock.now()
+    }
+
+    /// For simulations: other threads run here, and send messages that are younger than `now`.
+    package var duringTurn: (() -> Void)?
+
+    /// Nanoseconds from `time` to now. Zero if it is later: another loop of the process read the clock.
+    func age(of time: UInt64) -> UInt64 {
+        #if CANARIES
+        hasSeenLaterTime = hasSeenLaterTime || time > now
+        #endif
+        return now > time ? now - time : 0
+    }
+
+    #if CANARIES
+    /// For simulations: it never is.
+    package private(set) var hasSeenLaterTime = false
+    #endif
+
     /// It has what a process has once.
     var isFirst: Bool { member?.isFirst ?? true }
 
@@ -254,6 +277,7 @@ package final class RelayProcess {
         carriers.reader.readOn()
         noticePause(since: before, deadline)
         for answer in resolver.takeAnswers() { handleLookup(answer) }
+        duringTurn?()
         member?.handleMessages()
         flush()
         var hasMore = hasWork

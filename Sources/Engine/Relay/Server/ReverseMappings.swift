@@ -132,7 +132,7 @@ final class ReverseMappings {
     func accept(_ fd: Int32, _ mapping: Mapping, _ place: UInt16) {
         let session = session(for: mapping)
         if let time = refusalTime(mapping, session), relay.now >= time {
-            relay.events.note(.connectionRefused(mapping, downForSeconds: Int((relay.now - time) / 1_000_000_000) + (mapping.refuseAfterSeconds ?? 0)))
+            relay.events.note(.connectionRefused(mapping, downForSeconds: Int(relay.age(of: time) / 1_000_000_000) + (mapping.refuseAfterSeconds ?? 0)))
             return refuse(fd)
         }
         // It was accepted while its client left.

@@ -276,7 +276,8 @@ final class Server: Host {
         relay.events.note(
             isNew
                 ? .sessionOpened(session, carrier.peer)
-                : .sessionResumed(session, carrier.peer, after: outage, recovery: relay.now - carrier.openedAt, replayed: replayed, roundTripMicroseconds: nil))
+                : .sessionResumed(
+                    session, carrier.peer, after: outage, recovery: relay.age(of: carrier.openedAt), replayed: replayed, roundTripMicroseconds: nil))
         scheduleRegistry()
     }
 
@@ -402,7 +403,7 @@ final class Server: Host {
                 guard let key = registry.nextExpired(now: relay.instant) else { break }
                 guard let session = relay.sessions.find(key) else { preconditionFailure("a session that nobody has") }
                 let since = session.link.downSince ?? relay.now
-                relay.events.note(.sessionExpired(session, heldForSeconds: Int((relay.now - since) / 1_000_000_000)))
+                relay.events.note(.sessionExpired(session, heldForSeconds: Int(relay.age(of: since) / 1_000_000_000)))
                 relay.sessions.discard(session)
             }
             scheduleRegistry()

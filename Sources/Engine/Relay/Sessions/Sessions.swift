@@ -304,7 +304,7 @@ final class Sessions {
         if unnoticed > .zero { relay.events.note(.carrierWasSilent(session, for: unnoticed.nanoseconds)) }
         if awaitsLife { relay.client?.handleLife(session) }
         guard session.link.hasCarrier, session.link != .attached, !session.endpoint.isInDoubt else { return }
-        if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.now - since)) }
+        if case .suspected(let since) = session.link { relay.events.note(.carrierRecovered(session, after: relay.age(of: since))) }
         session.link = .attached
         relay.client?.handleRecovered(session)
     }
@@ -328,7 +328,7 @@ final class Sessions {
         let since = session.link.downSince ?? relay.now
         session.link = .attached
         markDirty(session)
-        return relay.now - since
+        return relay.age(of: since)
     }
 
     /// The session has no carrier; users only see slowness.

@@ -78,7 +78,8 @@ final class SecureChannel {
     /// Something comes at least every ten seconds, a PING if nothing else: so an idle channel gives its buffers back. One that has only
     /// shaken hands never had any: many of those at a time would leave holes that the process cannot give back.
     func arrived(_ count: Int, now: UInt64) {
-        quickArrivals = now - arrivedAt < Policy.hotMaximum.nanoseconds ? quickArrivals + 1 : 0
+        // The loop that had the channel before may have read the clock later.
+        quickArrivals = now < arrivedAt + Policy.hotMaximum.nanoseconds ? quickArrivals + 1 : 0
         let isBusy = quickArrivals >= Policy.busyArrivals
         if isBusy != keepsBuffers { tls_keep_buffers(channel, isBusy) }
         keepsBuffers = isBusy

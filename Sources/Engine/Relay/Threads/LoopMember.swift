@@ -101,7 +101,11 @@ final class LoopMember {
     // MARK: Hearing
 
     func handleMessages() {
-        for message in station.mailbox.take() { handle(message) }
+        let messages = station.mailbox.take()
+        guard !messages.isEmpty else { return }
+        // No time that they name is later than this.
+        relay.readClock()
+        for message in messages { handle(message) }
     }
 
     private func handle(_ message: LoopMessage) {
