@@ -278,9 +278,10 @@ def name_that_appears(context):
     lab = context.lab()
     names(lab)
     path = origin_path(context, lab)
-    user = lab.client.connect(("127.0.0.1", 9101))
-    user.settimeout(10)
     try:
+        # The reset may be here before it returns.
+        user = lab.client.connect(("127.0.0.1", 9101))
+        user.settimeout(10)
         user.recv(1)
         raise Failure("a connection to an unknown name ended as if all were well")
     except ConnectionResetError:

@@ -118,7 +118,8 @@ class Tunnel:
             out = f":{CARRIER}" if role == "server" else f"{SERVER_ADDRESS}:{CARRIER}"
             lines = "".join(f"{name} = {json.dumps(getattr(self.services[name], side))}\n" for name in names)
             with open(self.file(role), "w", encoding="utf-8") as file:
-                file.write(f'[{role}]\nio = "{self.driver}"\nout = "{out}"\n[{role}.{table}]\n{lines}')
+                # What is open when a drain is over would be reset.
+                file.write(f'[{role}]\nio = "{self.driver}"\nout = "{out}"\ndrain = "60s"\n[{role}.{table}]\n{lines}')
 
     def control(self, role):
         return os.path.join(self.lab.directory, f"{role}.sock")

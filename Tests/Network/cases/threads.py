@@ -1,14 +1,16 @@
 """Several event loops in one process (-threads): each has sessions of its own, and people see one process."""
 
+import ctypes
 import os
 import random
 import shutil
 import signal
 import subprocess
+import time
 
 from ends import Switchboard, call, exchange
 from lab import SERVER_ADDRESS
-from path import binary, status_of
+from path import binary, security_flags, status_of
 from process import Failure
 from runner import Case
 
@@ -155,6 +157,180 @@ def files(context):
     return "mappings added, removed and reversed by a reload, counted as one process, drained as one"
 
 
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+class Held:
+    """One thread of a process stands still, as in a call that does not return; the others do not."""
+
+    def __init__(self, pid, thread):
+        self.thread = thread
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        if thread not in map(int, os.listdir(f"/proc/{pid}/task")):
+            raise Failure(f"process {pid} has no thread {thread}")
+
+    def __enter__(self):
+        for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+            if self.libc.ptrace(request, self.thread, None, None):
+                raise Failure(f"ptrace: {os.strerror(ctypes.get_errno())}")
+        os.waitpid(self.thread, WALL)
+        return self
+
+    def __exit__(self, *_):
+        if self.libc.ptrace(PTRACE_DETACH, self.thread, None, None):
+            # Its process has ended, which nobody sees before this.
+            os.waitpid(self.thread, WALL)
+
+
+def further_loops(process):
+    """The threads of all loops but the first: those that wait in a ring, or in epoll, as the first one does."""
+    def place(thread):
+        with open(f"/proc/{process.pid}/task/{thread}/syscall", encoding="ascii") as file:
+            return file.read().split()[0]
+    threads = sorted(map(int, os.listdir(f"/proc/{process.pid}/task")))
+    return [thread for thread in threads[1:] if place(thread) == place(process.pid)]
+
+
+def has_ended(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def hung(context):
+    """One loop of the client stands still, then one of the server: the users of the others go on, people see it, and when it turns again nothing is
+    lost. A process of which a loop hangs ends when it is told to twice."""
+    lab = context.lab()
+    path = path_with_controls(context, lab, ORIGIN_PORT, client_flags=["-threads=3"], server_flags=["-threads=3"])
+    paths = controls(lab)
+    waits = []
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pairs = [call(lab, path, switchboard) for _ in range(6)]
+        for role in ("client", "server"):
+            process = getattr(path, role)
+            context.sleep(0.3)
+            loops = further_loops(process)
+            if len(loops) != 2:
+                raise Failure(f"the {role} has {len(loops)} further loops that wait")
+            with Held(process.pid, loops[0]):
+                began = time.monotonic()
+                status = status_of(paths[role])
+                waits.append(time.monotonic() - began)
+                if (status["threads"], status["silentThreads"]) != (3, 1) or waits[-1] > 2:
+                    raise Failure(f"the {role} says after {waits[-1]:.1f} s: {status['threads']} threads, {status['silentThreads']} silent")
+                words = subprocess.run([binary(), "status", f"-control={paths[role]}"], capture_output=True, text=True, timeout=10).stdout
+                if "1 of which does not answer" not in words:
+                    raise Failure(f"tele status does not say that a loop hangs: {words[:300]}")
+                served = 0
+                for user, origin in pairs:
+                    user.sendall(b"held")
+                    origin.settimeout(0.5)
+                    try:
+                        served += origin.recv(4) == b"held"
+                    except TimeoutError:
+                        pass
+                if not 2 <= served < len(pairs):
+                    raise Failure(f"while one of three loops of the {role} hangs, {served} of {len(pairs)} users are served")
+                context.sleep(3)
+            if not context.until(5, lambda role=role: status_of(paths[role])["silentThreads"] == 0):
+                raise Failure(f"the {role} says that a loop hangs which does not")
+            for user, origin in pairs:
+                # Those that were not served are now.
+                origin.settimeout(10)
+                user.sendall(b"last")
+                data = b""
+                while not data.endswith(b"last"):
+                    data += origin.recv(8)
+                if data not in (b"last", b"heldlast"):
+                    raise Failure(f"bytes behind a loop that hung came out as {data}")
+                exchange(user, origin)
+            exchange(*call(lab, path, switchboard))
+        with Held(path.client.pid, further_loops(path.client)[0]):
+            path.client.signal(signal.SIGTERM)
+            context.sleep(0.5)
+            path.client.signal(signal.SIGTERM)
+            if not context.until(15, lambda: has_ended(path.client.pid)):
+                raise Failure("a client of which a loop hangs does not end when it is told to")
+        if path.client.wait(5) != 0:
+            raise Failure(f"a client of which a loop hangs ended with status {path.client.status}")
+        path.client = None
+    return f"people were told after {waits[0]:.1f} and {waits[1]:.1f} s"
+
+
+def settings(context):
+    """Eight loops of an ordinary user; a process that ends when it is idle; an upgrade to another number of threads is refused, with a sentence."""
+    lab = context.lab()
+    ordinary = ["prlimit", "--memlock=8388608:8388608", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+    path = context.path(lab, ORIGIN_PORT, client_flags=["-threads=8", "-control=none"], server_flags=["-threads=8", "-control=none", "-idle-exit=2s"],
+                        client_limits=ordinary, server_limits=ordinary)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pairs = [call(lab, path, switchboard) for _ in range(24)]
+        for pair in pairs:
+            exchange(*pair)
+        resident = {role: getattr(path, role).memory() >> 20 for role in ("client", "server")}
+        for pair in pairs:
+            for end in pair:
+                end.close()
+        context.sleep(3)
+        if not path.server.running:
+            raise Failure("a server with clients ended as idle")
+        path.client.signal(signal.SIGTERM)
+        if path.client.wait(10) != 0 or path.server.wait(10) != 0:
+            raise Failure(f"client and server ended with {path.client.status} and {path.server.status}: {path.server.errors[-300:]}")
+    path.client = path.server = None
+    files = Files(context, lab, {"one": "127.0.0.1:9711"}, {"one": f"127.0.0.1:{ORIGIN_PORT}"}, client="threads = 2\n", server="threads = 3\n")
+    files.client.wait_for_port(9711)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pairs = [call(lab, Route(9711), switchboard) for _ in range(4)]
+        for role, before, after in (("client", 2, 1), ("server", 3, 4)):
+            with open(files.file(role), encoding="utf-8") as file:
+                text = file.read()
+            with open(files.file(role), "w", encoding="utf-8") as file:
+                file.write(text.replace(f"threads = {before}", f"threads = {after}"))
+            run = subprocess.run([binary(), "upgrade", f"-control={files.control(role)}"], capture_output=True, text=True, timeout=30)
+            if run.returncode == 0 or "another number of threads" not in run.stderr:
+                raise Failure(f"an upgrade of the {role} to {after} threads: status {run.returncode}, {run.stdout}{run.stderr}")
+            for pair in pairs:
+                exchange(*pair)
+            with open(files.file(role), "w", encoding="utf-8") as file:
+                file.write(text)
+            upgrade(files.control(role))
+            for pair in pairs:
+                exchange(*pair)
+        run = subprocess.run(["ip", "netns", "exec", lab.client.name, binary(), "connect", f"-config={files.file('client')}", "-threads=2",
+                              f"-out={SERVER_ADDRESS}:40300", "one"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+        if "threads" not in run.stderr:
+            raise Failure(f"tele connect -threads=2 says: {run.stderr}")
+    return f"eight loops of nobody: {resident['client']} and {resident['server']} MiB resident"
+
+
+def crowd(context):
+    """Clients by the dozen against several loops: the server is killed and started again, and all are served, spread over its loops."""
+    lab = context.lab()
+    count = 120 if context.options.long else 40
+    path = path_with_controls(context, lab, ORIGIN_PORT, server_flags=["-threads=4"])
+    clients = [lab.start(f"tele-{number}", [binary(), "-client", f"-in=127.0.0.1:{9720 + number}", f"-out={SERVER_ADDRESS}:40300", "-control=none",
+                                           *security_flags("client")], host=lab.client) for number in range(count)]
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        routes = [Route(9720 + number) for number in range(count)]
+        for route, client in zip(routes, clients):
+            client.wait_for_port(route.address[1])
+            exchange(*call(lab, route, switchboard))
+        path.server.kill()
+        context.sleep(1)
+        path.start_server()
+        began = time.monotonic()
+        if not context.until(15, lambda: len(status_of(controls(lab)["server"])["sessions"]) > count):
+            raise Failure(f"{len(status_of(controls(lab)['server'])['sessions'])} sessions of {count + 1} clients came back in 15 s")
+        back = time.monotonic() - began
+        for route in routes:
+            exchange(*call(lab, route, switchboard))
+    return f"{count + 1} clients were back after {back:.1f} s"
+
+
 def cases():
     yield Case("threads.carry", carry, drivers="both", only_tele=True)
     yield Case("threads.files", files, drivers="both", only_tele=True)
+    yield Case("threads.hung", hung, drivers="both", only_tele=True)
+    yield Case("threads.settings", settings, drivers="both", only_tele=True, only_plain=True)
+    yield Case("threads.crowd", crowd, drivers="both", only_tele=True)

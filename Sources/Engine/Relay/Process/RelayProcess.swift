@@ -108,9 +108,11 @@ package final class RelayProcess {
             let keeping = configuration.isKept ? Loop.Keeping(keep: { arena_keep(OpaquePointer($0), $1) }, context: UnsafeMutableRawPointer(arena)) : nil
             loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount, keeping: keeping)
         } catch {
-            throw StartFault(
-                .unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))",
-                hint: "use -io=auto, which takes epoll where io_uring is not allowed")
+            let hint =
+                error.code == ENOMEM && configuration.driver == .uring
+                ? "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), which each thread's ring needs, or use -io=auto"
+                : "use -io=auto, which takes epoll where io_uring is not allowed"
+            throw StartFault(.unavailable, "cannot start the \(configuration.driver.rawValue) driver (\(error))", hint: hint)
         }
         resolver = Resolver(wake: loop.waker)
         // Before the local sockets, which get the descriptors that are left.
@@ -480,6 +482,7 @@ package final class RelayProcess {
             host.drain()
         case .close:
             manager.stopping()
+            if isFirst, connectionCount > 0, configuration.stream == nil { events.note(.connectionsReset(connectionCount)) }
             host.sayGoodbye()
         case .stop: return
         }

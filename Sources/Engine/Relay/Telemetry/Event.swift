@@ -46,6 +46,8 @@ enum Event {
     /// What the process holds ends with it from now on.
     case keepingFailed(reason: String)
     case draining(streams: Int, seconds: Int)
+    /// The process stops, and has so many connections.
+    case connectionsReset(Int)
     case stopped
 
     // Carriers and sessions.

@@ -113,7 +113,8 @@ struct EventLog {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .sessionGivenUp, .keepingFailed, .draining, .stopped,
+            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .sessionGivenUp, .keepingFailed, .draining, .connectionsReset,
+            .stopped,
             .sessionClosedByPeer,
             .nameUnresolved, .outOfMemory,
             .serverUnreachable,
@@ -243,6 +244,7 @@ private struct Line {
             Line(.error, "connections would not outlive a crash", ["reason": "\(reason)", "hint": "restart the service when it suits its users"])
         case .handsOver(let program, let connections):
             Line(.notice, "upgrading", ["to": "\(program)", "connections": "\(connections)"])
+        case .connectionsReset(let count): Line(.warning, "open connections are reset", ["connections": "\(count)"])
         case .stopped: Line(.notice, "stopped")
         default: nil
         }
