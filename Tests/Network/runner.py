@@ -30,8 +30,12 @@ class Case:
     weight: int = 1
     #: The programs that it needs.
     needs: tuple = ()
-    #: "one": runs with the chosen driver, uring if none was chosen; "both": with both then; "long": with both in long campaigns.
+    #: "one": runs with the chosen driver, uring if none was chosen; "both": with both then; "either": with one that the seed chooses, and with both
+    #: where `Options.every` asks for it; "long": with both in long campaigns.
     drivers: str = "one"
+    #: Of the cases of one kind the seed chooses so many, where nothing asks for more.
+    kind: str | None = None
+    of_kind: int = 2
     #: A fault that stops a tele process, and cases about tele's processes, say nothing about other paths.
     only_tele: bool = False
     #: With keys or certificates it says nothing.
@@ -61,10 +65,16 @@ class Options:
     long: bool = False
     #: Whether the cases were asked for by name.
     named: bool = False
+    #: Nothing is left to the seed.
+    all: bool = False
     seed: int = 1
     ci: bool = False
     venv: str | None = None
     programs: dict = field(default_factory=dict)
+
+    @property
+    def every(self):
+        return self.all or self.named or self.long
 
 
 @dataclass
@@ -273,21 +283,38 @@ def matches(name, pattern):
     return name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern)
 
 
+def sample(cases, options):
+    """Those that run: of each kind a few, which differ from run to run, so that over time all do."""
+    if options.every:
+        return cases
+    kinds = {}
+    for case in cases:
+        kinds.setdefault(case.kind, []).append(case)
+    chosen = set()
+    for kind, members in kinds.items():
+        chance = random.Random(f"{options.seed}/{kind}")
+        chosen.update(case.name for case in (members if kind is None else chance.sample(members, min(len(members), members[0].of_kind))))
+    return [case for case in cases if case.name in chosen]
+
+
+def drivers_of(case, options):
+    if options.driver == "both" or options.driver is None and (
+            case.drivers == "both" or case.drivers == "long" and options.long or case.drivers == "either" and options.every):
+        return ["uring", "epoll"]
+    if options.driver is None and case.drivers == "either":
+        return [random.Random(f"{options.seed}/{case.name}/driver").choice(("uring", "epoll"))]
+    return [options.driver or "uring"]
+
+
 def jobs_of(cases, options):
     jobs = []
-    for case in cases:
+    for case in sample(cases, options):
         if not case.short and not options.long and not options.named:
             continue
         path = "direct" if case.direct else case.path or options.path
         if case.only_tele and path not in Path.WITH_TELE or case.only_plain and options.security != "none":
             continue
-        if path not in Path.WITH_TELE:
-            drivers = [None]
-        elif options.driver == "both" or options.driver is None and (case.drivers == "both" or case.drivers == "long" and options.long):
-            drivers = ["uring", "epoll"]
-        else:
-            drivers = [options.driver or "uring"]
-        for driver in drivers:
+        for driver in drivers_of(case, options) if path in Path.WITH_TELE else [None]:
             jobs += [Job(case, path, driver, round) for round in range(1, options.rounds + 1)]
     return jobs
 

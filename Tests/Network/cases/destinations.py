@@ -701,19 +701,19 @@ def silent_programs(context):
 
 def cases():
     return [
-        Case("destinations.requests", requests, drivers="both", only_tele=True),
-        Case("destinations.transparent", transparent, drivers="both", only_tele=True),
-        Case("destinations.transparent-ways", transparent_ways, drivers="both", only_tele=True),
-        Case("destinations.first-byte", first_byte, weight=2, drivers="both", only_tele=True),
+        Case("destinations.requests", requests, drivers="either", only_tele=True),
+        Case("destinations.transparent", transparent, drivers="either", only_tele=True),
+        Case("destinations.transparent-ways", transparent_ways, drivers="either", only_tele=True),
+        Case("destinations.first-byte", first_byte, weight=2, drivers="either", only_tele=True),
         Case("destinations.ftp", ftp, needs=("curl", "pyftpdlib"), only_tele=True),
-        Case("destinations.forbidden", forbidden, drivers="both", only_tele=True),
-        Case("destinations.clients", clients, drivers="both", only_tele=True, only_plain=True),
+        Case("destinations.forbidden", forbidden, drivers="either", only_tele=True),
+        Case("destinations.clients", clients, drivers="either", only_tele=True, only_plain=True),
         Case("destinations.clients-by-certificate", clients_by_certificate, only_tele=True, only_plain=True),
         Case("destinations.redis-cluster", redis_cluster, needs=("redis-server", "redis-cli"), only_tele=True),
         Case("destinations.kafka-by-name", kafka_by_name, weight=2, needs=("tansu", "confluent_kafka"), only_tele=True),
         Case("destinations.kafka-of-three", kafka_of_three, weight=2, needs=("confluent_kafka",), only_tele=True),
         Case("destinations.postgres-by-name", postgres_by_name, needs=programs.Pgbench.needs, only_tele=True),
-        Case("destinations.passwords", passwords, drivers="both", only_tele=True),
+        Case("destinations.passwords", passwords, drivers="either", only_tele=True),
         Case("destinations.dead-names", dead_names, only_tele=True),
-        Case("destinations.silent-programs", silent_programs, drivers="both", only_tele=True),
+        Case("destinations.silent-programs", silent_programs, drivers="either", only_tele=True),
     ]

@@ -423,13 +423,13 @@ def certificates(context):
 
 
 def cases():
-    yield Case("failover.pause", pause, drivers="both", only_tele=True)
-    yield Case("failover.killed", killed, drivers="both", only_tele=True)
-    yield Case("failover.dead-at-the-start", dead_at_the_start, drivers="both", only_tele=True)
-    yield Case("failover.replicas", replicas, drivers="both", only_tele=True)
-    yield Case("failover.addresses-of-one", addresses_of_one, drivers="both", only_tele=True)
-    yield Case("failover.upgraded", upgraded, drivers="both", only_tele=True)
-    yield Case("failover.balancer", balancer, drivers="both", only_tele=True)
-    yield Case("failover.carriers", carriers, drivers="both", only_tele=True)
+    yield Case("failover.pause", pause, drivers="either", only_tele=True)
+    yield Case("failover.killed", killed, drivers="either", only_tele=True)
+    yield Case("failover.dead-at-the-start", dead_at_the_start, drivers="either", only_tele=True)
+    yield Case("failover.replicas", replicas, drivers="either", only_tele=True)
+    yield Case("failover.addresses-of-one", addresses_of_one, drivers="either", only_tele=True)
+    yield Case("failover.upgraded", upgraded, drivers="either", only_tele=True)
+    yield Case("failover.balancer", balancer, drivers="either", only_tele=True)
+    yield Case("failover.carriers", carriers, drivers="either", only_tele=True)
     yield Case("failover.certificates", certificates, only_tele=True, only_plain=True)
     yield Case("failover.forgotten", forgotten, only_tele=True, short=False)

@@ -291,4 +291,4 @@ def cases():
     for story in (wrong_keys, wrong_certificates, strangers_with_openssl, removed_key, renewed_certificates, bad_files, changed_bytes,
                   overheard_bytes):
         yield Case(f"keys.{story.__name__.replace('_', '-')}", story, only_tele=True,
-                   drivers="both" if story in (changed_bytes, wrong_keys) else "one")
+                   drivers="either" if story in (changed_bytes, wrong_keys) else "one")

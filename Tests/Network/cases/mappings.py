@@ -274,8 +274,8 @@ def refuses(lab, port):
 
 def cases():
     return [
-        Case("mappings.refuse-after", refuse_after, drivers="both", only_tele=True),
-        Case("mappings.reload", reload, drivers="both", weight=2, only_tele=True),
+        Case("mappings.refuse-after", refuse_after, drivers="either", only_tele=True),
+        Case("mappings.reload", reload, drivers="either", weight=2, only_tele=True),
         Case("mappings.proxy-protocol", proxy_protocol, needs=("haproxy", "nginx"), only_tele=True),
         Case("mappings.unix", unix_sockets, needs=programs.Pgbench.needs, only_tele=True),
     ]

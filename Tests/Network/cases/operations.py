@@ -242,9 +242,9 @@ def activation(context):
 
 def cases():
     return [
-        Case("operations.connect", connect, needs=programs.Ssh.needs, drivers="both", only_tele=True),
+        Case("operations.connect", connect, needs=programs.Ssh.needs, drivers="either", only_tele=True),
         Case("operations.ssh", ssh, needs=programs.Ssh.needs, only_tele=True),
         Case("operations.status", status, only_tele=True),
         Case("operations.prometheus", prometheus, needs=("prometheus", "promtool"), only_tele=True),
-        Case("operations.activation", activation, drivers="both", only_tele=True),
+        Case("operations.activation", activation, drivers="either", only_tele=True),
     ]

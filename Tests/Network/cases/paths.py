@@ -229,8 +229,8 @@ def usual(context):
 
 def cases():
     for direction in ("up", "down"):
-        yield Case(f"paths.silent-{direction}", silent(direction), drivers="both", only_tele=True)
-    yield Case("paths.come-and-go", come_and_go, drivers="both", only_tele=True)
-    yield Case("paths.returns", returns, drivers="both", only_tele=True)
-    yield Case("paths.both", both, drivers="both", only_tele=True)
+        yield Case(f"paths.silent-{direction}", silent(direction), drivers="either", only_tele=True)
+    yield Case("paths.come-and-go", come_and_go, drivers="either", only_tele=True)
+    yield Case("paths.returns", returns, drivers="either", only_tele=True)
+    yield Case("paths.both", both, drivers="either", only_tele=True)
     yield Case("paths.usual", usual, only_tele=True)

@@ -52,6 +52,6 @@ def cases():
             # A connection that a middlebox resets is lost without tele.
             canaries = (("relay", program.without_tele),) if fault.name == "reset" else ()
             yield Case(f"{program.name}.{fault.name}", run(program, fault), only_tele=fault.stops is not None,
-                       canaries=canaries, **common)
+                       canaries=canaries, kind=f"programs/{fault.name}", **common)
     yield Case("iperf3.one-way.clean", run(Iperf3OneWay, None), weight=Iperf3OneWay.weight,
                needs=Iperf3OneWay.needs)

@@ -198,9 +198,9 @@ def shared_port(context):
 
 def cases():
     return [
-        Case("proxies.http", through(http), needs=("tinyproxy",), drivers="both", only_tele=True, only_plain=True),
+        Case("proxies.http", through(http), needs=("tinyproxy",), drivers="either", only_tele=True, only_plain=True),
         Case("proxies.http-password", through(http_with_password), needs=("squid",), only_tele=True, only_plain=True),
-        Case("proxies.socks-password", through(socks), needs=("microsocks",), drivers="both", only_tele=True, only_plain=True),
+        Case("proxies.socks-password", through(socks), needs=("microsocks",), drivers="either", only_tele=True, only_plain=True),
         Case("proxies.shared-port", shared_port, needs=("haproxy", "curl"), only_tele=True, only_plain=True),
         Case("proxies.told", told, needs=("tinyproxy", "microsocks"), only_tele=True, only_plain=True),
     ]

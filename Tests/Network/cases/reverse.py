@@ -393,14 +393,14 @@ def unix(context):
 
 
 def cases():
-    yield Case("reverse.waits", waits, drivers="both", only_tele=True)
-    yield Case("reverse.several", several, drivers="both", only_tele=True)
-    yield Case("reverse.refuse-after", refuse_after, drivers="both", only_tele=True)
-    yield Case("reverse.permissions", permissions, drivers="both", only_tele=True, only_plain=True)
-    yield Case("reverse.reload", reload, drivers="both", only_tele=True)
-    yield Case("reverse.upgrades", upgrades, drivers="both", only_tele=True)
-    yield Case("reverse.unix", unix, drivers="both", only_tele=True)
+    yield Case("reverse.waits", waits, drivers="either", only_tele=True)
+    yield Case("reverse.several", several, drivers="either", only_tele=True)
+    yield Case("reverse.refuse-after", refuse_after, drivers="either", only_tele=True)
+    yield Case("reverse.permissions", permissions, drivers="either", only_tele=True, only_plain=True)
+    yield Case("reverse.reload", reload, drivers="either", only_tele=True)
+    yield Case("reverse.upgrades", upgrades, drivers="either", only_tele=True)
+    yield Case("reverse.unix", unix, drivers="either", only_tele=True)
     for fault in ("blackhole", "reset"):
-        yield Case(f"reverse.close.{fault}", close.matrix(fault), path="reverse", drivers="both")
-    yield Case("reverse.refused", close.refused, path="reverse", drivers="both")
+        yield Case(f"reverse.close.{fault}", close.matrix(fault), path="reverse", drivers="either")
+    yield Case("reverse.refused", close.refused, path="reverse", drivers="either")
     yield Case("reverse.chaos", chaos.chaos, path="reverse", weight=2, drivers="long", short=False)

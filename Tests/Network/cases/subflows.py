@@ -145,4 +145,4 @@ def carry(context):
 
 
 def cases():
-    yield Case("subflows.carry", carry, drivers="both", only_tele=True)
+    yield Case("subflows.carry", carry, drivers="either", only_tele=True)

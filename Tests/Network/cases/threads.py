@@ -231,7 +231,15 @@ def hung(context):
                         pass
                 if not 2 <= served < len(pairs):
                     raise Failure(f"while one of three loops of the {role} hangs, {served} of {len(pairs)} users are served")
-                context.sleep(3)
+                context.sleep(1)
+                if role == "client":
+                    # The first may be given to the loop that hangs; who comes a second later is served by the others.
+                    first = lab.client.connect(path.address)
+                    context.sleep(1.2)
+                    fresh = [call(lab, path, switchboard, 5) for _ in range(6)]
+                    for pair in fresh:
+                        exchange(*pair)
+                    first.close()
             if not context.until(5, lambda role=role: status_of(paths[role])["silentThreads"] == 0):
                 raise Failure(f"the {role} says that a loop hangs which does not")
             for user, origin in pairs:
@@ -329,8 +337,8 @@ def crowd(context):
 
 
 def cases():
-    yield Case("threads.carry", carry, drivers="both", only_tele=True)
-    yield Case("threads.files", files, drivers="both", only_tele=True)
-    yield Case("threads.hung", hung, drivers="both", only_tele=True)
-    yield Case("threads.settings", settings, drivers="both", only_tele=True, only_plain=True)
-    yield Case("threads.crowd", crowd, drivers="both", only_tele=True)
+    yield Case("threads.carry", carry, drivers="either", only_tele=True)
+    yield Case("threads.files", files, drivers="either", only_tele=True)
+    yield Case("threads.hung", hung, drivers="either", only_tele=True)
+    yield Case("threads.settings", settings, drivers="either", only_tele=True, only_plain=True)
+    yield Case("threads.crowd", crowd, drivers="either", only_tele=True)

@@ -204,7 +204,7 @@ def link_local(context):
 
 def cases():
     return [
-        Case("ways.full-size-packets-vanish", black_hole(0), drivers="both", only_tele=True),
+        Case("ways.full-size-packets-vanish", black_hole(0), drivers="either", only_tele=True),
         Case("ways.full-size-packets-vanish-probing", black_hole(1), only_tele=True, short=False),
         Case("ways.ban-up", ban("iifname client0 drop"), only_tele=True, short=False),
         Case("ways.ban-down", ban("iifname server0 drop"), only_tele=True, short=False),

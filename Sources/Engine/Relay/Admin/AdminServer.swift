@@ -123,9 +123,9 @@ final class AdminServer {
         case ("GET", _): return answer(connection, HTTPAnswer(.notFound, "there is /metrics, /healthz and /readyz\n"))
         default: return answer(connection, HTTPAnswer(.badRequest, "this takes GET\n"))
         }
-        guard let member = relay.member else { return answer(connection, make(relay.report)) }
+        guard let lead = relay.member?.lead else { return answer(connection, make(relay.report)) }
         let token = connection.token(.adminSend)
-        member.ask { [unowned self] report in
+        lead.ask { [unowned self] report in
             // It may have been closed meanwhile.
             guard let connection = table.find(token), !connection.isClosing, connection.answer == nil else { return }
             answer(connection, make(report))
@@ -159,7 +159,7 @@ final class AdminServer {
             relay.client != nil
                 ? HTTPAnswer(.fine, "done\n") {
                     $0.client?.reconnect()
-                    $0.member?.tellOthers(.reconnect)
+                    $0.member?.mail.tellOthers(.reconnect)
                 }
                 : HTTPAnswer(.conflict, "a server does not dial; ask the client to reconnect\n")
         default: HTTPAnswer(.notFound, "there is /drain, /stop, /reload, /reconnect and /upgrade\n")

@@ -118,13 +118,13 @@ final class Handover {
         relay.origins.suspend()
         relay.carriers.closeAll()
         relay.locals.suspend()
-        if relay.isFirst { relay.member?.settleOthers() }
+        relay.member?.lead?.settleOthers()
     }
 
     /// After each iteration.
     func advance() {
         guard case .settling(let until) = state else { return }
-        guard isQuiet, relay.member?.hasLegacies ?? true else {
+        guard isQuiet, relay.member?.lead?.hasLegacies ?? true else {
             if relay.now >= until { giveUp("operations in flight did not end in time") }
             return
         }
@@ -145,7 +145,7 @@ final class Handover {
         case .settling, .settled: state = .none
         }
         refuse(reason)
-        relay.member?.discardLegacies()
+        relay.member?.lead?.discardLegacies()
         if isUnderWay { resume() }
     }
 
@@ -178,7 +178,7 @@ final class Handover {
             defer { own.discard() }
             relay.events.note(.handsOver(to: program, connections: relay.connectionCount))
             flush()
-            let legacies = [own] + (relay.member?.legacies ?? [])
+            let legacies = [own] + (relay.member?.lead?.legacies ?? [])
             guard let error = relay.manager.whileRestored({ Successor.become(program, legacies) }) else { return }
             giveUp("cannot run \(program) (\(error))")
         } catch {

@@ -82,7 +82,7 @@ final class Listeners {
         // Users of a mapping that was removed still name its place: it is taken again late.
         if let free = freePlace() { entries[free] = entry } else { entries.append(entry) }
         relay.ledger?.isConfigurationTouched = true
-        relay.member?.handlePlacesChanged()
+        relay.member?.lead?.handlePlacesChanged()
         isArmed = false
     }
 
@@ -143,7 +143,7 @@ final class Listeners {
         guard !relay.handover.isUnderWay else { return .full }
         if purpose.outlivesDrain { return .ready }
         if let mapping = purpose.mapping, let server = relay.server { return server.reverse.readiness(mapping) }
-        if let member = relay.member { return relay.stopping.isRunning && member.mayGive ? .ready : .full }
+        if let lead = relay.member?.lead { return relay.stopping.isRunning && lead.hasRoom ? .ready : .full }
         return relay.host.mayAccept(purpose) ? .ready : .full
     }
 
@@ -262,10 +262,10 @@ final class Listeners {
     private func accepted(_ fd: Int32, _ index: Int) {
         switch entries[index].purpose {
         case .users(let mapping):
-            if relay.client != nil, relay.member?.give(fd, at: index) == true { return }
+            if relay.client != nil, relay.member?.lead?.give(fd, at: index) == true { return }
             relay.host.handleAccepted(fd, mapping, UInt16(index))
         case .carriers:
-            if relay.member?.give(fd, at: index) == true { return }
+            if relay.member?.lead?.give(fd, at: index) == true { return }
             relay.host.handleAccepted(fd, nil, UInt16(index))
         case .admin(let isPrivileged): relay.admin.handleAccepted(fd, isPrivileged: isPrivileged)
         }
@@ -277,7 +277,7 @@ final class Listeners {
         for index in entries.indices where !entries[index].state.isClosed {
             if let old = entries[index].purpose.mapping, let new = changes[old.name] { entries[index].purpose = .users(new) }
         }
-        relay.member?.handlePlacesChanged()
+        relay.member?.lead?.handlePlacesChanged()
         relay.ledger?.isConfigurationTouched = true
     }
 

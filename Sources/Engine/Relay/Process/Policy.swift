@@ -49,6 +49,8 @@ enum Policy {
     /// Further loops of the process have this long to say what they do; and, at the end, to end.
     static let reportPatience = Interval.seconds(1)
     static let othersPatience = Interval.seconds(3)
+    /// A further loop that was given a connection and does not turn for so long gets no more.
+    static let standingPatience = Interval.seconds(1)
     /// Where one waits for another outside of its loop, it looks again after this.
     static let othersPause = Interval.milliseconds(1)
     /// During an outage a name is looked up again after this.

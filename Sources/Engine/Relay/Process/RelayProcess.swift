@@ -154,7 +154,7 @@ package final class RelayProcess {
     }
 
     deinit {
-        member?.close()
+        member?.mail.close()
         // First the resolver's threads, then the operations in the kernel, then the memory that they use.
         resolver.close()
         loop.close()
@@ -193,7 +193,7 @@ package final class RelayProcess {
     #endif
 
     /// It has what a process has once.
-    var isFirst: Bool { member?.isFirst ?? true }
+    var isFirst: Bool { member.map { $0.lead != nil } ?? true }
 
     func become(_ client: Client) { (self.client, host) = (client, client) }
 
@@ -302,9 +302,9 @@ package final class RelayProcess {
     package func finish() -> Ending {
         listeners.closeAll()
         guard isFirst else { return host.ending }
-        member?.awaitOthers()
+        member?.lead?.awaitOthers()
         events.note(.stopped)
-        return member?.fault.map { .failed($0) } ?? host.ending
+        return member?.lead?.fault.map { .failed($0) } ?? host.ending
     }
 
     /// The machine slept, or this process was stopped: what we know of the path is old.
@@ -320,7 +320,7 @@ package final class RelayProcess {
     /// Sent from the event loop, so that a loop that hangs is noticed.
     private func signOfLife() {
         guard let pause = [manager.watchdog, keeper == nil ? nil : Policy.keeperBeat.nanoseconds].compactMap({ $0 }).min() else { return }
-        if manager.watchdog != nil, member?.areOthersAlive() ?? true { manager.isAlive() }
+        if manager.watchdog != nil, member?.lead?.areOthersAlive() ?? true { manager.isAlive() }
         keeper?.beat()
         timers.set(Operation.watchdog.token(), at: Clock.now() + pause)
     }
@@ -448,7 +448,7 @@ package final class RelayProcess {
             request(gently: false)
         case SIGUSR1:
             client?.pathMayHaveChanged()
-            member?.tellOthers(.pathMayHaveChanged)
+            member?.mail.tellOthers(.pathMayHaveChanged)
         case SIGUSR2: handover.ask()
         case SIGHUP: reload.run()
         default: request(gently: number == SIGTERM)
@@ -458,7 +458,7 @@ package final class RelayProcess {
     /// The process is asked to stop. `gently`: open streams may end first.
     func request(gently: Bool) {
         handover.giveUp("the process was told to stop")
-        if isFirst { member?.tellOthers(.stop(gently: gently)) }
+        if isFirst { member?.mail.tellOthers(.stop(gently: gently)) }
         take(stopping.handleRequest(gently: gently, now: instant))
     }
 
@@ -471,7 +471,7 @@ package final class RelayProcess {
     }
 
     /// The first loop goes last.
-    private var isLast: Bool { member.map { !$0.isFirst || $0.isAlone } ?? true }
+    private var isLast: Bool { member?.lead?.isAlone ?? true }
 
     private func take(_ step: Stopping.Step) {
         switch step {

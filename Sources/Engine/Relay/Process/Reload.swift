@@ -32,7 +32,7 @@ final class Reload {
         do throws(StartFault) {
             let fresh = try reconfigure?()
             try use(fresh?.part(0))
-            for number in 1..<max(1, relay.configuration.threads) { relay.member?.post(.reload(fresh?.part(number)), to: number) }
+            for number in 1..<max(1, relay.configuration.threads) { relay.member?.mail.post(.reload(fresh?.part(number)), to: number) }
         } catch {
             relay.events.note(.reloadFailed(error))
         }
@@ -117,7 +117,7 @@ final class Reload {
         }
         if relay.isFirst {
             relay.events.note(.certificatesRenewed(expiry: credentials.expiry ?? 0))
-            relay.member?.tellOthers(.renewCertificates)
+            relay.member?.mail.tellOthers(.renewCertificates)
         }
         relay.host.handleReloaded()
         noteCertificateAge()

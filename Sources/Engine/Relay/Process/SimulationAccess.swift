@@ -35,7 +35,7 @@ extension RelayProcess {
     package var keptByteCount: Int { ledger == nil ? 0 : kept_used(arena) }
 
     /// Several loops: `body` is called whenever another loop has told this one something.
-    package func watchMail(_ body: @escaping @Sendable () -> Void) { member?.open(wake: body) }
+    package func watchMail(_ body: @escaping @Sendable () -> Void) { member?.mail.open(wake: body) }
 
     /// The loop of this number, besides this one, which leads. `configuration`: the whole process's.
     package func makeFurther(_ number: Int, _ configuration: Configuration, _ logger: Logger, state: UnsafeRawBufferPointer?) throws -> RelayProcess {

@@ -44,7 +44,7 @@ extension Server {
         #endif
         let transfer = CarrierTransfer(fd: carrier.fd, peer: carrier.peer, openedAt: carrier.openedAt, channel: channel, bytes: bytes)
         relay.carriers.letGo(carrier)
-        relay.member?.post(.carrier(transfer), to: loop)
+        relay.member?.mail.post(.carrier(transfer), to: loop)
     }
 
     /// A carrier comes from another loop.
