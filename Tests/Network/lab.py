@@ -127,6 +127,8 @@ class Lab:
             self.number = Lab.count
             Lab.live[self.number] = self
         self.processes = []
+        #: Of those that had crashed when it was closed.
+        self.crashes = []
         self.hosts = []
         self.closed = False
         self.host_octet = 2
@@ -211,10 +213,19 @@ class Lab:
 
     # End
 
+    @property
+    def tele(self):
+        return [process for process in self.processes if process.name.startswith("tele-")]
+
+    def look_for_crashes(self):
+        return [f"{process.name}: {line}" for process in self.tele for line in process.crash]
+
     def close(self):
         self.closed = True
         for process in reversed(self.processes):
             process.kill()
+        if os.path.exists(self.directory):
+            self.crashes = self.look_for_crashes()
         for host in self.hosts:
             host.remove()
         shutil.rmtree(self.directory, ignore_errors=True)

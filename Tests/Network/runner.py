@@ -107,15 +107,14 @@ class Context(ExitStack):
         self.labs.append(self.enter_context(Lab()))
         return self.labs[-1]
 
-    def _tele(self):
-        return [process for lab in self.labs for process in lab.processes if process.name.startswith("tele-")]
-
     def logs(self):
         """The last log lines of all tele processes, or how one crashed, for a person who asks why a case failed."""
-        return [f"{process.name}: {line}" for process in self._tele() for line in process.crash or process.errors.splitlines()[-12:]]
+        return [f"{process.name}: {line}" for lab in self.labs if not lab.closed for process in lab.tele
+                for line in process.crash or process.errors.splitlines()[-12:]] + [line for lab in self.labs if lab.closed for line in lab.crashes]
 
-    def has_crashed(self):
-        return any(process.crash for process in self._tele())
+    def crashes(self):
+        """What Swift says of crashes of tele, in all laboratories."""
+        return [line for lab in self.labs for line in (lab.crashes if lab.closed else lab.look_for_crashes())]
 
     def path(self, lab, origin_port, kind=None, **options):
         path = Path(lab, kind or self.job.path, self.job.driver or "auto", origin_port, **options)
@@ -203,13 +202,13 @@ class Runner:
                     note = job.case.run(context) or ""
                     for path in context.paths:
                         path.check_alive()
-                    if context.has_crashed():
+                    if context.crashes():
                         raise Failure("tele crashed, and nobody noticed")
                 except (Skip, Stopped):
                     raise
                 except Exception:
                     details = context.logs()
-                    job.again = 0 if context.has_crashed() else job.again
+                    job.again = 0 if context.crashes() else job.again
                     raise
             verdict, text = "PASS", note
         except Skip as skip:
