@@ -40,6 +40,9 @@ struct ConnectCommand {
 
         try Signals.hold()
         let pumps = ends[1]
+        // While it is open, stdout ends only where the stream ends in order: whoever started us may end us as soon as stdout does, and what is
+        // to be said comes first.
+        let held = fcntl(ends[0], F_DUPFD_CLOEXEC, 3)
         try Thread.start {
             ConnectCommand.move(from: STDIN_FILENO, to: pumps)
             shutdown(pumps, Int32(SHUT_WR))
@@ -52,22 +55,22 @@ struct ConnectCommand {
             StandardStreams.end(STDOUT_FILENO)
         }
         let ending = Relay.run(configuration, logger: logger) { _ in }
-        defer { log.flush(withinMilliseconds: 1000) }
+        let status: ExitStatus
         switch ending {
-        case .finished:
-            pthread_join(output, nil)
-            return .fine
+        case .finished: status = .fine
         case .streamBroken(let reason):
-            pthread_join(output, nil)
-            // ssh has ended us, as it does when it is done.
-            guard !reason.isEmpty else { return .failure }
-            log.write(ErrorMessage("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text)
-            return .failure
+            status = .failure
+            // Empty: ssh has ended us, as it does when it is done.
+            if !reason.isEmpty { log.write(ErrorMessage("the connection was lost (\(reason))", hint: "the log of the tele server may say more").text) }
         case .failed(let fault):
             let fault = explain(fault)
+            status = ExitStatus(fault.kind)
             log.write(ErrorMessage(fault.sentence, hint: fault.hint).text)
-            return ExitStatus(fault.kind)
         }
+        log.flush(withinMilliseconds: 1000)
+        if held >= 0 { Socket.close(held) }
+        if case .failed = ending {} else { pthread_join(output, nil) }
+        return status
     }
 
     /// Until nobody can read what is written there: whoever started us is gone, and would wait for nothing.

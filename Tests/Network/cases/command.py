@@ -1,8 +1,10 @@
 """The command lines of goteleport's document, as printed; free ports; wrong lines."""
 
+import os
 import re
 import socket
 import subprocess
+import threading
 
 import programs
 from ends import Switchboard, call, exchange
@@ -110,7 +112,28 @@ def wrong_lines(context):
     return f"{len(lines)} wrong lines"
 
 
+def last_words(context):
+    """What `tele connect` has to say is there before its stdout ends: ssh, and many others, end it as soon as that does."""
+    words, threads = [], []
+
+    def watch(process):
+        while os.read(process.stdout.fileno(), 100):
+            pass
+        process.kill()
+        words.append(process.stderr.read().decode())
+    for _ in range(8):
+        process = subprocess.Popen([binary(), "connect", "-out=127.0.0.1:1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        threads.append(threading.Thread(target=watch, args=(process,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(40)
+    if len(words) < 8 or not all("cannot reach the server" in said for said in words):
+        raise Failure(f"who is ended when its stdout ends has said: {words}")
+    return f"{len(words)} times"
+
+
 def cases():
+    yield Case("command.last-words", last_words, only_tele=True, only_plain=True)
     yield Case("command.seed-lines", seed_lines, needs=programs.Ssh.needs, only_tele=True)
     yield Case("command.free-ports", free_ports, only_tele=True)
     yield Case("command.wrong-lines", wrong_lines, only_tele=True)
