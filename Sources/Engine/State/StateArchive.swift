@@ -43,9 +43,13 @@ public struct StateArchive: ~Copyable {
     // MARK: Fields
 
     /// `range`: what may be restored.
-    @inlinable
+    @inlinable @inline(__always)
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number, in range: ClosedRange<Number>) throws(StateFault) {
-        if isSaving { return append(UInt64(truncatingIfNeeded: value)) }
+        if isSaving { append(UInt64(truncatingIfNeeded: value)) } else { try restore(&value, in: range) }
+    }
+
+    @inlinable
+    mutating func restore<Number: FixedWidthInteger>(_ value: inout Number, in range: ClosedRange<Number>) throws(StateFault) {
         let word = try take()
         guard let restored = Number.isSigned ? Number(exactly: Int64(bitPattern: word)) : Number(exactly: word), range.contains(restored) else {
             throw StateFault("a number is out of its range")
@@ -53,7 +57,7 @@ public struct StateArchive: ~Copyable {
         value = restored
     }
 
-    @inlinable
+    @inlinable @inline(__always)
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number) throws(StateFault) { try number(&value, in: .min ... .max) }
 
     /// A number that is only ever counted up: so far from its end that it never comes there.
@@ -108,8 +112,8 @@ public struct StateArchive: ~Copyable {
     /// `most`: in UTF-8.
     public mutating func text(_ value: inout String, most: Int) throws(StateFault) {
         if isSaving {
-            let bytes = Array(value.utf8.prefix(most))
-            return bytes.withUnsafeBytes { appendBytes($0) }
+            // Nothing is allocated: a session is saved with each commit (`Ledger`).
+            return value.withUTF8 { appendBytes(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer($0).prefix(most))) }
         }
         let bytes = try takeBytes(most: most)
         guard let text = String(validating: bytes, as: UTF8.self) else { throw StateFault("a text that is none") }
@@ -194,7 +198,7 @@ public struct StateArchive: ~Copyable {
         return sum
     }
 
-    @inlinable
+    @inlinable @inline(__always)
     mutating func append(_ word: UInt64) {
         if capacity - filled < 8 { makeRoom(8) }
         (memory + filled).storeBytes(of: word.littleEndian, as: UInt64.self)
@@ -208,7 +212,7 @@ public struct StateArchive: ~Copyable {
         return UInt64(littleEndian: (memory + offset).loadUnaligned(as: UInt64.self))
     }
 
-    @usableFromInline
+    @usableFromInline @inline(never)
     mutating func makeRoom(_ count: Int) {
         guard filled + count > capacity else { return }
         let larger = max(capacity * 2, filled + count)

@@ -198,10 +198,13 @@ extension RelayProcess {
     }
 
     private func archiveIdentity(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        var words = [
-            session.identity.high, session.identity.low, session.secret.words.0, session.secret.words.1, session.secret.words.2, session.secret.words.3,
-        ]
-        for index in words.indices { try archive.number(&words[index]) }
+        var (high, low, secret) = (session.identity.high, session.identity.low, session.secret.words)
+        try archive.number(&high)
+        try archive.number(&low)
+        try archive.number(&secret.0)
+        try archive.number(&secret.1)
+        try archive.number(&secret.2)
+        try archive.number(&secret.3)
         var since = session.link.downSince ?? now
         try archive.number(&since, in: 0...max(now, since))
         try archive.number(&session.openedAt, in: 0...max(now, session.openedAt))
@@ -209,8 +212,8 @@ extension RelayProcess {
         try archive.flag(&session.isProven)
         try archive.counter(&session.standbyNumber)
         guard !archive.isSaving else { return }
-        session.identity = SessionIdentity(high: words[0], low: words[1])
-        session.secret = Secret(words[2], words[3], words[4], words[5])
+        session.identity = SessionIdentity(high: high, low: low)
+        session.secret = Secret(secret.0, secret.1, secret.2, secret.3)
         session.link = .detached(since: since)
     }
 
