@@ -312,6 +312,47 @@ def settings(context):
     return f"eight loops of nobody: {resident['client']} and {resident['server']} MiB resident"
 
 
+def quota(context):
+    """A client may have so many streams at a time, over all loops: also after an upgrade, and after a reload that changes the number."""
+    lab = context.lab()
+    key = os.path.join(lab.directory, "boss.key")
+    subprocess.run([binary(), "keygen", f"-out={key}", "-name=boss"], check=True, capture_output=True)
+
+    def server(most):
+        return f'key = "{key}"\nthreads = 2\n[server.clients.boss]\nstreams = {most}\n'
+    path = Files(context, lab, {"one": "127.0.0.1:9716"}, {"one": f"127.0.0.1:{ORIGIN_PORT}"}, client=f'key = "{key}"\nthreads = 2\n', server=server(4))
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        open_ends = []
+
+        def fill(most, what):
+            """Exactly so many are served in all."""
+            for _ in range(most - len(open_ends) + 1):
+                try:
+                    open_ends.append(call(lab, Route(9716), switchboard, 1))
+                except (OSError, Failure):
+                    pass
+            if len(open_ends) != most:
+                raise Failure(f"{what}: {len(open_ends)} streams of at most {most}")
+            for pair in open_ends:
+                exchange(*pair)
+        fill(4, "at the start")
+        for role in ("server", "client"):
+            upgrade(path.control(role))
+            fill(4, f"after an upgrade of the {role}")
+        for end in open_ends.pop():
+            end.close()
+        context.sleep(0.3)
+        fill(4, "after one has ended")
+        count = path.server.errors.count("notice reloaded")
+        path.write("server", f'out = ":40300"\n{server(6)}', "origins", {"one": f"127.0.0.1:{ORIGIN_PORT}"})
+        path.server.signal(signal.SIGHUP)
+        if not context.until(5, lambda: path.server.errors.count("notice reloaded") > count):
+            raise Failure("the server did not reload")
+        fill(6, "after a reload")
+        loops = sorted(session["streams"] for session in path.status("server")["sessions"] if session["streams"])
+    return f"four, then six, over loops that have {loops}"
+
+
 def crowd(context):
     """Clients by the dozen against several loops: the server is killed and started again, and all are served, spread over its loops."""
     lab = context.lab()
@@ -341,4 +382,5 @@ def cases():
     yield Case("threads.files", files, drivers="either", only_tele=True)
     yield Case("threads.hung", hung, drivers="either", only_tele=True)
     yield Case("threads.settings", settings, drivers="either", only_tele=True, only_plain=True)
+    yield Case("threads.quota", quota, drivers="either", only_tele=True, only_plain=True)
     yield Case("threads.crowd", crowd, drivers="either", only_tele=True)
