@@ -613,12 +613,12 @@ def status_of_streams(path):
 def cases():
     for direction in ("up", "down"):
         for splicing in ("always", "never"):
-            yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="both")
-    yield Case("load.one-after-another", read_one_after_another, weight=6, drivers="both")
+            yield Case(f"load.urgent-{direction}-{splicing}", urgent(direction, splicing), weight=3, drivers="either")
+    yield Case("load.one-after-another", read_one_after_another, weight=6, drivers="either")
     yield Case("load.stopped-readers", stopped_readers, weight=8, only_tele=True)
     yield Case("load.idle-sessions", idle_sessions(False), weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
     yield Case("load.idle-sessions-key", idle_sessions(True), weight=CAPACITY, only_tele=True, only_plain=True, drivers="long")
-    yield Case("load.refusals", refusals, weight=8, only_tele=True, drivers="both")
+    yield Case("load.refusals", refusals, weight=8, only_tele=True, drivers="either")
     yield Case("load.outage-memory", outage_within_memory(False), weight=8, only_tele=True, drivers="long")
     yield Case("load.outage-memory-key", outage_within_memory(True), weight=8, only_tele=True, only_plain=True, drivers="long")
     yield Case("load.refusals-unread", refusals_unread, weight=3, only_tele=True, only_plain=True)

@@ -139,4 +139,4 @@ def recovery(context):
 
 
 def cases():
-    yield Case("recovery", recovery, weight=3, drivers="both", canaries=(("relay", "more than 5 s"),))
+    yield Case("recovery", recovery, weight=3, drivers="either", canaries=(("relay", "more than 5 s"),))

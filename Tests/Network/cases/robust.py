@@ -254,8 +254,8 @@ def server_away(context):
 def cases():
     for role in ("server", "client"):
         yield Case(f"robust.descriptors-{role}", descriptors(role), needs=("prlimit",), only_tele=True,
-                   drivers="both")
-    yield Case("robust.crowded-by-strangers", crowded_by_strangers, needs=("prlimit",), only_tele=True, drivers="both")
+                   drivers="either")
+    yield Case("robust.crowded-by-strangers", crowded_by_strangers, needs=("prlimit",), only_tele=True, drivers="either")
     for way in Dials.ways:
         yield Case(f"robust.dial-{way.replace('_', '-')}", dials_of_a_session(way), only_tele=True)
     yield Case("robust.dial-at-start", dials_at_the_start, only_tele=True)
