@@ -80,8 +80,11 @@ enum Command {
             do throws(SystemError) { try Keeper.start(hangSeconds: 10) } catch {
                 ErrorMessage("cannot start a keeper (\(error)); connections end with this process", hint: "-keeper=never").print()
             }
-            // The file may have been read again since the keeper was started.
-            if let keeper = Keeper.ofThisProcess, keeper.deaths > 0 { settings = try ownSettings(spelled) }
+            if let keeper = Keeper.ofThisProcess {
+                // The file may have been read again since the keeper was started.
+                if keeper.deaths > 0 { settings = try settingsAfterDeath(spelled, keeper) }
+                if let file = settings.file { keeper.remember(configuration: file) }
+            }
             settings.configuration.isKept = Keeper.ofThisProcess != nil
         }
 
@@ -96,7 +99,9 @@ enum Command {
             spelled.contains { $0.hasPrefix("--config=") }
             ? { () throws(StartFault) in
                 do {
-                    var fresh = try Settings.read(spelled).configuration
+                    let read = try Settings.read(spelled)
+                    if let file = read.file { Keeper.ofThisProcess?.remember(configuration: file) }
+                    var fresh = read.configuration
                     fresh.control = fresh.control ?? settings.configuration.control
                     return fresh
                 } catch { throw Command.startFault(error) }
@@ -119,8 +124,21 @@ enum Command {
         }
     }
 
-    private static func ownSettings(_ spelled: [String]) throws -> Settings {
-        var settings = try Settings.read(spelled)
+    /// Of a worker that follows another. A file that cannot be read just now, because somebody edits it, costs no connections: what it said
+    /// before holds, as it does when it is read again (SIGHUP).
+    private static func settingsAfterDeath(_ spelled: [String], _ keeper: Keeper) throws -> Settings {
+        do {
+            return try ownSettings(spelled)
+        } catch let error as CommandError {
+            guard let file = keeper.configuration else { throw error }
+            var settings = try ownSettings(spelled, file: file)
+            settings.configuration.unreadFile = error.sentence
+            return settings
+        }
+    }
+
+    private static func ownSettings(_ spelled: [String], file: [UInt8]? = nil) throws -> Settings {
+        var settings = try Settings.read(spelled, file: file)
         if settings.wantsControl, settings.configuration.control == nil { settings.configuration.control = ControlFolder.ownSocket() }
         settings.configuration.program = Program.path
         return settings

@@ -35,6 +35,16 @@ int keeper_kept(const keeper_page *page)
     return (int)atomic_load_explicit(&page->kept, memory_order_acquire) - 1;
 }
 
+void keeper_set_configuration(keeper_page *page, int descriptor)
+{
+    atomic_store_explicit(&page->configuration, (uint64_t)(descriptor + 1), memory_order_release);
+}
+
+int keeper_configuration(const keeper_page *page)
+{
+    return (int)atomic_load_explicit(&page->configuration, memory_order_acquire) - 1;
+}
+
 void keeper_replace(keeper_page *page)
 {
     (void)page;
@@ -274,7 +284,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
                 become(page, arguments, &before, score);
                 continue;
             }
-            /* It said why: a configuration that cannot be read just now, a lack of memory. What the dead one left is still there. */
+            /* It said why: a key that cannot be read just now, a lack of memory. What the dead one left is still there. */
             bool may_try_again = page->deaths > 0 && !lives(page) && WEXITSTATUS(status) != 0 && !was_told_to_end(page, &passed);
             if (!may_try_again || note_unborn(&faults)) _exit(WEXITSTATUS(status));
             struct timespec pause = pause_before_next(&faults);

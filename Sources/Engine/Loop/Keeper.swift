@@ -54,6 +54,30 @@ public struct Keeper: @unchecked Sendable {
         nonmutating set { keeper_set_kept(page, newValue ?? -1) }
     }
 
+    /// The descriptor of the configuration as it was last read. Nil: there is none.
+    public var configurationDescriptor: Int32? { keeper_configuration(page) < 0 ? nil : keeper_configuration(page) }
+
+    /// A next worker begins with these bytes where the file cannot be read.
+    public func remember(configuration bytes: [UInt8]) {
+        let descriptor = system_memory_file("tele-configuration")
+        guard descriptor >= 0 else { return }
+        guard bytes.withUnsafeBytes({ system_write(descriptor, $0.baseAddress, $0.count) }) == bytes.count else { return system_close(descriptor) }
+        let before = configurationDescriptor
+        keeper_set_configuration(page, descriptor)
+        // What a dead worker left is closed with the rest of it.
+        if let before, !Keeper.inherited.contains(before) { system_close(before) }
+    }
+
+    /// What the configuration file said when it was last read. Nil: nobody has read it, or it cannot be had.
+    public var configuration: [UInt8]? {
+        guard let descriptor = configurationDescriptor else { return nil }
+        let count = lseek(descriptor, 0, SEEK_END)
+        guard count >= 0 else { return nil }
+        var bytes = [UInt8](repeating: 0, count: Int(count))
+        guard bytes.withUnsafeMutableBytes({ pread(descriptor, $0.baseAddress, $0.count, 0) }) == count else { return nil }
+        return bytes
+    }
+
     /// The keeper becomes this program, in its own process, which is given the descriptor of a state; this process ends. Returns an error only
     /// if it cannot be asked.
     public func become(_ program: String, state: Int32) -> SystemError {

@@ -9,6 +9,8 @@ struct ConfigurationFile {
     static let byteCountMaximum = 1 << 20
 
     let path: String
+    /// What it says.
+    let bytes: [UInt8]
     let section: String
     /// What the section says, as flags: `--name` or `--name=value`.
     private(set) var flags: [(name: String, spelled: String, line: Int)] = []
@@ -21,10 +23,11 @@ struct ConfigurationFile {
     var mappings: [Mapping] { forward.mappings }
     var reverseMappings: [Mapping] { reverse.mappings }
 
-    /// `section`: which of the two is wanted; nil: the only one there is.
-    init(path: String, section wanted: String?) throws(CommandError) {
+    /// `section`: which of the two is wanted; nil: the only one there is. `bytes`: what the file said; nil: it is read now.
+    init(path: String, section wanted: String?, bytes: [UInt8]? = nil) throws(CommandError) {
         self.path = path
-        let entries = try TOMLEntry.read(ConfigurationFile.text(path), path)
+        if let bytes { self.bytes = bytes } else { self.bytes = try ConfigurationFile.text(path) }
+        let entries = try TOMLEntry.read(self.bytes, path)
         for entry in entries where entry.keys.count == 1 {
             guard ["client", "server"].contains(entry.keys[0]) else {
                 throw entry.fault(

@@ -12,6 +12,8 @@ struct Settings {
     var wantsControl: Bool
     /// The listening port was left to the kernel, so the caller must be told.
     var printsAddress: Bool
+    /// What the configuration file says. Nil: there is none.
+    var file: [UInt8]?
 
     static let logLevelNames = Logger.Level.allCases.map(\.rawValue)
 
@@ -446,19 +448,22 @@ struct Settings {
 extension Settings {
     /// What the command line and the file that it names ask for together; a flag counts more than the file.
     /// Throws `CommandError` or `CommandError`.
-    static func read(_ spelled: [String]) throws -> Settings {
+    /// `file`: what the file said; nil: it is read now.
+    static func read(_ spelled: [String], file bytes: [UInt8]? = nil) throws -> Settings {
         guard let path = spelled.last(where: { $0.hasPrefix("--config=") })?.dropFirst(9) else {
             return try Settings(Tele.parsed(spelled))
         }
         let roles = ["client", "server"].filter { spelled.contains("--\($0)") }
-        let file = try ConfigurationFile(path: String(path), section: roles.first)
+        let file = try ConfigurationFile(path: String(path), section: roles.first, bytes: bytes)
         let given = Set(spelled.map { $0.prefix { $0 != "=" } })
         let added = file.flags.map(\.spelled).filter { flag in !given.contains(flag.prefix { $0 != "=" }) }
         let role = roles.isEmpty ? ["--\(file.section)"] : []
         do throws(CommandError) {
             let parsed: Tele
             do { parsed = try Tele.parsed(spelled + role + added) } catch { throw error as? CommandError ?? CommandError("\(error)", hint: "") }
-            return try Settings(parsed, mappings: file.mappings, reverse: file.reverseMappings, clients: file.clients, path: file.path)
+            var settings = try Settings(parsed, mappings: file.mappings, reverse: file.reverseMappings, clients: file.clients, path: file.path)
+            settings.file = file.bytes
+            return settings
         } catch {
             throw file.fault(error, besides: given) as any Error
         }

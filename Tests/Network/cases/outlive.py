@@ -344,8 +344,8 @@ def out_of_memory(context):
 
 
 def beginnings(context):
-    """A worker died, and the next one cannot begin for a while: it is killed too early again and again, the configuration cannot be read just now,
-    or there may be no further process. Connections wait, and a process that is told to end meanwhile ends."""
+    """A worker died, and the next one has a hard beginning: it is killed too early again and again, the configuration cannot be read just now, or
+    there may be no further process. Connections wait, and a process that is told to end meanwhile ends."""
     lab = context.lab()
     path = Files(context, lab, {"one": "127.0.0.1:9801"}, {"one": f"127.0.0.1:{ORIGIN_PORT}"},
                  client='keeper = "always"\n', server='keeper = "always"\n')
@@ -392,11 +392,14 @@ def beginnings(context):
                 text = file.read()
             with open(path.file(role), "w", encoding="utf-8") as file:
                 file.write("half a li")
+            # What it said before holds.
+            pair[0].sendall(b"waits")
             end_worker(keeper)
-            require_unbegun(f"the {role}'s file is broken")
+            require_begun(f"the {role}'s file is broken")
+            if not context.until(5, lambda keeper=keeper: "continuing with what it said before" in keeper.errors):
+                raise Failure(f"the {role} does not say that its file is broken")
             with open(path.file(role), "w", encoding="utf-8") as file:
                 file.write(text)
-            require_begun(f"the {role}'s file is whole again")
 
             join(group, keeper.pid)
             set_process_maximum(group, 1)

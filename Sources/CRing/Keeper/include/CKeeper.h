@@ -24,6 +24,8 @@ typedef struct {
     _Atomic uint64_t heartbeats;
     /* The descriptor of what the worker keeps (CSlab.h) + 1, and 0 while there is nothing that a next one could go on from. */
     _Atomic uint64_t kept;
+    /* The descriptor of a file with the configuration as it was last read + 1, for a next worker; 0: there is none. */
+    _Atomic uint64_t configuration;
     _Atomic uint32_t confirmed;                  /* Signals that this worker took, and whose effect is recorded. */
     uint32_t deaths;                             /* Of workers. */
     _Atomic uint32_t lives;                      /* This one has taken over what there was. */
@@ -55,5 +57,7 @@ void keeper_beat(keeper_page *page);
 void keeper_confirm(keeper_page *page, uint32_t count);
 void keeper_set_kept(keeper_page *page, int descriptor);
 int  keeper_kept(const keeper_page *page);
+void keeper_set_configuration(keeper_page *page, int descriptor);
+int  keeper_configuration(const keeper_page *page);
 
 #endif

@@ -227,6 +227,7 @@ final class Handover {
             relay.listeners.lookAgain()
             if let name = inheritance.givenUp { relay.events.note(.sessionGivenUp(name)) }
             defer { if inheritance.stopping != .running { relay.request(gently: inheritance.stopping == .draining) } }
+            if let reason = relay.configuration.unreadFile { relay.events.note(.configurationUnread(reason: reason)) }
             return relay.events.note(.recovered(connections: relay.locals.count, pause: recoveryPause, reason: causeOfDeath))
         }
         lastPause = pause

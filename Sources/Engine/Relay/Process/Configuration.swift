@@ -54,6 +54,8 @@ public struct Configuration: Equatable, Sendable {
     public var keeping = Keeping.never
     /// There is a keeper.
     public var isKept = false
+    /// Why the file could not be read when this process followed another, so that what it said before holds. Nil: it could.
+    public var unreadFile: String?
     public var security = Security.none
     /// Refuses to start without keys or certificates.
     public var requiresSecurity = false

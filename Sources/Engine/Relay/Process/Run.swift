@@ -94,7 +94,7 @@ private func forgetPredecessor(_ relay: RelayProcess) {
     relay.forgetPredecessor = { relay in
         closeRest(relay)
         if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
-        OpenDescriptors.close(others)
+        OpenDescriptors.close(keeper.configurationDescriptor.map { others.subtracting([$0]) } ?? others)
     }
 }
 

@@ -41,6 +41,8 @@ enum Event {
     case tookOver(from: String, connections: Int, pause: UInt64)
     /// The process before died, and this one goes on with its connections.
     case recovered(connections: Int, pause: UInt64, reason: String)
+    /// It could not read the configuration file, and what that said before holds.
+    case configurationUnread(reason: String)
     /// The process crashed twice while it worked on it.
     case sessionGivenUp(String)
     /// What the process holds ends with it from now on.

@@ -113,7 +113,8 @@ struct EventLog {
         case .wokeAfterPause: counters.pauses += 1
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
-            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .sessionGivenUp, .keepingFailed, .draining, .connectionsReset,
+            .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .configurationUnread, .sessionGivenUp, .keepingFailed, .draining,
+            .connectionsReset,
             .stopped,
             .sessionClosedByPeer,
             .nameUnresolved, .outOfMemory,
@@ -233,6 +234,10 @@ private struct Line {
             Line(.notice, "upgraded", ["from": "\(version)", "connections": "\(connections)", "pause": "\(pause / 1_000_000)ms"])
         case .recovered(let connections, let pause, let reason):
             Line(.warning, "recovered", ["connections": "\(connections)", "pause": "\(pause / 1_000_000)ms", "reason": "\(reason)"])
+        case .configurationUnread(let reason):
+            Line(
+                .warning, "cannot read the configuration, continuing with what it said before",
+                ["reason": "\(reason)", "hint": "correct the file, then reload (SIGHUP)"])
         case .sessionGivenUp(let name):
             Line(
                 .error, "session given up",
