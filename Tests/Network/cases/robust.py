@@ -95,7 +95,8 @@ def crowded_by_strangers(context):
                 strangers.append(lab.server.connect(("127.0.0.1", CARRIER_PORT)))
             if not context.until(3, lambda: path.server.descriptors() >= idle + places - 1):
                 raise Failure(f"strangers hold {path.server.descriptors() - idle} descriptors of the server: the case shows nothing")
-            if path.server.descriptors() > idle + places + 2:
+            # Those whom a turn has just accepted, or turned away, are closed soon.
+            if not context.until(2, lambda: path.server.descriptors() <= idle + places + 2):
                 raise Failure(f"strangers hold {path.server.descriptors() - idle} descriptors of the server, of {DESCRIPTORS}")
             FAULTS["reset"].inflict(lab, path)
             user.sendall(b"meanwhile")  # Where nothing is sent nothing is reset.
