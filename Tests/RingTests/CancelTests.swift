@@ -155,15 +155,15 @@ import Testing
 
     @Test(arguments: Driver.here) func listenersPortIsFreeAfterCancelAndClose(driver: Driver) throws {
         let ring = try TestRing(driver)
-        let listener = try Socket.listener()
-        let port = listener.port
+        let listener = try Socket.listener(host: 7)
+        let address = listener.address
         ring.accept(listener, 1)
         ring.expectQuiet()
         ring.cancel(listener)
         #expect(try ring.result(of: 1) == -ECANCELED)
         ring.forget(listener)
         listener.close()
-        try Socket.expectNobodyListens(at: port)
+        try Socket.expectNobodyListens(at: address)
     }
 
     @Test(arguments: Driver.here) func nextSocketUnderTheSameNumberStartsAfresh(driver: Driver) throws {
@@ -214,8 +214,8 @@ import Testing
 
     @Test(arguments: Driver.here) func ringClosesWithThingsInFlight(driver: Driver) throws {
         for _ in 0..<20 {
-            let listener = try Socket.listener()
-            let port = listener.port
+            let listener = try Socket.listener(host: 8)
+            let address = listener.address
             let (one, other) = try Socket.pair()
             let ring = try TestRing(driver)
             let memory = Memory(count: 10)
@@ -226,7 +226,7 @@ import Testing
             ring.readable(other.fd, 4)  // Not even handed over.
             ring.close()
             listener.close()
-            try Socket.expectNobodyListens(at: port)
+            try Socket.expectNobodyListens(at: address)
             other.plainSend([1])
             #expect(try one.plainReceive() == [1])
             #expect(memory.bytes(1) == [0], "the memory is ours again")

@@ -84,9 +84,11 @@ final class Socket {
         return Socket(fd)
     }
 
-    static func listener(backlog: Int32 = 4096) throws -> Socket {
+    /// `host`: the last byte of its address, 127.0.0.N.
+    static func listener(backlog: Int32 = 4096, host: UInt32 = 1) throws -> Socket {
         let listener = try tcp()
         var address = sockaddr_in.loopback(port: 0)
+        address.sin_addr.s_addr = (0x7f00_0000 | host).bigEndian
         let bound = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 bind(listener.fd, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
@@ -97,19 +99,19 @@ final class Socket {
         return listener
     }
 
-    /// Nothing holds a listener at the port any more. A bind would tell too, but also of an outgoing connection that another test
-    /// was given this port for.
-    static func expectNobodyListens(at port: UInt16) throws {
+    /// Nothing holds a listener at the address any more. A bind would tell too, but also of an outgoing connection that another test
+    /// was given this port for. Of an address that other tests use, a listener of theirs may have the port, or the connect may meet itself.
+    static func expectNobodyListens(at address: sockaddr_in) throws {
         let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         try #require(fd >= 0, "socket: errno \(errno)")
         defer { Glibc.close(fd) }
-        var address = sockaddr_in.loopback(port: port)
+        var address = address
         let result = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 Glibc.connect(fd, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        #expect(result == -1 && errno == ECONNREFUSED, "somebody listens at \(port)")
+        #expect(result == -1 && errno == ECONNREFUSED, "somebody listens at \(address.sin_port.bigEndian)")
     }
 
     /// Starts a connect past the ring; on loopback it is established at once while the backlog has room.
