@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -344,11 +345,14 @@ def out_of_memory(context):
 
 
 def beginnings(context):
-    """A worker died, and the next one has a hard beginning: it is killed too early again and again, the configuration cannot be read just now, or
-    there may be no further process. Connections wait, and a process that is told to end meanwhile ends."""
+    """A worker died, and the next one has a hard beginning: it is killed too early again and again, the configuration or the key cannot be read just
+    now, or there may be no further process. Connections wait, and a process that is told to end meanwhile ends."""
     lab = context.lab()
+    keys = {role: os.path.join(lab.directory, f"{role}.key") for role in ("client", "server")}
+    subprocess.run([binary(), "keygen", f"-out={keys['client']}"], check=True, capture_output=True)
+    shutil.copy(keys["client"], keys["server"])
     path = Files(context, lab, {"one": "127.0.0.1:9801"}, {"one": f"127.0.0.1:{ORIGIN_PORT}"},
-                 client='keeper = "always"\n', server='keeper = "always"\n')
+                 **{role: f'keeper = "always"\nkey = "{key}"\n' for role, key in keys.items()})
     with Switchboard(lab, ORIGIN_PORT) as switchboard, process_group(lab, 20) as group:
         pair = call(lab, Route(9801), switchboard)
         exchange(*pair)
@@ -401,6 +405,12 @@ def beginnings(context):
             with open(path.file(role), "w", encoding="utf-8") as file:
                 file.write(text)
 
+            os.rename(keys[role], f"{keys[role]}.away")
+            end_worker(keeper)
+            require_unbegun(f"the {role}'s key is away")
+            os.rename(f"{keys[role]}.away", keys[role])
+            require_begun(f"the {role}'s key is there again")
+
             join(group, keeper.pid)
             set_process_maximum(group, 1)
             end_worker(keeper)
@@ -418,7 +428,7 @@ def beginnings(context):
             raise Failure(f"a server without a worker that was told to end: status {path.server.status}")
         path.client.kill()
         context.paths.remove(path)
-    return "killed too early, a broken file, no process to be had, on both sides; and a stop meanwhile"
+    return "killed too early, a broken file, no key, no process to be had, on both sides; and a stop meanwhile"
 
 
 def upgrades(context):
@@ -460,6 +470,6 @@ def cases():
     yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
     yield Case("outlive.memory", out_of_memory, only_tele=True, drivers="both")
     yield Case("outlive.faults", faults, only_tele=True, drivers="both")
-    yield Case("outlive.beginnings", beginnings, only_tele=True, drivers="both")
+    yield Case("outlive.beginnings", beginnings, only_tele=True, only_plain=True, drivers="both")
     yield Case("outlive.upgrades", upgrades, only_tele=True, drivers="both")
     yield Case("outlive.ends", ends, weight=2, only_tele=True, drivers="both")
