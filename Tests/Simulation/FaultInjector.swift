@@ -197,7 +197,7 @@ final class FaultInjector {
             for round in 0..<3 { kernel.after(milliseconds(5000 + 6000 * round)) { [unowned self] in silenceBusyPath() } }
         case .poisoned: kernel.after(milliseconds(100 + kernel.chance.below(1500))) { [unowned self] in poison() }
         case .takeovers, .crashes, .mixed, .crowd, .resetStorm, .stoppedReaders, .longPath, .urgent, .conversation, .abandonedDownloads, .replicas,
-            .failover, .lossy, .loops:
+            .failover, .lossy, .loops, .splicedCrashes:
             break
         }
     }

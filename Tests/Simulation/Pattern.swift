@@ -37,6 +37,14 @@ struct Pattern {
         }
     }
 
+    /// So many bytes are enough to find their place.
+    static let tellingByteCount = 8
+
+    /// The first offset below `end` at which these bytes stand. Nil: at none.
+    func place(of bytes: UnsafeRawBufferPointer, below end: Int) -> Int? {
+        (0..<max(end, 0)).first { firstWrong(bytes, at: UInt64($0)) == nil }
+    }
+
     /// The index of the first byte that is not what stands at `offset` of this half, or nil.
     func firstWrong(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) -> Int? {
         var done = 0

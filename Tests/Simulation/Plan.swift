@@ -82,6 +82,8 @@ public struct Plan: Sendable {
         case lossy
         /// Processes with several loops: carriers come to another one than their session's, and are passed on (docs/internals/threads.md).
         case loops
+        /// Both sides die again and again while long streams are spliced in both directions.
+        case splicedCrashes
     }
 
     /// What stands at an address of the server's name.
@@ -288,6 +290,8 @@ public struct Plan: Sendable {
         bufferByteCount = 4 << 10
         self.cuts = cuts
         (isSwept, keeps, self.callDeath) = (true, isKept, callDeath)
+        // Nothing is spliced that does not come fast.
+        if splices { (streams, bytesMaximum, chunkMaximum, bufferByteCount, memoryByteCount) = (4, 800 << 10, 64 << 10, 1 << 20, 4 << 20) }
     }
 
     private mutating func tell(_ story: Story) {
@@ -383,6 +387,16 @@ public struct Plan: Sendable {
             limits.sendBuffer = limits.receiveBuffer
             faults = [.crash, .crash, .crash, .crash, .upgrade, .oldHello, .cut, .silence, .halfSilence, .refuse, .freeze, .refuseOrigin]
             faultGap = milliseconds(40)
+        case .splicedCrashes:
+            (clients, streams, bytesMaximum, opensWithin, healsAt) = (chance.pick([1, 2]), 1 + chance.below(5), 2 << 20, milliseconds(300), milliseconds(3000))
+            (splicing, hasKey, reverseOneIn, chunkMaximum) = (1, false, ways, 32 << 10)
+            (resetsOneIn, slowOneIn, stopsOneIn, urgentOneIn) = (8, chance.pick([3, 1_000_000]), 12, 6)
+            latency = milliseconds(chance.pick([0, 0, 1, 20]))
+            limits.receiveBuffer = chance.pick([64, 512, 2048]) << 10
+            limits.sendBuffer = chance.pick([16, 64, 512]) << 10
+            (limits.pipeBytes, limits.shortOneIn) = (16 << 20, chance.pick([0, 3]))
+            faults = [.crash, .crash, .crash, .crash, .crash, .crash, .upgrade, .cut, .silence, .halfSilence, .refuse, .freeze]
+            faultGap = milliseconds(chance.pick([5, 20, 60]))
         case .poisoned:
             (clients, streams, bytesMaximum, opensWithin, healsAt) = (3, 24, 300 << 10, milliseconds(2000), milliseconds(3000))
             (slowOneIn, reverseOneIn, carriers) = (2, ways, spread)
@@ -427,7 +441,8 @@ public struct Plan: Sendable {
         script.total = chance.skewed(bytesMaximum)
         script.chunk = 1 + chance.below(chunkMaximum)
         switch story {
-        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned, .loops: break
+        case .conversation where isSwept && splicing == 1: script.total = number == 0 ? bytesMaximum : 300
+        case .mixed, .refusals, .conversation, .replicas, .failover, .takeovers, .crashes, .poisoned, .loops, .splicedCrashes: break
         case .lossy: script.total = bytesMaximum
         case .crowd:
             script.total = side == .server ? bytesMaximum : 0

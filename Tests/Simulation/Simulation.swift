@@ -21,6 +21,8 @@ public final class Simulation {
         public var refusedStates = 0
         /// System calls of the first client, and of the first server, until all was over.
         var callCounts: [Int] = []
+        /// Bytes went through pipes, into carriers and out of them.
+        var hasSpliced = false
         /// What each carrier brought from the client, and from the server, if the plan wants to know.
         var carriers: [[[UInt8]]] = []
     }
@@ -66,6 +68,7 @@ public final class Simulation {
         report.refusedStates = world.kernel.refusedStates
         report.carriers = world.records
         report.callCounts = world.callCounts
+        report.hasSpliced = world.hasSpliced
         return report
     }
 }

@@ -12,8 +12,9 @@ public struct Sweep {
     private static let kinds: Set<UInt8> = [0x41, 0x42, 0x43, 0x44, 0x45]
 
     private let waysPerByte: Int
-    /// With a key most bytes are random: one in so many is swept.
+    /// Of carriers with a key most bytes are random, and of spliced ones payload: one in so many is swept.
     private static let keyedStride = 5
+    private static let splicedStride = 499
 
     /// `waysPerByte`: in how many of the five ways a carrier dies at each byte, 1 to 5.
     public init(waysPerByte: Int) { self.waysPerByte = min(max(waysPerByte, 1), TCPSocket.Death.allCases.count) }
@@ -21,8 +22,7 @@ public struct Sweep {
     /// True when all held. Prints failures as they come, and a line of sums.
     public func run(_ simulation: Simulation) -> Bool {
         let all = [Ground(splices: false, hasKey: false), Ground(splices: true, hasKey: false), Ground(splices: false, hasKey: true)]
-        let kept = [Ground(splices: false, hasKey: false), Ground(splices: false, hasKey: true)]
-        return !(all.map { sweep(simulation, $0) } + kept.map { sweepCalls(simulation, $0) }).contains(false)
+        return !(all.map { sweep(simulation, $0) } + all.map { sweepCalls(simulation, $0) }).contains(false)
     }
 
     /// The conversation that is swept.
@@ -33,6 +33,7 @@ public struct Sweep {
 
         func plan(_ cuts: [Plan.Cut]) -> Plan { Plan(sweep: cuts, splices: splices, hasKey: hasKey, ground: number) }
         func plan(_ death: Plan.CallDeath?) -> Plan { Plan(sweep: [], splices: splices, hasKey: hasKey, ground: number, isKept: true, callDeath: death) }
+        var stride: Int { hasKey ? Sweep.keyedStride : splices ? Sweep.splicedStride : 1 }
         var name: String { hasKey ? "with a key" : splices ? "spliced" : "by memory" }
     }
 
@@ -44,6 +45,7 @@ public struct Sweep {
             ground.number = number
             let calm = simulation.run(ground.plan([])), resumed = simulation.run(ground.plan([first]))
             if let failure = calm.failure ?? resumed.failure { return say("the ground does not hold: \(failure)") }
+            guard !ground.splices || calm.hasSpliced && resumed.hasSpliced else { continue }
             guard calm.carriers.count == 1, resumed.carriers.count == 2,
                 ground.hasKey || Sweep.kinds.isSubset(of: Sweep.frames(in: calm.carriers[0]))
             else { continue }
@@ -57,8 +59,13 @@ public struct Sweep {
 
     private func sweepCalls(_ simulation: Simulation, _ ground: Ground) -> Bool {
         let start = time(nil)
-        let calm = simulation.run(ground.plan(nil))
+        var ground = ground, calm = simulation.run(ground.plan(nil))
+        while ground.splices, !calm.hasSpliced, ground.number < 64 {
+            ground.number += 1
+            calm = simulation.run(ground.plan(nil))
+        }
         if let failure = calm.failure { return say("the ground does not hold: \(failure)") }
+        guard !ground.splices || calm.hasSpliced else { return say("nothing is spliced") }
         var (deaths, failures) = (0, 0)
         for side in Side.allCases {
             for call in 1...calm.callCounts[side.rawValue] {
@@ -88,9 +95,9 @@ public struct Sweep {
     private func cuts(_ ground: Ground, _ bytes: [[UInt8]], carrier: Int, after before: [Plan.Cut]) -> [[Plan.Cut]] {
         var cuts: [[Plan.Cut]] = []
         for from in Side.allCases {
-            for byte in stride(from: 0, through: bytes[from.rawValue].count, by: ground.hasKey ? Sweep.keyedStride : 1) {
+            for byte in stride(from: 0, through: bytes[from.rawValue].count, by: ground.stride) {
                 for way in 0..<waysPerByte {
-                    let death = TCPSocket.Death.allCases[(byte / (ground.hasKey ? Sweep.keyedStride : 1) + way) % TCPSocket.Death.allCases.count]
+                    let death = TCPSocket.Death.allCases[(byte / ground.stride + way) % TCPSocket.Death.allCases.count]
                     cuts.append(before + [Plan.Cut(carrier: carrier, from: from, afterBytes: byte, death: death)])
                 }
             }

@@ -185,7 +185,10 @@ final class Talker {
         let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(world.scratch)[..<count])
         let pattern = Pattern(stream: number, from: side.other)
         if let index = pattern.firstWrong(bytes, at: UInt64(received)) {
-            return world.fail("wrong byte for \(description), offset \(received + index)")
+            let wrong = UnsafeRawBufferPointer(rebasing: bytes[index...].prefix(Pattern.tellingByteCount))
+            let place =
+                wrong.allSatisfy { $0 == 0 } ? "zeros" : pattern.place(of: wrong, below: other?.written ?? 0).map { "those of offset \($0)" } ?? "of no offset"
+            return world.fail("wrong byte for \(description), offset \(received + index): \(place)")
         }
         received += count
         heardAt = world.kernel.time

@@ -103,6 +103,7 @@ final class World {
         audit()
         subflows += loops.reduce(0) { $0 + ($1.relay?.subflowTotal ?? 0) }
         callCounts = [clients[0].callCount, servers[0].callCount]
+        hasSpliced = (0..<2).allSatisfy { way in loops.contains { ($0.relay?.splicedByteCounts[way] ?? 0) > 0 } }
         stop()
         iterations += loops.reduce(0) { $0 + $1.iterations }
         for process in processes {
@@ -130,6 +131,8 @@ final class World {
     var loops: [VirtualProcess] { plan.threads == 1 ? processes : processes.flatMap(\.loops) }
     /// System calls of the first client, and of the first server.
     private(set) var callCounts = [0, 0]
+    /// Bytes went through pipes, into carriers and out of them.
+    private(set) var hasSpliced = false
     /// Hosts on which a tele server runs.
     var serverHosts: [Int] { plan.doors.indices.filter { plan.doors[$0] == .server }.map { World.firstServerHost + $0 } }
 

@@ -104,7 +104,7 @@ private final class Remains {
         var words = bytes.withUnsafeBytes { $0.loadUnaligned(as: queue_words.self) }
         guard let count = Int(exactly: words.tail &- words.head), count <= 1 << 22 else { return nil }
         var contents = [UInt8](repeating: 0, count: count)
-        return remains_copy_queue(pointer, &words, &contents) == 0 ? contents : nil
+        return remains_copy_queue(pointer, &words, &contents, nil, nil) == 0 ? contents : nil
     }
 }
 

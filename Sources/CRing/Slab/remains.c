@@ -108,7 +108,7 @@ const void *remains_record(const remains *remains, uint32_t record, size_t *coun
 }
 
 /* Where a byte of a piece lies is `bytes - start + position`, however much of the piece has been cut off or added since. */
-int remains_copy_queue(const remains *remains, const queue_words *words, void *memory)
+int remains_copy_queue(const remains *remains, const queue_words *words, void *memory, remains_source *source, void *context)
 {
     uint64_t left = words->tail - words->head, position = words->head;
     if (left == 0) return 0;
@@ -119,11 +119,15 @@ int remains_copy_queue(const remains *remains, const queue_words *words, void *m
         queue_piece piece;
         memcpy(&piece, ring + (size_t)((words->first + index) & (words->capacity - 1)) * sizeof piece, sizeof piece);
         uint64_t end = piece.start + piece.count - position;
-        if (end == 0 || end > SLAB_BYTES) return -EINVAL;
+        if (end == 0 || (piece.bytes != NULL && end > SLAB_BYTES)) return -EINVAL;
         size_t taken = end < left ? (size_t)end : (size_t)left;
-        const void *bytes = remains_find(remains, (uintptr_t)piece.bytes - (piece.start - position), taken);
-        if (piece.bytes == NULL || bytes == NULL) return -EINVAL;
-        memcpy(memory, bytes, taken);
+        if (piece.bytes == NULL) {
+            if (source == NULL || !source(context, memory, taken)) return -EINVAL;
+        } else {
+            const void *bytes = remains_find(remains, (uintptr_t)piece.bytes - (piece.start - position), taken);
+            if (bytes == NULL) return -EINVAL;
+            memcpy(memory, bytes, taken);
+        }
         memory = (uint8_t *)memory + taken;
         position += taken;
         left -= taken;

@@ -4,8 +4,8 @@ import Glibc
 /// A pipe of the kernel. What is spliced into it from a socket lies there by reference: it is held without being copied.
 /// Nothing here waits. A plain value: who owns it closes it, once.
 public struct Pipe {
-    private let output: Int32
-    private let input: Int32
+    /// The end that is read, and the one that is written.
+    public let output, input: Int32
 
     /// What a call came to: bytes moved, 0 at the end of what there was, or an error.
     public typealias Moved = Result<Int, SystemError>
@@ -18,6 +18,15 @@ public struct Pipe {
         (output, input) = (ends[0], ends[1])
     }
 
+    /// One that is open already.
+    public init(output: Int32, input: Int32) { (self.output, self.input) = (output, input) }
+
+    /// How many bytes lie in the pipe that is read at this descriptor. Nil: there is none.
+    public static func byteCount(at output: Int32) -> Int? {
+        let count = system_unread(output)
+        return count < 0 ? nil : Int(count)
+    }
+
     public func fill(from socket: Int32, _ count: Int) -> Moved { Pipe.moved(system_splice(socket, input, count, 0)) }
 
     /// `more`: what leaves is not the last, and may wait for the rest.
@@ -26,7 +35,10 @@ public struct Pipe {
     }
 
     /// The bytes at the head lie in `other`, too.
-    public func copy(to other: Pipe, _ count: Int) -> Moved { Pipe.moved(system_tee(output, other.input, count)) }
+    public func copy(to other: Pipe, _ count: Int) -> Moved { other.copy(from: output, count) }
+
+    /// The bytes at the head of the pipe that is read at this descriptor lie in this one, too.
+    public func copy(from output: Int32, _ count: Int) -> Moved { Pipe.moved(system_tee(output, input, count)) }
 
     /// Copies bytes into it.
     public func write(_ bytes: UnsafeRawPointer, _ count: Int) -> Moved { Pipe.moved(system_write(input, bytes, count)) }

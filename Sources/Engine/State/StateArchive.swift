@@ -5,6 +5,8 @@
 /// A restored field is judged when it is read: whoever wrote it may have been broken. After a `StateFault` nothing that was restored is used.
 public struct StateArchive: ~Copyable {
     public let isSaving: Bool
+    /// Restoring: of the program that saved it, once that is read. What a version has that the one before had not is read only from there on.
+    public var version = Int.max
     /// Saving: what was written so far. Restoring: all that there is; the caller owns it.
     @usableFromInline var memory: UnsafeMutableRawPointer
     @usableFromInline var capacity: Int

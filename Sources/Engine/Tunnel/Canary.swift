@@ -79,6 +79,14 @@ public enum Canary: Int, CaseIterable, Sendable {
     case keepsCarriers
     /// A loop takes what others send for older than its own clock.
     case trustsItsClock
+    /// A successor does not know what was moved through pipes since the last commit.
+    case forgetsMoves
+    /// A successor makes a move again that is committed.
+    case repeatsMoves
+    /// Bytes leave pipes before it is committed that they lie there.
+    case movesAtOnce
+    /// A pipe is filled anew of which the last commit says what lies in it.
+    case reusesPipes
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

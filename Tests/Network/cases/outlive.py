@@ -226,6 +226,38 @@ def crowd(context):
     return f"{len(pairs) - 1} idle connections and {count >> 20} MiB in one, {said}"
 
 
+def spliced(context):
+    """A bulk stream each way that goes past memory, in pipes, while both sides die and are upgraded: equal, and still counted as spliced."""
+    lab = context.lab()
+    controls = {role: f"{lab.directory}/{role}.sock" for role in ("client", "server")}
+    flags = {f"{role}_flags": ["-splice=always", f"-control={controls[role]}", "-keeper=always"] for role in controls}
+    path = context.path(lab, ORIGIN_PORT, **flags)
+    with Switchboard(lab, ORIGIN_PORT) as switchboard, contextlib.ExitStack() as stack:
+        up, down = call(lab, path, switchboard), call(lab, path, switchboard)
+        for end in (*up, *down):
+            stack.enter_context(end)
+        streams = [Bulk(up, context.random), Bulk(down[::-1], context.random)]
+        context.sleep(1.5)
+        counted = {role: counts_of(controls[role]) for role in controls}
+        if not all(count > 1 << 20 for counts in counted.values() for count in counts):
+            raise Failure(f"little is spliced: {counted}")
+        deaths = Deaths(path, context.random, 0.05, 0.5)
+        for _ in range(3):
+            context.sleep((context.options.seconds or 10) / 3)
+            context.random.choice((path.server, path.client)).signal(signal.SIGUSR2)
+        said = deaths.stop(10)
+        bytes_there = sum(stream.finish() for stream in streams)
+        for role in controls:
+            if any(now < before for now, before in zip(counts_of(controls[role]), counted[role], strict=True)):
+                raise Failure(f"the {role} counts from the beginning again: {counts_of(controls[role])} after {counted[role]}")
+    return f"{bytes_there >> 20} MiB both ways, {said}"
+
+
+def counts_of(control):
+    status = status_of(control)
+    return status["splicedBytes"], status["passedBytes"]
+
+
 def ends(context):
     """Every state in which a connection can be when its process dies, and how it ends afterwards."""
     lab = context.lab()
@@ -468,6 +500,7 @@ def cases():
     yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.short", short, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
+    yield Case("outlive.spliced", spliced, weight=2, only_tele=True, only_plain=True, drivers="both")
     yield Case("outlive.memory", out_of_memory, only_tele=True, drivers="both")
     yield Case("outlive.faults", faults, only_tele=True, drivers="both")
     yield Case("outlive.beginnings", beginnings, only_tele=True, only_plain=True, drivers="both")

@@ -54,9 +54,16 @@ final class Calls {
             quiet: { kernel($0).quiet($1) },
             pipe: { context, ends, count in kernel(context).act(-EMFILE) { $0.pipe(ends!, count) } },
             sink: { kernel($0).current.open(VirtualSink(kernel($0))) },
-            splice: { context, from, to, count, _ in kernel(context).act(-Int(EAGAIN)) { $0.splice(from, to, count) } },
-            tee: { context, from, to, count in kernel(context).act(-Int(EAGAIN)) { $0.tee(from, to, count) } },
-            read: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN)) { $0.read(descriptor, memory!, count) } },
+            splice: { context, from, to, count, _ in
+                let kernel = kernel(context)
+                return kernel.act(kernel.isSink(to) ? count : -Int(EAGAIN), isOfRing: true) { $0.splice(from, to, count) }
+            },
+            // Who reads what it has itself put into a pipe relies on that, also when it is dead.
+            tee: { context, from, to, count in kernel(context).act(count) { $0.tee(from, to, count) } },
+            read: { context, descriptor, memory, count in
+                let kernel = kernel(context)
+                return kernel.act(kernel.isPipe(descriptor) ? count : -Int(EAGAIN)) { $0.read(descriptor, memory!, count) }
+            },
             write: { context, descriptor, bytes, count in kernel(context).act(-Int(EAGAIN)) { $0.write(descriptor, bytes!, count) } },
             send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN)) { $0.send(descriptor, iovecs!, count) } })
     }
@@ -232,6 +239,7 @@ extension VirtualKernel {
     func hasFailed(_ descriptor: Int32) -> Bool { current.file(descriptor).map { $0.readiness & POLLERR != 0 } ?? true }
 
     func queued(_ descriptor: Int32, _ kind: system_queued_kind) -> Int32 {
+        if let end = find(descriptor, PipeEnd.self) { return Int32(clamping: end.pipe.bytes.count) }
         guard let socket = find(descriptor, TCPSocket.self) else { return -EBADF }
         let count =
             switch kind {
@@ -306,6 +314,9 @@ extension VirtualKernel {
         if sent > 0 { _ = end.pipe.bytes.take(sent) }
         return sent
     }
+
+    func isPipe(_ descriptor: Int32) -> Bool { find(descriptor, PipeEnd.self) != nil }
+    func isSink(_ descriptor: Int32) -> Bool { find(descriptor, VirtualSink.self) != nil }
 
     func tee(_ from: Int32, _ to: Int32, _ count: Int) -> Int {
         guard let source = find(from, PipeEnd.self)?.pipe, let target = find(to, PipeEnd.self)?.pipe else { return -Int(EBADF) }

@@ -321,9 +321,10 @@ final class VirtualProcess {
         var hasBegun = false
         repeat {
             crashes += 1
+            // Of the next one, which reads pipes.
+            (callsLeft, storesLeft, isDead, diedInCall, place) = (nil, nil, false, false, nil)
             let remains = try readRemains(memory, keptByteCount)
-            place = nil
-            (callsLeft, storesLeft, isDead, diedInCall, hasCrashed) = (nil, nil, false, false, false)
+            hasCrashed = false
             let kept = Set(remains?.descriptors ?? []), others = Keeper.inherited.subtracting(kept)
             for number in kept where file(number) == nil { kernel.fail("descriptor \(number) is kept, and is not open") }
             readyNow = []

@@ -128,13 +128,15 @@ size_t kept_used(arena *arena);
 /* What a record says of a queue. */
 typedef struct {
     uint64_t pieces, head, tail;
-    uint32_t capacity, first, length, unused;
+    uint32_t capacity, first, length;
+    uint32_t outside;          /* Bytes that lie outside. */
 } queue_words;
 /* Describes the queue as it is; to be committed before it changes. */
 static inline queue_words queue_describe(byte_queue *queue) {
     queue->popped = 0;
     return (queue_words){ .pieces = (uintptr_t)queue->pieces, .head = queue->head, .tail = queue->tail,
-                          .capacity = queue->capacity, .first = queue->first, .length = queue->length };
+                          .capacity = queue->capacity, .first = queue->first, .length = queue->length,
+                          .outside = (uint32_t)queue->outside };
 }
 
 /* What a process left that has died: its mapping, which nobody changes any more. */
@@ -151,7 +153,9 @@ uint32_t remains_count(const remains *remains);
 const void *remains_record(const remains *remains, uint32_t record, size_t *count);
 /* So many bytes of the mapping, by their address in the process that died. NULL: they are not there. */
 const void *remains_find(const remains *remains, uint64_t address, size_t bytes);
-/* All bytes of a queue, `tail - head` of them. 0, or -EINVAL: they are not there. */
-int   remains_copy_queue(const remains *remains, const queue_words *words, void *memory);
+/* All bytes of a queue, `tail - head` of them; `source` fills in what lies outside, oldest first, or says false. 0, or -EINVAL: they are
+ * not there. */
+typedef bool remains_source(void *context, void *memory, size_t count);
+int   remains_copy_queue(const remains *remains, const queue_words *words, void *memory, remains_source *source, void *context);
 
 #endif

@@ -87,7 +87,9 @@ package final class Inheritance {
         _ archive: inout StateArchive, _ descriptors: inout [Int32], _ facts: inout Facts, _ listeners: inout [Listener]
     ) throws(StateFault) {
         try archive.mark(0x7465_6c65_2d73_7461)
-        try archive.mark(UInt64(Successor.stateVersion))
+        var version = Successor.stateVersion
+        try archive.number(&version, in: Successor.readableVersions)
+        archive.version = version
         try archive.list(&descriptors, most: 1 << 22, blank: -1) { (fd, archive) throws(StateFault) in try archive.number(&fd, in: 3...Int32.max) }
         try archive.text(&facts.version, most: 256)
         try archive.flag(&facts.isClient)

@@ -87,6 +87,9 @@ extension RelayProcess {
         try events.archive(&archive)
         try sessions.archiveClients(&archive)
         try locals.table.traffic.archive(&archive, name: { mapping(at: $0)?.name ?? "" }, place: { place(of: $0, isOrigin: $1, address: nil) })
+        guard archive.version >= 5 else { return }
+        try archive.counter(&sendSplice.byteCount)
+        try archive.counter(&receiveSplice.byteCount)
     }
 
     /// Addresses of names: the name server may not answer during the upgrade.

@@ -4,8 +4,10 @@ import State
 
 /// The program that replaces this one by execve(2), and the state that it is given.
 public enum Successor {
-    /// The version of the state that this program writes, and the only one that it reads.
-    public static let stateVersion = 4
+    /// The version of the state that this program writes.
+    public static let stateVersion = 5
+    /// Versions of states that this program goes on from.
+    static let readableVersions = 4...stateVersion
     /// The environment variable `PID:DESCRIPTOR` that names the memfd with the state; with several loops `PID:DESCRIPTOR:DESCRIPTOR…`, one for
     /// each.
     static let variable = "TELE_STATE"

@@ -299,11 +299,15 @@ final class LocalSockets {
     /// No operation is in flight.
     var isQuiet: Bool { !table.contains { !$0.pointee.life.inFlight.isEmpty || $0.pointee.flushesOnce } }
 
-    /// Reads bytes in pipes into memory. False: out of memory.
-    func copyIntoMemory() -> Bool {
-        var isDone = true
-        table.forEach { index, _ in if isDone { isDone = receiveSplice.copyIntoMemory(index) } }
-        return isDone
+    /// Reads bytes in pipes into memory. A connection whose bytes have no room there is reset.
+    func copyIntoMemory() {
+        table.forEach { index, user in
+            guard !receiveSplice.copyIntoMemory(index) else { return }
+            let session = user.pointee.session?.takeUnretainedValue()
+            relay.events.note(.outOfMemory(session, what: "bytes for a user, connection reset"))
+            session?.endpoint.reset(user.pointee.slot, .tooMany, now: relay.instant)
+            close(index, .reset)
+        }
     }
 
     func resume() {

@@ -14,7 +14,7 @@ import Tunnel
 /// can be forgotten.
 final class Ledger {
     /// What a record is of: its first word.
-    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, closing, accepted, stopping }
+    enum Kind: UInt64 { case process = 1, telemetry, names, server, places, session, stream, local, closing, accepted, stopping, pipes }
 
     unowned(unsafe) private let relay: RelayProcess
     private let arena: OpaquePointer
@@ -37,6 +37,10 @@ final class Ledger {
     static let traceRoot: UInt32 = 0
     /// The session that is worked on: the high word of its identity.
     static let sessionRoot: UInt32 = 1
+    /// Where the entries of `PipeLog` lie, how many there ever were, and both ends of the pipe that bytes are copied out through.
+    static let pipeLogRoot: UInt32 = 2
+    static let pipeCountRoot: UInt32 = 3
+    static let pipeScratchRoot: UInt32 = 4
 
     /// The process works on this session until it works on another one, or the iteration is over.
     func attend(to session: Session?) {
@@ -88,7 +92,13 @@ final class Ledger {
             return holds()
         }
         holds()
+        letGo()
+    }
+
+    /// What waited for the commit is done.
+    private func letGo() {
         relay.loop.committed()
+        relay.pipes.committed()
         relay.confirmSignals()
     }
 
@@ -96,8 +106,7 @@ final class Ledger {
     private func goOn() {
         sessions.removeAll(keepingCapacity: true)
         _ = records_commit(arena, 0)
-        relay.loop.committed()
-        relay.confirmSignals()
+        letGo()
     }
 
     private func fail(_ reason: String) {
@@ -122,8 +131,23 @@ final class Ledger {
     // MARK: The process
 
     private var stoppingSaved = Stopping.Phase.running
+    private var pipeCountSaved: UInt64 = 0
+
+    /// How far the log is committed.
+    private func savePipes() throws(StateFault) {
+        guard let log = relay.pipes.log, log.count != pipeCountSaved else { return }
+        pipeCountSaved = log.count
+        try put(&numbers[.pipes, default: 0], .pipes) { (archive) throws(StateFault) in
+            var count = log.count
+            #if CANARIES
+            if Canary.selected == .repeatsMoves { count = count > 0 ? count - 1 : 0 }
+            #endif
+            try archive.number(&count)
+        }
+    }
 
     private func saveProcess() throws(StateFault) {
+        try savePipes()
         if relay.stopping.phase != stoppingSaved {
             stoppingSaved = relay.stopping.phase
             var phase = stoppingSaved
@@ -169,6 +193,7 @@ final class Ledger {
                 try session.unnotedEndpoint { (endpoint) throws(StateFault) in try endpoint.saveReceived(&archive) }
             }
             try archive.words(queue_describe(&session.store))
+            try archive.pipes(session.kept.count) { (put) throws(StateFault) in try session.kept.forEach(put) }
         }
         try session.unnotedEndpoint { (endpoint) throws(StateFault) in
             try endpoint.takeChanges { (endpoint, slot, owner, record) throws(StateFault) in
@@ -216,11 +241,38 @@ final class Ledger {
             try archive.section { (archive) throws(StateFault) in try relay.saveSocket(user, &archive) }
             try archive.words(queue_describe(&user.pointee.inbound))
             try archive.words(queue_describe(&user.pointee.outbound))
+            let backlog = user.pointee.backlog
+            var older = backlog?.olderByteCount ?? 0
+            try archive.number(&older)
+            try archive.pipes(backlog?.pipeCount ?? 0) { (put) throws(StateFault) in try backlog?.forEach(put) }
         }
     }
 }
 
 extension StateArchive {
+    /// `count` pipes and how much lies in each.
+    mutating func pipes(_ count: Int, _ each: ((Pipe, Int) throws(StateFault) -> Void) throws(StateFault) -> Void) throws(StateFault) {
+        var count = count
+        try number(&count)
+        try each { (pipe, byteCount) throws(StateFault) in
+            var (output, byteCount) = (pipe.output, byteCount)
+            try self.number(&output)
+            try self.number(&byteCount)
+        }
+    }
+
+    mutating func takePipes() throws(StateFault) -> [(output: Int32, byteCount: Int)] {
+        var (count, pipes) = (0, [(output: Int32, byteCount: Int)]())
+        try number(&count, in: 0...Policy.pipesMaximum)
+        for _ in 0..<count {
+            var (output, byteCount): (Int32, Int) = (-1, 0)
+            try number(&output, in: 3...Int32.max)
+            try number(&byteCount, in: 0...(1 << 24))
+            pipes.append((output, byteCount))
+        }
+        return pipes
+    }
+
     mutating func words(_ words: queue_words) throws(StateFault) {
         var words = words
         try number(&words.pieces)
@@ -229,6 +281,7 @@ extension StateArchive {
         try number(&words.capacity)
         try number(&words.first)
         try number(&words.length)
+        try number(&words.outside)
     }
 
     mutating func takeWords() throws(StateFault) -> queue_words {
@@ -239,6 +292,7 @@ extension StateArchive {
         try number(&words.capacity)
         try number(&words.first)
         try number(&words.length)
+        try number(&words.outside)
         return words
     }
 }

@@ -43,6 +43,9 @@ package final class Remains {
         var descriptor: Int32 = -1
         var socket = UnsafeRawBufferPointer(start: nil, count: 0)
         var inbound = queue_words(), outbound = queue_words()
+        /// Between the first `older` bytes of `outbound` and the rest.
+        var pipes: [(output: Int32, byteCount: Int)] = []
+        var older = 0
     }
 
     private struct Record {
@@ -59,6 +62,8 @@ package final class Remains {
         var sent = UnsafeRawBufferPointer(start: nil, count: 0), received = UnsafeRawBufferPointer(start: nil, count: 0)
         var border: UInt64 = 0
         var store = queue_words()
+        /// What lies outside of the store.
+        var pipes: [(output: Int32, byteCount: Int)] = []
         var streams: [Record] = []
     }
 
@@ -97,9 +102,10 @@ package final class Remains {
                 try part.number(&fd)
                 closing.append(fd)
             case .stopping: try part.choice(&stopping)
-            case .process, .telemetry, .names, .server, .places: parts[kind] = UnsafeRawBufferPointer(start: start + 8, count: count - 8)
+            case .process, .telemetry, .names, .server, .places, .pipes: parts[kind] = UnsafeRawBufferPointer(start: start + 8, count: count - 8)
             }
         }
+        let pipes = try LeftPipes(parts[.pipes], remains)
         let suspect = remains_root(remains, Ledger.sessionRoot)
         if isGivenUp(suspect), let index = sessions.first(where: { $0.value.name == suspect })?.key {
             givenUp = String(suspect >> 40, radix: 16)
@@ -116,16 +122,17 @@ package final class Remains {
         descriptors += waiting
         let sockets = locals
         _ = try archive.count(sessions.count, most: .max)
-        for index in sessions.keys.sorted() { try save(sessions[index]!, &locals, remains) }
+        for index in sessions.keys.sorted() { try save(sessions[index]!, &locals, pipes, remains) }
         let flushing = locals.values.sorted { $0.index < $1.index }
         _ = try archive.count(flushing.count, most: .max)
         for local in flushing {
             guard !local.hasSession else { throw StateFault("a socket whose stream there is not") }
-            try save(local, remains)
+            try save(local, pipes, remains)
         }
         try archive.mark(0x656e_6400)
         archive.seal()
         try readLost(remains, sockets)
+        try readFilled(pipes)
     }
 
     /// Of the worker that died before this process. Nil: there was none, or it left nothing.
@@ -164,6 +171,7 @@ package final class Remains {
         try part.number(&session.border)
         session.received = try part.takeBytes(most: .max)
         session.store = try part.takeWords()
+        session.pipes = try part.takePipes()
         return (index, session)
     }
 
@@ -188,6 +196,8 @@ package final class Remains {
         local.socket = try part.takeBytes(most: .max)
         local.inbound = try part.takeWords()
         local.outbound = try part.takeWords()
+        try part.number(&local.older, in: 0...Int.max)
+        local.pipes = try part.takePipes()
         var socket = StateArchive(restoring: local.socket)
         try socket.number(&local.descriptor, in: -1...Int32.max)
         return local
@@ -209,10 +219,13 @@ package final class Remains {
         for part in [telemetry, names, server, places] { archive.appendRest(part) }
     }
 
-    private func save(_ session: SessionRecord, _ locals: inout [UInt32: Local], _ remains: OpaquePointer) throws(StateFault) {
+    private func save(_ session: SessionRecord, _ locals: inout [UInt32: Local], _ pipes: LeftPipes, _ remains: OpaquePointer) throws(StateFault) {
         archive.appendRest(session.identity)
         archive.appendRest(session.sent)
-        let store = try Remains.bytes(session.store, remains)
+        let piped = session.pipes.reduce(0) { $0 + $1.byteCount }
+        guard piped >= session.store.outside else { throw StateFault("bytes that are not there") }
+        let outside = LeftPipes.Outside(pipes, session.pipes, skipped: piped - Int(session.store.outside))
+        let store = try Remains.bytes(session.store, remains, outside)
         try StoredFrames(store, head: session.store.head, border: session.border, sent: session.sent, parity: isClient ? 0 : 1).save(&archive)
         archive.appendRest(session.received)
         let streams = session.streams.sorted { $0.id < $1.id }
@@ -223,22 +236,53 @@ package final class Remains {
         store.withUnsafeBytes { archive.appendBytes($0) }
         for stream in streams where stream.isOwned {
             guard let local = locals.removeValue(forKey: stream.owner), local.hasSession else { throw StateFault("a stream whose socket there is not") }
-            try save(local, remains)
+            try save(local, pipes, remains)
         }
     }
 
-    private func save(_ local: Local, _ remains: OpaquePointer) throws(StateFault) {
+    private func save(_ local: Local, _ pipes: LeftPipes, _ remains: OpaquePointer) throws(StateFault) {
         order.append(Token(kind: 0, index: local.index, generation: local.generation))
         archive.appendRest(local.socket)
-        for queue in [local.inbound, local.outbound] { try Remains.bytes(queue, remains).withUnsafeBytes { archive.appendBytes($0) } }
+        try Remains.bytes(local.inbound, remains).withUnsafeBytes { archive.appendBytes($0) }
+        let outbound = try Remains.bytes(local.outbound, remains)
+        guard !local.pipes.isEmpty else { return outbound.withUnsafeBytes { archive.appendBytes($0) } }
+        let piped = try bytes(of: local, pipes)
+        guard local.older <= outbound.count else { throw StateFault("bytes that are not there") }
+        (outbound[..<local.older] + piped + outbound[local.older...]).withUnsafeBytes { archive.appendBytes($0) }
     }
 
-    private static func bytes(_ queue: queue_words, _ remains: OpaquePointer) throws(StateFault) -> [UInt8] {
+    /// What lay in the socket's pipes at the last commit. What the socket has taken since is not there any more; zeros stand for it, and `lost` says
+    /// how many they are.
+    private func bytes(of local: Local, _ pipes: LeftPipes) throws(StateFault) -> [UInt8] {
+        var (all, taken): ([UInt8], Int) = ([], 0)
+        for pipe in local.pipes {
+            let drained = try pipes.drained(pipe.output, pipe.byteCount)
+            // In order: nothing leaves a pipe before all is gone that is older.
+            guard drained == 0 || taken == all.count && local.older == 0 else { throw StateFault("bytes that left before older ones") }
+            guard let rest = try pipes.bytes(in: pipe.output, pipe.byteCount - drained) else { throw StateFault("bytes that are not there") }
+            taken += drained
+            all += [UInt8](repeating: 0, count: drained) + rest
+        }
+        if taken > 0, let result = Int32(exactly: taken) {
+            lost.append(
+                Lost(
+                    kind: .sent, token: Operation.userSend.token(local.index, local.generation), descriptor: local.descriptor, result: result, bytes: []))
+        }
+        return all
+    }
+
+    private static func bytes(_ queue: queue_words, _ remains: OpaquePointer, _ outside: LeftPipes.Outside? = nil) throws(StateFault) -> [UInt8] {
         guard let count = Int(exactly: queue.tail - queue.head), count <= remains_bytes(remains) else { throw StateFault("more bytes than there can be") }
         var failed: Int32 = 0
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { memory, initialized in
             var queue = queue
-            failed = remains_copy_queue(remains, &queue, memory.baseAddress)
+            failed = remains_copy_queue(
+                remains, &queue, memory.baseAddress,
+                { outside, memory, count in
+                    guard let outside else { return false }
+                    return Unmanaged<LeftPipes.Outside>.fromOpaque(outside).takeUnretainedValue().fill(
+                        UnsafeMutableRawBufferPointer(start: memory, count: count))
+                }, outside.map { Unmanaged.passUnretained($0).toOpaque() })
             initialized = failed == 0 ? count : 0
         }
         guard failed == 0 else { throw StateFault("bytes that are not there") }
@@ -271,6 +315,20 @@ package final class Remains {
             if operation.kind == .receive { read[operation.descriptor, default: 0] += moved }
             if operation.kind == .send { written[operation.descriptor, default: 0] += moved }
             try add(operation, outcome, remains)
+        }
+    }
+
+    /// Bytes of local sockets that were on their way into the carrier, and had no place in the sequence.
+    private func readFilled(_ pipes: LeftPipes) throws(StateFault) {
+        for move in pipes.moves where move.kind == .filled {
+            let count = try pipes.filled(move)
+            // Where some were lost on their way into memory, nobody knows which are the next.
+            let bytes = try pipes.bytes(in: move.pipe, count)
+            for start in stride(from: 0, to: max(count, 1), by: Policy.copyAtOnce) where count > 0 {
+                let part = bytes.map { Array($0[start..<min(start + Policy.copyAtOnce, count)]) }
+                let result = part.map { Int32($0.count) } ?? -ECONNRESET
+                lost.append(Lost(kind: .received, token: move.token, descriptor: -1, result: result, bytes: part ?? []))
+            }
         }
     }
 

@@ -44,6 +44,8 @@ package final class RelayProcess {
     private(set) var handover: Handover!
     /// Nil: what it holds ends with the process.
     private(set) var ledger: Ledger?
+    /// With a ledger.
+    private(set) var delayedMoves: DelayedMoves?
     /// Its place among the loops of the process. Nil: it is the only one.
     private(set) var member: LoopMember?
     /// One of the two, set once before the first iteration.
@@ -102,8 +104,8 @@ package final class RelayProcess {
             throw StartFault(.other, "cannot take signals (\(error))", hint: "is the process restricted by a sandbox?")
         }
         descriptorLimit = Descriptors.raiseLimit() / configuration.threads
-        pipes = Pipes(descriptorLimit: descriptorLimit)
         arena = try RelayProcess.makeArena(configuration)
+        pipes = Pipes(descriptorLimit: descriptorLimit, keptArena: configuration.isKept ? arena : nil)
         do {
             let keeping = configuration.isKept ? Loop.Keeping(keep: { arena_keep(OpaquePointer($0), $1) }, context: UnsafeMutableRawPointer(arena)) : nil
             loop = try Loop(driver: configuration.driver, poolCount: Policy.poolCount, poolByteCount: Policy.poolByteCount, keeping: keeping)
@@ -118,9 +120,11 @@ package final class RelayProcess {
         // Before the local sockets, which get the descriptors that are left.
         watches = Watches(self, signals, files: isFirst ? configuration.security.certificateFiles : [])
         if configuration.isKept {
-            // What lies in pipes a successor does not find yet.
-            self.configuration.splicing = .never
             ledger = Ledger(self)
+            delayedMoves = DelayedMoves(self)
+            #if CANARIES
+            if Canary.selected == .movesAtOnce { delayedMoves = nil }
+            #endif
         }
         sessions = Sessions(self)
         let table = LocalTable()
@@ -293,6 +297,7 @@ package final class RelayProcess {
         trim()
         if manager.isThere { manager.status(host.summary, host.summaryWords) }
         ledger?.commit()
+        if let ledger, !ledger.isDead, delayedMoves?.make() ?? false { ledger.commit() }
         member?.publish()
         planWait()
         return !stopping.isStopped && !handover.isSettled

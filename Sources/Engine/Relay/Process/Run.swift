@@ -124,9 +124,10 @@ package func makeProcess(
 /// (`VERSION:ROLE`, with several threads `VERSION:ROLE:THREADS`) has. Reads the keys, asks the kernel for its driver, and begins nothing.
 public func rehearse(_ configuration: Configuration, for question: String) throws(StartFault) {
     let words = question.split(separator: ":")
-    guard 2...3 ~= words.count, Int(words[0]) == Successor.stateVersion else {
+    let readable = Successor.readableVersions
+    guard 2...3 ~= words.count, let version = Int(words[0]), readable.contains(version) else {
         throw StartFault(
-            .configuration, "it reads states of version \(Successor.stateVersion) only, and this is one of version \(words.first ?? "")",
+            .configuration, "it reads states of versions \(readable.lowerBound) to \(readable.upperBound), and this is one of version \(words.first ?? "")",
             hint: "restart the service")
     }
     guard words[1] == (configuration.role == .client ? "client" : "server") else {

@@ -20,7 +20,10 @@ extension RelayProcess {
     }
 
     /// It is dead from here on: nothing that it does is kept.
-    package func freeze() { ledger?.isDead = true }
+    package func freeze() {
+        ledger?.isDead = true
+        pipes.log?.isDead = true
+    }
 
     /// It died in a commit (`records_die_after`), or was told so.
     package var isFrozen: Bool { ledger?.isDead ?? false }
@@ -30,6 +33,9 @@ extension RelayProcess {
 
     /// The high words of the identities of sessions that have streams.
     package var busySessions: [UInt64] { sessions.all.filter { $0.endpoint.streamCount > 0 }.map(\.identity.high) }
+
+    /// Bytes that went through pipes into carriers, and out of carriers.
+    package var splicedByteCounts: [UInt64] { [sendSplice.byteCount, receiveSplice.byteCount] }
 
     /// Bytes of kept memory that hold records, queues and the journal.
     package var keptByteCount: Int { ledger == nil ? 0 : kept_used(arena) }

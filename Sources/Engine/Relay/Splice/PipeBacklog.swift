@@ -68,26 +68,50 @@ final class PipeBacklog {
         return moved
     }
 
-    /// The socket takes what it can of the oldest pipe.
-    func drain(to socket: Int32) -> Pipe.Moved {
+    /// For the ledger.
+    func forEach<Failure>(_ body: (Pipe, Int) throws(Failure) -> Void) throws(Failure) {
+        for (pipe, byteCount) in queue { try body(pipe, byteCount) }
+    }
+
+    var pipeCount: Int { queue.count }
+
+    /// The socket takes what it can of the oldest pipe. `token`: the socket's. Nil: not before the next commit.
+    func drain(to socket: Int32, _ token: Token) -> Pipe.Moved? {
         guard let first = queue.first else { return .success(0) }
-        let result = first.pipe.drain(to: socket, first.byteCount)
-        if case .success(let moved) = result { remove(moved) }
+        let result: Pipe.Moved
+        if let log = pipes.log {
+            guard log.hasRoom else { return nil }
+            result = log.note(.drained, token, first.pipe) { first.pipe.drain(to: socket, first.byteCount) }
+        } else {
+            result = first.pipe.drain(to: socket, first.byteCount)
+        }
+        if case .success(let moved) = result {
+            queue[0].byteCount -= moved
+            byteCount -= moved
+            if queue[0].byteCount == 0 { pipes.give(queue.removeFirst().pipe, left: 0) }
+        }
         return result
     }
 
-    /// Copies the oldest bytes out.
-    func read(_ memory: UnsafeMutableRawPointer, _ count: Int) -> Pipe.Moved {
-        guard let first = queue.first else { return .success(0) }
-        let result = first.pipe.read(memory, min(count, first.byteCount))
-        if case .success(let moved) = result { remove(moved) }
-        return result
-    }
-
-    private func remove(_ count: Int) {
-        queue[0].byteCount -= count
-        byteCount -= count
-        if queue[0].byteCount == 0 { pipes.give(queue.removeFirst().pipe, left: 0) }
+    /// Copies all bytes out: `read` takes some of the first `most` in a pipe, and says how many. False: it took none, and those that it did not
+    /// take are lost.
+    func copyOut(_ read: (_ source: Pipe, _ most: Int) -> Int) -> Bool {
+        defer { clear() }
+        while let first = queue.first {
+            guard let source = pipes.source(of: first.pipe, first.byteCount) else { return false }
+            var left = first.byteCount
+            while left > 0 {
+                let moved = read(source, left)
+                guard moved > 0 else {
+                    _ = pipes.discard(source, left)
+                    return false
+                }
+                left -= moved
+            }
+            byteCount -= first.byteCount
+            pipes.giveRead(queue.removeFirst().pipe, first.byteCount)
+        }
+        return true
     }
 
     func clear() {

@@ -13,7 +13,7 @@ final class ReceiveSplice {
     /// Sockets to which payload is passed on without being copied.
     private var passed: [UInt32] = []
     /// Bytes that were passed on.
-    private(set) var byteCount: UInt64 = 0
+    var byteCount: UInt64 = 0
 
     init(_ relay: RelayProcess, _ table: LocalTable) { (self.relay, self.table) = (relay, table) }
 
@@ -173,11 +173,26 @@ final class ReceiveSplice {
         return backlog.olderByteCount == waiting
     }
 
-    /// The user takes what it can of its pipes.
+    /// The user takes what it can of its pipes, at once or behind the commit.
     func send(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ backlog: PipeBacklog) {
+        if let delayed = relay.delayedMoves { delayed.add(index, user.pointee.generation) } else { sendNow(index, user, backlog) }
+    }
+
+    /// For a socket whose turn has come behind the commit.
+    func sendDelayed(_ index: UInt32, _ generation: UInt32) {
+        guard let user = table.find(index, generation), user.pointee.fd >= 0, user.pointee.life.maySend, !user.pointee.flushesOnce,
+            let backlog = user.pointee.backlog, backlog.byteCount > 0, backlog.olderByteCount == 0
+        else { return }
+        sendNow(index, user, backlog)
+        if backlog.byteCount == 0 { locals.writer.markDirty(index) }
+    }
+
+    private func sendNow(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ backlog: PipeBacklog) {
         while backlog.byteCount > 0, user.pointee.life.maySend {
-            switch backlog.drain(to: user.pointee.fd) {
+            guard let drained = backlog.drain(to: user.pointee.fd, table.token(index, .userSend)) else { return locals.writer.markDirty(index) }
+            switch drained {
             case .success(let moved) where moved > 0:
+                user.pointee.writtenCount += UInt64(moved)
                 locals.writer.took(user, moved)
             case .failure(let error) where error.code == EAGAIN:
                 guard relay.loop.writable(user.pointee.fd, table.token(index, .userWritable)) else { return locals.retryLater(index) }
@@ -191,25 +206,27 @@ final class ReceiveSplice {
         }
     }
 
-    /// What lies in the user's pipes is read into memory, to its place there. False: no memory.
+    /// What lies in the user's pipes is read into memory, to its place there. False: no memory, and bytes are lost: the connection must be reset.
     func copyIntoMemory(_ index: UInt32) -> Bool {
         let user = table[index]
         guard let backlog = user.pointee.backlog else { return true }
         var piped = byte_queue()
         queue_init(&piped, 0)
-        let older = backlog.byteCount > 0 ? backlog.olderByteCount : 0
-        while backlog.byteCount > 0, let slab = arena_slab(relay.arena) {
+        let (count, older) = (backlog.byteCount, backlog.byteCount > 0 ? backlog.olderByteCount : 0)
+        let isCopied = backlog.copyOut { source, most in
+            guard let slab = arena_slab(relay.arena) else { return 0 }
             defer { arena_release(relay.arena, slab) }
-            guard case .success(let moved) = backlog.read(slab, Int(SLAB_BYTES)), moved > 0,
+            guard case .success(let moved) = source.read(slab, min(most, Int(SLAB_BYTES))), moved > 0,
                 queue_append_block(&piped, relay.arena, slab, moved) == 0
-            else { break }
+            else { return 0 }
+            return moved
         }
-        guard backlog.byteCount == 0, insert(&piped, into: &user.pointee.outbound, after: older) else {
-            relay.budget.removePending(queue_count_of(piped))
+        forget(index, user)
+        guard isCopied, insert(&piped, into: &user.pointee.outbound, after: older) else {
+            relay.budget.removePending(isCopied ? queue_count_of(piped) : count)
             queue_clear(&piped, relay.arena)
             return false
         }
-        forget(index, user)
         return true
     }
 

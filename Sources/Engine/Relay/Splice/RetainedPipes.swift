@@ -31,10 +31,17 @@ struct RetainedPipes {
             queue_bring_in(&store, arena, { $0!.assumingMemoryBound(to: Reader.self).pointee.read($1!, $2) }, reader)
         }
         guard failed == 0 else { return false }
-        for frame in frames { pipes.give(frame.pipe, left: 0) }
+        for frame in frames { pipes.giveRead(frame.pipe, frame.byteCount) }
         self = RetainedPipes()
         return true
     }
+
+    /// For the ledger.
+    func forEach<Failure>(_ body: (Pipe, Int) throws(Failure) -> Void) throws(Failure) {
+        for frame in frames { try body(frame.pipe, frame.byteCount) }
+    }
+
+    var count: Int { frames.count }
 
     /// Reads frame after frame.
     private struct Reader {
@@ -42,23 +49,27 @@ struct RetainedPipes {
         let pipes: Pipes
         /// Of the first.
         var acknowledged: Int
+        /// Of the first: where it is read, and how much is left there.
+        var source: (pipe: Pipe, left: Int)?
 
         mutating func read(_ memory: UnsafeMutableRawPointer, _ count: Int) {
-            if acknowledged > 0, let first = frames.first {
-                precondition(pipes.discard(first.pipe, acknowledged), "a kept frame is not whole")
-                frames[frames.startIndex].byteCount -= acknowledged
-                acknowledged = 0
-            }
             var filled = 0
             while filled < count {
-                guard let first = frames.first,
-                    case .success(let moved) = first.pipe.read(memory + filled, min(count - filled, first.byteCount)),
-                    moved > 0
+                let (pipe, left) = source ?? open()
+                guard case .success(let moved) = pipe.read(memory + filled, min(count - filled, left)), moved > 0
                 else { preconditionFailure("a kept frame is not whole") }
                 filled += moved
-                frames[frames.startIndex].byteCount -= moved
-                if frames[frames.startIndex].byteCount == 0 { frames.removeFirst() }
+                source = left == moved ? nil : (pipe, left - moved)
+                if left == moved { frames.removeFirst() }
             }
+        }
+
+        private mutating func open() -> (Pipe, Int) {
+            guard let first = frames.first, let pipe = pipes.source(of: first.pipe, first.byteCount), pipes.discard(pipe, acknowledged) else {
+                preconditionFailure("a kept frame is not whole")
+            }
+            defer { acknowledged = 0 }
+            return (pipe, first.byteCount - acknowledged)
         }
     }
 }

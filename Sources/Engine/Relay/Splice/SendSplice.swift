@@ -16,7 +16,7 @@ final class SendSplice {
     /// Bytes that were spliced in this turn.
     private var spent = 0
     /// Bytes of users that were spliced.
-    private(set) var byteCount: UInt64 = 0
+    var byteCount: UInt64 = 0
 
     init(_ relay: RelayProcess, _ table: LocalTable) { (self.relay, self.table) = (relay, table) }
 
@@ -68,7 +68,7 @@ final class SendSplice {
             let share = max(Policy.spliceShareMinimum, Policy.spliceRoundByteCount / session.splicing.count)
             let room = min(most, share, frameMaximum(carrier, session), session.endpoint.spliceRoom(table[index].pointee.slot))
             // Frames that are acknowledged give their pipes back: that is soon.
-            guard room > 0, relay.pipes.has(2) || session.kept.byteCount == 0 else { return rounds }
+            guard room > 0, relay.pipes.has(2) || session.kept.byteCount == 0, relay.pipes.log?.hasRoom ?? true else { return rounds }
             rounds -= 1
             endTurn(index, session)
             guard relay.budget.room(session.account) > 0 else {
@@ -79,24 +79,32 @@ final class SendSplice {
                 stop(index)
                 continue
             }
-            switch transit.fill(from: table[index].pointee.fd, room) {
-            case .success(let count) where count > 0:
-                begin(index, session, carrier, count, room, transit)
-            case .success:
+            guard let keeper = relay.pipes.take(now: relay.now) else {
                 relay.pipes.give(transit, left: 0)
-                failed(index, nil)
-            case .failure(let error):
-                relay.pipes.give(transit, left: 0)
-                failed(index, error)
+                stop(index)
+                continue
             }
+            let filled = fill(transit, index, room)
+            if case .success(let count) = filled, count > 0 {
+                begin(index, session, carrier, count, room, transit, keeper)
+                continue
+            }
+            for pipe in [transit, keeper] { relay.pipes.give(pipe, left: 0) }
+            if case .failure(let error) = filled { failed(index, error) } else { failed(index, nil) }
         }
         return rounds
     }
 
+    private func fill(_ pipe: Pipe, _ index: UInt32, _ room: Int) -> Pipe.Moved {
+        let fd = table[index].pointee.fd
+        guard let log = relay.pipes.log else { return pipe.fill(from: fd, room) }
+        return log.note(.filled, table.token(index, .userReceive), pipe) { pipe.fill(from: fd, room) }
+    }
+
     /// `count` bytes of the user, of `room` that might be, lie in `transit`.
-    private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ room: Int, _ transit: Pipe) {
+    private func begin(_ index: UInt32, _ session: Session, _ carrier: Carrier, _ count: Int, _ room: Int, _ transit: Pipe, _ keeper: Pipe) {
         spent += count
-        guard let keeper = relay.pipes.take(now: relay.now) else { return refused(index, transit, count) }
+        table[index].pointee.readCount += UInt64(count)
         let copied = transit.copy(to: keeper, count)
         guard case .success(count) = copied else {
             if case .success(let some) = copied { relay.pipes.give(keeper, left: some) } else { relay.pipes.give(keeper, left: 0) }
@@ -117,7 +125,7 @@ final class SendSplice {
             relay.sessions.discard(session)  // Its carrier goes with it: nothing of the frame was sent.
             return finishFrame(carrier)
         }
-        goOn(carrier)
+        if let delayed = relay.delayedMoves { delayed.add(carrier) } else { goOn(carrier) }
         locals.reader.arm(index)
     }
 
