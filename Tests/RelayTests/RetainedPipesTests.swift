@@ -50,6 +50,34 @@ import Time
     @Test(arguments: [(64, 2), (256, 8), (1024, 32), (1 << 20, 32)])
     func fewDescriptorsFewPipes(limit: Int, expected: Int) { #expect(Pipes(descriptorLimit: limit).maximum == expected) }
 
+    /// A successor finds what the last commit says: whoever copies bytes out leaves them there, and a pipe that is given back is not used again
+    /// before the next commit.
+    @Test func aCommittedPipeStaysAsItIs() throws {
+        var arena: OpaquePointer?
+        #expect(arena_create_kept(&arena, 1 << 20) == 0)
+        defer { arena_destroy(arena) }
+        let pipes = Pipes(descriptorLimit: 4096, keptArena: arena)
+        let pipe = try #require(pipes.take(now: 0))
+        guard case .success(3) = pipe.write([1, 2, 3] as [UInt8], 3) else {
+            Issue.record("a pipe that takes less")
+            return
+        }
+        let source = try #require(pipes.source(of: pipe, 3))
+        var bytes: [UInt8] = [0, 0, 0, 0]
+        guard case .success(3) = source.read(&bytes, 4) else {
+            Issue.record("not what lies in the pipe")
+            return
+        }
+        #expect(bytes == [1, 2, 3, 0])
+        pipes.giveRead(pipe, 3)
+        #expect(Pipe.byteCount(at: pipe.output) == 3 && pipes.awaitsCommit)
+        let other = try #require(pipes.take(now: 0))
+        #expect(other.output != pipe.output)
+        pipes.committed()
+        #expect(Pipe.byteCount(at: pipe.output) == 0 && !pipes.awaitsCommit)
+        #expect(pipes.take(now: 0)?.output == pipe.output)
+    }
+
     /// What one user left in a pipe is never another's.
     @Test func aPipeThatComesBackIsEmpty() throws {
         let pipes = Pipes(descriptorLimit: 4096)

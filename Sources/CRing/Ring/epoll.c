@@ -251,11 +251,13 @@ static int epoll_turn(ring *ring, int64_t timeout) {
     return 0;
 }
 
+static bool epoll_has_queued(const ring *ring) { return ((const epoll_driver *)ring->state)->queued.head != RING_NONE; }
+
 static void epoll_pool_return(ring *ring, uint16_t buffer) {
     ring->pool.free_stack[ring->pool.free_count++] = buffer;
 }
 
 const ring_driver_calls ring_epoll_calls = {
     .open = epoll_open, .close = epoll_close, .queue = epoll_queue, .cancel = epoll_cancel,
-    .forget = epoll_forget, .turn = epoll_turn, .pool_return = epoll_pool_return,
+    .forget = epoll_forget, .turn = epoll_turn, .pool_return = epoll_pool_return, .has_queued = epoll_has_queued,
 };

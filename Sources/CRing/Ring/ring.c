@@ -382,11 +382,18 @@ uint32_t ring_mark(const ring *ring) {
 }
 
 void ring_committed(ring *ring) {
-    ring->handed_mark = ring_mark(ring);
+    ring->handed_mark = ring->committed_mark = ring_mark(ring);
     uint32_t slot;
     while ((slot = list_take(&ring->table, &ring->handed_out)) != RING_NONE) table_give_back(&ring->table, slot);
     pool_committed(ring);
     if (ring->driver->committed) ring->driver->committed(ring);
+}
+
+/* So many completions that are not committed cost a successor nothing, and the kernel's queue little room. */
+static const uint32_t UNCOMMITTED_MAXIMUM = 32;
+
+bool ring_awaits_commit(const ring *ring) {
+    return ring->driver->has_queued(ring) || ring_mark(ring) - ring->committed_mark >= UNCOMMITTED_MAXIMUM;
 }
 
 /* Waking */

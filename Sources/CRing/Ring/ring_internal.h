@@ -127,6 +127,8 @@ typedef struct ring_driver_calls {
     void (*pool_return)(ring *ring, uint16_t buffer);
     /* Kept: all that was handed out is committed. May be NULL. */
     void (*committed)(ring *ring);
+    /* Operations wait for the next turn. */
+    bool (*has_queued)(const ring *ring);
 } ring_driver_calls;
 
 struct ring {
@@ -138,9 +140,10 @@ struct ring {
     int             wake_fd;      /* eventfd, non-blocking; the driver reads it empty and sets `woken`. */
     bool            woken;
     bool            owes_cancels; /* Some operation has OPERATION_CANCEL_OWED. */
-    /* Kept: what was handed out and is not committed, and the marks of the last that ended and the last that was handed out. */
+    /* Kept: what was handed out and is not committed, and the marks of the last that ended, the last that was handed out, and the last that
+     * was committed. */
     operation_list  handed_out;
-    uint32_t        ended_mark, handed_mark;
+    uint32_t        ended_mark, handed_mark, committed_mark;
     ring_keeper    *keep;
     void           *keep_context;
     void           *state;        /* The driver's own. */

@@ -165,13 +165,15 @@ static int simulated_turn(ring *ring, int64_t timeout) {
     return 0;
 }
 
+static bool simulated_has_queued(const ring *ring) { return ((const simulated_driver *)ring->state)->queued.head != RING_NONE; }
+
 static void simulated_pool_return(ring *ring, uint16_t buffer) {
     ring->pool.free_stack[ring->pool.free_count++] = buffer;
 }
 
 const ring_driver_calls ring_simulated_calls = {
     .open = simulated_open, .close = simulated_close, .queue = simulated_queue, .cancel = simulated_cancel,
-    .forget = simulated_forget, .turn = simulated_turn, .pool_return = simulated_pool_return,
+    .forget = simulated_forget, .turn = simulated_turn, .pool_return = simulated_pool_return, .has_queued = simulated_has_queued,
 };
 
 #else

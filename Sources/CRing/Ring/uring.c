@@ -321,6 +321,11 @@ static void uring_committed(ring *ring) {
     io_uring_smp_store_release(state->ring.cq.khead, ring->handed_mark);
 }
 
+static bool uring_has_queued(const ring *ring) {
+    const uring *state = ring->state;
+    return state->held.head != RING_NONE || state->hungry.head != RING_NONE || io_uring_sq_ready(&state->ring) > 0;
+}
+
 static void reap(ring *ring) {
     uring *state = ring->state;
     struct io_uring_cqe *completion;
@@ -360,7 +365,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
     if (state->is_kept) {
         /* What was seen and handed out to nobody changed nothing; the kernel would not wait. */
         if (ring->ready.head == RING_NONE && ring->handed_out.head == RING_NONE) {
-            ring->handed_mark = ring->ended_mark;
+            ring->handed_mark = ring->committed_mark = ring->ended_mark;
             uring_committed(ring);
         }
         begin_held(ring);
@@ -369,14 +374,16 @@ static int uring_turn(ring *ring, int64_t timeout) {
     feed_hungry(ring);
     bool more = unseen(state) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
     if (more) timeout = 0;
+    /* Kept: those that were seen and are not committed stay in the queue. */
+    unsigned awaited = 1 + (state->is_kept ? state->cursor - *state->ring.cq.khead : 0);
     if (timeout == 0) {
         result = io_uring_submit_and_get_events(&state->ring);
     } else if (timeout < 0) {
-        result = io_uring_submit_and_wait(&state->ring, 1);
+        result = io_uring_submit_and_wait(&state->ring, awaited);
     } else {
         struct __kernel_timespec limit = { .tv_sec = timeout / 1000000000, .tv_nsec = timeout % 1000000000 };
         struct io_uring_cqe *first;
-        result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
+        result = io_uring_submit_and_wait_timeout(&state->ring, &first, awaited, &limit, NULL);
     }
     reap(ring);
     state->is_turning = false;
@@ -404,6 +411,8 @@ static void end_operations(ring *ring) {
     io_uring_prep_cancel64(entry, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
     io_uring_sqe_set_data64(entry, INTERNAL_CANCEL);
     for (int round = 0; round < CLOSE_ROUNDS; round++) {
+        /* Nobody commits any more what was seen, and the kernel would not wait. */
+        if (state->is_kept) io_uring_smp_store_release(state->ring.cq.khead, state->cursor);
         struct __kernel_timespec limit = { .tv_nsec = CLOSE_ROUND_MS * 1000000 };
         struct io_uring_cqe *first;
         int result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
@@ -425,4 +434,5 @@ static void uring_close(ring *ring) {
 const ring_driver_calls ring_uring_calls = {
     .open = uring_open, .close = uring_close, .queue = uring_queue, .cancel = uring_cancel,
     .forget = uring_forget, .turn = uring_turn, .pool_return = uring_pool_return, .committed = uring_committed,
+    .has_queued = uring_has_queued,
 };

@@ -36,6 +36,12 @@ public struct Keeper: @unchecked Sendable {
     /// By its own fault: a crash or a hang, and no kill from outside.
     public var hasCrashed: Bool { page.pointee.crashed != 0 }
 
+    /// The session that this worker works on, or when it begins, that the last one worked on. 0: none.
+    public var attended: UInt64 {
+        get { page.pointee.attended }
+        nonmutating set { page.pointee.attended = newValue }
+    }
+
     /// The session with which a worker crashed, when that was, and whether it is given up: workers remember it here (`Control.Suspect`).
     public var suspect: (session: UInt64, diedAt: UInt64, isGivenUp: Bool) {
         get { (page.pointee.suspect, page.pointee.suspected, page.pointee.gives_up != 0) }

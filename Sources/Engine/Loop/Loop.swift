@@ -117,6 +117,9 @@ public final class Loop {
     /// A process that dies in a call leaves it open what the call came to: its successor asks the kernel (`TransferCounts`).
     public var asksForCounts: Bool { trace != 0 && ring_driver_in_use(ring) == RING_DRIVER_EPOLL }
 
+    /// Something waits for the next commit: operations that are to begin, or descriptors that are to be closed.
+    public var awaitsCommit: Bool { ring_awaits_commit(ring) || !closing.isEmpty }
+
     /// All that was handed out is committed, with `mark`.
     public func committed() {
         ring_committed(ring)

@@ -87,6 +87,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case movesAtOnce
     /// A pipe is filled anew of which the last commit says what lies in it.
     case reusesPipes
+    /// Operations begin although what they tell is not committed.
+    case commitsLate
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

@@ -269,7 +269,11 @@ final class VirtualProcess {
 
     var busySessions: [UInt64] { relay?.busySessions ?? [] }
 
+    /// As the keeper knows it.
+    private var attended: UInt64 = 0
+
     private func attends(to session: UInt64) {
+        attended = session
         guard session == poison, session != 0, !isDead else { return }
         poisonings += 1
         if poisonings > 2 { kernel.fail("a session that makes the process crash is not given up") }
@@ -351,10 +355,10 @@ final class VirtualProcess {
 
     private func readRemains(_ memory: UnsafeRawBufferPointer, _ count: Int) throws -> Remains? {
         Keeper.inherited = Set(files.numbers)
-        let blame = { [self] (session: UInt64) in suspect.blame(session, diedAt: kernel.time + UInt64(crashes), hasCrashed: hasCrashed) }
-        guard kernel.spoilsStates else { return try kernel.running(self) { try Remains(memory, isGivenUp: blame) } }
+        let isGivenUp = suspect.blame(attended, diedAt: kernel.time + UInt64(crashes), hasCrashed: hasCrashed)
+        guard kernel.spoilsStates else { return try kernel.running(self) { try Remains(memory, suspect: attended, isGivenUp: isGivenUp) } }
         kernel.spoiledAt = kernel.spoiledAt ?? kernel.time
-        return try? kernel.running(self) { try whileSpoiled(memory, count) { try Remains($0, isGivenUp: blame) } }
+        return try? kernel.running(self) { try whileSpoiled(memory, count) { try Remains($0, suspect: attended, isGivenUp: isGivenUp) } }
     }
 
     /// Some words of the memory are others while `body` reads it: it is refused, or the process does what it does, but for traps.

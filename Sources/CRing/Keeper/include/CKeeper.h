@@ -32,6 +32,7 @@ typedef struct {
     int32_t signal;                              /* Which ended the last one, */
     uint64_t died;                               /* and when, in nanoseconds of CLOCK_BOOTTIME. */
     uint32_t crashed;                            /* It was its own fault: a crash or a hang, and no kill from outside. */
+    uint64_t attended;                           /* The session that a worker works on; 0: none. */
     uint64_t suspect, suspected;                 /* The session that a worker crashed with, and when; whether it is given up. Workers remember
                                                   * it here. */
     uint32_t gives_up;

@@ -96,6 +96,9 @@ size_t ring_in_flight(const ring *ring);
 uint64_t ring_trace_of(const ring *ring);
 uint32_t ring_mark(const ring *ring);
 void ring_committed(ring *ring);
+/* Whether it waits for the next commit: an operation that is to begin, or room for what completes. Otherwise a commit may wait: what a successor
+ * would not find in the last one, it is told by the completions since. */
+bool ring_awaits_commit(const ring *ring);
 
 /* An operation that ended, of which no commit says so. */
 typedef struct {

@@ -403,7 +403,8 @@ final class Client: Host {
     }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        record = uplink(of: session)?.record ?? Uplink.Record()
+        if archive.isSaving, let uplink = uplink(of: session) { return try uplink.saveRecord(&archive) }
+        record = Uplink.Record()
         try record.archive(&archive)
     }
 

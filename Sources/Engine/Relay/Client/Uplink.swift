@@ -537,6 +537,23 @@ final class Uplink {
         Record(server: "\(target)", attempt: dialer.attempt, address: home.address, identity: home.server, holdSeconds: holdSeconds, isExtra: isExtra)
     }
 
+    /// What the last commits saved, and the bytes that it was saved as.
+    private var saved: (record: Record, bytes: [UInt8])?
+
+    /// Saves the record. It seldom changes, and every commit has it.
+    func saveRecord(_ archive: inout StateArchive) throws(StateFault) {
+        if let saved, saved.record.attempt == dialer.attempt, saved.record.address == home.address, saved.record.identity == home.server,
+            saved.record.holdSeconds == holdSeconds
+        {
+            return saved.bytes.withUnsafeBytes { archive.appendRest($0) }
+        }
+        var record = record
+        var own = StateArchive()
+        try record.archive(&own)
+        archive.appendRest(own.bytes)
+        saved = (record, Array(own.bytes))
+    }
+
     /// Goes on with a session of the program before.
     func restore(_ restored: Session, _ record: Record) {
         let unused = session

@@ -20,9 +20,11 @@ final class DelayedMoves {
         if !locals.contains(where: { $0 == (index, generation) }) { locals.append((index, generation)) }
     }
 
+    var isEmpty: Bool { carriers.isEmpty && locals.isEmpty }
+
     /// Behind a commit. False: there was nothing to do, and nothing has changed.
     func make() -> Bool {
-        guard !carriers.isEmpty || !locals.isEmpty else { return false }
+        guard !isEmpty else { return false }
         let (carriers, locals) = (carriers, locals)
         self.carriers.removeAll()
         self.locals.removeAll()

@@ -18,6 +18,8 @@ final class Ledger {
 
     unowned(unsafe) private let relay: RelayProcess
     private let arena: OpaquePointer
+    private let loop: Loop
+    private let pipes: Pipes
     private var archive = StateArchive()
     private var sessions: [Session] = []
     private var numbers: [Kind: UInt32] = [:]
@@ -30,23 +32,25 @@ final class Ledger {
 
     init(_ relay: RelayProcess) {
         self.relay = relay
-        arena = relay.arena
-        arena_set_root(arena, Ledger.traceRoot, relay.loop.trace)
+        (arena, loop, pipes) = (relay.arena, relay.loop, relay.pipes)
+        arena_set_root(arena, Ledger.traceRoot, loop.trace)
     }
 
     static let traceRoot: UInt32 = 0
-    /// The session that is worked on: the high word of its identity.
-    static let sessionRoot: UInt32 = 1
     /// Where the entries of `PipeLog` lie, how many there ever were, and both ends of the pipe that bytes are copied out through.
-    static let pipeLogRoot: UInt32 = 2
-    static let pipeCountRoot: UInt32 = 3
-    static let pipeScratchRoot: UInt32 = 4
+    static let pipeLogRoot: UInt32 = 1
+    static let pipeCountRoot: UInt32 = 2
+    static let pipeScratchRoot: UInt32 = 3
 
-    /// The process works on this session until it works on another one, or the iteration is over.
-    func attend(to session: Session?) {
+    private let keeper = Keeper.ofThisProcess
+
+    /// The process works on this session until it works on another one, or the iteration is over. The keeper knows of it: where a process dies
+    /// that has not taken over yet, the next one reads what the one before it left.
+    func attend(to session: Session?) { attend(to: session?.identity.high ?? 0) }
+
+    private func attend(to word: UInt64) {
         guard !isDead else { return }
-        let word = session?.identity.high ?? 0
-        arena_set_root(arena, Ledger.sessionRoot, word)
+        keeper?.attended = word
         watchAttention?(word)
     }
 
@@ -57,11 +61,23 @@ final class Ledger {
 
     // MARK: The commit
 
-    /// All that this iteration changed holds from here on. Between this and the wait for completions nothing may change. `holds` is called
-    /// before anything is done that a successor of the process before this one could not go on from.
+    /// Whether the world would see, after this iteration, what a successor would not know: else it goes on from the last commit and from the
+    /// completions since, and comes to the same.
+    var isDue: Bool {
+        guard !isDead else { return false }
+        attend(to: 0)
+        #if CANARIES
+        if Canary.selected == .commitsLate { return isConfigurationTouched || isCountingDue || !relay.stopping.isRunning }
+        #endif
+        return loop.awaitsCommit || hasFailed || isConfigurationTouched || pipes.awaitsCommit || isCountingDue || relay.awaitsConfirmation
+            || relay.stopping.phase != stoppingSaved || relay.delayedMoves?.isEmpty == false
+    }
+
+    /// All that this iteration changed, and those before it that were not due, holds from here on. Between this and the wait for completions
+    /// nothing may change. `holds` is called before anything is done that a successor of the process before this one could not go on from.
     func commit(holds: () -> Void = {}) {
         guard !isDead else { return }
-        arena_set_root(arena, Ledger.sessionRoot, 0)
+        attend(to: 0)
         guard !hasFailed else {
             holds()
             return goOn()
@@ -80,9 +96,9 @@ final class Ledger {
             return holds()
         }
         #if CANARIES
-        let mark = relay.loop.mark &- (Canary.selected == .repeatsEnded ? 1 : 0)
+        let mark = loop.mark &- (Canary.selected == .repeatsEnded ? 1 : 0)
         #else
-        let mark = relay.loop.mark
+        let mark = loop.mark
         #endif
         switch records_commit(arena, UInt64(mark)) {
         case 0: break
@@ -97,8 +113,8 @@ final class Ledger {
 
     /// What waited for the commit is done.
     private func letGo() {
-        relay.loop.committed()
-        relay.pipes.committed()
+        loop.committed()
+        pipes.committed()
         relay.confirmSignals()
     }
 
@@ -135,7 +151,7 @@ final class Ledger {
 
     /// How far the log is committed.
     private func savePipes() throws(StateFault) {
-        guard let log = relay.pipes.log, log.count != pipeCountSaved else { return }
+        guard let log = pipes.log, log.count != pipeCountSaved else { return }
         pipeCountSaved = log.count
         try put(&numbers[.pipes, default: 0], .pipes) { (archive) throws(StateFault) in
             var count = log.count
@@ -146,6 +162,8 @@ final class Ledger {
         }
     }
 
+    private var isCountingDue: Bool { relay.now >= countedAt + Policy.recordedEvery.nanoseconds }
+
     private func saveProcess() throws(StateFault) {
         try savePipes()
         if relay.stopping.phase != stoppingSaved {
@@ -153,8 +171,7 @@ final class Ledger {
             var phase = stoppingSaved
             try put(&numbers[.stopping, default: 0], .stopping) { (archive) throws(StateFault) in try archive.choice(&phase) }
         }
-        let isDue = relay.now >= countedAt + Policy.recordedEvery.nanoseconds
-        guard isConfigurationTouched || isDue else { return }
+        guard isConfigurationTouched || isCountingDue else { return }
         countedAt = relay.now
         isConfigurationTouched = false
         for (kind, body) in relay.recordBodies { try put(&numbers[kind, default: 0], kind, body) }

@@ -41,6 +41,9 @@ final class PipeLog {
         arena_set_root(arena, Ledger.pipeScratchRoot, UInt64(scratch.output) | UInt64(scratch.input) << 32)
     }
 
+    /// Calls were noted since the last commit.
+    var hasNew: Bool { count != committedCount }
+
     /// One more call can be noted before the next commit.
     var hasRoom: Bool { count - committedCount < UInt64(PipeLog.entryCount) }
 

@@ -68,8 +68,9 @@ package final class Remains {
     }
 
     /// Reads `memory`, the mapping of the dead process's arena, which is not needed afterwards. Its descriptors are this process's.
-    /// `isGivenUp`: is told which session was worked on (`Suspect`), 0: none, and says whether it is left out; its connections are reset.
-    package init(_ memory: UnsafeRawBufferPointer, isGivenUp: (UInt64) -> Bool) throws(StateFault) {
+    /// `suspect`: the session that was worked on, by the high word of its identity, 0: none. `isGivenUp`: whether it is left out (`Suspect`); its
+    /// connections are reset.
+    package init(_ memory: UnsafeRawBufferPointer, suspect: UInt64, isGivenUp: Bool) throws(StateFault) {
         var opened: OpaquePointer?
         guard remains_open(&opened, memory.baseAddress, memory.count) == 0, let remains = opened else { throw StateFault("it is not whole") }
         defer { remains_close(remains) }
@@ -106,8 +107,7 @@ package final class Remains {
             }
         }
         let pipes = try LeftPipes(parts[.pipes], remains)
-        let suspect = remains_root(remains, Ledger.sessionRoot)
-        if isGivenUp(suspect), let index = sessions.first(where: { $0.value.name == suspect })?.key {
+        if isGivenUp, let index = sessions.first(where: { $0.value.name == suspect })?.key {
             givenUp = String(suspect >> 40, radix: 16)
             sessions[index] = nil
             for stream in streams where stream.session == index && stream.record.isOwned { locals[stream.record.owner] = nil }
@@ -138,23 +138,23 @@ package final class Remains {
     /// Of the worker that died before this process. Nil: there was none, or it left nothing.
     static var ofThisProcess: Remains? {
         get throws(StateFault) {
-            guard let descriptor = Keeper.ofThisProcess?.kept else { return nil }
+            guard let keeper = Keeper.ofThisProcess, let descriptor = keeper.kept else { return nil }
             let count = lseek(descriptor, 0, SEEK_END)
             guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_SHARED, descriptor, 0), memory != MAP_FAILED else {
                 throw StateFault("its memory is not there")
             }
             defer { munmap(memory, count) }
-            return try Remains(UnsafeRawBufferPointer(start: memory, count: count), isGivenUp: blame)
+            let isGivenUp = isGivenUp(keeper)
+            return try Remains(UnsafeRawBufferPointer(start: memory, count: count), suspect: keeper.attended, isGivenUp: isGivenUp)
         }
     }
 
     /// Whether the session that was worked on at the last death is left out.
-    private static func blame(_ session: UInt64) -> Bool {
-        guard let keeper = Keeper.ofThisProcess else { return false }
+    private static func isGivenUp(_ keeper: Keeper) -> Bool {
         let before = keeper.suspect
         var suspect = Suspect(session: before.session, diedAt: before.diedAt, isGivenUp: before.isGivenUp)
         defer { keeper.suspect = (suspect.session, suspect.diedAt, suspect.isGivenUp) }
-        return suspect.blame(session, diedAt: keeper.diedAt, hasCrashed: keeper.hasCrashed)
+        return suspect.blame(keeper.attended, diedAt: keeper.diedAt, hasCrashed: keeper.hasCrashed)
     }
 
     // MARK: Records

@@ -296,7 +296,7 @@ package final class RelayProcess {
         handover.advance()
         trim()
         if manager.isThere { manager.status(host.summary, host.summaryWords) }
-        ledger?.commit()
+        if let ledger, ledger.isDue { ledger.commit() }
         if let ledger, !ledger.isDead, delayedMoves?.make() ?? false { ledger.commit() }
         member?.publish()
         planWait()
@@ -437,6 +437,8 @@ package final class RelayProcess {
     /// Signals that were taken, and those of them whose effect is committed: the others are sent again to the next process.
     private var signalsTaken: UInt32 = 0
     package private(set) var signalsConfirmed: UInt32 = 0
+
+    var awaitsConfirmation: Bool { signalsConfirmed != signalsTaken }
 
     func confirmSignals() {
         guard signalsConfirmed != signalsTaken else { return }

@@ -78,6 +78,8 @@ extension RelayProcess {
         if budget.held != 0 { return "\(budget.held) bytes are counted as held" }
         if budget.waiting != 0 { return "\(budget.waiting) bytes are counted as waiting" }
         if budget.expected != 0 { return "\(budget.expected) bytes are counted as expected" }
+        // What was given back since the last commit is not out of use yet.
+        ledger?.commit()
         if let sentence = arena_check(arena) { return String(cString: sentence) }
         return nil
     }

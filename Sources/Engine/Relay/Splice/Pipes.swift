@@ -26,7 +26,7 @@ final class Pipes {
     private var returned: [(pipe: Pipe, left: Int)] = []
 
     /// `arena`: where a successor looks. Nil: there is no ledger.
-    init(descriptorLimit: Int, keptArena arena: OpaquePointer?) {
+    init(descriptorLimit: Int, keptArena arena: OpaquePointer? = nil) {
         maximum = min(Policy.pipesMaximum, descriptorLimit / Policy.descriptorsPerPipe)
         log = arena.flatMap { PipeLog($0) }
         keeps = arena != nil
@@ -64,6 +64,9 @@ final class Pipes {
         #endif
         if keeps { returned.append((pipe, left)) } else { put(pipe, left: left) }
     }
+
+    /// Pipes that were given back, or calls that were noted, wait for the next commit.
+    var awaitsCommit: Bool { !returned.isEmpty || log?.hasNew ?? false }
 
     /// What waited for the commit is done.
     func committed() {
