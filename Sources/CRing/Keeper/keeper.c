@@ -252,6 +252,9 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
     /* Nobody else reads what the shared memory holds, by way of /proc. */
     int dumpable = prctl(PR_GET_DUMPABLE), score = score_of_this_process();
     prctl(PR_SET_DUMPABLE, 0);
+    /* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. Now, not when a worker lives: the two have
+     * one table of descriptors, and a worker takes all that is open when it begins for its predecessor's. */
+    set_score(score + SCORE_OF_KEEPER < SCORE_LEAST ? SCORE_LEAST : score + SCORE_OF_KEEPER);
     sigset_t set = signals(), before;
     sigprocmask(SIG_BLOCK, &set, &before);
     struct faults faults = { .count = 0 };
@@ -265,6 +268,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
         }
         if (worker < 0) {
             int error = errno;
+            set_score(score);
             prctl(PR_SET_DUMPABLE, dumpable);
             sigprocmask(SIG_SETMASK, &before, NULL);
             munmap(page, sizeof *page);
@@ -272,11 +276,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
             return NULL;
         }
         pass_on_again(page, &passed, worker);
-        /* The kernel, when memory is short, ends whoever uses the most of it: that must not be the keeper. */
-        if (is_first) {
-            set_score(score + SCORE_OF_KEEPER < SCORE_LEAST ? SCORE_LEAST : score + SCORE_OF_KEEPER);
-            lighten();
-        }
+        if (is_first) lighten();
         bool hung;
         int status = watch(page, worker, &set, hang, &passed, &hung);
         if (WIFEXITED(status)) {

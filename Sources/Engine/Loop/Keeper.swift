@@ -25,7 +25,7 @@ public struct Keeper: @unchecked Sendable {
         system_take_signals_of(getppid())
     }
 
-    /// A worker's descriptors at its start: those of the one that died before it.
+    /// A worker's descriptors at its start: those of the one that died before it. Empty once it has closed those that it does not need.
     public package(set) nonisolated(unsafe) static var inherited: Set<Int32> = []
 
     /// How many workers died before this one, and the signal that ended the last.
@@ -70,7 +70,7 @@ public struct Keeper: @unchecked Sendable {
         guard bytes.withUnsafeBytes({ system_write(descriptor, $0.baseAddress, $0.count) }) == bytes.count else { return system_close(descriptor) }
         let before = configurationDescriptor
         keeper_set_configuration(page, descriptor)
-        // What a dead worker left is closed with the rest of it.
+        // What a dead worker left is closed with the rest of it (`inherited`).
         if let before, !Keeper.inherited.contains(before) { system_close(before) }
     }
 

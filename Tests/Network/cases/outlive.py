@@ -24,7 +24,7 @@ from path import binary, status_of
 from process import Failure
 from runner import Case
 
-from . import chaos
+from . import chaos, upgrade
 from .mappings import Files, Route
 
 ORIGIN_PORT = 8760
@@ -97,6 +97,16 @@ def under_chaos(context):
     note = chaos.story(context, context.options.seconds or 20, with_faults=False,
                        meanwhile=lambda path: deaths.append(Deaths(path, context.random, 0.02, 0.3)), **KEEPER)
     return f"{note}, {deaths[0].stop(60)}"
+
+
+def upgrades_under_chaos(context):
+    """As upgrade.chaos: another program takes over a process that has a keeper, again and again."""
+    return upgrade.under_chaos(context, **KEEPER)
+
+
+def upgrades_of_kinds(context):
+    """As upgrade.kinds, with a keeper."""
+    return upgrade.kinds(context, keeper=True)
 
 
 def in_outages(context):
@@ -498,6 +508,8 @@ def upgrades(context):
 def cases():
     yield Case("outlive.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.upgrade-chaos", upgrades_under_chaos, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.upgrade-kinds", upgrades_of_kinds, only_tele=True, drivers="both")
     yield Case("outlive.short", short, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
     yield Case("outlive.spliced", spliced, weight=2, only_tele=True, only_plain=True, drivers="both")

@@ -83,10 +83,10 @@ class Upgrades:
         return sum(counts)
 
 
-def under_chaos(context):
+def under_chaos(context, **flags):
     """Random bytes both ways, half-closes and short connections, and some fifty upgrades of each side."""
     upgrades = []
-    note = chaos.story(context, 25, with_faults=False, meanwhile=lambda path: upgrades.append(Upgrades(path, 0.22)))
+    note = chaos.story(context, 25, with_faults=False, meanwhile=lambda path: upgrades.append(Upgrades(path, 0.22)), **flags)
     return f"{note}, {upgrades[0].stop(30)} upgrades"
 
 
@@ -232,7 +232,7 @@ def numbers(lab):
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def kinds(context):
+def kinds(context, keeper=False):
     """Unix-domain sockets on both sides, a PROXY header, a listener of the service manager's, metrics, a server that is not there."""
     lab = context.lab()
     folder = lab.directory
@@ -241,8 +241,9 @@ def kinds(context):
     listener.bind(f"{folder}/origin")
     listener.listen(100)
     user = ORIGIN_PORT + 10000
+    kept = 'keeper = "always"\n' if keeper else ""
     path = Files(context, lab, {"u": f"unix:{folder}/user", "p": f'{{ address = "127.0.0.1:{user}", proxy-protocol = true }}'},
-                 {"u": f"unix:{folder}/origin", "p": f"127.0.0.1:{ORIGIN_PORT}"}, server=f'metrics = "127.0.0.1:{METRICS_PORT}"')
+                 {"u": f"unix:{folder}/origin", "p": f"127.0.0.1:{ORIGIN_PORT}"}, client=kept, server=f'{kept}metrics = "127.0.0.1:{METRICS_PORT}"')
     roles = ("server", "client", "server", "client")
     pair = unix_connection(lab, listener, f"{folder}/user")
     exchange(*pair)
@@ -279,7 +280,8 @@ def kinds(context):
     # A client upgraded before it has ever reached its server keeps its users.
     adopted = lab.client.listen(9200)
     argv = ["bash", "-c", f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{adopted.fileno()}', "bash",
-            binary(), "-client", "-in=127.0.0.1:9201", f"-out={SERVER_ADDRESS}:{CARRIER + 7}", f"-control={folder}/late.sock", *security_flags("client")]
+            binary(), "-client", "-in=127.0.0.1:9201", f"-out={SERVER_ADDRESS}:{CARRIER + 7}", f"-control={folder}/late.sock", *security_flags("client"),
+            *(["-keeper=always"] if keeper else [])]
     late = lab.start("tele-late", argv, host=lab.client, pass_fds=(adopted.fileno(),))
     if not context.until(5, lambda: "listening" in late.errors):
         raise Failure("the client with a listener of the service manager's does not start")

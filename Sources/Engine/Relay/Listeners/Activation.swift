@@ -24,6 +24,9 @@ struct Activation {
         }
     }
 
+    /// Another program took these sockets before this one in the same process, and hands them over. (A keeper's environment names them still.)
+    mutating func forget() { sockets = [] }
+
     /// Those for the mapping of this name (empty: those without a name, or a server's `-out`); when all have one name, they
     /// serve that, however it is called.
     mutating func sockets(for name: String) throws(StartFault) -> [ListeningSocket] {

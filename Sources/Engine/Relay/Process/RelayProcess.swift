@@ -90,6 +90,7 @@ package final class RelayProcess {
     ) throws {
         self.configuration = configuration
         self.inheritance = inheritance
+        if inheritance != nil { activation.forget() }
         events = EventLog(log)
         now = Clock.now()
         budget = Budget(configuration)

@@ -95,6 +95,8 @@ private func forgetPredecessor(_ relay: RelayProcess) {
         closeRest(relay)
         if let descriptor = relay.keptDescriptor { keeper.kept = descriptor }
         OpenDescriptors.close(keeper.configurationDescriptor.map { others.subtracting([$0]) } ?? others)
+        // What is left of them is this worker's own from here on.
+        Keeper.inherited = []
     }
 }
 

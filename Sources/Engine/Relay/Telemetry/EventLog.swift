@@ -114,15 +114,9 @@ struct EventLog {
         case .listensForUsers, .listensForCarriers, .mappingRemoved, .mappingChanged, .originSet, .mappingFailed, .servesAdmin, .controlUnavailable,
             .idleTooLong, .isOpenToStrangers, .addressInUse, .addressNotThere, .ringUnavailable, .nothingToReload,
             .reloaded, .reloadFailed, .handoverRefused, .handsOver, .tookOver, .recovered, .configurationUnread, .sessionGivenUp, .keepingFailed, .draining,
-            .connectionsReset,
-            .stopped,
-            .sessionClosedByPeer,
-            .nameUnresolved, .outOfMemory,
-            .serverUnreachable,
-            .carrierSpread, .standbyUp, .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments,
-            .certificatesRenewed,
-            .certificateExpires,
-            .memoryBeyondLimit:
+            .connectionsReset, .stopped, .sessionClosedByPeer, .nameUnresolved, .outOfMemory, .serverUnreachable, .carrierSpread, .standbyUp,
+            .answeredByAnother, .requestRefused, .clientServes, .clientUnknown, .pausesForBan, .usesSmallSegments, .certificatesRenewed,
+            .certificateExpires, .memoryBeyondLimit:
             break
         }
     }
@@ -330,7 +324,8 @@ private struct Line {
                 [
                     "session": "\(session.name)", "streams": "\(session.endpoint.streamCount - carried)",
                     "carried-over": "\(carried)", "reason": "the server no longer knows it",
-                    "hint": "was the server restarted? users are reset",
+                    "hint": session.endpoint.streamCount > carried
+                        ? "was the server restarted? its connections are reset" : "was the server restarted? nobody's connection is lost",
                 ])
         case .answeredByAnother(let session, let peer, let home):
             Line(
