@@ -14,7 +14,7 @@ public struct Sweep {
     private let waysPerByte: Int
     /// Of carriers with a key most bytes are random, and of spliced ones payload: one in so many is swept.
     private static let keyedStride = 5
-    private static let splicedStride = 499
+    private static let splicedStride = 997
 
     /// `waysPerByte`: in how many of the five ways a carrier dies at each byte, 1 to 5.
     public init(waysPerByte: Int) { self.waysPerByte = min(max(waysPerByte, 1), TCPSocket.Death.allCases.count) }

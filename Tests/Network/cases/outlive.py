@@ -508,8 +508,8 @@ def upgrades(context):
 def cases():
     yield Case("outlive.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
-    yield Case("outlive.upgrade-chaos", upgrades_under_chaos, weight=2, only_tele=True, drivers="both")
-    yield Case("outlive.upgrade-kinds", upgrades_of_kinds, only_tele=True, drivers="both")
+    yield Case("outlive.upgrade-chaos", upgrades_under_chaos, weight=2, only_tele=True, drivers="either")
+    yield Case("outlive.upgrade-kinds", upgrades_of_kinds, only_tele=True, drivers="either")
     yield Case("outlive.short", short, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.crowd", crowd, weight=4, only_tele=True, drivers="both")
     yield Case("outlive.spliced", spliced, weight=2, only_tele=True, only_plain=True, drivers="both")
