@@ -7,7 +7,7 @@ import Tunnel
 // Runs many seeds and prints those that fail; a seed replays bit for bit.
 
 let usage = """
-    usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER | --liars | --states | --sweep] [--trace]
+    usage: tele-simulate [--first SEED] [--seeds COUNT] [--story NUMBER] [--liars | --states | --sweep] [--trace]
         --first   the first seed, 1 unless told
         --seeds   how many seeds to run, 1000 unless told
         --story   the number of a story, 1 to \(Plan.Story.allCases.count - 1); each seed chooses, unless told
@@ -80,7 +80,7 @@ var campaign = Campaign(first: first, count: count)
 campaign.story = story
 campaign.withLiars = withLiars
 campaign.spoilsStates = spoilsStates
-if spoilsStates { campaign.story = .takeovers }
+if spoilsStates { campaign.story = story ?? .takeovers }
 #if CANARIES
 // One failure shows that it is seen.
 if Canary.selected != nil { campaign.failuresMaximum = 1 }

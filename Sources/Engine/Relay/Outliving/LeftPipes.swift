@@ -63,7 +63,7 @@ struct LeftPipes {
             guard let left = Pipe.byteCount(at: pipe) else { throw StateFault("a pipe that is not there") }
             drained = byteCount - left
         }
-        guard known...byteCount ~= drained else { throw StateFault("a pipe that is not as it was left") }
+        guard drained >= known, drained <= byteCount else { throw StateFault("a pipe that is not as it was left") }
         return drained
     }
 
