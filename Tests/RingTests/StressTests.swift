@@ -115,7 +115,7 @@ private struct Stress {
             offset += count
         }
         flow.isSending = true
-        let flags = Int.random(in: 0..<4, using: &generator) == 0 ? Int32(MSG_DONTWAIT) : 0
+        let flags = [0, 0, Int32(MSG_DONTWAIT), Int32(RING_UNHURRIED)].randomElement(using: &generator)!
         ring.send(flow.sender, pieces, flags: flags, UInt64(index * 2))
     }
 

@@ -98,7 +98,7 @@ import Testing
         #expect(received == bytes)
     }
 
-    @Test(arguments: Driver.here, [0, Int32(MSG_DONTWAIT)])
+    @Test(arguments: Driver.here, [0, Int32(MSG_DONTWAIT), Int32(RING_UNHURRIED)])
     func gathersManyPieces(driver: Driver, flags: Int32) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()
@@ -128,6 +128,49 @@ import Testing
         }
         #expect(result == -EAGAIN)
         #expect(try other.plainReceiveAll(sent).count == sent)
+    }
+
+    @Test(arguments: Driver.here) func unhurriedSendWaitsForRoom(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        let memory = Memory(count: 1 << 20)
+        let sent = try one.plainFill()
+        ring.send(one, memory, flags: Int32(RING_UNHURRIED), 1)
+        ring.expectQuiet(milliseconds: 20)
+        _ = try other.plainReceiveAll(sent)
+        let more = try ring.result(of: 1)
+        #expect(more > 0)
+        #expect(try other.plainReceiveAll(Int(more)).count == Int(more))
+    }
+
+    /// What is said to be sent is what was sent, and at once, though nothing else completes.
+    @Test(arguments: Driver.here) func unhurriedSendIsShortWhereRoomIs(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        for _ in 0..<20 {
+            let (one, other) = try Socket.pair()
+            one.limitBuffers(to: 4096)
+            let bytes = patterned(1_000_000)
+            ring.send(one, Memory(bytes), flags: Int32(RING_UNHURRIED), 1)
+            let sent = Int(try ring.result(of: 1))
+            #expect(sent > 0 && sent < bytes.count)
+            one.finish()
+            var received: [UInt8] = []
+            while case let more = try other.plainReceive(), !more.isEmpty { received += more }
+            #expect(received == Array(bytes.prefix(sent)))
+        }
+    }
+
+    @Test(arguments: Driver.here) func unhurriedSendFailsAtOnce(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        other.close()
+        _ = try one.plainReceive()
+        one.plainSend([1])
+        usleep(10_000)
+        let start = Clock.now
+        ring.send(one, Memory([1]), flags: Int32(RING_UNHURRIED), 1)
+        #expect([-EPIPE, -ECONNRESET].contains(try ring.result(of: 1)))
+        #expect(Clock.now - start < 5_000_000_000)
     }
 
     @Test(arguments: Driver.here) func bothDirectionsRunAtOnce(driver: Driver) throws {

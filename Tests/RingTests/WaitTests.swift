@@ -47,6 +47,57 @@ import Testing
         #expect(Clock.processor - spent < 30_000_000, "\(Clock.processor - spent) ns of 310 ms")
     }
 
+    /// One wait instead of two.
+    @Test(arguments: Driver.here) func unhurriedSendIsToldWithWhatComesNext(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        var together = 0
+        for _ in 0..<100 {
+            ring.receivePooled(one, 1)
+            ring.send(one, Memory([1]), flags: Int32(RING_UNHURRIED), 2)
+            let answer = OtherThread(after: 0) {
+                _ = try? other.plainReceiveAll(1)
+                other.plainSend([2])
+            }
+            var tokens: [UInt64] = []
+            while !tokens.contains(1) {
+                let completions = ring.wait(nanoseconds: 10_000_000_000)
+                if completions.count == 2 { together += 1 }
+                for completion in completions where completion.token == 1 { _ = try ring.takePooled(completion) }
+                tokens += completions.map(\.token)
+            }
+            answer.join()
+            #expect(tokens == [2, 1])
+        }
+        #expect(together > 0)
+    }
+
+    @Test(arguments: Driver.here) func unhurriedSendIsToldWhenNothingComes(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        for timeout in [-1, 20_000_000_000] as [Int64] {
+            let start = Clock.now
+            ring.send(one, Memory([1]), flags: Int32(RING_UNHURRIED), 1)
+            #expect(ring.wait(nanoseconds: timeout).map(\.token) == [1])
+            #expect(Clock.now - start < 10_000_000_000)
+        }
+        // Without waiting, what has completed is told.
+        ring.send(one, Memory([1]), flags: Int32(RING_UNHURRIED), 1)
+        #expect(ring.wait(nanoseconds: 0).map(\.token) == [1])
+        withExtendedLifetime(other) {}
+    }
+
+    /// What somebody waits for does not wait for what nobody waits for.
+    @Test(arguments: Driver.here) func unhurriedSendDelaysNothing(driver: Driver) throws {
+        let ring = try TestRing(driver)
+        let (one, other) = try Socket.pair()
+        let (third, fourth) = try Socket.pair()
+        ring.send(one, Memory([1]), flags: Int32(RING_UNHURRIED), 1)
+        ring.send(third, Memory([1]), 2)
+        #expect(Set(ring.wait(nanoseconds: 20_000_000_000).map(\.token)) == [1, 2])
+        withExtendedLifetime((other, fourth)) {}
+    }
+
     @Test(arguments: Driver.here) func completionEndsTheWaitEarly(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()

@@ -156,6 +156,7 @@ static bool put_off(ring *ring, uint32_t slot) {
     epoll_driver *state = ring->state;
     operation->flags &= ~OPERATION_PARKED;
     list_append(&ring->table, &state->queued, slot);
+    ring->is_hurried = true;
     return true;
 }
 
@@ -165,6 +166,7 @@ static void first_try(ring *ring, uint32_t slot) {
     int32_t result = try_noted(ring, slot);
     if (result == LOG_IS_FULL) {
         epoll_driver *state = ring->state;
+        ring->is_hurried = true;
         return list_append(&ring->table, &state->queued, slot);
     }
     if (operation->flags & OPERATION_CANCELLING && (result == WOULD_BLOCK || result == -ENOBUFS)) result = -ECANCELED;
@@ -183,6 +185,7 @@ static void try_parked(ring *ring, int fd, operation_direction direction) {
     int32_t result = try_noted(ring, slot);
     if (result == LOG_IS_FULL) {
         epoll_driver *state = ring->state;
+        ring->is_hurried = true;
         table_at(&ring->table, slot)->flags &= (uint8_t)~OPERATION_PARKED;
         return list_append(&ring->table, &state->queued, slot);
     }
@@ -244,7 +247,8 @@ static int epoll_turn(ring *ring, int64_t timeout) {
     state->queued = (operation_list){ RING_NONE, RING_NONE };
     uint32_t slot;
     while ((slot = list_take(&ring->table, &queued)) != RING_NONE) first_try(ring, slot);
-    if (ring->ready.head != RING_NONE) timeout = 0;
+    if (ring->is_hurried) timeout = 0;
+    else if (ring->ready.head != RING_NONE) timeout = unhurried_timeout(timeout);
     int count = wait_for_events(state, timeout);
     if (count < 0) return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < count; i++) handle_event(ring, &state->events[i]);

@@ -230,14 +230,16 @@ int ring_receive_pooled(ring *ring, int fd, uint64_t token) {
 
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token) {
     if (fd < 0 || !iovecs || count == 0 || count > RING_IOVECS_MAXIMUM) return -EINVAL;
-    if (flags & ~MSG_DONTWAIT) return -EINVAL;
+    if (flags != 0 && flags != MSG_DONTWAIT && flags != RING_UNHURRIED) return -EINVAL;
     message *message = table_take_message(&ring->table, count);
     if (!message) return -ENOMEM;
     memcpy(message->iovecs, iovecs, count * sizeof *iovecs);
     message->header = (struct msghdr){ .msg_iov = message->iovecs, .msg_iovlen = count };
+    size_t bytes = 0;
+    for (unsigned i = 0; i < count; i++) bytes += iovecs[i].iov_len;
     return queue(ring, (operation){
-        .kind = OPERATION_SEND, .fd = fd, .token = token, .message = message,
-        .flags = flags ? OPERATION_DONTWAIT : 0 });
+        .kind = OPERATION_SEND, .fd = fd, .token = token, .message = message, .bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX,
+        .flags = flags == RING_UNHURRIED ? OPERATION_UNHURRIED : flags ? OPERATION_DONTWAIT : 0 });
 }
 
 int ring_readable(ring *ring, int fd, uint64_t token) {
@@ -315,6 +317,8 @@ void operation_finish(ring *ring, uint32_t slot, int32_t result) {
         operation->message = NULL;
     }
     if (operation->flags & OPERATION_HAS_BUFFER) ring->pool.lent[operation->buffer] = 1;
+    /* A short send has a next one, which may be waited for. */
+    if (!(operation->flags & OPERATION_UNHURRIED) || result < 0 || (uint32_t)result < operation->bytes) ring->is_hurried = true;
     operation->result = result;
     operation->mark = ring->ended_mark;
     list_append(&ring->table, &ring->ready, slot);
@@ -322,9 +326,15 @@ void operation_finish(ring *ring, uint32_t slot, int32_t result) {
 
 static unsigned deliver(ring *ring, ring_completion *completions, unsigned capacity) {
     unsigned count = 0;
+#ifdef SIMULATION
+    if (ring->holds_back) return 0;
+#endif
     while (count < capacity) {
         uint32_t slot = list_take(&ring->table, &ring->ready);
-        if (slot == RING_NONE) break;
+        if (slot == RING_NONE) {
+            ring->is_hurried = false;
+            break;
+        }
         const operation *operation = table_at(&ring->table, slot);
         completions[count++] = (ring_completion){
             .token = operation->token, .result = operation->result, .buffer = operation->buffer,

@@ -69,6 +69,19 @@ static bool moves_bytes(self_test *test) {
     return collect(test, 1, done) && done[TOKEN_RECEIVE].result == 2 && memcmp(memory, "te", 2) == 0;
 }
 
+/* A send that finds too little room says how much it sent. */
+static bool counts_bytes(self_test *test) {
+    static char bytes[256 * 1024];
+    int small = 4096;
+    setsockopt(test->client, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    struct iovec iovec = { bytes, sizeof bytes };
+    ring_completion done[8];
+    if (ring_send(test->ring, test->client, &iovec, 1, RING_UNHURRIED, TOKEN_SEND) || !collect(test, 1, done)) return false;
+    ssize_t count, arrived = 0;
+    while ((count = recv(test->server, bytes, sizeof bytes, MSG_DONTWAIT)) > 0) arrived += count;
+    return done[TOKEN_SEND].result == arrived && arrived < (ssize_t)sizeof bytes;
+}
+
 static bool cancels(self_test *test) {
     ring_completion done[8];
     char memory[8];
@@ -98,7 +111,8 @@ static bool wakes(self_test *test) {
 
 int ring_self_test(char *why, size_t why_bytes) {
     static const struct { bool (*step)(self_test *); const char *failure; } steps[] = {
-        { connects, "accept and connect" }, { moves_bytes, "send and receive" }, { cancels, "cancel" },
+        { connects, "accept and connect" }, { moves_bytes, "send and receive" }, { counts_bytes, "short send" },
+        { cancels, "cancel" },
         { watches, "hang-up" }, { wakes, "wake" },
     };
     self_test test = { .listener = -1, .client = -1, .server = -1 };

@@ -148,6 +148,8 @@ static void simulated_forget(ring *ring, int fd) {
 static int simulated_turn(ring *ring, int64_t timeout) {
     (void)timeout;
     simulated_driver *state = ring->state;
+    bool were_held = ring->holds_back;
+    ring->holds_back = false;
     operation_list queued = state->queued;
     state->queued = (operation_list){ RING_NONE, RING_NONE };
     uint32_t slot;
@@ -160,6 +162,8 @@ static int simulated_turn(ring *ring, int64_t timeout) {
             for (unsigned direction = 0; direction < DIRECTIONS; direction++) try_parked(ring, state, descriptors[i], direction);
         }
     } while (count == 64);
+    /* The real drivers would wait on. */
+    if (!ring->is_hurried && !were_held && ring->ready.head != RING_NONE) ring->holds_back = state->world->holds_back(state->world->context);
     ring_take_wake(ring);
     ring->woken = true;   /* ring_wait returns also when nothing completed. */
     return 0;

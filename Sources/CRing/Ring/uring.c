@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
+enum { UNHURRIED_MAXIMUM = 256, COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
 
 /* Slots that are none: what completes under these names stays inside. */
 enum { INTERNAL_WAKE = UINT32_MAX - 1, INTERNAL_WATCHES = UINT32_MAX - 2, INTERNAL_CANCEL = UINT32_MAX - 3 };
@@ -28,6 +28,8 @@ typedef struct {
     operation_list            held;           /* Kept: operations that begin with the next turn. */
     bool                      is_kept, is_turning;
     uint32_t                  cursor;         /* Completions before it were seen. */
+    uint64_t                  unhurried[UNHURRIED_MAXIMUM];   /* Names of unhurried sends whose entries are made since the last turn. */
+    uint32_t                  unhurried_count;
 } uring;
 
 static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
@@ -154,8 +156,16 @@ static int make_entry(ring *ring, uint32_t slot) {
         entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
         break;
     case OPERATION_SEND: {
-        unsigned dont_wait = operation->flags & OPERATION_DONTWAIT ? MSG_DONTWAIT : 0;
-        io_uring_prep_sendmsg(entry, operation->fd, &operation->message->header, MSG_NOSIGNAL | dont_wait);
+        if (state->unhurried_count == UNHURRIED_MAXIMUM) operation->flags &= (uint8_t)~OPERATION_UNHURRIED;
+        unsigned flags = operation->flags & OPERATION_DONTWAIT ? MSG_DONTWAIT : 0;
+        /* It ends while it is submitted; less than all is a failure, of which we are told. */
+        if (operation->flags & OPERATION_UNHURRIED) flags = MSG_DONTWAIT | MSG_WAITALL;
+        io_uring_prep_sendmsg(entry, operation->fd, &operation->message->header, MSG_NOSIGNAL | flags);
+        if (operation->flags & OPERATION_UNHURRIED) {
+            /* A successor must find its completion. */
+            if (!state->is_kept) entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+            state->unhurried[state->unhurried_count++] = operation_name(ring, slot);
+        }
         break;
     }
     case OPERATION_WRITABLE:
@@ -290,7 +300,9 @@ static void complete(ring *ring, const struct io_uring_cqe *completion) {
         }
     }
     bool cancelling = operation->flags & OPERATION_CANCELLING;
-    bool again = result == -EINTR || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
+    bool is_full = result == -EAGAIN && operation->kind == OPERATION_SEND && !(operation->flags & OPERATION_DONTWAIT);
+    bool again = result == -EINTR || is_full || (result == -ECONNABORTED && operation->kind == OPERATION_ACCEPT);
+    if (is_full) operation->flags &= (uint8_t)~OPERATION_UNHURRIED;   /* It waits for room like any other. */
     if (again && !cancelling && make_entry(ring, slot) == 0) return;
     if (again && cancelling) result = -ECANCELED;   /* -EINTR: a worker of the kernel had it. */
     if (result == -ENOBUFS && operation->kind == OPERATION_RECEIVE_POOLED) {
@@ -357,6 +369,28 @@ static bool unseen(uring *state) {
     return io_uring_cq_ready(&state->ring) > 0;
 }
 
+/* Unhurried sends that the kernel took are over: all of those of which it says nothing was sent. Before it is read what else has
+ * completed, which may be an answer. */
+static void finish_unhurried(ring *ring) {
+    uring *state = ring->state;
+    if (state->unhurried_count == 0 || io_uring_sq_ready(&state->ring) > 0) return;
+    struct io_uring_cqe *completion;
+    unsigned head;
+    if (!state->is_kept) io_uring_for_each_cqe(&state->ring, head, completion) {
+        if (operation_is_current(ring, completion->user_data))
+            table_at(&ring->table, (uint32_t)completion->user_data)->flags &= (uint8_t)~OPERATION_UNHURRIED;
+    }
+    for (uint32_t i = 0; i < state->unhurried_count; i++) {
+        uint64_t name = state->unhurried[i];
+        if (state->is_kept || !operation_is_current(ring, name)) continue;
+        operation *operation = table_at(&ring->table, (uint32_t)name);
+        if (!(operation->flags & OPERATION_UNHURRIED)) continue;
+        state->in_kernel--;
+        operation_finish(ring, (uint32_t)name, (int32_t)operation->bytes);
+    }
+    state->unhurried_count = 0;
+}
+
 static int uring_turn(ring *ring, int64_t timeout) {
     uring *state = ring->state;
     int result = enable(state);
@@ -374,6 +408,13 @@ static int uring_turn(ring *ring, int64_t timeout) {
     feed_hungry(ring);
     bool more = unseen(state) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
     if (more) timeout = 0;
+    if (state->is_kept && state->unhurried_count > 0 && timeout != 0) {
+        /* They say that they have ended; what comes next is waited for after that. */
+        result = io_uring_submit(&state->ring);
+        reap(ring);
+        if (result < 0 || ring->is_hurried || state->hungry.head != RING_NONE) timeout = 0;
+    }
+    if (state->unhurried_count > 0 || ring->ready.head != RING_NONE) timeout = unhurried_timeout(timeout);
     /* Kept: those that were seen and are not committed stay in the queue. */
     unsigned awaited = 1 + (state->is_kept ? state->cursor - *state->ring.cq.khead : 0);
     if (timeout == 0) {
@@ -385,6 +426,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
         struct io_uring_cqe *first;
         result = io_uring_submit_and_wait_timeout(&state->ring, &first, awaited, &limit, NULL);
     }
+    finish_unhurried(ring);
     reap(ring);
     state->is_turning = false;
     if (result >= 0 || result == -ETIME || result == -EINTR) return 0;
@@ -416,6 +458,7 @@ static void end_operations(ring *ring) {
         struct __kernel_timespec limit = { .tv_nsec = CLOSE_ROUND_MS * 1000000 };
         struct io_uring_cqe *first;
         int result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
+        finish_unhurried(ring);
         reap(ring);
         bool ended = state->in_kernel == 0 && !state->wake_armed && !state->watches_armed;
         if (ended || (result < 0 && result != -ETIME && result != -EINTR)) return;

@@ -83,7 +83,9 @@ public struct Registry: ~Copyable {
 
     public var limits: Limits
     /// By key, which is a small number.
-    private var entries: [Entry?] = []
+    private var entries: [Entry?] = [] { didSet { changes &+= 1 } }
+    /// Changes of entries so far: while it stays the same, `archive` saves the same, but for `isPrecious`.
+    public private(set) var changes: UInt64 = 0
     private var keys: [SessionIdentity: SessionKey] = [:]
     private var lines = [Ends](repeating: Ends(), count: Line.allCases.count)
     /// How many sessions each group has.
@@ -312,9 +314,9 @@ public struct Registry: ~Copyable {
         let known = entry(key)
         var (peer, group) = (known?.peer ?? "", known?.group ?? "")
         var (attempt, base, since, line) = (known?.attempt ?? 0, known?.base ?? 0, known?.since.nanoseconds ?? 0, known?.line ?? .orphans)
-        // Whoever goes on has no carrier.
-        if line == .attached { (line, since) = (isPrecious ? .precious : .detached, now.nanoseconds) }
-        if line == .newcomers { (line, since) = (.orphans, now.nanoseconds) }
+        // Whoever goes on has no carrier, from that moment on, which only it knows.
+        if line == .attached { (line, since) = (isPrecious ? .precious : .detached, 0) }
+        if line == .newcomers { (line, since) = (.orphans, 0) }
         try archive.text(&peer, most: RegistryPolicy.nameMaximum)
         try archive.text(&group, most: RegistryPolicy.nameMaximum)
         try archive.number(&attempt)
@@ -325,6 +327,7 @@ public struct Registry: ~Copyable {
         guard line != .attached, line != .newcomers, identity != .none, keys[identity] == nil, known == nil else {
             throw StateFault("a session that there cannot be")
         }
+        if since == 0 { since = now.nanoseconds }
         while entries.count <= Int(key) { entries.append(nil) }
         #if CANARIES
         if Canary.selected == .forgetsAttempts { attempt = 0 }

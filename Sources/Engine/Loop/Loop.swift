@@ -94,12 +94,24 @@ public final class Loop {
         ring_receive_pooled(ring, fd, token.rawValue) == 0
     }
 
+    /// How a send meets a socket that has no room, and how soon its completion is told.
+    public enum SendMode {
+        /// Waits for room.
+        case waiting
+        /// Completes with EAGAIN.
+        case trying
+        /// Waits for room. Nobody waits to hear that all was sent: that completion comes with the next one, or 20 ms later.
+        case unhurried
+    }
+
     /// What the iovecs point to stays valid until the completion; the iovecs themselves are copied.
-    public func send(
-        _ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int, waiting: Bool = true,
-        _ token: Token
-    ) -> Bool {
-        let flags = waiting ? 0 : Int32(SYSTEM_DONTWAIT)
+    public func send(_ fd: Int32, _ iovecs: UnsafePointer<iovec>, _ count: Int, _ token: Token, _ mode: SendMode = .waiting) -> Bool {
+        let flags =
+            switch mode {
+            case .waiting: Int32(0)
+            case .trying: Int32(SYSTEM_DONTWAIT)
+            case .unhurried: Int32(RING_UNHURRIED)
+            }
         return ring_send(ring, fd, iovecs, UInt32(count), flags, token.rawValue) == 0
     }
 

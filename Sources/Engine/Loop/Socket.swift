@@ -211,6 +211,12 @@ public enum Socket {
 
     public static func close(_ fd: Int32) { system_close(fd) }
 
+    public static func isListening(_ fd: Int32) -> Bool {
+        var answer: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        return system_get_option(fd, SOL_SOCKET, SO_ACCEPTCONN, &answer, &length) == 0 && answer != 0
+    }
+
     /// The pending error, which is cleared.
     public static func takeError(_ fd: Int32) -> SystemError? {
         var code: Int32 = 0

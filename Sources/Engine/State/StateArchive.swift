@@ -63,9 +63,10 @@ public struct StateArchive: ~Copyable {
     public mutating func number<Number: FixedWidthInteger>(_ value: inout Number) throws(StateFault) { try number(&value, in: .min ... .max) }
 
     /// A number that is only ever counted up: so far from its end that it never comes there.
+    @inlinable @inline(__always)
     public mutating func counter(_ value: inout UInt64) throws(StateFault) { try number(&value, in: 0...1 << 60) }
 
-    @inlinable
+    @inlinable @inline(__always)
     public mutating func flag(_ value: inout Bool) throws(StateFault) {
         var number: UInt8 = value ? 1 : 0
         try self.number(&number, in: 0...1)
@@ -123,6 +124,7 @@ public struct StateArchive: ~Copyable {
     }
 
     /// A word that is always the same: what is read out of step is noticed here.
+    @inlinable @inline(__always)
     public mutating func mark(_ word: UInt64) throws(StateFault) {
         if isSaving { return append(word) }
         guard try take() == word else { throw StateFault("it is out of step") }
@@ -153,6 +155,7 @@ public struct StateArchive: ~Copyable {
     }
 
     /// Saves what `body` saves behind the count of its bytes.
+    @inlinable @inline(__always)
     public mutating func section(_ body: (inout StateArchive) throws(StateFault) -> Void) throws(StateFault) {
         let place = filled
         append(0)

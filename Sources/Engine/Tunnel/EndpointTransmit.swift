@@ -209,6 +209,11 @@ extension Endpoint {
         return batch
     }
 
+    /// Nothing waits for `batch` to leave.
+    public func isLast(_ batch: Batch) -> Bool {
+        batch.start + UInt64(batch.rest + batch.more) == sent && !hasWaiting && isEstablished && spreading != .encoded && owedClose == nil
+    }
+
     /// The carrier took the first `count` bytes of `batch`.
     public mutating func batchSent(_ batch: Batch, _ count: Int) {
         precondition(count <= batch.byteCount && cursor == batch.start, "a send reported more than it was given")

@@ -60,6 +60,17 @@ final class Socket {
         return all
     }
 
+    /// Sends until the socket takes no more; how many bytes.
+    func plainFill() throws -> Int {
+        let bytes = [UInt8](repeating: 0, count: 1 << 16)
+        var filled = 0
+        while true {
+            let sent = Glibc.send(fd, bytes, bytes.count, Int32(MSG_DONTWAIT))
+            guard sent > 0 else { return filled }
+            filled += sent
+        }
+    }
+
     func plainSend(_ bytes: [UInt8]) {
         #expect(Glibc.send(fd, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count)
     }

@@ -78,6 +78,7 @@ final class Calls {
             receive: { context, descriptor, memory, count in kernel(context).act(-Int(EAGAIN), isOfRing: true) { $0.receive(descriptor, memory, count) } },
             send: { context, descriptor, iovecs, count in kernel(context).act(-Int(EAGAIN), isOfRing: true) { $0.send(descriptor, iovecs!, count) } },
             poll: { context, descriptor, _ in kernel(context).poll(descriptor) },
+            holds_back: { kernel($0).current.holdsBack() },
             take_ready: { kernel($0).takeReady($1!, $2) },
             cancel_comes_late: { context in
                 let kernel = kernel(context)

@@ -567,6 +567,7 @@ final class TCPSocket: VirtualFile {
         case (SOL_SOCKET, SO_ERROR):
             defer { error = 0 }
             return bytes(error)
+        case (SOL_SOCKET, SO_ACCEPTCONN): return bytes(state == .listening ? 1 : 0)
         case (SOL_SOCKET, SO_SNDBUF): return bytes(Int32(clamping: kernel.limits.sendBuffer / 3 * 4))
         case (Int32(IPPROTO_TCP), TCP_CONGESTION): return Array(congestion.utf8) + [0]
         case (Int32(IPPROTO_TCP), TCP_INFO): return info

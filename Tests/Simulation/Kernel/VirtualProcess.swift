@@ -329,7 +329,8 @@ final class VirtualProcess {
             (callsLeft, storesLeft, isDead, diedInCall, place) = (nil, nil, false, false, nil)
             let remains = try readRemains(memory, keptByteCount)
             hasCrashed = false
-            let kept = Set(remains?.descriptors ?? []), others = Keeper.inherited.subtracting(kept)
+            let kept = Set(remains?.descriptors ?? [])
+            let others = files.numbers.filter { !kept.contains($0) }.map { (number: $0, file: file($0)) }
             for number in kept where file(number) == nil { kernel.fail("descriptor \(number) is kept, and is not open") }
             readyNow = []
             isReady = []
@@ -344,7 +345,7 @@ final class VirtualProcess {
                 kernel.refusedStates += 1
                 break
             }
-            if hasBegun { for number in others where file(number) != nil { close(number) } }
+            if hasBegun { for (number, file) in others where file === self.file(number) { close(number) } }
             if isDead, !hasBegun { dissolve(\.relay) }  // Nil if it died before it was made.
         } while isDead && !hasBegun
         dissolve(\.predecessor)
@@ -424,6 +425,15 @@ final class VirtualProcess {
         return 0
     }
 
+    /// Its ring would wait for more.
+    func holdsBack() -> Bool {
+        guard kernel.chance.oneIn(2) else { return false }
+        heldUntil = kernel.time + UInt64(kernel.chance.skewed(20_000_000))
+        return true
+    }
+
+    private var heldUntil: UInt64?
+
     private func run(at moment: UInt64) {
         let moment = max(moment, frozenUntil)
         if let nextRun, nextRun <= moment { return }
@@ -486,6 +496,8 @@ final class VirtualProcess {
 
     private func planRun() {
         guard let relay, !hasReported else { return }
+        if let moment = heldUntil { run(at: moment) }
+        heldUntil = nil
         if hasQueued { return run(at: kernel.time + UInt64(kernel.chance.below(1000))) }
         if let deadline = relay.nextDeadline { run(at: deadline) }
     }

@@ -26,6 +26,8 @@ typedef struct {
     ssize_t (*receive)(void *context, int fd, void *memory, size_t count);
     ssize_t (*send)(void *context, int fd, const struct iovec *iovecs, size_t count);
     int     (*poll)(void *context, int fd, int events);
+    /* Whether completions that are not hurried wait for the next turn, which comes within 20 ms. */
+    bool    (*holds_back)(void *context);
     /* Takes the descriptors that may be ready since the last call; how many. */
     size_t  (*take_ready)(void *context, int *descriptors, size_t capacity);
     /* Whether an operation that is cancelled now ends with what it had done, if it can. */

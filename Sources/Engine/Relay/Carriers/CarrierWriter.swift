@@ -113,10 +113,18 @@ final class CarrierWriter {
         if let subflows = carrier.subflows, subflows.sends { return finishSend(carrier, subflows.send(relay.iovecs, count)) }
         if let channel = carrier.transport.channel {
             guard channel.seal(relay.iovecs, count, relay) else { return finishRefused(carrier) }
-            return security.sendSealed(carrier, channel)
+            return security.sendSealed(carrier, channel, mode(carrier))
         }
-        carrier.inFlight.send = loop.send(carrier.fd, relay.iovecs, count, carrier.token(.carrierSend))
+        carrier.inFlight.send = loop.send(carrier.fd, relay.iovecs, count, carrier.token(.carrierSend), mode(carrier))
         if !carrier.inFlight.send { finishRefused(carrier) }
+    }
+
+    /// How the batch of the carrier is sent: where nothing waits behind it, its completion may be late.
+    private func mode(_ carrier: Carrier) -> Loop.SendMode {
+        guard let batch = carrier.inFlight.batch, batch.byteCount <= Policy.unhurriedMaximum, let session = carrier.session, session.splicing.isEmpty,
+            session.endpoint.isLast(batch)
+        else { return .waiting }
+        return .unhurried
     }
 
     /// The ring, or memory, has no room: nothing of it was sent. Later, and never in this turn.

@@ -403,10 +403,11 @@ final class Client: Host {
     }
 
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
-        if archive.isSaving, let uplink = uplink(of: session) { return try uplink.saveRecord(&archive) }
-        record = Uplink.Record()
+        record = archive.isSaving ? uplink(of: session)?.record ?? Uplink.Record() : Uplink.Record()
         try record.archive(&archive)
     }
+
+    func stamp(of session: Session) -> UInt64 { uplink(of: session)?.recordStamp ?? 0 }
 
     /// The first session of a server replaces the one that was made at the start. A server that the list does not name any more may have
     /// another name now. One without a server is that of pending streams.

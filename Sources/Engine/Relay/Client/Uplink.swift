@@ -537,22 +537,21 @@ final class Uplink {
         Record(server: "\(target)", attempt: dialer.attempt, address: home.address, identity: home.server, holdSeconds: holdSeconds, isExtra: isExtra)
     }
 
-    /// What the last commits saved, and the bytes that it was saved as.
-    private var saved: (record: Record, bytes: [UInt8])?
-
-    /// Saves the record. It seldom changes, and every commit has it.
-    func saveRecord(_ archive: inout StateArchive) throws(StateFault) {
-        if let saved, saved.record.attempt == dialer.attempt, saved.record.address == home.address, saved.record.identity == home.server,
-            saved.record.holdSeconds == holdSeconds
-        {
-            return saved.bytes.withUnsafeBytes { archive.appendRest($0) }
-        }
-        var record = record
-        var own = StateArchive()
-        try record.archive(&own)
-        archive.appendRest(own.bytes)
-        saved = (record, Array(own.bytes))
+    /// Another number whenever the record is another one; no two uplinks have the same. The record has a text that is costly to make.
+    var recordStamp: UInt64 {
+        let facts = RecordFacts(attempt: dialer.attempt, address: home.address, identity: home.server, holdSeconds: holdSeconds)
+        if facts != stamped.facts { stamped = (facts, stamped.count + 1) }
+        return UInt64(number) << 40 | stamped.count
     }
+
+    private struct RecordFacts: Equatable {
+        var attempt: UInt64 = 0
+        var address: Address?
+        var identity: ServerIdentity?
+        var holdSeconds: Int?
+    }
+
+    private var stamped: (facts: RecordFacts, count: UInt64) = (RecordFacts(), 1)
 
     /// Goes on with a session of the program before.
     func restore(_ restored: Session, _ record: Record) {

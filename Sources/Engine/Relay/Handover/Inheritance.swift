@@ -127,6 +127,14 @@ package final class Inheritance {
         unclaimed = []
     }
 
+    /// Closes listeners that no record names: a process died that had just opened them, and their addresses would be in use.
+    func closeStrays() {
+        guard isCrash else { return }
+        let strays = Keeper.inherited.subtracting(descriptors).subtracting(adopted).filter { Socket.isListening($0) }
+        for descriptor in strays { Socket.close(descriptor) }
+        Keeper.inherited.subtract(strays)
+    }
+
     /// Closes listeners at addresses that the configuration no longer names, before new ones are bound that may overlap them.
     func closeOthers(_ wanted: Set<String>) {
         for listener in listeners where !wanted.contains(listener.address) {

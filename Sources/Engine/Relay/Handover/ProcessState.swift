@@ -208,8 +208,10 @@ extension RelayProcess {
         try archive.number(&secret.1)
         try archive.number(&secret.2)
         try archive.number(&secret.3)
-        var since = session.link.downSince ?? now
+        // One that has a carrier is without one from the moment when somebody goes on with it, which only that one knows.
+        var since = session.link.downSince ?? 0
         try archive.number(&since, in: 0...max(now, since))
+        if since == 0 { since = now }
         try archive.number(&session.openedAt, in: 0...max(now, session.openedAt))
         try archive.text(&session.peerName, most: RegistryPolicy.nameMaximum)
         try archive.flag(&session.isProven)

@@ -246,7 +246,7 @@ final class LocalSockets {
             close(index, user.pointee.life.farewell)
         } else {
             user.pointee.flushed = true
-            writer.submit(index, user, waiting: false)
+            writer.submit(index, user, .trying)
             if user.pointee.life.inFlight.isEmpty { close(index, .reset) }
         }
     }

@@ -96,7 +96,7 @@ final class LocalWriter {
             receiveSplice.send(index, user, backlog)
             if backlog.byteCount > 0 || !user.pointee.life.maySend { return }
         }
-        if user.pointee.outboundCount > 0 { return submit(index, user, waiting: true) }
+        if user.pointee.outboundCount > 0 { return submit(index, user, .waiting) }
         switch user.pointee.life.tookAll() {
         case .none:
             break
@@ -109,16 +109,18 @@ final class LocalWriter {
         }
     }
 
-    func submit(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, waiting: Bool) {
+    func submit(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ mode: Loop.SendMode) {
         var gathered = 0
         var most = Policy.userSendByteCount
         if let backlog = user.pointee.backlog, backlog.byteCount > 0 { most = min(most, backlog.olderByteCount) }
         let count = queue_gather(
             &user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
             UInt32(Policy.userIovecMaximum), &gathered)
-        if loop.send(user.pointee.fd, relay.iovecs, Int(count), waiting: waiting, table.token(index, .userSend)) {
+        let isLast = gathered == user.pointee.outboundCount && user.pointee.life.phase == .open && user.pointee.life.outward == .open
+        let mode = mode == .waiting && isLast && gathered <= Policy.unhurriedMaximum ? .unhurried : mode
+        if loop.send(user.pointee.fd, relay.iovecs, Int(count), table.token(index, .userSend), mode) {
             user.pointee.life.submitted(.send)
-        } else if waiting {
+        } else if mode != .trying {
             locals.retryLater(index)
         }
     }

@@ -196,11 +196,11 @@ final class Ledger {
     // MARK: Sessions and streams
 
     private func save(_ session: Session) throws(StateFault) {
-        let (relay, arena) = (relay, arena)
+        let arena = arena
         try put(&session.record, .session) { (archive) throws(StateFault) in
             var index = session.index
             try archive.number(&index)
-            try archive.section { (archive) throws(StateFault) in try relay.archiveOwner(session, &archive) }
+            try archive.section { (archive) throws(StateFault) in try self.saveOwner(session, &archive) }
             try archive.section { (archive) throws(StateFault) in
                 try session.unnotedEndpoint { (endpoint) throws(StateFault) in try endpoint.saveSent(&archive) }
             }
@@ -224,6 +224,17 @@ final class Ledger {
                 record_drop(arena, record)
             }
         }
+    }
+
+    /// It seldom changes, and each commit of the session has it.
+    private func saveOwner(_ session: Session, _ archive: inout StateArchive) throws(StateFault) {
+        let (stamp, most) = (relay.host.stamp(of: session), session.endpoint.limits.streams)
+        if let last = session.archivedOwner, last.stamp == stamp, last.streamMaximum == most {
+            return last.bytes.withUnsafeBytes { archive.appendRest($0) }
+        }
+        let start = archive.byteCount
+        try relay.archiveOwner(session, &archive)
+        session.archivedOwner = ArchivedOwner(stamp: stamp, streamMaximum: most, bytes: Array(archive.bytes[start...]))
     }
 
     private func drop(_ session: Session) {

@@ -48,6 +48,8 @@ protocol Host: AnyObject {
     // Upgrades.
     /// Saves or restores what this side knows of a session.
     func archive(_ session: Session, _ archive: inout StateArchive) throws(StateFault)
+    /// Another one whenever `archive` would save something else.
+    func stamp(of session: Session) -> UInt64
     /// A session has been restored as a whole.
     func restored(_ session: Session)
     /// The sessions are over.

@@ -180,6 +180,8 @@ enum Policy {
     /// Bytes of one send to a user.
     static let userSendByteCount = 1 << 20
     static let userIovecMaximum = 64
+    /// Of a send behind which nothing waits, its completion may be late; with more bytes, room may be short, and then there is a next one.
+    static let unhurriedMaximum = 16 << 10
     static let iovecMaximum = 256
     /// Free memory that stays committed: touching a fresh slab costs more than filling it.
     static let spareByteCount = 32 << 20

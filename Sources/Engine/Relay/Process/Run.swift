@@ -107,6 +107,7 @@ package func makeProcess(
 ) throws -> (RelayProcess, Address?) {
     let inheritance = if let remains { try Inheritance(remains) } else { try state.map { try Inheritance($0) } }
     let relay = try RelayProcess(configuration, log: logger, reconfigure, inheritance: inheritance)
+    inheritance?.closeStrays()
     inheritance?.closeOthers(configuration.listeningAddresses)
     let first = try configuration.role == .client ? becomeClient(relay) : becomeServer(relay)
     try adminListeners(relay)
@@ -240,6 +241,8 @@ private func listeningSockets(
         for path in inherited.compactMap(\.address.path) where access != SocketAccess() { try? access.apply(to: path) }
         return inherited
     }
+    // One that was about to stop listens no more.
+    if let inheritance = relay.inheritance, inheritance.stopping != .running, kind != .metrics { return [] }
     let given = try relay.activation.sockets(for: name)
     guard given.isEmpty else { return given }
     // Users wait while a process is taken over.

@@ -330,6 +330,8 @@ final class Server: Host {
         try registry.archive(session.index, session.identity, secret: session.secret, isPrecious: session.isPrecious, &archive, now: relay.instant)
     }
 
+    func stamp(of session: Session) -> UInt64 { registry.changes << 1 | (session.isPrecious ? 1 : 0) }
+
     func restored(_ session: Session) {
         session.endpoint.limits.received = registry.grant(of: session.index)
         setQuota(session)

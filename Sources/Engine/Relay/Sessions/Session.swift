@@ -5,6 +5,13 @@ import Time
 import Tunnel
 import Wire
 
+/// What a ledger saved of a session that seldom changes; with what it came from, as far as others can change it.
+struct ArchivedOwner {
+    let stamp: UInt64
+    let streamMaximum: Int
+    let bytes: [UInt8]
+}
+
 /// A session with its bytes: the endpoint counts, the store keeps what a carrier may have to repeat.
 ///
 /// More stored properties than most: they are the session, explicit and in one place, for whoever hands it over later.
@@ -16,6 +23,8 @@ final class Session {
     var record: UInt32 = 0
     var isTouched = true
     private let ledger: Ledger?
+    /// What the ledger last saved of it besides its streams and bytes. Nil: it has changed since.
+    var archivedOwner: ArchivedOwner?
     /// The session's byte sequence from the oldest unacknowledged byte on; positions are session offsets.
     var store = byte_queue()
     /// Bytes of the store that lie in pipes.
@@ -29,12 +38,12 @@ final class Session {
     /// A connection over another path, over which it can continue at once. Nil: there is none.
     var standby: Carrier?
     /// Server: the number of its last one; each has a greater one.
-    var standbyNumber: UInt64 = 0
+    var standbyNumber: UInt64 = 0 { didSet { archivedOwner = nil } }
     /// Carriers with a send in flight that reads from the store: the owner, candidates with early bytes, replaced ones.
     var pinning: [Carrier] = []
 
-    var identity = SessionIdentity.none
-    var secret = Secret.zero
+    var identity = SessionIdentity.none { didSet { archivedOwner = nil } }
+    var secret = Secret.zero { didSet { archivedOwner = nil } }
     /// Bytes that it holds for the peer, counted by `Budget`.
     var account = Budget.Account()
     /// How long the oldest of them waits.
@@ -52,18 +61,18 @@ final class Session {
     var isDirty = false
     var isEnded = false { didSet { touch() } }
     /// The name that its carriers authenticated as; empty without TLS.
-    var peerName = ""
+    var peerName = "" { didSet { archivedOwner = nil } }
     /// Server: the targets of the client's own origins, as its last HELLO named them.
     var origins: [UInt64] = []
     /// Server: its users who wait for a connection to a destination of their own.
     var chosenCount = 0
     /// Server: a frame came behind WELCOME.
-    var isProven = false
+    var isProven = false { didSet { archivedOwner = nil } }
     /// When the session's timer is due.
     var timerAt = UInt64.max
     /// What its host was told of its carrier.
-    var link: Link
-    var openedAt: UInt64
+    var link: Link { didSet { archivedOwner = nil } }
+    var openedAt: UInt64 { didSet { archivedOwner = nil } }
 
     init(index: UInt32, generation: UInt32, role: Endpoint.Role, limits: Endpoint.Limits, hashSeed: UInt64, now: UInt64, ledger: Ledger?) {
         self.index = index

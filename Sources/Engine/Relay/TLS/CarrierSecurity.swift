@@ -63,12 +63,12 @@ final class CarrierSecurity {
 
     // MARK: What leaves
 
-    func sendSealed(_ carrier: Carrier, _ channel: SecureChannel) {
+    func sendSealed(_ carrier: Carrier, _ channel: SecureChannel, _ mode: Loop.SendMode = .waiting) {
         guard !carrier.inFlight.send else { return }
         let bytes = channel.outgoing
         guard bytes.count > 0 else { return }
         var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-        carrier.inFlight.send = relay.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend))
+        carrier.inFlight.send = relay.loop.send(carrier.fd, &vector, 1, carrier.token(.carrierSend), mode)
         if !carrier.inFlight.send { carriers.retryLater(carrier) }
     }
 
