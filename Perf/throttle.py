@@ -22,7 +22,8 @@ class Throttle:
         if not (ROOT / "cpu.cfs_quota_us").exists():
             raise Trouble("threads cannot be throttled: there is no CPU controller of cgroup v1")
         for program in self._programs:
-            for thread in os.listdir(f"/proc/{program.pid}/task"):
+            children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+            for thread in [thread for pid in [program.pid, *children] for thread in os.listdir(f"/proc/{pid}/task")]:
                 group = ROOT / f"tele-perf-{thread}"
                 group.mkdir()
                 self._groups.append(group)

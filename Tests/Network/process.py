@@ -96,20 +96,26 @@ class Process:
 
     # What it uses
 
-    def _proc(self, file):
-        with open(f"/proc/{self.pid}/{file}", encoding="utf-8") as opened:
+    def _proc(self, file, pid=None):
+        with open(f"/proc/{pid or self.pid}/{file}", encoding="utf-8") as opened:
             return opened.read()
 
+    @property
+    def all_pids(self):
+        """The process, and those that it has started and not yet collected: a keeper and its worker."""
+        return [self.pid, *map(int, self._proc(f"task/{self.pid}/children").split())]
+
     def memory(self, field="VmRSS"):
-        """Bytes resident now (VmRSS, shared mappings included) or at most so far (VmHWM)."""
-        for line in self._proc("status").splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-        raise Failure(f"{self.name} is gone, so its memory cannot be read")
+        """Bytes resident now (VmRSS, shared mappings included) or at most so far (VmHWM); of a keeper and its worker together."""
+        lines = [line for pid in self.all_pids for line in self._proc("status", pid).splitlines() if line.startswith(field + ":")]
+        if not lines:
+            raise Failure(f"{self.name} is gone, so its memory cannot be read")
+        return sum(int(line.split()[1]) for line in lines) * 1024
 
     def cpu_seconds(self):
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        """Of a keeper and its workers together."""
+        fields = [self._proc("stat", pid).rpartition(")")[2].split() for pid in self.all_pids]
+        return sum(int(ticks) for row in fields for ticks in row[11:15]) / CLOCK_TICKS
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))

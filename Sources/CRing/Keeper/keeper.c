@@ -1,15 +1,19 @@
 #include "CKeeper.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,13 +57,58 @@ void keeper_replace(keeper_page *page)
 
 static const int PASSED_ON[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
 
+/* A signal that is passed on: the number is this one's value. Ordinary signals do not queue: one that a service manager or a terminal sends to both
+ * processes would make the keeper's, which counts, come to nothing. */
+int keeper_signal(void) { return SIGRTMIN; }
+
 static sigset_t signals(void)
 {
     sigset_t set;
     sigemptyset(&set);
     for (size_t i = 0; i < sizeof PASSED_ON / sizeof *PASSED_ON; i++) sigaddset(&set, PASSED_ON[i]);
     sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGCONT);
+    sigaddset(&set, SIGIO);
     return set;
+}
+
+/* The service manager hears only the process that it started, which is the keeper. */
+
+struct notices { int manager, keeper, worker; };   /* Its socket, and the ends of the way from worker to keeper; -1: there is none. */
+
+static void close_notices(struct notices *notices)
+{
+    if (notices->manager >= 0) close(notices->manager);
+    if (notices->keeper >= 0) close(notices->keeper);
+    if (notices->worker >= 0) close(notices->worker);
+    *notices = (struct notices){ -1, -1, -1 };
+}
+
+static struct notices open_notices(void)
+{
+    struct notices notices = { -1, -1, -1 };
+    const char *name = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    if (name == NULL || (name[0] != '/' && name[0] != '@') || strlen(name) >= sizeof address.sun_path) return notices;
+    memcpy(address.sun_path, name, strlen(name));
+    if (name[0] == '@') address.sun_path[0] = 0;
+    enum { KIND = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK };
+    int ends[2];
+    if (socketpair(AF_UNIX, KIND, 0, ends)) return notices;
+    notices = (struct notices){ socket(AF_UNIX, KIND, 0), ends[0], ends[1] };
+    socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
+    bool works = notices.manager >= 0 && connect(notices.manager, (struct sockaddr *)&address, length) == 0
+              && fcntl(notices.keeper, F_SETOWN, getpid()) == 0 && fcntl(notices.keeper, F_SETFL, O_ASYNC | O_NONBLOCK) == 0;
+    if (!works) close_notices(&notices);
+    return notices;
+}
+
+static void pass_notices(const struct notices *notices)
+{
+    char words[4096];
+    ssize_t count;
+    while (notices->keeper >= 0 && (count = recv(notices->keeper, words, sizeof words, 0)) > 0)
+        (void)!send(notices->manager, words, (size_t)count, MSG_NOSIGNAL);
 }
 
 /* Memory. */
@@ -89,18 +138,19 @@ static void set_score(int score)
 /* -1 with errno, 0 in the worker. As fork(2), but for the descriptors, which both have. */
 static pid_t start(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL); }
 
-/* The keeper's end is the worker's; and the terminal tells the keeper only, which passes it on. */
+/* The keeper's end is the worker's. */
 static void begin_worker(keeper_page *page, const sigset_t *before, int dumpable, int score)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != page->keeper) _exit(1);
     set_score(score);
-    setpgid(0, 0);
     /* What is passed on waits until the worker takes it. */
     sigset_t mask = *before;
     for (size_t i = 0; i < sizeof PASSED_ON / sizeof *PASSED_ON; i++) sigaddset(&mask, PASSED_ON[i]);
+    sigaddset(&mask, keeper_signal());
     sigprocmask(SIG_SETMASK, &mask, NULL);
     prctl(PR_SET_DUMPABLE, dumpable);
+    signal(SIGIO, SIG_DFL);
     page_of_worker = page;
 }
 
@@ -110,7 +160,7 @@ struct passed { int numbers[SIGNALS_KEPT]; uint32_t count; };
 static void pass_on(struct passed *passed, pid_t worker, int number)
 {
     passed->numbers[passed->count++ % SIGNALS_KEPT] = number;
-    kill(worker, number);
+    if (sigqueue(worker, keeper_signal(), (union sigval){ .sival_int = number })) kill(worker, number);
 }
 
 /* A worker died with signals that had no effect yet: they are the next one's. */
@@ -124,7 +174,7 @@ static void pass_on_again(keeper_page *page, struct passed *passed, pid_t worker
 }
 
 /* Waits until the worker has ended, and passes signals on meanwhile. Its status. */
-static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned hang, struct passed *passed, bool *hung)
+static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned hang, const struct notices *notices, struct passed *passed, bool *hung)
 {
     *hung = false;
     uint64_t beats = 0;
@@ -133,7 +183,9 @@ static int watch(keeper_page *page, pid_t worker, const sigset_t *set, unsigned 
         siginfo_t info;
         struct timespec look = { .tv_sec = LOOK_SECONDS };
         int number = sigtimedwait(set, &info, &look);
-        if (number > 0 && number != SIGCHLD) pass_on(passed, worker, number);
+        if (number == SIGCONT) kill(worker, SIGCONT);
+        else if (number > 0 && number != SIGCHLD && number != SIGIO) pass_on(passed, worker, number);
+        pass_notices(notices);
         int status;
         if (waitpid(worker, &status, WNOHANG) == worker) return status;
         if (number > 0 || hang == 0) continue;
@@ -257,6 +309,11 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
     set_score(score + SCORE_OF_KEEPER < SCORE_LEAST ? SCORE_LEAST : score + SCORE_OF_KEEPER);
     sigset_t set = signals(), before;
     sigprocmask(SIG_BLOCK, &set, &before);
+    signal(SIGIO, SIG_IGN);                      /* Blocked, it is waited for all the same; and it ends no program that this process becomes. */
+    struct notices notices = open_notices();
+    page->own[0] = notices.manager;
+    page->own[1] = notices.keeper;
+    page->own[2] = notices.worker;
     struct faults faults = { .count = 0 };
     struct passed passed = { .count = 0 };
     for (bool is_first = true;; is_first = false) {
@@ -269,6 +326,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
         if (worker < 0) {
             int error = errno;
             set_score(score);
+            close_notices(&notices);
             prctl(PR_SET_DUMPABLE, dumpable);
             sigprocmask(SIG_SETMASK, &before, NULL);
             munmap(page, sizeof *page);
@@ -278,7 +336,7 @@ keeper_page *keeper_start(char **arguments, unsigned hang, void (*lighten)(void)
         pass_on_again(page, &passed, worker);
         if (is_first) lighten();
         bool hung;
-        int status = watch(page, worker, &set, hang, &passed, &hung);
+        int status = watch(page, worker, &set, hang, &notices, &passed, &hung);
         if (WIFEXITED(status)) {
             if (WEXITSTATUS(status) == EXIT_REPLACE && page->program[0] != 0) {
                 become(page, arguments, &before, score);

@@ -230,7 +230,8 @@ int ring_receive_pooled(ring *ring, int fd, uint64_t token) {
 
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token) {
     if (fd < 0 || !iovecs || count == 0 || count > RING_IOVECS_MAXIMUM) return -EINVAL;
-    if (flags != 0 && flags != MSG_DONTWAIT && flags != RING_UNHURRIED) return -EINVAL;
+    bool is_unhurried = (flags & ~RING_FORGOTTEN) == RING_UNHURRIED;
+    if (!is_unhurried && flags != 0 && flags != MSG_DONTWAIT) return -EINVAL;
     message *message = table_take_message(&ring->table, count);
     if (!message) return -ENOMEM;
     memcpy(message->iovecs, iovecs, count * sizeof *iovecs);
@@ -239,7 +240,7 @@ int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, in
     for (unsigned i = 0; i < count; i++) bytes += iovecs[i].iov_len;
     return queue(ring, (operation){
         .kind = OPERATION_SEND, .fd = fd, .token = token, .message = message, .bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX,
-        .flags = flags == RING_UNHURRIED ? OPERATION_UNHURRIED : flags ? OPERATION_DONTWAIT : 0 });
+        .is_forgotten = (flags & RING_FORGOTTEN) != 0, .flags = is_unhurried ? OPERATION_UNHURRIED : flags ? OPERATION_DONTWAIT : 0 });
 }
 
 int ring_readable(ring *ring, int fd, uint64_t token) {

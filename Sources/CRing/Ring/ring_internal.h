@@ -57,7 +57,8 @@ typedef struct {
     int32_t  result;
     uint32_t bytes;                               /* Most to receive; to send; length of the address. */
     uint16_t buffer;
-    uint8_t  kind;
+    uint8_t  kind : 7;
+    uint8_t  is_forgotten : 1;                    /* A send of which a successor need not know. */
     uint8_t  flags;
     uint32_t mark;                                /* Finished: that of the ring when it is handed out. */
 } operation;

@@ -65,7 +65,7 @@ static bool means_nothing(int32_t result) {
 
 static void tell(const reading *reading, uint64_t name, int32_t result, uint32_t buffer) {
     operation operation;
-    if (means_nothing(result) || !find_operation(reading, name, &operation)) return;
+    if (means_nothing(result) || !find_operation(reading, name, &operation) || operation.is_forgotten) return;
     ring_ended ended = { .token = operation.token, .fd = operation.fd, .result = result };
     switch ((operation_kind)operation.kind) {
     case OPERATION_ACCEPT: ended.kind = RING_ENDED_ACCEPT; break;

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { UNHURRIED_MAXIMUM = 256, COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
+enum { SILENT_MAXIMUM = 256, COMPLETIONS_PER_ENTRY = 8, POOL_GROUP = 0, CLOSE_ROUNDS = 20, CLOSE_ROUND_MS = 50 };
 
 /* Slots that are none: what completes under these names stays inside. */
 enum { INTERNAL_WAKE = UINT32_MAX - 1, INTERNAL_WATCHES = UINT32_MAX - 2, INTERNAL_CANCEL = UINT32_MAX - 3 };
@@ -28,8 +28,9 @@ typedef struct {
     operation_list            held;           /* Kept: operations that begin with the next turn. */
     bool                      is_kept, is_turning;
     uint32_t                  cursor;         /* Completions before it were seen. */
-    uint64_t                  unhurried[UNHURRIED_MAXIMUM];   /* Names of unhurried sends whose entries are made since the last turn. */
-    uint32_t                  unhurried_count;
+    uint64_t                  silent[SILENT_MAXIMUM];   /* Names of sends whose entries are made since the last turn, and complete without a word. */
+    uint32_t                  silent_count;
+    bool                      tells_at_once;  /* An unhurried send that is not silent has been queued since the last turn. */
 } uring;
 
 static int check_features(const struct io_uring *ring, const struct io_uring_params *parameters) {
@@ -129,6 +130,11 @@ static struct io_uring_sqe *next_entry(uring *state) {
     }
 }
 
+/* Whether it completes without a word when all was sent. A successor must find completions. */
+static bool is_silent(const uring *state, const operation *operation) {
+    return operation->flags & OPERATION_UNHURRIED && (!state->is_kept || operation->is_forgotten);
+}
+
 /* Makes the entry of an operation: at first, and again where the kernel's result only means "once more". */
 static int make_entry(ring *ring, uint32_t slot) {
     uring *state = ring->state;
@@ -156,15 +162,18 @@ static int make_entry(ring *ring, uint32_t slot) {
         entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
         break;
     case OPERATION_SEND: {
-        if (state->unhurried_count == UNHURRIED_MAXIMUM) operation->flags &= (uint8_t)~OPERATION_UNHURRIED;
+        if (state->silent_count == SILENT_MAXIMUM) operation->flags &= (uint8_t)~OPERATION_UNHURRIED;
         unsigned flags = operation->flags & OPERATION_DONTWAIT ? MSG_DONTWAIT : 0;
         /* It ends while it is submitted; less than all is a failure, of which we are told. */
         if (operation->flags & OPERATION_UNHURRIED) flags = MSG_DONTWAIT | MSG_WAITALL;
         io_uring_prep_sendmsg(entry, operation->fd, &operation->message->header, MSG_NOSIGNAL | flags);
         if (operation->flags & OPERATION_UNHURRIED) {
-            /* A successor must find its completion. */
-            if (!state->is_kept) entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
-            state->unhurried[state->unhurried_count++] = operation_name(ring, slot);
+            if (is_silent(state, operation)) {
+                entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+                state->silent[state->silent_count++] = operation_name(ring, slot);
+            } else {
+                state->tells_at_once = true;
+            }
         }
         break;
     }
@@ -369,26 +378,25 @@ static bool unseen(uring *state) {
     return io_uring_cq_ready(&state->ring) > 0;
 }
 
-/* Unhurried sends that the kernel took are over: all of those of which it says nothing was sent. Before it is read what else has
- * completed, which may be an answer. */
-static void finish_unhurried(ring *ring) {
+/* Silent sends that the kernel took are over: all of those of which it says nothing was sent. Before it is read what else has completed,
+ * which may be an answer. */
+static void finish_silent(ring *ring) {
     uring *state = ring->state;
-    if (state->unhurried_count == 0 || io_uring_sq_ready(&state->ring) > 0) return;
-    struct io_uring_cqe *completion;
-    unsigned head;
-    if (!state->is_kept) io_uring_for_each_cqe(&state->ring, head, completion) {
-        if (operation_is_current(ring, completion->user_data))
-            table_at(&ring->table, (uint32_t)completion->user_data)->flags &= (uint8_t)~OPERATION_UNHURRIED;
+    if (state->silent_count == 0 || io_uring_sq_ready(&state->ring) > 0) return;
+    uint32_t tail = io_uring_smp_load_acquire(state->ring.cq.ktail);
+    for (uint32_t seen = state->is_kept ? state->cursor : *state->ring.cq.khead; seen != tail; seen++) {
+        uint64_t name = state->ring.cq.cqes[seen & *state->ring.cq.kring_mask].user_data;
+        if (operation_is_current(ring, name)) table_at(&ring->table, (uint32_t)name)->flags &= (uint8_t)~OPERATION_UNHURRIED;
     }
-    for (uint32_t i = 0; i < state->unhurried_count; i++) {
-        uint64_t name = state->unhurried[i];
-        if (state->is_kept || !operation_is_current(ring, name)) continue;
+    for (uint32_t i = 0; i < state->silent_count; i++) {
+        uint64_t name = state->silent[i];
+        if (!operation_is_current(ring, name)) continue;
         operation *operation = table_at(&ring->table, (uint32_t)name);
         if (!(operation->flags & OPERATION_UNHURRIED)) continue;
         state->in_kernel--;
         operation_finish(ring, (uint32_t)name, (int32_t)operation->bytes);
     }
-    state->unhurried_count = 0;
+    state->silent_count = 0;
 }
 
 static int uring_turn(ring *ring, int64_t timeout) {
@@ -408,13 +416,15 @@ static int uring_turn(ring *ring, int64_t timeout) {
     feed_hungry(ring);
     bool more = unseen(state) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
     if (more) timeout = 0;
-    if (state->is_kept && state->unhurried_count > 0 && timeout != 0) {
-        /* They say that they have ended; what comes next is waited for after that. */
+    if (state->tells_at_once && timeout != 0) {
+        /* What comes next is waited for after that. */
         result = io_uring_submit(&state->ring);
+        finish_silent(ring);
         reap(ring);
         if (result < 0 || ring->is_hurried || state->hungry.head != RING_NONE) timeout = 0;
     }
-    if (state->unhurried_count > 0 || ring->ready.head != RING_NONE) timeout = unhurried_timeout(timeout);
+    state->tells_at_once = false;
+    if (state->silent_count > 0 || ring->ready.head != RING_NONE) timeout = unhurried_timeout(timeout);
     /* Kept: those that were seen and are not committed stay in the queue. */
     unsigned awaited = 1 + (state->is_kept ? state->cursor - *state->ring.cq.khead : 0);
     if (timeout == 0) {
@@ -426,7 +436,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
         struct io_uring_cqe *first;
         result = io_uring_submit_and_wait_timeout(&state->ring, &first, awaited, &limit, NULL);
     }
-    finish_unhurried(ring);
+    finish_silent(ring);
     reap(ring);
     state->is_turning = false;
     if (result >= 0 || result == -ETIME || result == -EINTR) return 0;
@@ -458,7 +468,7 @@ static void end_operations(ring *ring) {
         struct __kernel_timespec limit = { .tv_nsec = CLOSE_ROUND_MS * 1000000 };
         struct io_uring_cqe *first;
         int result = io_uring_submit_and_wait_timeout(&state->ring, &first, 1, &limit, NULL);
-        finish_unhurried(ring);
+        finish_silent(ring);
         reap(ring);
         bool ended = state->in_kernel == 0 && !state->wake_armed && !state->watches_armed;
         if (ended || (result < 0 && result != -ETIME && result != -EINTR)) return;

@@ -123,17 +123,23 @@ int system_signalfd(const sigset_t *set) {
 /* Whoever signals a whole group, as service managers and terminals do, means its first process, which passes the signal on: once is
  * enough. 0: anybody's. */
 static pid_t signals_of;
+static uint32_t wrapped_in;
 
 uint32_t system_take_signal(int fd) {
     ANSWER(take_signal, fd);
     struct signalfd_siginfo info;
     while (read(fd, &info, sizeof info) == (ssize_t)sizeof info) {
-        if (signals_of == 0 || info.ssi_pid == (uint32_t)signals_of || info.ssi_pid == (uint32_t)getpid()) return info.ssi_signo;
+        if (signals_of != 0 && info.ssi_pid != (uint32_t)signals_of && info.ssi_pid != (uint32_t)getpid()) continue;
+        return info.ssi_signo == wrapped_in ? (uint32_t)info.ssi_int : info.ssi_signo;
     }
     return 0;
 }
 
-void system_take_signals_of(pid_t process) { signals_of = process; }
+void system_take_signals_of(pid_t process, int wrapped)
+{
+    signals_of = process;
+    wrapped_in = (uint32_t)wrapped;
+}
 
 void system_rearm_wake_watch(int fd) {
     ANSWER(quiet, fd);

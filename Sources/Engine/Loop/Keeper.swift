@@ -21,8 +21,8 @@ public struct Keeper: @unchecked Sendable {
         for (index, word) in Arguments.all.enumerated() { words[index] = strdup(word) }
         words[Arguments.all.count] = nil
         guard keeper_start(words, hangSeconds, system_forget_start) != nil else { throw SystemError.last }
-        inherited = OpenDescriptors.all
-        system_take_signals_of(getppid())
+        inherited = OpenDescriptors.all.subtracting(Keeper.ofThisProcess?.own ?? [])
+        system_take_signals_of(getppid(), keeper_signal())
     }
 
     /// A worker's descriptors at its start: those of the one that died before it. Empty once it has closed those that it does not need.
@@ -50,7 +50,26 @@ public struct Keeper: @unchecked Sendable {
     /// Why the keeper could not become another program.
     public var failure: SystemError? { page.pointee.failed == 0 ? nil : SystemError(page.pointee.failed) }
 
+    /// Descriptors that the keeper needs.
+    private var own: [Int32] { [page.pointee.own.0, page.pointee.own.1, page.pointee.own.2] }
+
+    /// A socket: what is sent there, the service manager hears from the keeper, as it hears nobody else. It is the keeper's. Nil: there is no
+    /// service manager.
+    public var managerSocket: Int32? { page.pointee.own.2 < 0 ? nil : page.pointee.own.2 }
+
     public func beat() { keeper_beat(page) }
+
+    /// Somebody has stopped the keeper (SIGSTOP), and means this process: it stops as well. The keeper lets it go on.
+    public func stopIfStopped() {
+        var line = [UInt8](repeating: 0, count: 512)
+        let descriptor = open("/proc/\(getppid())/stat", O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        let count = read(descriptor, &line, line.count)
+        Glibc.close(descriptor)
+        // The name, which may hold anything, ends with the last parenthesis.
+        guard count > 0, let end = line[..<count].lastIndex(of: UInt8(ascii: ")")), end + 2 < count, line[end + 2] == UInt8(ascii: "T") else { return }
+        raise(SIGSTOP)
+    }
     /// So many more signals had their effect, and need not be sent again to the next worker.
     public func confirm(signals count: UInt32) { keeper_confirm(page, count) }
 

@@ -102,6 +102,8 @@ public final class Loop {
         case trying
         /// Waits for room. Nobody waits to hear that all was sent: that completion comes with the next one, or 20 ms later.
         case unhurried
+        /// The same, and a successor need not know of it.
+        case forgotten
     }
 
     /// What the iovecs point to stays valid until the completion; the iovecs themselves are copied.
@@ -111,6 +113,7 @@ public final class Loop {
             case .waiting: Int32(0)
             case .trying: Int32(SYSTEM_DONTWAIT)
             case .unhurried: Int32(RING_UNHURRIED)
+            case .forgotten: Int32(RING_UNHURRIED | RING_FORGOTTEN)
             }
         return ring_send(ring, fd, iovecs, UInt32(count), flags, token.rawValue) == 0
     }

@@ -1,3 +1,4 @@
+import CKeeper
 import CSystem
 import Glibc
 
@@ -19,6 +20,7 @@ public struct Signals {
         var set = empty
         sigemptyset(&set)
         for number in taken { sigaddset(&set, number) }
+        if Keeper.ofThisProcess != nil { sigaddset(&set, keeper_signal()) }
         return set
     }
 

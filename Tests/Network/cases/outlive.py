@@ -5,6 +5,7 @@ had recorded, and from the kernel, how far it had come.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import random
@@ -15,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -505,6 +507,104 @@ def upgrades(context):
     return "six upgrades, each with a death behind it; both ended as they were told"
 
 
+def notices(context):
+    """A service manager that hears only the process that it started (NotifyAccess=main) hears all that the worker has to say, and of the next worker,
+    too."""
+    lab = context.lab()
+    name = os.path.join(lab.directory, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name)
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        server = lab.start("manager", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", "-out=127.0.0.1:0", "-control=none", "-keeper=always"],
+                           environment={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000"})
+
+        def hear(words, seconds=10):
+            """What is said until then, each word by the process itself."""
+            until, said = time.monotonic() + seconds, []
+            while words not in said:
+                manager.settimeout(max(0.01, until - time.monotonic()))
+                try:
+                    text, control, _, _ = manager.recvmsg(4096, socket.CMSG_SPACE(12))
+                except TimeoutError:
+                    raise Failure(f"the service manager did not hear {words}, but {said}") from None
+                speaker = int.from_bytes(control[0][2][:4], sys.byteorder)
+                if speaker != server.pid:
+                    raise Failure(f"{text} was said by {speaker}, and the service manager hears {server.pid} only")
+                said.append(text.decode())
+            return said
+
+        hear("READY=1")
+        for _ in range(3):
+            hear("WATCHDOG=1")
+            end_worker(server)
+            hear("READY=1")
+        server.signal(signal.SIGTERM)
+        hear("STOPPING=1")
+        if server.wait(15) != 0:
+            raise Failure(f"it ended with status {server.status}")
+    return "READY, WATCHDOG and STOPPING of four workers, all said by their keeper"
+
+
+def stops(context):
+    """Who stops the process that was started, by SIGSTOP or in a terminal, stops what serves; and lets it go on."""
+    lab = context.lab()
+    path = context.path(lab, ORIGIN_PORT, **KEEPER)
+
+    def state(pid):
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0]
+
+    with Switchboard(lab, ORIGIN_PORT) as switchboard:
+        pair = call(lab, path, switchboard)
+        exchange(*pair)
+        for keeper in (path.client, path.server):
+            worker = worker_of(keeper)
+            keeper.stop()
+            if not context.until(5, lambda worker=worker: state(worker) == "T"):
+                raise Failure(f"{keeper.name}: the worker goes on, five seconds after its keeper was stopped")
+            # Longer than a worker may be silent.
+            context.sleep(6)
+            keeper.resume()
+            exchange(*pair)
+            if worker_of(keeper) != worker:
+                raise Failure(f"{keeper.name}: it was stopped for a while, and replaced")
+    # A service manager that tells all processes of a service to stop: they stop, each time.
+    for number in range(20):
+        server = lab.start(f"group{number}", [binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", "-out=127.0.0.1:0", "-control=none", "-keeper=always"])
+        if not context.until(5, lambda server=server: "listening for carriers" in server.errors):
+            raise Failure("it does not listen")
+        os.killpg(server.pid, signal.SIGTERM)
+        if server.wait(10) != 0:
+            raise Failure(f"it ended with status {server.status} when the group was told to end")
+    terminal, other = os.openpty()
+    process = subprocess.Popen([binary(), "-server", f"-in=127.0.0.1:{ORIGIN_PORT}", "-out=127.0.0.1:0", "-control=none", "-keeper=always"], stdin=other,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                               preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    try:
+        def worker():
+            with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
+                return int(file.read() or 0)
+
+        if not context.until(5, lambda: worker() and process.poll() is None):
+            raise Failure("nothing runs in the terminal")
+        context.sleep(0.5)
+        os.write(terminal, b"\x1a")
+        # A process whose session has no shell in it is not stopped by a terminal (an orphaned group): then nobody is.
+        context.sleep(0.5)
+        if state(process.pid) != "T" and state(worker()) == "T":
+            raise Failure("the terminal stopped the worker, and not its keeper")
+        os.kill(process.pid, signal.SIGCONT)
+        os.write(terminal, b"\x03")
+        if process.wait(15) != 0:
+            raise Failure(f"it ended with status {process.returncode} when the terminal interrupted it")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(other)
+    return "both stopped with their keepers for six seconds, and went on; a signal for the group and a terminal's interrupt end it"
+
+
 def cases():
     yield Case("outlive.chaos", under_chaos, weight=2, only_tele=True, drivers="both")
     yield Case("outlive.outages", in_outages, weight=2, only_tele=True, drivers="both")
@@ -518,3 +618,5 @@ def cases():
     yield Case("outlive.beginnings", beginnings, only_tele=True, only_plain=True, drivers="both")
     yield Case("outlive.upgrades", upgrades, only_tele=True, drivers="both")
     yield Case("outlive.ends", ends, weight=2, only_tele=True, drivers="both")
+    yield Case("outlive.notices", notices, only_tele=True, only_plain=True, drivers="either")
+    yield Case("outlive.stops", stops, only_tele=True, only_plain=True, drivers="either")

@@ -7,7 +7,8 @@
  *                                      │           another one tries)
  *                                      └──asks──▶ the keeper becomes another program, in the same process
  *
- * It is single-threaded and does nothing else: it passes signals on, waits, and looks whether the worker shows signs of life.
+ * It is single-threaded and does nothing else: it passes signals on, and to the service manager what the worker has to say; waits, and looks
+ * whether the worker shows signs of life.
  */
 #ifndef CKEEPER_H
 #define CKEEPER_H
@@ -40,6 +41,8 @@ typedef struct {
     int32_t failed;                              /* Why the other program could not be run: an errno. */
     char program[KEEPER_PATH_MAXIMUM];           /* To become; empty: none. */
     int32_t state;                               /* The descriptor of the state that it is given. */
+    int32_t own[3];                              /* Descriptors of the keeper; -1: none. The last is for the worker: what it sends there, the
+                                                  * service manager hears from the keeper. */
 } keeper_page;
 
 /* Starts the first worker, and returns in each worker: with the page. The process that called becomes the keeper, and never returns;
@@ -53,6 +56,8 @@ _Noreturn void keeper_replace(keeper_page *page);
 
 /* Of a worker; NULL: this process has no keeper. */
 keeper_page *keeper_of_this_process(void);
+/* The signal by which the keeper passes another one on, as its value. */
+int keeper_signal(void);
 void keeper_beat(keeper_page *page);
 /* So many signals more had their effect; those that had none when the worker dies are sent again to the next. */
 void keeper_confirm(keeper_page *page, uint32_t count);

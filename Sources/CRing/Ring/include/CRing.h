@@ -65,10 +65,12 @@ int ring_receive(ring *ring, int fd, void *memory, size_t bytes, uint64_t token)
  * While completions that were not taken yet hold all buffers it waits its turn, first come, first served. -ENOBUFS:
  * the caller holds them all; try again when some have been returned. End of stream and errors carry no buffer. */
 int ring_receive_pooled(ring *ring, int fd, uint64_t token);
-/* Sends what fits, possibly short; never raises SIGPIPE. `flags`: 0, MSG_DONTWAIT (then -EAGAIN may be the result) or RING_UNHURRIED. */
+/* Sends what fits, possibly short; never raises SIGPIPE. `flags`: 0, MSG_DONTWAIT (then -EAGAIN may be the result), or RING_UNHURRIED. */
 /* Nobody waits to hear that all was sent: that completion may come with the next one, or 20 ms later. A short send and a failure are told at
  * once. */
 enum { RING_UNHURRIED = 1 << 30 };
+/* With RING_UNHURRIED, of a kept ring: its successor need not be told what was sent. */
+enum { RING_FORGOTTEN = 1 << 29 };
 int ring_send(ring *ring, int fd, const struct iovec *iovecs, unsigned count, int flags, uint64_t token);
 /* Each completes once, with poll bits: for what the ring does not move itself (signals, netlink, pipes). */
 int ring_readable(ring *ring, int fd, uint64_t token);

@@ -17,8 +17,8 @@
 int system_signalfd(const sigset_t *set);
 /* The next signal number, or 0 when none waits. */
 uint32_t system_take_signal(int fd);
-/* From now on only those that this process sent, or the process itself. */
-void system_take_signals_of(pid_t process);
+/* From now on only those that this process sent, or the process itself; the signal `wrapped` stands for the one that is its value. */
+void system_take_signals_of(pid_t process, int wrapped);
 
 /* Nanoseconds since boot, also those in which the machine slept (CLOCK_BOOTTIME). */
 uint64_t system_now(void);

@@ -124,7 +124,8 @@ final class CarrierWriter {
         guard let batch = carrier.inFlight.batch, batch.byteCount <= Policy.unhurriedMaximum, let session = carrier.session, session.splicing.isEmpty,
             session.endpoint.isLast(batch)
         else { return .waiting }
-        return .unhurried
+        // Whoever goes on when this process has died has other carriers.
+        return .forgotten
     }
 
     /// The ring, or memory, has no room: nothing of it was sent. Later, and never in this turn.

@@ -264,7 +264,7 @@ enum Policy {
     /// Time for operations in flight to end.
     static let settleMaximum = Interval.seconds(2)
     /// Signs of life for the keeper, which ends a process that gives none for ten seconds.
-    static let keeperBeat = Interval.seconds(3)
+    static let keeperBeat = Interval.seconds(1)
     /// Pauses after which listeners look for connections that a dead process's ring may have been told of.
     static let looksAfterDeath: [Interval] = [.milliseconds(5), .milliseconds(20), .milliseconds(100), .milliseconds(1000)]
     /// Counters of a process that dies are at most this old.

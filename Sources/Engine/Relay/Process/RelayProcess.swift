@@ -327,6 +327,7 @@ package final class RelayProcess {
     private func signOfLife() {
         guard let pause = [manager.watchdog, keeper == nil ? nil : Policy.keeperBeat.nanoseconds].compactMap({ $0 }).min() else { return }
         if manager.watchdog != nil, member?.lead?.areOthersAlive() ?? true { manager.isAlive() }
+        keeper?.stopIfStopped()
         keeper?.beat()
         timers.set(Operation.watchdog.token(), at: Clock.now() + pause)
     }

@@ -5,6 +5,8 @@ import Loop
 /// is alive. Without a service manager nothing happens.
 final class ServiceManager {
     private let fd: Int32
+    /// False: the socket is the keeper's.
+    private let isOwn: Bool
     private let environment = Environment()
     /// Nanoseconds between signs of life; nil: none are wanted.
     let watchdog: UInt64?
@@ -18,15 +20,18 @@ final class ServiceManager {
         }
         let micro = take("WATCHDOG_USEC").flatMap { UInt64($0) }
         let isOurs = take("WATCHDOG_PID").map { Int32($0) == Keeper.knownProcess } ?? true
-        fd = take("NOTIFY_SOCKET").flatMap(ServiceManager.dial) ?? -1
+        let name = take("NOTIFY_SOCKET")
+        let keeper = Keeper.ofThisProcess
+        fd = (keeper == nil ? name.flatMap(ServiceManager.dial) : keeper?.managerSocket) ?? -1
+        isOwn = keeper == nil
         // Twice as often as it must be.
         watchdog = fd >= 0 && isOurs ? micro.flatMap { $0 > 1 ? $0.multipliedReportingOverflow(by: 500).partialValue : nil } : nil
     }
 
     /// There is none.
-    init(socket: Never?) { (fd, watchdog) = (-1, nil) }
+    init(socket: Never?) { (fd, isOwn, watchdog) = (-1, false, nil) }
 
-    deinit { if fd >= 0 { close(fd) } }
+    deinit { if isOwn, fd >= 0 { close(fd) } }
 
     private static func dial(_ name: String) -> Int32? {
         guard name.hasPrefix("/") || name.hasPrefix("@") else { return nil }
