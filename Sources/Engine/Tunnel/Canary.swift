@@ -89,6 +89,8 @@ public enum Canary: Int, CaseIterable, Sendable {
     case reusesPipes
     /// Operations begin although what they tell is not committed.
     case commitsLate
+    /// A successor is not told what a local socket took.
+    case forgetsSends
 
     /// Set once, before anything runs.
     nonisolated(unsafe) public static var selected: Canary?

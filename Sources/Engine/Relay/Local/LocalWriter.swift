@@ -109,6 +109,14 @@ final class LocalWriter {
         }
     }
 
+    /// A successor must know how much the socket took.
+    private static var unhurried: Loop.SendMode {
+        #if CANARIES
+        if Canary.selected == .forgetsSends { return .forgotten }
+        #endif
+        return .unhurried
+    }
+
     func submit(_ index: UInt32, _ user: UnsafeMutablePointer<LocalSocket>, _ mode: Loop.SendMode) {
         var gathered = 0
         var most = Policy.userSendByteCount
@@ -117,8 +125,8 @@ final class LocalWriter {
             &user.pointee.outbound, user.pointee.outbound.head, most, relay.iovecs,
             UInt32(Policy.userIovecMaximum), &gathered)
         let isLast = gathered == user.pointee.outboundCount && user.pointee.life.phase == .open && user.pointee.life.outward == .open
-        let mode = mode == .waiting && isLast && gathered <= Policy.unhurriedMaximum ? .unhurried : mode
-        if loop.send(user.pointee.fd, relay.iovecs, Int(count), table.token(index, .userSend), mode) {
+        let chosen = mode == .waiting && isLast && gathered <= Policy.unhurriedMaximum ? LocalWriter.unhurried : mode
+        if loop.send(user.pointee.fd, relay.iovecs, Int(count), table.token(index, .userSend), chosen) {
             user.pointee.life.submitted(.send)
         } else if mode != .trying {
             locals.retryLater(index)
