@@ -160,6 +160,26 @@ import Testing
         }
     }
 
+    /// Also where more completes than the kernel's queue holds, and the word of the short send waits for room.
+    @Test(arguments: Driver.here) func unhurriedSendIsShortAmongMany(driver: Driver) throws {
+        let ring = try TestRing(driver, entries: 64)
+        let pairs = try (0..<1000).map { _ in try Socket.pipe() }
+        for (index, pair) in pairs.enumerated() {
+            #expect(write(pair.1.fd, [1 as UInt8], 1) == 1)
+            ring.readable(pair.0.fd, UInt64(index))
+        }
+        let (one, other) = try Socket.pair()
+        one.limitBuffers(to: 4096)
+        let bytes = patterned(1_000_000)
+        ring.send(one, Memory(bytes), flags: Int32(RING_UNHURRIED), 5000)
+        let sent = Int(try #require(ring.collect(1001)[5000]).result)
+        #expect(sent > 0 && sent < bytes.count)
+        one.finish()
+        var received: [UInt8] = []
+        while case let more = try other.plainReceive(), !more.isEmpty { received += more }
+        #expect(received == Array(bytes.prefix(sent)))
+    }
+
     @Test(arguments: Driver.here) func unhurriedSendFailsAtOnce(driver: Driver) throws {
         let ring = try TestRing(driver)
         let (one, other) = try Socket.pair()

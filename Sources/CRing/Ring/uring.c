@@ -382,7 +382,8 @@ static bool unseen(uring *state) {
  * which may be an answer. */
 static void finish_silent(ring *ring) {
     uring *state = ring->state;
-    if (state->silent_count == 0 || io_uring_sq_ready(&state->ring) > 0) return;
+    /* What the kernel says may be where it waits for room in the queue. */
+    if (state->silent_count == 0 || io_uring_sq_ready(&state->ring) > 0 || io_uring_cq_has_overflow(&state->ring)) return;
     uint32_t tail = io_uring_smp_load_acquire(state->ring.cq.ktail);
     for (uint32_t seen = state->is_kept ? state->cursor : *state->ring.cq.khead; seen != tail; seen++) {
         uint64_t name = state->ring.cq.cqes[seen & *state->ring.cq.kring_mask].user_data;
@@ -414,7 +415,7 @@ static int uring_turn(ring *ring, int64_t timeout) {
     }
     arm_internal(ring);
     feed_hungry(ring);
-    bool more = unseen(state) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
+    bool more = unseen(state) || io_uring_cq_has_overflow(&state->ring) || state->hungry.head != RING_NONE || ring->ready.head != RING_NONE;
     if (more) timeout = 0;
     if (state->tells_at_once && timeout != 0) {
         /* What comes next is waited for after that. */
