@@ -108,15 +108,18 @@ final class VirtualProcess {
         relay.duringTurn = { [weak self] in self?.letAnotherRun() }
     }
 
-    /// Within a turn of this loop, another one of the process has a whole turn: threads are not in step.
+    /// Within a turn of this loop, another one of the process has turns of its own: threads are not in step.
     private func letAnotherRun() {
         guard kernel.chance.oneIn(8), !kernel.isWithinTurn else { return }
         kernel.isWithinTurn = true
         defer { kernel.isWithinTurn = false }
         let loops = files.processes.filter { $0 !== self && $0.relay != nil && $0.frozenUntil <= kernel.time }
         guard !loops.isEmpty else { return }
-        kernel.pass(1 + kernel.chance.below(2000))
-        loops[kernel.chance.below(loops.count)].iterate()
+        let other = loops[kernel.chance.below(loops.count)]
+        for _ in 0...kernel.chance.below(6) {
+            kernel.pass(1 + kernel.chance.below(2000))
+            other.iterate()
+        }
     }
 
     /// True: it lived until all that it took over was committed.
