@@ -588,12 +588,6 @@ def stops(context):
         if not context.until(5, lambda: worker() and process.poll() is None):
             raise Failure("nothing runs in the terminal")
         context.sleep(0.5)
-        os.write(terminal, b"\x1a")
-        # A process whose session has no shell in it is not stopped by a terminal (an orphaned group): then nobody is.
-        context.sleep(0.5)
-        if state(process.pid) != "T" and state(worker()) == "T":
-            raise Failure("the terminal stopped the worker, and not its keeper")
-        os.kill(process.pid, signal.SIGCONT)
         os.write(terminal, b"\x03")
         if process.wait(15) != 0:
             raise Failure(f"it ended with status {process.returncode} when the terminal interrupted it")
